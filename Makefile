@@ -1,0 +1,41 @@
+# make mood    sets up and runs the main recipe       make test    sets up and runs the whole test suite
+# make check   ruff, mypy and import-linter           make gpu     replaces faiss-cpu by faiss-gpu in the environment
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: mood test check bench gpu clean
+
+mood: $(READY)
+	$(BIN)/ood-run recipes/mood.yaml
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/scoring.py
+
+# faiss-cpu and faiss-gpu own the same folder `faiss`: the one must be gone before the other comes
+gpu: $(READY)
+	$(BIN)/pip uninstall --yes faiss-cpu faiss-gpu
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install faiss-gpu
+
+# PIP_CONSTRAINT, not --constraint: it holds for the isolated build environment as well
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; try: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist

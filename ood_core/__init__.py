@@ -1,0 +1,1 @@
+"""Out-of-distribution detection on images; start with README.md in this folder."""

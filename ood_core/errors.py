@@ -1,0 +1,34 @@
+"""The one exception for mistakes of the user, and the search for the nearest right name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class OODError(Exception):
+    """A mistake the user can mend: where, what, the nearest right thing; one line, no full stop at the end.
+
+    The command line prints it and exits with 2; everything else that goes wrong is ours and keeps its traceback.
+    """
+
+
+class OODErrors(OODError):  # noqa: N818 - several of them
+    """Several mistakes found in one pass, in the order in which they stand in the recipe."""
+
+    def __init__(self, errors: Iterable[OODError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(str(error) for error in self.errors))
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for a near miss, else the names there are; starts with a blank.
+
+    Args:
+        name: What the user wrote.
+        known: What would have been right.
+    """
+    names = sorted(known)
+    if near := get_close_matches(name, names, n=1, cutoff=0.6):
+        return f" Did you mean '{near[0]}'?"
+    return f" There is: {', '.join(names)}" if names else " There is none"

@@ -1,0 +1,54 @@
+"""Builds networks and puts stored weights into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ood_core.errors import OODError
+from ood_core.interfaces import Backbone, Head, Network
+from ood_core.stages import TrainStage
+from ood_core.store import Store, load_tensors
+
+WEIGHTS = "weights.safetensors"
+
+
+def device() -> torch.device:
+    """Return where networks run: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build(backbone: Backbone, image_size: int, classes: int | None) -> Network:
+    """Return the backbone's network.
+
+    Raises:
+        OODError: What it makes is no `Network`.
+    """
+    network = backbone.build(image_size, classes)
+    if not isinstance(network, Network):
+        raise OODError(f"backbone '{backbone.name}' builds a {type(network).__name__}, which is no Network")
+    return network
+
+
+def trained(stage: TrainStage, store: Store) -> Network:
+    """Return the network of a finished training stage, on the CPU."""
+    network = build(stage.backbone, stage.image_size, len(stage.images.opened.classes))
+    network.load_state_dict(load_tensors(weights_file(stage, store)))
+    return network
+
+
+def weights_file(stage: TrainStage, store: Store) -> Path:
+    """Return where the weights of a finished training stage lie."""
+    return store.folder(stage) / WEIGHTS
+
+
+def head_of(network: Network) -> Head | None:
+    """Return the classifier as one matrix and bias, None where the network has no linear one."""
+    classifier = network.get_classifier()
+    if not isinstance(classifier, (nn.Linear, nn.Conv2d)):
+        return None
+    weight = classifier.weight.detach().flatten(1)
+    bias = classifier.bias.detach() if classifier.bias is not None else weight.new_zeros(len(weight))
+    return Head(weight, bias)

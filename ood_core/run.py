@@ -1,0 +1,127 @@
+"""Carries out a plan: every stage that is not in the store, and the table from what they recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ood_core import extract, fit, measure, score, train
+from ood_core.errors import OODError
+from ood_core.interfaces import StageFacts
+from ood_core.stages import Observer, Plan, Stage
+from ood_core.store import Store
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One line of the table; rates are fractions in [0, 1], None where they cannot be had."""
+
+    variant: str
+    seed: int
+    scorer: str
+    ood_set: str
+    group: str
+    auroc: float
+    fpr95: float
+    aupr_in: float
+    aupr_out: float
+    id_accuracy: float | None
+    threshold: float | None = None
+    id_accepted: float | None = None
+    ood_accepted: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a stage recorded, and whether it was in the store already."""
+
+    stage: Stage
+    stored: bool
+    facts: StageFacts
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run found."""
+
+    rows: tuple[ResultRow, ...]
+    records: tuple[Record, ...]
+    seconds: float
+
+
+def run(plan: Plan, store: Store) -> Results:
+    """Carry out a plan.
+
+    Raises:
+        OODError: A plugin refuses its options, or a stage fails for a reason that the user can mend.
+    """
+    begun = time.monotonic()
+    needed = missing(plan, store)
+    if needed:
+        plan.check()
+    hook = plan.plugins.hook
+    hook.ood_before_run(plan=plan)
+    records = {}
+    for stage in plan.stages:
+        if stage.key in needed or store.facts(stage) is not None:
+            records[stage.key] = _stage(stage, store, Observer(hook, stage))
+    rows = tuple(
+        ResultRow(row.variant, row.seed, row.scorer, row.ood_set, row.group, **_numbers(records[row.measure.key].facts))
+        for row in plan.rows
+    )
+    results = Results(rows, tuple(records.values()), time.monotonic() - begun)
+    hook.ood_after_run(plan=plan, results=results)
+    return results
+
+
+def missing(plan: Plan, store: Store) -> set[str]:
+    """Return the keys of the stages to carry out: results that are not stored, and what those need."""
+    needed: set[str] = set()
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in needed and store.facts(stage) is None:
+            needed.add(stage.key)
+            for earlier in stage.inputs:
+                visit(earlier)
+
+    for row in plan.rows:
+        visit(row.measure)
+    return needed
+
+
+def _stage(stage: Stage, store: Store, observer: Observer) -> Record:
+    """Return a stage's facts, from the store, or after carrying it out, or after another process did."""
+    hook = observer.hook
+    stored = store.facts(stage) is not None
+    hook.ood_before_stage(stage=stage, stored=stored)
+    if not stored:
+        try:
+            with store.lock(stage):
+                stored = store.facts(stage) is not None
+                if not stored:
+                    _EXECUTE[stage.kind](stage, store, observer)
+        except OODError as error:
+            hook.ood_on_error(stage=stage, error=error)
+            raise OODError(f"{stage}: {error}") from error
+        except BaseException as error:
+            hook.ood_on_error(stage=stage, error=error)
+            raise
+    facts = store.facts(stage)
+    assert facts is not None, "a stage that was carried out is in the store"
+    hook.ood_after_stage(stage=stage, facts=facts)
+    return Record(stage, stored, facts)
+
+
+_EXECUTE: dict[str, Callable[..., None]] = {
+    "train": train.execute,
+    "extract": extract.execute,
+    "fit": fit.execute,
+    "score": score.execute,
+    "measure": measure.execute,
+}
+
+
+def _numbers(facts: StageFacts) -> dict[str, Any]:
+    return {name: facts[name] for name in ResultRow.__dataclass_fields__ if name in facts}

@@ -1,0 +1,226 @@
+"""Reads the sections of a recipe - data, backbone, training, scorers - into plugin objects and opened data sets.
+
+Everything wrong is noted in the reader with its line; what can still be read is, so that all mistakes come at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias, cast
+
+from annotated_types import Ge, Lt
+
+from ood_core.data import Part, SelectedImages, Selection
+from ood_core.errors import OODError
+from ood_core.interfaces import Backbone, DatasetSource, Plugin, PositiveInt, PretextTask, Scorer
+from ood_core.options import Reader, describe, digest, label, with_nested
+from ood_core.recipe import Node, Recipe
+from ood_core.stages import Images
+
+SECTIONS = ("data", "backbone", "training", "scorers")
+DATA_KEYS = ("image_size", "holdout", "id", "near", "far")
+SELECTION_KEYS = ("name", "classes", "limit")
+GROUPS = ("near", "far")
+HOLDOUT = 0.1
+"""Share of the ID training images kept back for the threshold where a recipe does not say."""
+
+Opened: TypeAlias = dict[str, SelectedImages]
+"""Data sets opened so far, so that variants and seeds share them and their decoded images."""
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """The data of an experiment: the ID set in its parts, and the OOD sets with their groups."""
+
+    image_size: int
+    train: Images
+    holdout: Images | None
+    test: Images
+    ood: tuple[tuple[str, Images], ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with everything resolved.
+
+    Attributes:
+        recipe: Where it comes from.
+        data: Its image sets.
+        backbone: What is trained.
+        tasks: The pretext tasks in order.
+        scorers: Names in the report, and scorers.
+        resolved: All of it in plain values, for the report.
+        checks: Plugin objects with their places in the recipe.
+    """
+
+    recipe: Recipe
+    data: DataSets
+    backbone: Backbone
+    tasks: tuple[PretextTask, ...]
+    scorers: tuple[tuple[str, Scorer], ...]
+    resolved: dict[str, Any]
+    checks: tuple[tuple[str, Plugin], ...]
+
+
+def read(recipe: Recipe, reader: Reader, opened: Opened) -> Experiment | None:
+    """Return the experiment; None if the reader has noted any mistake."""
+    sections = reader.keys(recipe.root, "a recipe", SECTIONS)
+    for name in SECTIONS:
+        if name not in sections:
+            reader.wrong(recipe.root, f"the recipe needs the section '{name}'")
+    if len(sections) < len(SECTIONS):
+        return None
+    reading = _Reading(reader, opened)
+    data = reading.data(sections["data"])
+    backbone = cast(Backbone | None, reading.plugin("backbone", sections["backbone"]))
+    tasks = reading.tasks(sections["training"])
+    scorers = reading.scorers(sections["scorers"], tasks)
+    if reader.errors or data is None or backbone is None:
+        return None
+    resolved = {
+        "seed": recipe.seed,
+        "data": reading.resolved_data,
+        "backbone": describe(backbone),
+        "training": [describe(task) for task in tasks],
+        "scorers": [{"name": name} | describe(scorer) for name, scorer in scorers],
+    }
+    return Experiment(recipe, data, backbone, tuple(tasks), tuple(scorers), resolved, tuple(reading.checks))
+
+
+class _Reading:
+    def __init__(self, reader: Reader, opened: Opened) -> None:
+        self.reader = reader
+        self.opened = opened
+        self.checks: list[tuple[str, Plugin]] = []
+        self.resolved_data: dict[str, Any] = {}
+
+    def plugin(self, kind: str, node: Node, reserved: Sequence[str] = ()) -> Plugin | None:
+        plugin = self.reader.plugin(kind, node, reserved)
+        if plugin is not None:
+            self.checks += [(node.place, part) for part in with_nested(plugin)]
+        return plugin
+
+    def _items(self, node: Node, what: str) -> list[Node]:
+        if isinstance(node.value, list):
+            return node.value
+        self.reader.wrong(node, f"{what} must be a list")
+        return []
+
+    # ----------------------------------------------------------------------------------------------------- data
+
+    def data(self, node: Node) -> DataSets | None:
+        entries = self.reader.keys(node, "'data'", DATA_KEYS)
+        for name in ("image_size", "id"):
+            if name not in entries:
+                self.reader.wrong(node, f"'data' needs '{name}'")
+        if not {"near", "far"} & entries.keys():
+            self.reader.wrong(node, "'data' needs 'near' or 'far', the sets that are not in-distribution")
+        if not {"image_size", "id"} <= entries.keys():
+            return None
+        size = self.reader.value(entries["image_size"], PositiveInt, "'image_size'", 1)
+        share = entries.get("holdout", Node(HOLDOUT, node.place))
+        holdout = self.reader.value(share, Annotated[float, Ge(0), Lt(1)], "'holdout'", 0.0)
+        inside = self._selection(entries["id"], holdout)
+        if inside is None:
+            return None
+        self.resolved_data = {"image_size": size, "holdout": holdout, "id": _describe(inside), "near": [], "far": []}
+        return self._sets(entries, inside, size)
+
+    def _sets(self, entries: dict[str, Node], inside: Selection, size: int) -> DataSets | None:
+        parts: tuple[Part, ...] = ("train", "holdout", "test") if inside.holdout > 0 else ("train", "test")
+        known = {part: self._images(entries["id"], inside, part) for part in parts}
+        ood: list[tuple[str, Images]] = []
+        for group in GROUPS:
+            for node in self._items(entries[group], f"'{group}'") if group in entries else ():
+                if (images := self._ood_images(node, group, inside, known["test"])) is None:
+                    continue
+                if images.name in [other.name for _, other in ood]:
+                    self.reader.wrong(node, f"two OOD sets are called '{images.name}'; tell them apart by 'name:'")
+                ood.append((group, images))
+        train, test = known["train"], known["test"]
+        if train is None or test is None:
+            return None
+        if not ood and not self.reader.errors:
+            self.reader.wrong(entries["id"], "neither 'near' nor 'far' names an OOD set")
+        return DataSets(size, train, known.get("holdout"), test, tuple(ood))
+
+    def _ood_images(self, node: Node, group: str, inside: Selection, test: Images | None) -> Images | None:
+        """Return an OOD set; having images of the ID classes is a mistake."""
+        outside = self._selection(node, 0.0)
+        images = self._images(node, outside, "test") if outside is not None else None
+        if outside is None or images is None or test is None:
+            return None
+        self.resolved_data[group].append(_describe(outside))
+        if describe(inside.source) == describe(outside.source):
+            if shared := [name for name in images.opened.classes if name in test.opened.classes]:
+                self.reader.wrong(node, f"OOD set '{outside.name}' shares classes with the ID set: {', '.join(shared)}")
+        elif images.opened.fingerprint == test.opened.fingerprint:
+            self.reader.wrong(node, f"OOD set '{outside.name}' has the very images of the ID set")
+        return images
+
+    def _selection(self, node: Node, holdout: float) -> Selection | None:
+        source = cast(DatasetSource | None, self.plugin("dataset", node, SELECTION_KEYS))
+        if source is None:
+            return None
+        entries = node.value if isinstance(node.value, dict) else {}
+        name = self.reader.value(entries["name"], str, "'name'") if "name" in entries else None
+        limit = self.reader.value(entries["limit"], PositiveInt, "'limit'") if "limit" in entries else None
+        classes = self._class_names(entries["classes"]) if "classes" in entries else None
+        return Selection(name=name or label(source), source=source, classes=classes, limit=limit, holdout=holdout)
+
+    def _class_names(self, node: Node) -> tuple[str, ...] | None:
+        names = self.reader.value(node, tuple[str | int, ...], "'classes'", None)
+        if names is None:
+            return None
+        if not names:
+            self.reader.wrong(node, "'classes' names no class")
+            return None
+        if len(set(map(str, names))) < len(names):
+            self.reader.wrong(node, "'classes' names a class twice")
+        return tuple(map(str, names))
+
+    def _images(self, node: Node, selection: Selection, part: Part) -> Images | None:
+        key = digest([self.reader.plugins.version(selection.source), _describe(selection), selection.holdout, part])
+        try:
+            if key not in self.opened:
+                self.opened[key] = selection.open(part)
+        except OODError as error:
+            self.reader.wrong(node, str(error))
+            return None
+        return Images(selection.name, part, self.opened[key])
+
+    # ----------------------------------------------------------------------------------------- training, scorers
+
+    def tasks(self, node: Node) -> list[PretextTask]:
+        tasks = []
+        for item in self._items(node, "'training'"):
+            task = cast(PretextTask | None, self.plugin("pretext", item))
+            if task is None:
+                continue
+            if task.warmup_epochs > task.epochs:
+                self.reader.wrong(item, f"'warmup_epochs' {task.warmup_epochs:g} is more than 'epochs' {task.epochs}")
+            tasks.append(task)
+        return tasks
+
+    def scorers(self, node: Node, tasks: Sequence[PretextTask]) -> list[tuple[str, Scorer]]:
+        scorers: list[tuple[str, Scorer]] = []
+        for item in self._items(node, "'scorers'"):
+            scorer = cast(Scorer | None, self.plugin("scorer", item, ("name",)))
+            if scorer is None:
+                continue
+            given = item.value.get("name") if isinstance(item.value, dict) else None
+            name = self.reader.value(given, str, "'name'", "") if given is not None else label(scorer)
+            if name in [other for other, _ in scorers]:
+                self.reader.wrong(item, f"two scorers are called '{name}'; tell them apart by 'name:'")
+            if tasks and not tasks[-1].trains_head and scorer.needs & {"logits", "head"}:
+                self.reader.wrong(item, f"scorer '{name}' needs logits, but pretext '{tasks[-1].name}' trains no head")
+            scorers.append((name, scorer))
+        if node.value == []:
+            self.reader.wrong(node, "'scorers' names no scorer")
+        return scorers
+
+
+def _describe(selection: Selection) -> dict[str, Any]:
+    chosen = {"name": selection.name, "classes": selection.classes, "limit": selection.limit}
+    return describe(selection.source) | {key: value for key, value in chosen.items() if value is not None}

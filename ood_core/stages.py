@@ -1,0 +1,221 @@
+"""The stages of a run and the plan that holds them: values, made by `plan.make`, carried out by `run.run`.
+
+    TrainStage -> ExtractStage -> FitStage -> ScoreStage -> MeasureStage
+
+Each knows the stages it needs. Its key is made of all that decides its result, so equal keys mean equal results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import pluggy
+
+from ood_core.data import Part, SelectedImages
+from ood_core.errors import OODError, OODErrors
+from ood_core.interfaces import Backbone, Plugin, PretextTask, Scorer, StageFacts
+from ood_core.plugins import Plugins
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set for one purpose, opened."""
+
+    name: str
+    part: Part
+    opened: SelectedImages = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.name if self.part == "test" else f"{self.name} {self.part}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage:
+    """Train a network on one pretext task, beginning with the backbone's own or an earlier stage's weights."""
+
+    kind: ClassVar[str] = "train"
+    key: str
+    backbone: Backbone = field(compare=False)
+    task: PretextTask = field(compare=False)
+    images: Images = field(compare=False)
+    image_size: int
+    seed: int
+    start: TrainStage | None = field(compare=False)
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """Stages whose results this one needs."""
+        return () if self.start is None else (self.start,)
+
+    @property
+    def path(self) -> str:
+        """The pretext tasks up to here: "mim > classification"."""
+        return self.task.name if self.start is None else f"{self.start.path} > {self.task.name}"
+
+    def __str__(self) -> str:
+        return f"train {self.path}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractStage:
+    """Pass a data set through the network once and keep embeddings, logits and labels."""
+
+    kind: ClassVar[str] = "extract"
+    key: str
+    backbone: Backbone = field(compare=False)
+    weights: TrainStage | None = field(compare=False)
+    images: Images = field(compare=False)
+    image_size: int
+    classes: int
+    """Number of ID classes, which is that of the network's outputs."""
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """Stages whose results this one needs."""
+        return () if self.weights is None else (self.weights,)
+
+    def __str__(self) -> str:
+        return f"extract {self.images} ({self.weights.path if self.weights else self.backbone.name})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitStage:
+    """Fit a scorer to the outputs of the ID training images."""
+
+    kind: ClassVar[str] = "fit"
+    key: str
+    name: str
+    scorer: Scorer = field(compare=False)
+    train: ExtractStage = field(compare=False)
+    seed: int
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """Stages whose results this one needs."""
+        return (self.train,)
+
+    def __str__(self) -> str:
+        return f"fit {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreStage:
+    """Score the outputs of a data set."""
+
+    kind: ClassVar[str] = "score"
+    key: str
+    fit: FitStage = field(compare=False)
+    outputs: ExtractStage = field(compare=False)
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """Stages whose results this one needs."""
+        return (self.fit, self.outputs)
+
+    def __str__(self) -> str:
+        return f"score {self.outputs.images} by {self.fit.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureStage:
+    """Compare the scores of ID and OOD test images; the threshold comes from held-out ID images."""
+
+    kind: ClassVar[str] = "measure"
+    key: str
+    id_scores: ScoreStage = field(compare=False)
+    held_scores: ScoreStage | None = field(compare=False)
+    ood_scores: ScoreStage = field(compare=False)
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """Stages whose results this one needs."""
+        held = () if self.held_scores is None else (self.held_scores,)
+        return (self.id_scores, *held, self.ood_scores)
+
+    def __str__(self) -> str:
+        return f"measure {self.id_scores.fit.name} on {self.ood_scores.outputs.images}"
+
+
+_KINDS = ("train", "extract", "fit", "score", "measure")
+
+Stage: TypeAlias = TrainStage | ExtractStage | FitStage | ScoreStage | MeasureStage
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result table."""
+
+    variant: str
+    seed: int
+    scorer: str
+    ood_set: str
+    group: str
+    measure: MeasureStage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        name: The recipe's.
+        rows: The table to be filled.
+        resolved: Every option of every variant, also those a recipe leaves at their default.
+        plugins: All that is installed.
+        checks: Plugin objects with the place in the recipe that asks for them.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    resolved: dict[str, Any]
+    plugins: Plugins
+    checks: tuple[tuple[str, Plugin], ...]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages, each once, every one behind its inputs."""
+        ordered: dict[str, Stage] = {}
+
+        def visit(stage: Stage) -> None:
+            if stage.key not in ordered:
+                for earlier in stage.inputs:
+                    visit(earlier)
+                ordered[stage.key] = stage
+
+        for row in self.rows:
+            visit(row.measure)
+        return tuple(sorted(ordered.values(), key=lambda stage: _KINDS.index(stage.kind)))
+
+    def check(self) -> None:
+        """Raise OODErrors for options that the plugins themselves find wrong; imports what is slow."""
+        errors = []
+        for place, plugin in self.checks:
+            try:
+                plugin.check()
+            except OODError as error:
+                errors.append(OODError(f"{place}: {error}"))
+        if errors:
+            raise OODErrors(each_once(errors))
+
+
+def each_once(errors: Sequence[OODError]) -> list[OODError]:
+    """Return the errors without repetitions: variants and seeds share most of a recipe."""
+    return list({str(error): error for error in errors}.values())
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Tells the lifecycle hooks how one stage gets on."""
+
+    hook: pluggy.HookRelay
+    stage: Stage
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell that so many of the stage's steps are done."""
+        self.hook.ood_on_progress(stage=self.stage, done=done, total=total)
+
+    def epoch(self, metrics: StageFacts) -> None:
+        """Tell the mean metrics of an epoch."""
+        self.hook.ood_after_epoch(stage=self.stage, metrics=metrics)

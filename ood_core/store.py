@@ -1,0 +1,196 @@
+"""The store: one folder for each finished stage, under the key of all that decides its result.
+
+    <root>/<kind>/<key>/stage.json      what it is, how long it took, what it recorded
+                        ...             its artifact: safetensors, .npy
+    <root>/unfinished/<key>/            checkpoints of a training that was interrupted
+    <root>/locks/<key>                  held while a process works on the stage
+
+An artifact is written into a temporary folder, flushed to disk and renamed, so a folder that is there is whole.
+Nothing is pickled: weights and scores are safetensors, arrays .npy, the rest JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ood_core.errors import OODError
+from ood_core.interfaces import Head, Outputs, Score, StageFacts
+from ood_core.stages import Stage
+
+FACTS = "stage.json"
+HEAD = "head.safetensors"
+
+AnyScore = TypeVar("AnyScore", bound=Score)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of finished stages. Made when something is first written."""
+
+    root: Path
+
+    def folder(self, stage: Stage) -> Path:
+        """Return where the artifact of a finished stage lies."""
+        return self.root / stage.kind / stage.key
+
+    def facts(self, stage: Stage) -> StageFacts | None:
+        """Return what a finished stage recorded, None for one that is not in the store."""
+        path = self.folder(stage) / FACTS
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise OODError(f"{path} is damaged ({error}); delete its folder to compute the stage again") from None
+
+    def lock(self, stage: Stage) -> FileLock:
+        """Return the lock that keeps a second process from computing the same stage at the same time."""
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / stage.key)
+
+    def unfinished(self, stage: Stage) -> Path:
+        """Return the folder for checkpoints of a stage at work; it vanishes with `put`."""
+        folder = self.root / "unfinished" / stage.key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextmanager
+    def put(self, stage: Stage) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield a temporary folder to write the artifact into, and a dict for its facts; then file both as finished.
+
+        The seconds between are among the facts, unless the stage notes its own. After an error nothing is left.
+        """
+        begun = time.monotonic()
+        temporary = self.root / "temporary" / uuid.uuid4().hex
+        temporary.mkdir(parents=True)
+        facts: dict[str, Any] = {}
+        try:
+            yield temporary, facts
+            facts = {"stage": str(stage), "key": stage.key, "seconds": round(time.monotonic() - begun, 3)} | facts
+            write_text(temporary / FACTS, json.dumps(facts, indent=1))
+            for file in temporary.iterdir():
+                _flush(file)
+            target = self.folder(stage)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.rename(target)
+            _flush(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(self.root / "unfinished" / stage.key, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the file's or the folder's content written to disk, so that a power cut leaves no half artifact."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old text or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------- artifacts
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None) -> None:
+    """Write named tensors, and plain values beside them, as one safetensors file."""
+    metadata = {"notes": json.dumps(notes)} if notes is not None else None
+    # a clone for each: safetensors refuses tensors that share memory or have strides
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a file."""
+    return dict(load_file(path))
+
+
+def load_notes(path: Path) -> dict[str, Any]:
+    """Return the plain values saved beside the tensors of a file."""
+    with safe_open(path, framework="pt") as opened:
+        return dict(json.loads((opened.metadata() or {}).get("notes", "{}")))
+
+
+def create_array(path: Path, shape: tuple[int, ...], dtype: type = np.float32) -> np.memmap[Any, Any]:
+    """Return a new .npy file as a writable, memory-mapped array."""
+    array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return array
+
+
+def load_array(path: Path) -> Tensor:
+    """Return a .npy file as a memory-mapped tensor; writing to it changes this process's view alone."""
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+OUTPUTS = ("embeddings", "logits", "labels")
+"""The arrays of a set's outputs, each <name>.npy."""
+
+
+def load_outputs(folder: Path, classes: int) -> Outputs:
+    """Return the outputs that an extraction stage left in a folder, memory-mapped."""
+    embeddings, logits, labels = (load_array(folder / f"{name}.npy") for name in OUTPUTS)
+    head = Head(**load_tensors(folder / HEAD)) if (folder / HEAD).is_file() else None
+    return Outputs(embeddings, logits, labels, classes, head)
+
+
+def save_score(folder: Path, score: Score) -> None:
+    """Write a fitted score: tensors as score.safetensors, plain values in its notes."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for field in fields(score):  # type: ignore[arg-type]
+        value = getattr(score, field.name)
+        if isinstance(value, Tensor):
+            tensors[field.name] = value
+        else:
+            plain[field.name] = value
+    save_tensors(folder / "score.safetensors", tensors, plain)
+
+
+def load_score(folder: Path, scores: type[AnyScore]) -> AnyScore:
+    """Return a fitted score of a known class.
+
+    Raises:
+        OODError: The file was written by another version of the class; names what is missing or too much.
+    """
+    path = folder / "score.safetensors"
+    values = load_tensors(path) | {name: _frozen(value) for name, value in load_notes(path).items()}
+    wanted = {field.name for field in fields(scores)}  # type: ignore[arg-type]
+    if wanted != values.keys():
+        differing = ", ".join(sorted(wanted ^ values.keys()))
+        raise OODError(f"{path}: was saved by another version of {scores.__name__}: {differing}")
+    return scores(**values)
+
+
+def plain_values(score: Score) -> dict[str, Any]:
+    """Return what a fitted score has to say in a report: its values that are no tensors."""
+    pairs = {field.name: getattr(score, field.name) for field in fields(score)}  # type: ignore[arg-type]
+    return {name: value for name, value in pairs.items() if not isinstance(value, Tensor)}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

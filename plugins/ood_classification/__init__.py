@@ -1,0 +1,1 @@
+"""Pretext task `classification`: the labels themselves, with label smoothing."""

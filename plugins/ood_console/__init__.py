@@ -1,0 +1,1 @@
+"""Shows a run on the console: progress while it lasts, the table at its end."""

@@ -1,0 +1,112 @@
+"""The lifecycle hooks that the console listens to; one object for each run, which holds what is on the screen."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console as Screen
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import StageFacts
+
+if TYPE_CHECKING:
+    from ood_core.run import Results
+    from ood_core.stages import Plan, Stage
+
+SHOWN = ("train", "extract", "fit")
+"""Kinds of stages worth a line; scoring and measuring take milliseconds and come in dozens."""
+
+PIPED_WIDTH = 160
+"""Characters of the table where there is no terminal to fit it into."""
+
+
+class Console:
+    """Progress goes to stderr, the table to stdout."""
+
+    def __init__(self) -> None:
+        self._screen = Screen(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            console=self._screen,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._reused = 0
+
+    @hookimpl
+    def ood_before_run(self, plan: Plan) -> None:
+        """Show what is going to happen."""
+        self._screen.print(f"[bold]{plan.name}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
+        if self._screen.is_terminal:
+            self._progress.start()
+
+    @hookimpl
+    def ood_before_stage(self, stage: Stage, stored: bool) -> None:
+        """Open a bar for a stage that has to be carried out."""
+        self._reused += stored
+        self._task = None if stored else self._progress.add_task(str(stage), total=None, metrics="")
+
+    @hookimpl
+    def ood_on_progress(self, done: int, total: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    @hookimpl
+    def ood_after_epoch(self, metrics: StageFacts) -> None:
+        """Show the epoch's metrics beside the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, metrics=_metrics(metrics))
+
+    @hookimpl
+    def ood_after_stage(self, stage: Stage, facts: StageFacts) -> None:
+        """Replace the bar by a line that stays."""
+        if self._task is None:
+            return
+        self._progress.remove_task(self._task)
+        self._task = None
+        if stage.kind in SHOWN:
+            self._screen.print(f"[green]done[/] {stage}  {facts['seconds']:.1f} s  {_outcome(stage, facts)}")
+
+    @hookimpl
+    def ood_after_run(self, results: Results) -> None:
+        """Show the table."""
+        from ood_core.report.summary import columns, summarise  # above the plugins in the core's layers
+
+        self._progress.stop()
+        if self._reused:
+            self._screen.print(f"{self._reused} stages were in the store")
+        lines = summarise(results.rows)
+        shown = columns(lines)
+        table = Table()
+        for column in shown:
+            table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
+        for line in lines:
+            table.add_row(*(column.text(line) for column in shown))
+        Screen(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
+
+    @hookimpl
+    def ood_on_error(self, stage: Stage) -> None:
+        """Leave the screen in order; the command line tells the error."""
+        self._progress.stop()
+        self._screen.print(f"[red]failed[/] {stage}")
+
+
+def _metrics(metrics: StageFacts) -> str:
+    rest = " ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in ("epoch", "epochs"))
+    return f"epoch {metrics['epoch']}/{metrics['epochs']} {rest}"
+
+
+def _outcome(stage: Stage, facts: StageFacts) -> str:
+    if stage.kind == "train":
+        return " ".join(f"{name} {value:.4g}" for name, value in facts["epochs"][-1].items())
+    if stage.kind == "extract":
+        return f"{facts['images']} images, {facts['images_per_second']:.0f}/s"
+    return " ".join(f"{name} {value}" for name, value in facts["fitted"].items())

@@ -1,0 +1,96 @@
+"""Folders of pictures, one folder a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import PIL.Image
+
+from ood_core.data import digest_files
+from ood_core.errors import OODError
+from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_files.listing import listing
+from ood_files.pictures import decode
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif"}
+)
+SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(DatasetSource):
+    """Pictures in one folder a class, `path/cat/1.png`, or so for each split, `path/train/cat/1.png`.
+
+    The test split is in the folder `test` or `val`. Without folders for the splits, both are all pictures.
+    A class is known to both splits if it has a folder in either.
+
+    Attributes:
+        path: The folder.
+    """
+
+    name = "folder"
+    path: Path
+
+    def check(self) -> None:
+        """Raise OODError where there is no such folder."""
+        if not self.path.is_dir():
+            raise OODError(f"{self.path}: {'not a folder' if self.path.exists() else 'no such folder'}")
+
+    def open(self, split: Split) -> ImageSet:
+        """Return the pictures of one split, sorted by class and name."""
+        self.check()
+        roots = _split_roots(self.path)
+        if split not in roots:
+            wanted = " or ".join(SPLIT_FOLDERS[split])
+            raise OODError(f"{self.path}: no folder {wanted} for the {split} split, only {listing(self.path)}")
+        classes = sorted({folder.name for root in roots.values() for folder in _folders(root)})
+        files = {name: _pictures(roots[split] / name) for name in classes}
+        if not any(files.values()):
+            raise OODError(f"{roots[split]}: {_what_is_wrong(roots[split])}")
+        return FolderImages(files)
+
+
+class FolderImages(ImageSet):
+    """Pictures by the name of their class."""
+
+    def __init__(self, files: dict[str, list[Path]]) -> None:
+        self.classes = tuple(files)
+        self.labels = [label for label, paths in enumerate(files.values()) for _ in paths]
+        self._paths = [path for paths in files.values() for path in paths]
+        content = digest_files(self._paths), self.classes, self.labels
+        self.fingerprint = sha256(repr(content).encode()).hexdigest()
+
+    def image(self, index: int) -> PIL.Image.Image:
+        """Return one picture, in the mode it is stored in."""
+        path = self._paths[index]
+        return decode(path, str(path))
+
+
+def _split_roots(path: Path) -> dict[Split, Path]:
+    names = {folder.name for folder in _folders(path)}
+    # A class may be called "train": it takes both splits, or nothing beside them, to be read as splits.
+    both = "train" in names and names & {"test", "val"}
+    if not names or not (both or names <= {"train", "test", "val"}):
+        return {"train": path, "test": path}
+    found = {split: [path / name for name in folders if name in names] for split, folders in SPLIT_FOLDERS.items()}
+    return {split: folders[0] for split, folders in found.items() if folders}
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    # Hidden files are left out: macOS puts a "._1.png" without a picture beside every 1.png it copies.
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def _what_is_wrong(root: Path) -> str:
+    if any(path.suffix.lower() in SUFFIXES for path in root.iterdir()):
+        return "the pictures lie in no class folder; put them into one folder a class"
+    return f"no pictures in class folders, only {listing(root)}"

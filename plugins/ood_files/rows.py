@@ -1,0 +1,111 @@
+"""Pictures in the rows of parquet files, read a row group at a time."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import PIL.Image
+
+from ood_core.errors import OODError
+from ood_core.interfaces import ImageSet
+from ood_files.pictures import decode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CACHE_BYTES = 256 * 2**20
+"""Encoded pictures kept in memory by each process; the row group in use may exceed it."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is known of one file before a picture is read.
+
+    Attributes:
+        path: The file.
+        image_column: Where the pictures are.
+        label_column: Where the class numbers are.
+        labels: Class numbers, one a row.
+        group_rows: Number of rows in each row group.
+        classes: Class names, none where the file does not say.
+    """
+
+    path: Path
+    image_column: str
+    label_column: str
+    labels: list[int]
+    group_rows: list[int]
+    classes: tuple[str, ...]
+
+
+class _RowGroup(NamedTuple):
+    shard: Shard
+    number: int
+    first_row: int
+    """Of the group in its file."""
+
+
+class ParquetImages(ImageSet):
+    """The rows of some parquet files, one file after the other.
+
+    It holds no open file, so that it can be pickled and used in forked processes.
+    """
+
+    def __init__(self, shards: Sequence[Shard], classes: tuple[str, ...], fingerprint: str) -> None:
+        self.classes = classes
+        self.labels = [label for shard in shards for label in shard.labels]
+        self.fingerprint = fingerprint
+        self._groups = [group for shard in shards for group in _row_groups(shard)]
+        self._starts = list(accumulate((group.shard.group_rows[group.number] for group in self._groups), initial=0))[
+            :-1
+        ]
+        self._cache: dict[int, pa.ChunkedArray] = {}  # in the order of use, the latest last
+
+    def image(self, index: int) -> PIL.Image.Image:
+        """Return the picture of one row, in the mode it is stored in."""
+        position = bisect_right(self._starts, index) - 1
+        group, row = self._groups[position], index - self._starts[position]
+        where = f"{group.shard.path}: row {group.first_row + row}"
+        encoded = self._encoded(position)[row].as_py()
+        if encoded is None:
+            raise OODError(f"{where}: no bytes in column '{group.shard.image_column}'")
+        return decode(BytesIO(encoded), where)
+
+    def _encoded(self, position: int) -> pa.ChunkedArray:
+        found = self._cache.pop(position, None)
+        if found is None:
+            found = _read(self._groups[position])
+            self._make_room(found.nbytes)
+        self._cache[position] = found
+        return found
+
+    def _make_room(self, needed: int) -> None:
+        while self._cache and needed + sum(column.nbytes for column in self._cache.values()) > CACHE_BYTES:
+            del self._cache[next(iter(self._cache))]
+
+
+def _row_groups(shard: Shard) -> list[_RowGroup]:
+    starts = list(accumulate(shard.group_rows, initial=0))[:-1]
+    return [_RowGroup(shard, number, start) for number, start in enumerate(starts) if shard.group_rows[number]]
+
+
+def _read(group: _RowGroup) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    shard = group.shard
+    try:
+        with pq.ParquetFile(shard.path, memory_map=True) as file:
+            # One thread: loader processes are forked, and read side by side already.
+            table = file.read_row_group(group.number, columns=[f"{shard.image_column}.bytes"], use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        rows = f"rows from {group.first_row}"
+        raise OODError(f"{shard.path}: {rows} cannot be read: {' '.join(str(error).split())}") from error
+    return pc.struct_field(table.column(0), "bytes")

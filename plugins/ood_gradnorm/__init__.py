@@ -1,0 +1,1 @@
+"""The norm of the gradient that pulls a prediction towards the uniform one, as a score."""

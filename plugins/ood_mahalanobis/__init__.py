@@ -1,0 +1,1 @@
+"""Mahalanobis distances of the embeddings as scores."""

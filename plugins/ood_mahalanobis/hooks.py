@@ -1,0 +1,13 @@
+"""Registers the scorers."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import Scorer
+from ood_mahalanobis.scorers import GlobalMahalanobis, Mahalanobis
+
+
+@hookimpl
+def ood_register_scorers() -> list[type[Scorer]]:
+    """Return the scorers of this package."""
+    return [Mahalanobis, GlobalMahalanobis]

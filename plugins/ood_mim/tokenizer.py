@@ -1,0 +1,108 @@
+"""The tokenizer `kmeans`: a codebook of patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from ood_core.errors import OODError
+from ood_core.interfaces import NonNegativeInt, PositiveInt, Tokenizer, TokenMap, TrainingData
+from ood_core.neighbors import kmeans
+
+_FLAT = 0.1  # of the global deviation: keeps noise in flat patches from looking like structure
+
+
+class PatchDescriptor(torch.nn.Module):
+    """Describes a patch by its pattern at unit contrast, and by its mean colour apart from that.
+
+    The pattern alone would give a black, a grey and a white patch one token.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, grid: tuple[int, int], images: Tensor) -> None:
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("mean", images.mean())
+        self.register_buffer("deviation", images.std().clamp_min(1e-6))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 [B, L, 3 * P * P + 3] of images [B, 3, S, S]."""
+        patches = self._cut(images)
+        colour = patches.mean(3, keepdim=True)
+        centred = (patches - patches.mean((2, 3), keepdim=True)).flatten(2)
+        contrast = centred.std(2, correction=0, keepdim=True)
+        pattern = centred / (contrast + _FLAT * self.deviation)
+        # times the root of P * P, a mean counts as much as the pixels it is the mean of
+        offset = (colour - self.mean) / self.deviation * patches.shape[3] ** 0.5
+        return torch.cat((pattern, offset.flatten(2)), 2)
+
+    def _cut(self, images: Tensor) -> Tensor:
+        """Return patches [B, L, 3, P * P], row by row."""
+        rows, columns = self.grid
+        count, channels, height, width = images.shape
+        cells = images.reshape(count, channels, rows, height // rows, columns, width // columns)
+        return cells.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, channels, -1)
+
+
+class NearestCentroid(TokenMap):
+    """Gives every patch the number of its nearest centroid."""
+
+    centroids: Tensor
+    half_norms: Tensor
+
+    def __init__(self, describe: PatchDescriptor, centroids: Tensor) -> None:
+        super().__init__()
+        self.vocabulary = len(centroids)
+        self.describe = describe
+        self.register_buffer("centroids", centroids)
+        self.register_buffer("half_norms", centroids.square().sum(1) / 2)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Return token ids, int64 [B, L]."""
+        # not under autocast, whose rounding would change tokens
+        with torch.autocast(images.device.type, enabled=False):
+            points = self.describe(images.to(self.centroids.dtype))
+            # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)
+            nearness: Tensor = points @ self.centroids.T - self.half_norms
+            return nearness.argmax(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeansTokenizer(Tokenizer):
+    """Tokens are the nearest of k centroids of patches: no training, no download, the same every time.
+
+    Attributes:
+        vocabulary: k.
+        samples: Patches that the centroids are made of.
+        seed: Of k-means.
+    """
+
+    name = "kmeans"
+
+    vocabulary: Annotated[int, Ge(2)] = 256
+    samples: PositiveInt = 100_000
+    seed: NonNegativeInt = 0
+
+    def fit(self, data: TrainingData, grid: tuple[int, int]) -> NearestCentroid:
+        """Return the map to the nearest centroid.
+
+        Raises:
+            OODError: There are fewer different patches than tokens.
+        """
+        patches = grid[0] * grid[1]
+        images = data.sample(-(-self.samples // patches))
+        describe = PatchDescriptor(grid, images)
+        points = describe(images).flatten(0, 1)[: self.samples]
+        if (different := len(points.unique(dim=0))) < self.vocabulary:
+            raise OODError(
+                f"tokenizer 'kmeans': a vocabulary of {self.vocabulary} needs as many different patches, "
+                f"{len(points)} patches of the training data have {different}"
+            )
+        return NearestCentroid(describe, kmeans(points, self.vocabulary, self.seed))

@@ -1,0 +1,1 @@
+"""Pretext task `mocov3`: contrastive learning with a momentum encoder."""

@@ -1,0 +1,13 @@
+"""Registration of MoCo v3."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import PretextTask
+from ood_mocov3.pretext import MoCoV3
+
+
+@hookimpl
+def ood_register_pretexts() -> list[type[PretextTask]]:
+    """Return the pretext task of this package."""
+    return [MoCoV3]

@@ -1,0 +1,91 @@
+"""MoCo v3's two encoders and its loss (Chen et al., 2021)."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from ood_core.interfaces import Batch, Network, PatchNetwork, Task
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What is compared, and how.
+
+    Attributes:
+        hidden: Width inside projector and predictor.
+        output: Width of queries and keys.
+        temperature: Of the softmax over the batch.
+        momentum: Of the averaged encoder at the start.
+    """
+
+    hidden: int
+    output: int
+    temperature: float
+    momentum: float
+
+    def momentum_at(self, progress: float) -> float:
+        """Return the momentum, which rises to 1 along half a cosine."""
+        return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
+
+    def loss(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return 2 t times the cross-entropy of finding each query's own key among all keys; both [B, D]."""
+        similarities = normalize(queries, dim=1) @ normalize(keys, dim=1).T
+        own = torch.arange(len(queries), device=queries.device)
+        return 2 * self.temperature * cross_entropy(similarities / self.temperature, own)
+
+
+class MoCoV3Task(Task):
+    """Queries from the network in training, keys from its moving average."""
+
+    def __init__(self, network: Network, contrast: Contrast, freeze_patches: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.contrast = contrast
+        self.momentum = contrast.momentum
+        if freeze_patches and isinstance(network, PatchNetwork):
+            network.patch_projection().requires_grad_(False)
+        self.projector = perceptron(network.num_features, contrast.hidden, contrast.hidden, contrast.output)
+        self.predictor = perceptron(contrast.output, contrast.hidden, contrast.output)
+        self.averaged_network = deepcopy(network).requires_grad_(False)
+        self.averaged_projector = deepcopy(self.projector).requires_grad_(False)
+
+    def before_step(self, progress: float) -> None:
+        """Take up the momentum of this step."""
+        self.momentum = self.contrast.momentum_at(progress)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of both directions together."""
+        first, second = batch.views
+        queries = [self.predictor(self.projector(_embed(self.network, view))) for view in (first, second)]
+        with torch.no_grad():
+            self._average()
+            keys = [self.averaged_projector(_embed(self.averaged_network, view)) for view in (second, first)]
+        losses = [self.contrast.loss(query, key) for query, key in zip(queries, keys, strict=True)]
+        return {"loss": losses[0] + losses[1]}
+
+    def _average(self) -> None:
+        """Move the averaged parameters; running statistics are not averaged, the copies have their own."""
+        pairs = ((self.averaged_network, self.network), (self.averaged_projector, self.projector))
+        for averaged, trained in pairs:
+            for average, current in zip(averaged.parameters(), trained.parameters(), strict=True):
+                average.lerp_(current, 1 - self.momentum)
+
+
+def _embed(network: Network, images: Tensor) -> Tensor:
+    return network.forward_head(network.forward_features(images), pre_logits=True)
+
+
+def perceptron(*widths: int) -> nn.Sequential:
+    """Return linear layers without bias, each with batch normalisation: before a ReLU, or at the end without affine."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths[:-1]):
+        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
+    layers += [nn.Linear(widths[-2], widths[-1], bias=False), nn.BatchNorm1d(widths[-1], affine=False)]
+    return nn.Sequential(*layers)

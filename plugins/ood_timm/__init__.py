@@ -1,0 +1,1 @@
+"""Backbone `timm`: any image model of timm by its name."""

@@ -1,0 +1,70 @@
+"""The backbone `timm`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from ood_core.errors import OODError
+from ood_core.interfaces import Backbone
+from ood_timm.checkpoint import restore
+from ood_timm.creation import check_name, create, own_image_size, survey
+from ood_timm.network import TimmModel, TimmNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timm(Backbone):
+    """A model of timm, PyTorch Image Models, by its name; embeddings are its pre-logits.
+
+    Attributes:
+        model: timm's name, with the tag of its weights where one is meant, such as vit_tiny_patch16_224.
+        pretrained: Whether timm downloads its weights for this name.
+        weights: A checkpoint of this model: safetensors, or a state dict saved by torch.
+        options: What timm's model takes, such as embed_dim, depth, num_heads, patch_size, global_pool, drop_path_rate.
+    """
+
+    name = "timm"
+
+    model: str
+    pretrained: bool = False
+    weights: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Build the model at timm's own image size, without weights."""
+        check_name(self.model)
+        if self.pretrained and self.weights is not None:
+            raise OODError("backbone 'timm': 'pretrained' and 'weights' both set the initial weights; give one of them")
+        survey(self.model, own_image_size(self.model), self.options)
+
+    def build(self, image_size: int, classes: int | None) -> TimmNetwork:
+        """Return the network; a classifier of another size than `classes` is replaced by a fresh one."""
+        check_name(self.model)
+        found = survey(self.model, image_size, self.options)
+        return found.wrap(self._initial(image_size, classes))
+
+    def _initial(self, image_size: int, classes: int | None) -> TimmModel:
+        if self.weights is None:
+            outputs = {} if classes is None else {"num_classes": classes}
+            return self._created(image_size, outputs)
+        model = restore(self.model, image_size, self.options, self.weights)
+        if classes is not None and classes != _outputs(model):
+            model.reset_classifier(classes)
+        return model
+
+    def _created(self, image_size: int, outputs: dict[str, int]) -> TimmModel:
+        options = {**self.options, **outputs}
+        if not self.pretrained:
+            return create(self.model, image_size, options)
+        try:
+            return create(self.model, image_size, options | {"pretrained": True})
+        except (OSError, RuntimeError) as error:
+            reason = shorten(str(error), 120)
+            raise OODError(f"timm has no weights for '{self.model}', or cannot download them: {reason}") from error
+
+
+def _outputs(model: TimmModel) -> int:
+    weight = getattr(model.get_classifier(), "weight", None)
+    return 0 if weight is None else len(weight)

@@ -1,0 +1,13 @@
+"""Registration of the timm backbone."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import Backbone
+from ood_timm.backbone import Timm
+
+
+@hookimpl
+def ood_register_backbones() -> list[type[Backbone]]:
+    """Return the backbone of this package."""
+    return [Timm]

@@ -1,0 +1,1 @@
+"""The classification data sets of torchvision, by name."""

@@ -1,0 +1,13 @@
+"""Registration of the data source."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import DatasetSource
+from ood_torchvision.source import TorchvisionDataset
+
+
+@hookimpl
+def ood_register_datasets() -> list[type[DatasetSource]]:
+    """Return torchvision's data sets."""
+    return [TorchvisionDataset]

@@ -1,0 +1,40 @@
+"""What many tests share: the installed plugins, found once, and a recipe small enough to run in seconds."""
+
+import pytest
+
+from ood_core import plan, recipe
+from ood_core.plugins import find
+
+TINY = """\
+seed: 0
+data:
+  image_size: 8
+  id: {use: digits, classes: [0, 1, 2], limit: 40}
+  near:
+    - {use: digits, name: unseen, classes: [8, 9], limit: 20}
+  far:
+    - {use: noise, size: 8, count: 30}
+backbone: {use: timm, model: vit_tiny_patch16_224, options: {patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}}
+training:
+  - {use: classification, epochs: 2, batch_size: 16, crop_scale: 1, flip: false}
+scorers: [energy, mahalanobis]
+"""
+
+
+@pytest.fixture(scope="session")
+def plugins():
+    return find()
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """The path of a recipe that trains, extracts and scores in about a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def make_plan(plugins):
+    """`make_plan(path, *overrides)`: the plan of a recipe file."""
+    return lambda path, *overrides: plan.make(recipe.read(path, overrides), plugins)

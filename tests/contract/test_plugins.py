@@ -1,0 +1,101 @@
+"""What every installed plugin class keeps to, whatever its kind."""
+
+import dataclasses
+import inspect
+import json
+import re
+import typing
+from pathlib import Path
+
+import pytest
+
+from ood_core.interfaces import PLUGIN_KINDS
+from ood_core.options import Reader, describe
+from ood_core.plugins import find
+from ood_core.recipe import parse
+from ood_core.sections import SELECTION_KEYS
+
+PLUGINS = find()
+CLASSES = [
+    pytest.param(found.kind, found.cls, id=f"{kind}-{name}") for (kind, name), found in PLUGINS.registered.items()
+]
+KEYS_OF_THE_RECIPE = {"dataset": {"use", "name", *SELECTION_KEYS}, "scorer": {"use", "name"}}
+SOMETHING = {int: 1, str: "something", Path: Path(__file__)}
+
+each_class = pytest.mark.parametrize(("kind", "cls"), CLASSES)
+
+
+def required(cls):
+    """Return a value for each option that has no default."""
+    hints = typing.get_type_hints(cls)
+    missing = dataclasses.MISSING
+    fields = [field for field in dataclasses.fields(cls) if field.default is field.default_factory is missing]
+    return {field.name: SOMETHING[hints[field.name]] for field in fields}
+
+
+def test_there_is_a_plugin_of_every_kind():
+    assert {kind for kind, _ in PLUGINS.registered} == set(PLUGIN_KINDS)
+
+
+@each_class
+def test_it_is_a_frozen_dataclass_with_keywords_alone(kind, cls):
+    assert "__dataclass_params__" in vars(cls), "the decorator is missing"
+    assert cls.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(cls))
+
+
+@each_class
+def test_its_name_is_a_word_that_is_no_option(kind, cls):
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", cls.name)
+    assert "name" in vars(cls)
+
+
+@each_class
+def test_it_leaves_the_words_of_the_recipe_alone(kind, cls):
+    words = KEYS_OF_THE_RECIPE.get(kind, {"use", "name"})
+    assert {field.name for field in dataclasses.fields(cls)} & words == set()
+
+
+@each_class
+def test_it_is_summed_up_in_one_sentence(kind, cls):
+    first, _, rest = inspect.cleandoc(vars(cls)["__doc__"]).partition("\n")
+    assert first.endswith(".")
+    assert ". " not in first
+    assert not rest or rest.startswith("\n")
+
+
+@each_class
+def test_every_option_is_documented(kind, cls):
+    documented = set()
+    for base in cls.__mro__:
+        attributes = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")[2]
+        documented |= set(re.findall(r"^    (\w+): \S", attributes, flags=re.MULTILINE))
+    assert [field.name for field in dataclasses.fields(cls) if field.name not in documented] == []
+
+
+@each_class
+def test_no_option_is_documented_that_is_none(kind, cls):
+    attributes = inspect.cleandoc(vars(cls)["__doc__"]).partition("Attributes:\n")[2]
+    documented = set(re.findall(r"^    (\w+): ", attributes, flags=re.MULTILINE))
+    assert documented <= {field.name for field in dataclasses.fields(cls)}
+
+
+@each_class
+def test_its_options_come_back_from_a_recipe_that_spells_them_out(kind, cls):
+    plugin, reader = cls(**required(cls)), Reader(PLUGINS)
+    spelt_out = parse(json.dumps(describe(plugin)), "here")
+    assert reader.plugin(kind, spelt_out) == plugin
+    assert reader.errors == []
+
+
+@each_class
+def test_a_recipe_may_leave_out_all_that_has_a_default(kind, cls):
+    reader = Reader(PLUGINS)
+    needed = {name: str(value) if isinstance(value, Path) else value for name, value in required(cls).items()}
+    assert reader.plugin(kind, parse(json.dumps({"use": cls.name, **needed}), "here")) == cls(**required(cls))
+
+
+@pytest.mark.parametrize("cls", PLUGINS.classes("scorer").values())
+def test_a_scorer_needs_what_outputs_have(cls):
+    assert cls.needs
+    assert cls.needs <= {"embeddings", "logits", "head", "labels"}

@@ -1,0 +1,132 @@
+"""The command line: exit codes, one line for a mistake, nothing written by mistakes and plans."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..conftest import TINY
+from .test_plan import BROKEN
+
+OOD_RUN = Path(sys.executable).with_name("ood-run")
+
+
+def ood_run(*arguments, cwd):
+    return subprocess.run([OOD_RUN, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def in_process(tmp_path, monkeypatch, capsys):
+    """`in_process(*arguments)`: exit code, stdout, stderr; run in this process, in a folder of its own."""
+    from ood_core import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ood-run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.run()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_help_loads_nothing_heavy(tmp_path):
+    code = (
+        "import sys; sys.argv = ['ood-run', '--help']\n"
+        "from ood_core import cli\n"
+        "try: cli.run()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'timm', 'faiss', 'torchvision', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Train, extract, score and report" in done.stdout
+
+
+def test_a_run_ends_with_the_table_and_the_reports(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    done = ood_run("tiny.yaml", "--out", "here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "AUROC" in done.stdout
+    assert "mahalanobis" in done.stdout
+    assert "report: here/report.md" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["report.csv", "report.json", "report.md"]
+    again = ood_run("tiny.yaml", "--out", "here", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "were in the store" in again.stderr
+    assert "train" not in again.stderr
+
+
+@pytest.mark.parametrize(("old", "new", "line", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_recipe_exits_2_and_writes_nothing(tmp_path, in_process, old, new, line, message):
+    text = TINY.replace(old, new) if not old.startswith("seed") else TINY + new
+    (tmp_path / "tiny.yaml").write_text(text)
+    code, out, err = in_process("tiny.yaml")
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "no recipe 'nowhere.yaml', neither a file nor shipped."),
+        (["moood"], "Did you mean 'mood'?"),
+        (["mood", "--set", "scorers"], "--set scorers: must read a.b=value"),
+        (["mood", "--set", "backbone.model=beit_bas"], "no timm model 'beit_bas'"),
+        (["mood", "--plam"], "No such option"),
+        (["mood", "--set", "training.0.learning_rate=0"], "--set training.0.learning_rate=0: option 'learning_rate'"),
+    ],
+)
+def test_a_wrong_command_exits_2_with_its_reason(tmp_path, in_process, arguments, message):
+    code, _, err = in_process(*arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_shows_its_stages_and_writes_nothing(tmp_path, in_process):
+    code, out, _ = in_process("mood", "--plan")
+    assert code == 0
+    assert "to do" in out
+    assert "train mim > classification" in out
+    assert "mood: 3 rows, 17 stages, 17 to do" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plugins_are_listed_with_their_packages(in_process):
+    code, out, _ = in_process("--plugins")
+    assert code == 0
+    assert "mahalanobis (ood-framework " in out
+    assert "scorer    energy" in out
+
+
+def test_a_plugin_can_be_left_out(in_process, monkeypatch):
+    monkeypatch.setenv("OOD_DISABLE_PLUGINS", "logits")
+    code, out, _ = in_process("--plugins")
+    assert code == 0
+    assert "energy" not in out
+    assert "left out by OOD_DISABLE_PLUGINS: logits" in out
+
+
+def test_the_version_is_shown(in_process):
+    code, out, _ = in_process("--version")
+    assert code == 0
+    assert out.startswith("ood-run 0.")
+
+
+def test_an_interruption_says_how_to_go_on(in_process, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ood_core.recipe.find", interrupted)
+    code, _, err = in_process("mood")
+    assert code == 130
+    assert "the same command goes on from here" in err

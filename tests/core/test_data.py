@@ -1,0 +1,239 @@
+"""Selection, hold-out, decoding and the order of training, on small sets made here."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ood_core import data
+from ood_core.data import Selection, Steps
+from ood_core.errors import OODError
+from ood_core.interfaces import DatasetSource, ImageSet
+
+
+class Flat(ImageSet):
+    """Image i is grey of level i; labels go round."""
+
+    def __init__(self, count, offset=0):
+        self.classes = ("a", "b", "c")
+        self.labels = [i % 3 for i in range(count)]
+        self.fingerprint = f"flat {count} {offset}"
+        self.offset = offset
+
+    def image(self, index):
+        return Image.new("L", (5, 4), self.offset + index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatSource(DatasetSource):
+    name = "flat"
+    train: int = 60
+    test: int = 30
+
+    def open(self, split):
+        return Flat(self.train) if split == "train" else Flat(self.test, 100)
+
+
+def select(part="train", **options):
+    return Selection(name="flat", source=FlatSource(), **options).open(part)
+
+
+def levels(images):
+    return [int(images.pixels(i)[0, 0, 0]) for i in range(len(images))]
+
+
+def test_selected_classes_are_numbered_in_the_order_of_the_recipe():
+    images = select(classes=("c", "a"))
+    assert images.classes == ("c", "a")
+    assert levels(images)[:4] == [0, 2, 3, 5]
+    assert images.labels[:4].tolist() == [1, 0, 1, 0]
+
+
+def test_the_limit_counts_for_each_class():
+    assert levels(select(limit=2)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_holdout_and_training_images_share_nothing_and_miss_nothing():
+    train, held = select(holdout=0.2), select("holdout", holdout=0.2)
+    assert len(held) == 12
+    assert torch.bincount(held.labels).tolist() == [4, 4, 4]
+    assert sorted(levels(train) + levels(held)) == list(range(60))
+
+
+def test_the_holdout_is_no_prefix_of_the_files():
+    assert levels(select("holdout", holdout=0.2)) != list(range(12))
+
+
+def test_test_images_are_not_held_out():
+    assert len(select("test", holdout=0.2)) == 30
+
+
+def test_an_unknown_class_is_answered_with_the_nearest():
+    with pytest.raises(OODError, match=r"no class 'd' in data set 'flat'. There is: a, b, c"):
+        select(classes=("d",))
+
+
+def test_classes_of_one_name_stay_apart_but_cannot_be_chosen_by_it(monkeypatch):
+    monkeypatch.setattr(FlatSource, "open", lambda self, split: twins())
+    assert torch.bincount(select().labels).tolist() == [10, 10, 10]
+    with pytest.raises(OODError, match="data set 'flat' has 2 classes called 'a'; it cannot be chosen by name"):
+        select(classes=("a",))
+
+
+def twins():
+    images = Flat(30)
+    images.classes = ("a", "b", "a")
+    return images
+
+
+def test_a_selection_without_images_is_refused():
+    with pytest.raises(OODError, match="data set 'flat' has no image for holdout"):
+        select("holdout", holdout=0.01)
+
+
+def test_the_fingerprint_tells_content_classes_and_purpose_apart():
+    prints = [
+        select().fingerprint,
+        select(classes=("a", "b")).fingerprint,
+        select(classes=("b", "a")).fingerprint,
+        select(limit=3).fingerprint,
+        select(holdout=0.1).fingerprint,
+        select("holdout", holdout=0.1).fingerprint,
+        select("test").fingerprint,
+    ]
+    assert len(set(prints)) == len(prints)
+    assert select().fingerprint == prints[0]
+
+
+def test_a_digest_depends_on_names_and_content_but_not_on_the_folder(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder / "sub").mkdir(parents=True)
+        (tmp_path / folder / "a").write_text("a")
+        (tmp_path / folder / "sub" / "b").write_text("b")
+    files = [[tmp_path / folder / "a", tmp_path / folder / "sub" / "b"] for folder in ("one", "two")]
+    assert data.digest_files(files[0]) == data.digest_files(reversed(files[1]))
+    (tmp_path / "two" / "sub" / "b").write_text("c")
+    assert data.digest_files(files[0]) != data.digest_files(files[1])
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("L", (2, 2), 9), [9, 9, 9]),
+        (Image.new("1", (2, 2), 1), [255, 255, 255]),
+        (Image.new("RGB", (2, 2), (1, 2, 3)), [1, 2, 3]),
+        (Image.new("RGBA", (2, 2), (1, 2, 3, 255)), [1, 2, 3]),
+        (Image.new("RGBA", (2, 2), (1, 2, 3, 0)), [255, 255, 255]),
+        (Image.new("LA", (2, 2), (7, 255)), [7, 7, 7]),
+        (Image.fromarray(np.full((2, 2), 65535, np.uint16)), [255, 255, 255]),
+        (Image.fromarray(np.full((2, 2), 257 * 10, np.uint16)), [10, 10, 10]),
+    ],
+)
+def test_every_mode_becomes_rgb(image, expected):
+    pixels = data.to_rgb(image)
+    assert pixels.shape == (3, 2, 2)
+    assert pixels.dtype == torch.uint8
+    assert pixels[:, 0, 0].tolist() == expected
+
+
+def test_a_palette_with_a_transparent_colour_lies_on_white():
+    image = Image.new("P", (2, 2), 0)
+    image.putpalette([10, 20, 30] + [0] * 765)
+    assert data.to_rgb(image)[:, 0, 0].tolist() == [10, 20, 30]
+    image.info["transparency"] = 0
+    assert data.to_rgb(image)[:, 0, 0].tolist() == [255, 255, 255]
+
+
+def test_a_picture_is_turned_upright(tmp_path):
+    image = Image.new("RGB", (4, 2))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert data.to_rgb(Image.open(tmp_path / "turned.jpg")).shape == (3, 4, 2)
+
+
+def test_the_evaluation_view_scales_the_shorter_side_and_takes_the_centre():
+    image = torch.zeros(3, 20, 40, dtype=torch.uint8)
+    image[:, :, 10:30] = 200
+    view = data.evaluation_view(image, 10)
+    assert view.shape == (3, 10, 10)
+    assert view.dtype == torch.uint8
+    assert (view.float() - 200).abs().max() < 40
+
+
+def test_an_image_that_fits_passes_unchanged():
+    image = torch.randint(0, 255, (3, 8, 8), dtype=torch.uint8)
+    assert data.evaluation_view(image, 8) is image
+
+
+def test_each_epoch_visits_every_image_once_in_another_order():
+    steps = list(Steps(images=12, batch_size=4, epochs=2, seed=0))
+    assert [step.number for step in steps] == list(range(6))
+    first, second = ([row for step in part for row in step.rows] for part in (steps[:3], steps[3:]))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+def test_the_incomplete_batch_is_dropped_but_a_small_set_makes_one_step():
+    assert [len(step.rows) for step in Steps(images=10, batch_size=4, epochs=1, seed=0)] == [4, 4]
+    assert [len(step.rows) for step in Steps(images=3, batch_size=4, epochs=2, seed=0)] == [3, 3]
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 5, 6])
+def test_a_continued_order_is_the_rest_of_the_whole_order(first):
+    whole = list(Steps(images=13, batch_size=4, epochs=2, seed=7))
+    rest = Steps(images=13, batch_size=4, epochs=2, seed=7, first=first)
+    assert list(rest) == whole[first:]
+    assert len(rest) == len(whole) - first
+
+
+def test_augmentation_depends_on_seed_and_step_alone():
+    images = select()
+
+    def views(image):
+        return (image.float() + torch.rand(()),)
+
+    whole = list(data.training_batches(images, views, Steps(60, 16, 2, seed=3)))
+    torch.manual_seed(99)
+    rest = list(data.training_batches(images, views, Steps(60, 16, 2, seed=3, first=4)))
+    assert len(rest) == 2
+    for one, other in zip(whole[4:], rest, strict=True):
+        assert torch.equal(one.views[0], other.views[0])
+        assert torch.equal(one.labels, other.labels)
+    another = next(iter(data.training_batches(images, views, Steps(60, 16, 2, seed=4))))
+    assert not torch.equal(another.views[0], whole[0].views[0])
+
+
+def test_workers_give_the_batches_that_the_main_process_gives(monkeypatch):
+    images = select()
+    alone = [batch.views[0] for batch in data.evaluation_batches(images, 4, 16)]
+    monkeypatch.setattr(data, "INLINE_IMAGES", 0)
+    helped = [batch.views[0] for batch in data.evaluation_batches(images, 4, 16)]
+    assert all(torch.equal(one, other) for one, other in zip(alone, helped, strict=True))
+
+
+def test_evaluation_keeps_the_order_and_the_last_incomplete_batch():
+    images = select()
+    batches = list(data.evaluation_batches(images, 4, 16))
+    assert [len(batch.labels) for batch in batches] == [16, 16, 16, 12]
+    assert torch.cat([batch.views[0][:, 0, 0, 0] for batch in batches]).tolist() == list(range(60))
+
+
+def test_the_sample_is_the_same_each_time_and_mixed():
+    images = select()
+    one, two = data.sample(images, 4, 10), data.sample(images, 4, 10)
+    assert torch.equal(one, two)
+    assert one.shape == (10, 3, 4, 4)
+    assert 0 <= one.min() <= one.max() <= 1
+    assert (one[:, 0, 0, 0] * 255).round().tolist() != list(range(10))
+    assert len(data.sample(images, 4, 1000)) == 60
+
+
+def test_a_decoded_image_is_kept_within_the_budget(monkeypatch):
+    images = select()
+    assert images.pixels(0) is images.pixels(0)
+    monkeypatch.setattr(data, "CACHE_BYTES", 0)
+    images = select()
+    assert images.pixels(0) is not images.pixels(0)

@@ -1,0 +1,245 @@
+"""Every hook is called as promised, and plugins/README.md has a section on it with an example that works."""
+
+import inspect
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pluggy
+import pytest
+
+from ood_core import hookspecs, plan, recipe
+from ood_core.errors import OODError
+from ood_core.hookspecs import hookimpl
+from ood_core.plugins import find
+from ood_core.run import run
+from ood_core.store import Store
+from ood_core.testing import scorer_checks
+
+from ..conftest import TINY
+from ..packaging.packages import write_package
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "plugins" / "README.md").read_text()
+EXAMPLE = ROOT / "tests" / "example_plugin" / "ood-example"
+
+HOOKS = {
+    name: list(inspect.signature(function).parameters)
+    for name, function in vars(hookspecs).items()
+    if name.startswith("ood_")
+}
+REGISTRATIONS = [name for name in HOOKS if name.startswith("ood_register_")]
+OBSERVATIONS = [name for name in HOOKS if name not in REGISTRATIONS]
+
+
+class Recorder:
+    """A plugin that listens to everything and writes down what it is told."""
+
+    def __init__(self):
+        self.calls = defaultdict(list)
+
+    @hookimpl
+    def ood_before_run(self, plan):
+        self.calls["ood_before_run"].append(plan)
+
+    @hookimpl
+    def ood_before_stage(self, stage, stored):
+        self.calls["ood_before_stage"].append((stage, stored))
+
+    @hookimpl
+    def ood_on_progress(self, stage, done, total):
+        self.calls["ood_on_progress"].append((stage, done, total))
+
+    @hookimpl
+    def ood_after_epoch(self, stage, metrics):
+        self.calls["ood_after_epoch"].append((stage, metrics))
+
+    @hookimpl
+    def ood_after_stage(self, stage, facts):
+        self.calls["ood_after_stage"].append((stage, facts))
+
+    @hookimpl
+    def ood_after_run(self, plan, results):
+        self.calls["ood_after_run"].append((plan, results))
+
+    @hookimpl
+    def ood_on_error(self, stage, error):
+        self.calls["ood_on_error"].append((stage, error))
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """What a plugin is told in a run, in a second one from the store, and in one that fails."""
+    folder = tmp_path_factory.mktemp("hooks")
+    (folder / "tiny.yaml").write_text(TINY)
+    recorder, plugins = Recorder(), find()
+    plugins.manager.register(recorder)
+    made = plan.make(recipe.read(folder / "tiny.yaml"), plugins)
+    store = Store(folder / "store")
+    results = [run(made, store), run(made, store)]
+    failing = plan.make(recipe.read(folder / "tiny.yaml", ["training=[]", "scorers=[energy]"]), plugins)
+    with pytest.raises(OODError, match="needs logits") as caught:
+        run(failing, store)
+    return SimpleNamespace(
+        calls=recorder.calls, plan=made, store=store, results=results, failing=failing, error=caught.value
+    )
+
+
+def before_run(seen):
+    assert seen.calls["ood_before_run"] == [seen.plan, seen.plan, seen.failing]
+
+
+def before_stage(seen):
+    stages = seen.plan.stages
+    expected = [(stage, False) for stage in stages] + [(stage, True) for stage in stages]
+    assert seen.calls["ood_before_stage"][: 2 * len(stages)] == expected
+
+
+def on_progress(seen):
+    by_stage = defaultdict(list)
+    for stage, done, total in seen.calls["ood_on_progress"]:
+        by_stage[stage].append((done, total))
+    for stage in seen.plan.stages:
+        assert [done for done, _ in by_stage[stage]] == sorted({done for done, _ in by_stage[stage]})
+        assert by_stage[stage][-1][0] == by_stage[stage][-1][1]
+    (training,) = (stage for stage in seen.plan.stages if stage.kind == "train")
+    steps = 2 * (len(training.images.opened) // 16)
+    assert by_stage[training] == [(step, steps) for step in range(1, steps + 1)]
+
+
+def after_epoch(seen):
+    assert {str(stage) for stage, _ in seen.calls["ood_after_epoch"]} == {"train classification"}
+    told = [metrics for _, metrics in seen.calls["ood_after_epoch"]]
+    assert [(metrics["epoch"], metrics["epochs"]) for metrics in told] == [(1, 2), (2, 2)]
+    assert all(metrics["loss"] > 0 and 0 <= metrics["accuracy"] <= 1 for metrics in told)
+
+
+def after_stage(seen):
+    expected = [(stage, seen.store.facts(stage)) for stage in seen.plan.stages]
+    assert seen.calls["ood_after_stage"][: 2 * len(expected)] == [*expected, *expected]
+
+
+def after_run(seen):
+    assert seen.calls["ood_after_run"] == [(seen.plan, results) for results in seen.results]
+
+
+def on_error(seen):
+    ((stage, error),) = seen.calls["ood_on_error"]
+    assert str(stage) == "fit energy"
+    assert str(seen.error) == f"fit energy: {error}"
+
+
+TESTS = {
+    f"ood_{test.__name__}": test
+    for test in (before_run, before_stage, on_progress, after_epoch, after_stage, after_run, on_error)
+}
+
+
+@pytest.mark.parametrize("hook", OBSERVATIONS)
+def test_an_observing_hook_is_told_what_happens(hook, seen):
+    assert hook in TESTS, f"no test of {hook}"
+    TESTS[hook](seen)
+
+
+@pytest.mark.parametrize("hook", REGISTRATIONS)
+def test_a_registering_hook_is_called_once_by_find(hook, tmp_path, monkeypatch):
+    source = "from ood_core.hookspecs import hookimpl\nCALLS = []\n"
+    source += f"@hookimpl\ndef {hook}():\n    CALLS.append(1)\n    return []\n"
+    monkeypatch.syspath_prepend(write_package(tmp_path, "ood-called", source))
+    find()
+    called = [sys.modules.pop(name) for name in ("ood_called.hooks", "ood_called")]
+    assert called[0].CALLS == [1]
+
+
+# ------------------------------------------------------------------------------------------------- documentation
+
+
+def sections():
+    """Return heading and text of every section on a hook."""
+    parts = re.split(r"^### (ood_.*)$", README, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def python(section):
+    """Return the one example of a section."""
+    (example,) = re.findall(r"^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    return example
+
+
+def test_every_hook_has_a_section_under_its_signature_in_the_order_of_the_hooks():
+    assert list(sections()) == [f"{name}({', '.join(arguments)})" for name, arguments in HOOKS.items()]
+
+
+@pytest.mark.parametrize("heading", sections())
+def test_the_example_of_a_hook_can_be_registered_and_called(heading, monkeypatch, seen):
+    monkeypatch.syspath_prepend(EXAMPLE)
+    module = ModuleType("example")
+    exec(python(sections()[heading]), vars(module))
+    hook = heading.partition("(")[0]
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module)
+    manager.check_pending()
+    returned = getattr(manager.hook, hook)(**told(hook, seen))  # pluggy leaves out None
+    assert len(returned) == (hook in REGISTRATIONS)
+
+
+def told(hook, seen):
+    """Return the arguments of the hook's last call."""
+    if hook in REGISTRATIONS:
+        return {}
+    call = seen.calls[hook][-1]
+    return dict(zip(HOOKS[hook], call if isinstance(call, tuple) else (call,), strict=True))
+
+
+@pytest.mark.parametrize("heading", sections())
+def test_the_packages_said_to_use_a_hook_do(heading, plugins):
+    said = re.findall(r"`ood_(\w+)`", re.search(r"Used\s+by ([^.]*)\.", sections()[heading]).group(1))
+    hook = getattr(plugins.hook, heading.partition("(")[0])
+    assert said
+    assert set(said) <= {implementation.plugin_name for implementation in hook.get_hookimpls()}
+
+
+def test_the_facts_of_stages_are_listed(seen):
+    table = sections()["ood_after_stage(stage, facts)"]
+    listed = {
+        kind: set(re.findall(r"`(\w+)`", facts)) for kind, facts in re.findall(r"^\| `(\w+)` \|(.*)", table, re.M)
+    }
+    recorded = defaultdict(set)
+    for stage, facts in seen.calls["ood_after_stage"]:
+        recorded[stage.kind] |= facts.keys() - {"stage", "key", "seconds"}
+    assert listed == recorded
+
+
+def files_shown():
+    return re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("name", "text"), files_shown(), ids=[name for name, _ in files_shown()])
+def test_a_file_of_the_example_package_is_shown_as_it_is(name, text):
+    assert text == (EXAMPLE / name).read_text()
+
+
+def test_the_example_package_is_shown_from_the_entry_point_to_the_classes():
+    assert [name for name, _ in files_shown()] == [
+        "pyproject.toml",
+        "ood_example/hooks.py",
+        "ood_example/scorer.py",
+        "ood_example/backbone.py",
+    ]
+
+
+@pytest.mark.parametrize("check", scorer_checks(), ids=lambda check: check.__name__)
+def test_the_test_that_is_shown_passes(check, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLE)
+    module = ModuleType("shown")
+    exec(python(README.partition("## Testing")[2].partition("\n## ")[0]), vars(module))
+    module.test_the_scorer_keeps_the_contract(check)
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\(([^)#]+)", README)
+    assert links
+    assert [link for link in links if not (ROOT / "plugins" / link).exists()] == []

@@ -1,0 +1,313 @@
+"""Plans: what is shared, what a key depends on, and mistakes of recipes, all at once, each with its line."""
+
+import pytest
+
+from ood_core.errors import OODError, OODErrors
+from ood_core.sections import HOLDOUT
+
+from ..conftest import TINY
+
+
+def by_kind(plan, kind):
+    return [stage for stage in plan.stages if stage.kind == kind]
+
+
+def test_one_training_and_one_extraction_serve_all_scorers(make_plan, tiny):
+    plan = make_plan(tiny, "scorers=[softmax, entropy, energy, gradnorm, mahalanobis]")
+    assert len(plan.rows) == 5 * 2
+    assert len(by_kind(plan, "train")) == 1
+    assert sorted(str(s) for s in by_kind(plan, "extract")) == sorted(
+        f"extract {images} (classification)"
+        for images in (
+            "digits",
+            "digits train",
+            "digits holdout",
+            "unseen",
+            "noise(size=8, count=30)",
+        )
+    )
+    assert len(by_kind(plan, "fit")) == 5
+
+
+def test_every_stage_stands_behind_its_inputs(make_plan, tiny):
+    stages = make_plan(tiny).stages
+    seen = set()
+    for stage in stages:
+        assert {earlier.key for earlier in stage.inputs} <= seen
+        seen.add(stage.key)
+
+
+def test_a_second_stage_starts_from_the_first(make_plan, tiny):
+    plan = make_plan(
+        tiny,
+        "training=[{use: mim, epochs: 1, min_block: 1, tokenizer: {use: kmeans, vocabulary: 8}}, "
+        "{use: classification, epochs: 1}]",
+    )
+    first, second = by_kind(plan, "train")
+    assert second.start is first
+    assert (str(first), str(second)) == ("train mim", "train mim > classification")
+
+
+def test_variants_share_what_they_have_in_common(make_plan, tiny):
+    text = TINY + "vary:\n  a: {scorers: [energy]}\n  b: {scorers: [softmax]}\n  c: {training: []}\n"
+    tiny.write_text(text.replace("energy, mahalanobis", "mahalanobis"))
+    plan = make_plan(tiny)
+    assert len(by_kind(plan, "train")) == 1
+    assert {row.variant for row in plan.rows} == {"a", "b", "c"}
+    assert len(by_kind(plan, "extract")) == 10
+
+
+def test_another_seed_trains_anew(make_plan, tiny):
+    tiny.write_text(TINY.replace("seed: 0", "seeds: [0, 1, 2]"))
+    plan = make_plan(tiny)
+    assert len(by_kind(plan, "train")) == 3
+    assert sorted({row.seed for row in plan.rows}) == [0, 1, 2]
+
+
+def keys(plan):
+    return [stage.key for stage in plan.stages]
+
+
+def test_equal_recipes_have_equal_keys(make_plan, tiny):
+    assert keys(make_plan(tiny)) == keys(make_plan(tiny))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "training.0.epochs=3",
+        "training.0.label_smoothing=0.2",
+        "backbone.options.depth=2",
+        "data.image_size=12",
+        "data.id.classes=[0, 1]",
+        "data.id.classes=[0, 2, 1]",
+        "data.id.limit=30",
+        "data.holdout=0.2",
+    ],
+)
+def test_whatever_decides_the_weights_is_in_the_key_of_training(make_plan, tiny, override):
+    (before,), (after,) = by_kind(make_plan(tiny), "train"), by_kind(make_plan(tiny, override), "train")
+    assert before.key != after.key
+
+
+@pytest.mark.parametrize("override", ["scorers=[softmax]", "data.far=[]", "data.near.0.name=other"])
+def test_what_does_not_decide_the_weights_is_not(make_plan, tiny, override):
+    (before,), (after,) = by_kind(make_plan(tiny), "train"), by_kind(make_plan(tiny, override), "train")
+    assert before.key == after.key
+
+
+def test_the_name_of_a_set_is_not_in_the_key_of_its_outputs(make_plan, tiny):
+    before, after = make_plan(tiny), make_plan(tiny, "data.near.0.name=other")
+    assert [s.key for s in by_kind(before, "extract")] == [s.key for s in by_kind(after, "extract")]
+
+
+def test_a_version_of_a_plugin_is_in_its_keys(make_plan, tiny, plugins, monkeypatch):
+    before = make_plan(tiny)
+    monkeypatch.setattr(
+        type(plugins), "version", lambda self, plugin: "new 9" if plugin.name == "energy" else _version(self, plugin)
+    )
+    after = make_plan(tiny)
+    changed = {str(a) for a, b in zip(before.stages, after.stages, strict=True) if a.key != b.key}
+    assert all("energy" in name for name in changed)
+    assert "fit energy" in changed
+
+
+def _version(plugins, plugin):
+    return next(
+        f"{r.package.distribution} {r.package.version}" for r in plugins.registered.values() if r.cls is type(plugin)
+    )
+
+
+def test_the_resolved_recipe_holds_what_was_left_at_its_default(make_plan, tiny):
+    (resolved,) = make_plan(tiny).resolved.values()
+    assert resolved["data"]["holdout"] == HOLDOUT
+    assert resolved["training"][0]["label_smoothing"] == 0.1
+    assert resolved["scorers"][0] == {"name": "energy", "use": "energy", "temperature": 1.0}
+
+
+def test_scorers_with_other_options_have_names_that_tell(make_plan, tiny):
+    plan = make_plan(tiny, "scorers=[energy, {use: energy, temperature: 2}, {use: energy, name: hot, temperature: 9}]")
+    assert [row.scorer for row in plan.rows[::2]] == ["energy", "energy(temperature=2.0)", "hot"]
+
+
+def test_a_network_that_was_never_given_a_head_can_still_be_scored_by_distance(make_plan, tiny):
+    mim = "training=[{use: mim, epochs: 1, min_block: 1, tokenizer: {use: kmeans, vocabulary: 8}}]"
+    assert len(make_plan(tiny, mim, "scorers=[mahalanobis]").rows) == 2
+
+
+BROKEN = {
+    "unknown section": ("seed: 0", "scorer: [energy]", 1, "no key of a recipe: 'scorer'. Did you mean 'scorers'?"),
+    "missing section": ("scorers: [energy, mahalanobis]\n", "", 1, "the recipe needs the section 'scorers'"),
+    "unknown data key": ("near:", "neer:", 5, "no key of 'data': 'neer'. Did you mean 'near'?"),
+    "unknown option": (
+        "epochs: 2",
+        "epoch: 2",
+        11,
+        "no option of pretext 'classification': 'epoch'. Did you mean 'epochs'?",
+    ),
+    "missing option": ("epochs: 2, ", "", 11, "pretext 'classification' needs the option 'epochs'"),
+    "wrong type": (
+        "epochs: 2",
+        "epochs: two",
+        11,
+        "option 'epochs' of pretext 'classification' must be a valid integer, not \"two\"",
+    ),
+    "number as text": (
+        "epochs: 2",
+        "epochs: '2'",
+        11,
+        "option 'epochs' of pretext 'classification' must be a valid integer, not \"2\"",
+    ),
+    "negative epochs": (
+        "epochs: 2",
+        "epochs: -2",
+        11,
+        "option 'epochs' of pretext 'classification' must be greater than 0, not -2",
+    ),
+    "fraction of an epoch": (
+        "epochs: 2",
+        "epochs: 0.5",
+        11,
+        "option 'epochs' of pretext 'classification' must be a valid integer",
+    ),
+    "warm-up too long": ("epochs: 2", "epochs: 2, warmup_epochs: 3", 11, "'warmup_epochs' 3 is more than 'epochs' 2"),
+    "unknown pretext": (
+        "use: classification",
+        "use: clasification",
+        11,
+        "no pretext 'clasification'. Did you mean 'classification'?",
+    ),
+    "unknown scorer": ("[energy, mahalanobis]", "[energi]", 12, "no scorer 'energi'. Did you mean 'energy'?"),
+    "unknown backbone": ("use: timm", "use: tim", 9, "no backbone 'tim'. Did you mean 'timm'?"),
+    "unknown data set": ("use: noise", "use: nois", 8, "no dataset 'nois'. Did you mean 'noise'?"),
+    "scorer without use": (
+        "[energy, mahalanobis]",
+        "[{temperature: 2}]",
+        12,
+        "a scorer must be a name, or a mapping with 'use: name'",
+    ),
+    "no scorer": ("[energy, mahalanobis]", "[]", 12, "'scorers' names no scorer"),
+    "scorers as a word": ("[energy, mahalanobis]", "energy", 12, "'scorers' must be a list"),
+    "one scorer twice": (
+        "[energy, mahalanobis]",
+        "[energy, energy]",
+        12,
+        "two scorers are called 'energy'; tell them apart by 'name:'",
+    ),
+    "unknown scorer option": (
+        "[energy, mahalanobis]",
+        "[{use: energy, temprature: 2}]",
+        12,
+        "no option of scorer 'energy': 'temprature'. Did you mean 'temperature'?",
+    ),
+    "empty classes": ("classes: [0, 1, 2]", "classes: []", 4, "'classes' names no class"),
+    "unknown class": (
+        "classes: [0, 1, 2]",
+        "classes: [0, ten]",
+        4,
+        "no class 'ten' in data set 'digits'. There is: 0, 1, 2",
+    ),
+    "class twice": ("classes: [0, 1, 2]", "classes: [0, 0]", 4, "'classes' names a class twice"),
+    "negative limit": ("limit: 40", "limit: -1", 4, "'limit' must be greater than 0, not -1"),
+    "nothing held out": ("limit: 40", "limit: 2", 4, "data set 'digits' has no image for holdout"),
+    "OOD set is the ID set": (
+        "classes: [8, 9]",
+        "classes: [0, 1, 2]",
+        6,
+        "OOD set 'unseen' shares classes with the ID set: 0, 1, 2",
+    ),
+    "OOD set overlaps": ("classes: [8, 9]", "classes: [2, 9]", 6, "OOD set 'unseen' shares classes with the ID set: 2"),
+    "one OOD name twice": (
+        "use: noise",
+        "name: unseen, use: noise",
+        8,
+        "two OOD sets are called 'unseen'; tell them apart by 'name:'",
+    ),
+    "missing file": (
+        "model:",
+        "weights: none.safetensors, model:",
+        9,
+        "option 'weights' of backbone 'timm': no file 'none.safetensors'",
+    ),
+    "missing folder": (
+        "{use: noise, size: 8, count: 30}",
+        "{use: parquet, path: nowhere}",
+        8,
+        "nowhere: no such folder or file",
+    ),
+    "image size 0": ("image_size: 8", "image_size: 0", 3, "'image_size' must be greater than 0, not 0"),
+    "all held out": ("image_size: 8", "image_size: 8\n  holdout: 1.0", 4, "'holdout' must be less than 1, not 1.0"),
+    "logits without a head": (
+        "{use: classification, epochs: 2, batch_size: 16, crop_scale: 1, flip: false}",
+        "{use: mim, epochs: 1}",
+        12,
+        "scorer 'energy' needs logits, but pretext 'mim' trains no head",
+    ),
+    "unknown nested plugin": (
+        "{use: classification, epochs: 2, batch_size: 16, crop_scale: 1, flip: false}",
+        "{use: mim, epochs: 1, tokenizer: {use: kmean}}",
+        11,
+        "no tokenizer 'kmean'. Did you mean 'kmeans'?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "line", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_mistake_is_one_line_with_its_place(make_plan, tiny, old, new, line, message):
+    text = TINY.replace(old, new) if not old.startswith("seed") else TINY + new
+    assert text != TINY
+    tiny.write_text(text)
+    with pytest.raises(OODErrors) as caught:
+        make_plan(tiny)
+    lines = str(caught.value).splitlines()
+    place = "tiny.yaml: line 13" if old.startswith("seed") else f"tiny.yaml: line {line}"
+    assert any(each.startswith(place) and message in each for each in lines), lines
+    assert all(each.startswith("tiny.yaml: line ") for each in lines)
+
+
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_recipe(make_plan, tiny):
+    tiny.write_text(
+        TINY.replace("limit: 40", "limt: 40").replace("epochs: 2", "epochs: 0").replace("[energy,", "[enrgy,")
+    )
+    with pytest.raises(OODErrors) as caught:
+        make_plan(tiny)
+    assert [error.split(":")[1].strip() for error in str(caught.value).splitlines()] == ["line 4", "line 11", "line 12"]
+
+
+def test_a_mistake_shared_by_variants_and_seeds_is_reported_once(make_plan, tiny):
+    tiny.write_text(
+        TINY.replace("seed: 0", "seeds: [0, 1]").replace("epochs: 2", "epochs: 0") + "vary: {a: {}, b: {}}\n"
+    )
+    with pytest.raises(OODErrors) as caught:
+        make_plan(tiny)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_mistake_in_an_override_names_the_override(make_plan, tiny):
+    with pytest.raises(OODErrors, match=r"^--set training.0.epochs=0: option 'epochs' of pretext"):
+        make_plan(tiny, "training.0.epochs=0")
+
+
+def test_what_only_the_backbone_knows_is_checked_before_the_run(make_plan, tiny):
+    plan = make_plan(tiny, "backbone.model=vit_tiny_patch16_2244")
+    with pytest.raises(OODError, match=r"tiny.yaml: line 9: .*vit_tiny_patch16_224"):
+        plan.check()
+
+
+def test_plugins_that_stand_on_one_line_are_all_checked(make_plan, tiny):
+    tasks = "training=[{use: mocov3, epochs: 1, batch_size: 1}, {use: classification, epochs: 1}]"
+    with pytest.raises(OODError, match=r"pretext 'mocov3' needs a batch_size of 2 or more"):
+        make_plan(tiny, tasks).check()
+
+
+def test_a_plugin_among_the_options_of_another_is_checked(make_plan, tiny):
+    mim = "training=[{use: mim, epochs: 1, min_block: 1, tokenizer: {use: kmeans, vocabulary: 8}}]"
+    checked = [plugin.name for _, plugin in make_plan(tiny, mim, "scorers=[mahalanobis]").checks]
+    assert checked.count("mim") == checked.count("kmeans") == 1
+
+
+def test_what_variants_and_seeds_share_is_checked_once(make_plan, tiny):
+    tiny.write_text(TINY.replace("seed: 0", "seeds: [0, 1]") + "vary: {a: {}, b: {}}\n")
+    checked = [plugin.name for _, plugin in make_plan(tiny).checks]
+    assert checked.count("timm") == checked.count("energy") == 1

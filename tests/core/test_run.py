@@ -1,0 +1,283 @@
+"""A whole run on real digits, tiny: what it gives, what the store saves it from doing again, and how it fails."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ood_core import report, train
+from ood_core.errors import OODError
+from ood_core.run import missing, run
+from ood_core.store import Store, load_array, load_tensors
+from ood_core.train import execute as really_train
+
+MIM = (
+    "training=[{use: mim, epochs: 2, batch_size: 16, min_block: 1, crop_scale: 0.8, flip: false, "
+    "tokenizer: {use: kmeans, vocabulary: 8}}, "
+    "{use: classification, epochs: 2, batch_size: 16, crop_scale: 0.8, flip: false}]"
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def scores(plan, store):
+    return {str(s): load_array(store.folder(s) / "scores.npy") for s in plan.stages if s.kind == "score"}
+
+
+def test_a_run_fills_every_row_with_rates(make_plan, tiny, store):
+    results = run(make_plan(tiny), store)
+    assert [(row.scorer, row.ood_set, row.group) for row in results.rows] == [
+        ("energy", "unseen", "near"),
+        ("energy", "noise(size=8, count=30)", "far"),
+        ("mahalanobis", "unseen", "near"),
+        ("mahalanobis", "noise(size=8, count=30)", "far"),
+    ]
+    for row in results.rows:
+        assert all(0 <= getattr(row, name) <= 1 for name in ("auroc", "fpr95", "aupr_in", "aupr_out", "id_accuracy"))
+        assert row.threshold is not None
+    assert not any(record.stored for record in results.records)
+
+
+def test_a_second_run_does_nothing_again(make_plan, tiny, store, monkeypatch):
+    first = run(make_plan(tiny), store)
+    monkeypatch.setattr(train, "execute", None)
+    second = run(make_plan(tiny), store)
+    assert all(record.stored for record in second.records)
+    assert second.rows == first.rows
+
+
+def test_another_scorer_needs_no_training_and_no_extraction(make_plan, tiny, store):
+    run(make_plan(tiny), store)
+    plan = make_plan(tiny, "scorers=[energy, mahalanobis, softmax, gradnorm, entropy]")
+    needed = missing(plan, store)
+    assert {stage.kind for stage in plan.stages if stage.key in needed} == {"fit", "score", "measure"}
+
+
+def test_what_only_earlier_stages_needed_may_be_gone(make_plan, tiny, store):
+    plan = make_plan(tiny)
+    first = run(plan, store)
+    for stage in plan.stages:
+        if stage.kind == "train":
+            (store.folder(stage) / "stage.json").unlink()
+    assert missing(plan, store) == set()
+    assert run(make_plan(tiny), store).rows == first.rows
+
+
+def test_the_same_seed_gives_the_same_bits(make_plan, tiny, tmp_path):
+    plan = make_plan(tiny, MIM)
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    run(plan, one)
+    torch.manual_seed(1234)
+    run(make_plan(tiny, MIM), two)
+    first, second = scores(plan, one), scores(plan, two)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_seed_gives_other_scores(make_plan, tiny, store):
+    one, two = make_plan(tiny), make_plan(tiny, "seed=1")
+    run(one, store)
+    run(two, store)
+    first, second = scores(one, store), scores(two, store)
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("killed_at", [3, 6, 11])
+@pytest.mark.parametrize("task", [0, 1])
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
+    make_plan, tiny, tmp_path, monkeypatch, killed_at, task
+):
+    plan = make_plan(tiny, MIM)
+    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    run(plan, whole)
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    stage = [stage for stage in plan.stages if stage.kind == "train"][task]
+
+    class Interrupting:
+        @staticmethod
+        def progress(done, total):
+            if done == killed_at:
+                raise Killed
+
+        @staticmethod
+        def epoch(metrics):
+            pass
+
+    if task == 1:
+        run_first = plan.stages[0]
+        really_train(run_first, broken, Quiet)
+    with pytest.raises(Killed):
+        really_train(stage, broken, Interrupting)
+    assert broken.facts(stage) is None
+    counted = []
+
+    class Counting(Quiet):
+        @staticmethod
+        def progress(done, total):
+            counted.append(done)
+
+    really_train(stage, broken, Counting)
+    assert counted[0] == killed_at
+    one, two = (load_tensors(store.folder(stage) / "weights.safetensors") for store in (whole, broken))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert broken.facts(stage)["epochs"] == whole.facts(stage)["epochs"]
+
+
+class Quiet:
+    @staticmethod
+    def progress(done, total):
+        pass
+
+    @staticmethod
+    def epoch(metrics):
+        pass
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_learning_rate(make_plan, tiny, store, monkeypatch):
+    plan = make_plan(tiny)
+    monkeypatch.setattr(type(plan.stages[0].task), "build", broken_at(plan.stages[0].task.build, 3))
+    with pytest.raises(OODError, match=r"^train classification: the loss is nan at step 3 \(epoch 1, learning rate "):
+        run(plan, store)
+    assert store.facts(plan.stages[0]) is None
+
+
+def broken_at(build, step):
+    def wrapped(self, network, data):
+        task = build(network, data)
+        calls = iter(range(10_000))
+        forward = task.forward
+        task.forward = lambda batch: {
+            name: value * float("nan") if next(calls) // 2 >= step else value for name, value in forward(batch).items()
+        }
+        return task
+
+    return wrapped
+
+
+def test_a_failing_plugin_keeps_its_traceback_and_leaves_no_artifact(make_plan, tiny, store, monkeypatch):
+    plan = make_plan(tiny)
+    fit = next(stage for stage in plan.stages if stage.kind == "fit")
+
+    def broken(self, train):
+        raise ZeroDivisionError("in a plugin")
+
+    monkeypatch.setattr(type(fit.scorer), "fit", broken)
+    with pytest.raises(ZeroDivisionError, match="in a plugin"):
+        run(plan, store)
+    assert store.facts(fit) is None
+    assert not list((store.root / "temporary").iterdir())
+
+
+def test_a_score_that_is_not_finite_is_refused_with_its_row(make_plan, tiny, store, monkeypatch):
+    plan = make_plan(tiny)
+    fit = next(stage for stage in plan.stages if stage.kind == "fit")
+
+    def broken(self, outputs):
+        scores = outputs.logits[:, 0].double().clone()
+        scores[5] = float("inf")
+        return scores
+
+    monkeypatch.setattr(fit.scorer.scores, "__call__", broken)
+    with pytest.raises(OODError, match="scorer 'energy' gave inf for row 5"):
+        run(plan, store)
+
+
+def test_a_scorer_is_not_shown_the_labels_of_what_it_scores(make_plan, tiny, store, monkeypatch):
+    plan = make_plan(tiny)
+    fit = next(stage for stage in plan.stages if stage.kind == "fit")
+    seen = []
+
+    def spy(self, outputs):
+        seen.append(outputs.labels.unique().tolist())
+        return outputs.logits[:, 0].double()
+
+    monkeypatch.setattr(fit.scorer.scores, "__call__", spy)
+    run(plan, store)
+    assert seen
+    assert all(labels == [-1] for labels in seen)
+
+
+def test_a_backbone_without_a_fitting_head_is_named_when_logits_are_needed(make_plan, tiny, store):
+    with pytest.raises(
+        OODError, match="scorer 'energy' needs logits, and the backbone has no classifier with 3 outputs"
+    ):
+        run(make_plan(tiny, "training=[]"), store)
+
+
+def test_a_network_without_training_is_scored_by_distance_without_accuracy(make_plan, tiny, store):
+    results = run(make_plan(tiny, "training=[]", "scorers=[mahalanobis]"), store)
+    assert [row.id_accuracy for row in results.rows] == [None, None]
+
+
+def test_without_holdout_there_is_no_threshold(make_plan, tiny, store, tmp_path):
+    plan = make_plan(tiny, "data.holdout=0")
+    results = run(plan, store)
+    assert [row.threshold for row in results.rows] == [None] * 4
+    report.write(plan, results, tmp_path / "out")
+    assert "Threshold" not in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_one_image_a_class_still_gives_numbers(make_plan, tiny, store):
+    results = run(
+        make_plan(tiny, "data.id.limit=1", "data.holdout=0", "data.near.0.limit=1", "scorers=[energy]"), store
+    )
+    assert all(0 <= row.auroc <= 1 for row in results.rows)
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_the_work(tiny, tmp_path):
+    commands = [
+        subprocess.Popen(
+            [Path(sys.executable).with_name("ood-run"), tiny, "--store", tmp_path / "store", "--out", tmp_path / out],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for out in ("one", "two")
+    ]
+    for command in commands:
+        output, _ = command.communicate(timeout=200)
+        assert command.returncode == 0, output
+    one, two = (json.loads((tmp_path / out / "report.json").read_text()) for out in ("one", "two"))
+    assert one["rows"] == two["rows"]
+    done = [not stage["stored"] for document in (one, two) for stage in document["stages"]]
+    assert sum(done) == len(one["stages"])
+
+
+def test_the_report_holds_all_it_promises(make_plan, tiny, store, tmp_path):
+    plan = make_plan(tiny)
+    report.write(plan, run(plan, store), tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert document["format"] == 1
+    assert set(document["rows"][0]) >= {
+        "variant", "seed", "scorer", "ood_set", "group", "auroc", "fpr95", "aupr_in", "aupr_out", "id_accuracy"
+    }  # fmt: skip
+    assert {"torch", "timm", "python", "ood-framework", "plugin logits"} <= document["versions"].keys()
+    assert document["seconds"] > 0
+    assert len(document["stages"]) == len(plan.stages)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| energy | unseen | near |" in text
+    table = (tmp_path / "out" / "report.csv").read_text().splitlines()
+    assert table[0].startswith("variant,seed,scorer,ood_set,group,auroc,fpr95,aupr_in,aupr_out,id_accuracy")
+    assert len(table) == 1 + len(document["rows"])
+
+
+def test_the_reports_of_a_second_run_differ_only_in_what_was_reused(make_plan, tiny, store, tmp_path):
+    documents = []
+    for folder in ("one", "two"):
+        plan = make_plan(tiny)
+        report.write(plan, run(plan, store), tmp_path / folder)
+        document = json.loads((tmp_path / folder / "report.json").read_text())
+        document.pop("seconds")
+        for stage in document["stages"]:
+            stage.pop("stored")
+        documents.append(document)
+    assert documents[0] == documents[1]

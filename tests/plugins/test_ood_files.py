@@ -1,0 +1,299 @@
+"""Parquet files and image folders."""
+
+import io
+import json
+import multiprocessing
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ood_core.errors import OODError
+from ood_files import rows
+from ood_files.folder import ImageFolder
+from ood_files.parquet import ParquetFiles
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def picture(value, size=(4, 3)):
+    return PIL.Image.new("RGB", size, (value, 0, 255 - value))
+
+
+def encoded(value):
+    target = io.BytesIO()
+    picture(value).save(target, "PNG")
+    return target.getvalue()
+
+
+def cut_off():
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    target = io.BytesIO()
+    PIL.Image.fromarray(noise).save(target, "PNG")
+    return target.getvalue()[:1000]
+
+
+def write_parquet(path, labels, names=("cat", "dog"), image="img", label="label", pictures=None, group=2):
+    pictures = [encoded(i) for i in range(len(labels))] if pictures is None else pictures
+    table = pa.table({image: [{"bytes": content, "path": None} for content in pictures], label: labels})
+    if names:
+        features = {image: {"_type": "Image"}, label: {"_type": "ClassLabel", "names": list(names)}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def red(images, index):
+    return np.asarray(images.image(index).convert("RGB"))[0, 0, 0]
+
+
+# ---------------------------------------------------------------------------------------------------- parquet
+
+
+def test_rows_of_several_files_follow_each_other(tmp_path):
+    write_parquet(tmp_path / "train-00001.parquet", [1, 1], pictures=[encoded(30), encoded(31)])
+    write_parquet(tmp_path / "train-00000.parquet", [0, 1, 0])
+    write_parquet(tmp_path / "test-00000.parquet", [1])
+    images = ParquetFiles(path=tmp_path).open("train")
+    assert images.classes == ("cat", "dog")
+    assert images.labels == [0, 1, 0, 1, 1]
+    assert [red(images, i) for i in (4, 0, 2, 3, 1)] == [31, 0, 2, 30, 1]
+    assert ParquetFiles(path=tmp_path).open("test").labels == [1]
+
+
+def test_one_file_is_both_splits(tmp_path):
+    source = ParquetFiles(path=write_parquet(tmp_path / "all.parquet", [0, 1]))
+    assert source.open("train").labels == source.open("test").labels == [0, 1]
+
+
+def test_test_files_may_be_called_otherwise(tmp_path):
+    write_parquet(tmp_path / "validation-00000.parquet", [1, 0])
+    write_parquet(tmp_path / "test-00000.parquet", [-1, -1])
+    assert ParquetFiles(path=tmp_path, test_prefix="validation").open("test").labels == [1, 0]
+
+
+def test_usual_columns_are_found(tmp_path):
+    images = ParquetFiles(path=write_parquet(tmp_path / "a.parquet", [1], image="image", label="fine_label")).open(
+        "test"
+    )
+    assert images.classes == ("cat", "dog")
+    assert red(images, 0) == 0
+
+
+def test_other_columns_are_named(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [1], image="photo", label="animal")
+    assert ParquetFiles(path=path, image_column="photo", label_column="animal").open("test").labels == [1]
+
+
+def test_classes_without_names_are_numbers(tmp_path):
+    images = ParquetFiles(path=write_parquet(tmp_path / "a.parquet", [2, 0], names=())).open("test")
+    assert images.classes == ("0", "1", "2")
+
+
+def test_images_survive_pickling_while_in_use(tmp_path):
+    images = ParquetFiles(path=write_parquet(tmp_path / "a.parquet", [0, 1, 0])).open("test")
+    assert red(images, 2) == 2
+    assert red(pickle.loads(pickle.dumps(images)), 1) == 1  # noqa: S301 - our own
+
+
+def test_forked_processes_read_images_opened_before(tmp_path):
+    images = ParquetFiles(path=write_parquet(tmp_path / "a.parquet", [0] * 8)).open("test")
+    assert red(images, 0) == 0
+    global _forked
+    _forked = images
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(_red_of_forked, range(8), chunksize=1) == list(range(8))
+
+
+def _red_of_forked(index):
+    return int(red(_forked, index))
+
+
+def test_cache_stays_within_its_limit(tmp_path, monkeypatch):
+    images = ParquetFiles(path=write_parquet(tmp_path / "a.parquet", [0] * 20)).open("test")
+    group = len(encoded(0)) * 2
+    monkeypatch.setattr(rows, "CACHE_BYTES", 4 * group)
+    reads = []
+    read = rows._read
+    monkeypatch.setattr(rows, "_read", lambda row_group: reads.append(row_group.number) or read(row_group))
+    for index in (0, 2, 0, 4, 6, 8, 10, 0, 2):
+        assert red(images, index) == index
+        assert sum(column.nbytes for column in images._cache.values()) <= 4 * group
+    assert reads[:3] == [0, 1, 2]
+    assert len(reads) < 9
+
+
+def test_fingerprint_follows_content_and_not_the_place(tmp_path):
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+    write_parquet(tmp_path / "a" / "test.parquet", [0, 1])
+    shutil.copy(tmp_path / "a" / "test.parquet", tmp_path / "b" / "test.parquet")
+    write_parquet(tmp_path / "c" / "test.parquet", [1, 1])
+    a, b, c = (ParquetFiles(path=tmp_path / folder).open("test").fingerprint for folder in "abc")
+    assert a == b != c
+
+
+def test_broken_picture_is_named_by_file_and_row(tmp_path):
+    pictures = [encoded(0), encoded(1), b"no picture", cut_off(), None]
+    path = write_parquet(tmp_path / "a.parquet", [0] * 5, pictures=pictures)
+    images = ParquetFiles(path=path).open("test")
+    assert red(images, 1) == 1
+    with pytest.raises(OODError, match=r"a\.parquet: row 2: not a picture in a known format$"):
+        images.image(2)
+    with pytest.raises(OODError, match=r"a\.parquet: row 3: broken picture: "):
+        images.image(3)
+    with pytest.raises(OODError, match=r"a\.parquet: row 4: no bytes in column 'img'$"):
+        images.image(4)
+
+
+def test_missing_path_is_refused_before_the_run(tmp_path):
+    with pytest.raises(OODError, match=r"nowhere: no such folder or file$"):
+        ParquetFiles(path=tmp_path / "nowhere").check()
+
+
+def test_missing_split_tells_what_is_there(tmp_path):
+    write_parquet(tmp_path / "test-00000.parquet", [0])
+    with pytest.raises(OODError, match=r"no train-\*\.parquet for the train split, only test-00000\.parquet$"):
+        ParquetFiles(path=tmp_path).open("train")
+
+
+def test_missing_column_tells_which_there_are(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [0], image="photo")
+    with pytest.raises(OODError, match=r"no column img or image, which image_column chooses; there is: photo, label$"):
+        ParquetFiles(path=path).open("test")
+
+
+def test_columns_of_the_wrong_kind_are_refused(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [0])
+    with pytest.raises(OODError, match=r"column 'label' holds int64, not pictures \(a struct with bytes\)$"):
+        ParquetFiles(path=path, image_column="label").open("test")
+    with pytest.raises(OODError, match=r"column 'img' holds struct<.*>, not class numbers$"):
+        ParquetFiles(path=path, label_column="img").open("test")
+
+
+@pytest.mark.parametrize("label", [-1, 2, None])
+def test_label_without_a_class_is_refused(tmp_path, label):
+    path = write_parquet(tmp_path / "a.parquet", [0, 1, label])
+    with pytest.raises(OODError, match=rf"row 2 has label {label}, not a class number below 2$"):
+        ParquetFiles(path=path).open("test")
+
+
+def test_file_that_is_no_parquet_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 or not")
+    with pytest.raises(OODError, match=r"a\.parquet: not a readable parquet file: .+") as caught:
+        ParquetFiles(path=path).open("test")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("folder", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_cifar_opens(folder, classes):
+    path = SHARED / folder
+    if not path.is_dir():
+        pytest.skip(f"no CIFAR parquet files in {path}")
+    images = ParquetFiles(path=path).open("test")
+    assert len(images.classes) == classes
+    assert np.bincount(images.labels).tolist() == [10000 // classes] * classes
+    assert {images.image(i).size for i in (0, 999, 1000, 9999)} == {(32, 32)}
+
+
+# ----------------------------------------------------------------------------------------------------- folder
+
+
+def write_folder(root, *files):
+    for number, file in enumerate(files):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(root / file)
+    return root
+
+
+def test_folders_are_classes(tmp_path):
+    write_folder(tmp_path, "dog/1.png", "cat/b/2.bmp", "cat/a.PNG")
+    (tmp_path / "cat" / "notes.txt").write_text("not a picture")
+    (tmp_path / "cat" / "._a.PNG").write_bytes(b"not a picture either")
+    images = ImageFolder(path=tmp_path).open("train")
+    assert images.classes == ("cat", "dog")
+    assert images.labels == [0, 0, 1]
+    assert [red(images, i) for i in range(3)] == [2, 1, 0]
+    assert ImageFolder(path=tmp_path).open("test").fingerprint == images.fingerprint
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_classes_have_the_same_labels_in_both_splits(tmp_path, test):
+    write_folder(tmp_path, "train/cat/1.png", "train/dog/1.png", f"{test}/dog/1.png", f"{test}/emu/1.png")
+    train, tested = ImageFolder(path=tmp_path).open("train"), ImageFolder(path=tmp_path).open("test")
+    assert train.classes == tested.classes == ("cat", "dog", "emu")
+    assert (train.labels, tested.labels) == ([0, 1], [1, 2])
+    assert red(tested, 0) == 2
+
+
+def test_test_is_preferred_to_val(tmp_path):
+    write_folder(tmp_path, "train/cat/1.png", "val/cat/1.png", "test/cat/1.png")
+    assert red(ImageFolder(path=tmp_path).open("test"), 0) == 2
+
+
+def test_class_may_be_called_train(tmp_path):
+    write_folder(tmp_path, "bus/1.png", "train/1.png")
+    assert ImageFolder(path=tmp_path).open("test").classes == ("bus", "train")
+
+
+def test_folder_fingerprint_follows_content_and_class(tmp_path):
+    names = ("cat/1.png", "dog/1.png")
+    a, b = (ImageFolder(path=write_folder(tmp_path / root, *names)).open("test").fingerprint for root in "ab")
+    c = ImageFolder(path=write_folder(tmp_path / "c", *reversed(names))).open("test").fingerprint
+    (tmp_path / "b" / "bee").mkdir()
+    d = ImageFolder(path=tmp_path / "b").open("test").fingerprint
+    assert a == b
+    assert len({a, c, d}) == 3
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_picture_keeps_its_mode(tmp_path, mode):
+    (tmp_path / "cat").mkdir()
+    picture(200).convert(mode).save(tmp_path / "cat" / "1.png")
+    assert ImageFolder(path=tmp_path).open("test").image(0).mode == mode
+
+
+def test_broken_file_is_named(tmp_path):
+    write_folder(tmp_path, "cat/1.png")
+    images = ImageFolder(path=tmp_path).open("test")
+    (tmp_path / "cat" / "1.png").write_bytes(b"")
+    with pytest.raises(OODError, match=r"cat/1\.png: not a picture in a known format$"):
+        images.image(0)
+    (tmp_path / "cat" / "1.png").unlink()
+    with pytest.raises(OODError, match=r"cat/1\.png: broken picture: .*No such file"):
+        images.image(0)
+
+
+def test_missing_folder_is_refused_before_the_run(tmp_path):
+    with pytest.raises(OODError, match=r"nowhere: no such folder$"):
+        ImageFolder(path=tmp_path / "nowhere").check()
+    (tmp_path / "file").touch()
+    with pytest.raises(OODError, match=r"file: not a folder$"):
+        ImageFolder(path=tmp_path / "file").check()
+
+
+def test_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(OODError, match=r"no pictures in class folders, only nothing$"):
+        ImageFolder(path=tmp_path).open("test")
+    for name in "abcdefg":
+        (tmp_path / name).mkdir()
+    with pytest.raises(OODError, match=r"no pictures in class folders, only a, b, c, d, e, 2 more$"):
+        ImageFolder(path=tmp_path).open("test")
+
+
+def test_pictures_without_class_folders_are_refused(tmp_path):
+    write_folder(tmp_path, "1.png")
+    with pytest.raises(OODError, match=r"the pictures lie in no class folder; put them into one folder a class$"):
+        ImageFolder(path=tmp_path).open("test")
+
+
+def test_missing_split_folder_is_named(tmp_path):
+    write_folder(tmp_path, "test/cat/1.png")
+    with pytest.raises(OODError, match=r"no folder train for the train split, only test$"):
+        ImageFolder(path=tmp_path).open("train")
