@@ -35,15 +35,19 @@ INLINE_IMAGES = 50_000
 """Sets up to this size are decoded in the main process: starting workers would cost more than it saves."""
 
 
+def file_digest(path: Path) -> str:
+    """Return a hash over a file's content."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def digest_files(paths: Iterable[Path]) -> str:
     """Return a hash over names and contents; the folder they lie in does not count."""
     files = sorted(paths)
     root = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
     total = hashlib.sha256()
     for file in files:
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        total.update(f"{file.relative_to(root).as_posix()}\0{content}\n".encode())
+        total.update(f"{file.relative_to(root).as_posix()}\0{file_digest(file)}\n".encode())
     return total.hexdigest()
 
 

@@ -8,11 +8,12 @@ import json
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from ood_core.data import digest_files
+from ood_core.data import file_digest
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin
 from ood_core.plugins import Plugins
@@ -92,7 +93,7 @@ class Reader:
 
     def _option(self, node: Node, hint: Any, what: str) -> Any:
         kind = _kind_of(hint)
-        if kind is not None:
+        if kind is not None and not (node.value is None and NoneType in get_args(hint)):
             return self.plugin(kind, node)
         item = _kind_of(get_args(hint)[0]) if get_origin(hint) is tuple else None
         if item is None:
@@ -109,9 +110,9 @@ class Reader:
             return TypeAdapter(hint).validate_json(json.dumps(plain), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
-            inside = "".join(f"[{part!r}]" for part in first["loc"])
             message = first["msg"].replace("Input should be", "must be")
-            self.wrong(node, f"{what}{inside} {message}, not {json.dumps(first['input'])}")
+            inside = f", at {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
+            self.wrong(node, f"{what} {message}, not {json.dumps(first['input'])}{inside}")
             return _ABSENT
 
 
@@ -120,7 +121,9 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _kind_of(hint: Any) -> str | None:
-    """Return the plugin kind that an option's type names, so that plugins can be options of plugins."""
+    """Return the plugin kind that an option's type names, alone or beside None: plugins can be options of plugins."""
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(part for part in get_args(hint) if part is not NoneType)
     for kind, base in PLUGIN_KINDS.items():
         if isinstance(hint, type) and issubclass(hint, base):
             return kind
@@ -173,7 +176,7 @@ def _identity(value: Any, plugins: Plugins) -> Any:
     if isinstance(value, (tuple, list)):
         return [_identity(item, plugins) for item in value]
     if isinstance(value, Path):
-        return digest_files([value])
+        return file_digest(value)
     return _plain(value)
 
 

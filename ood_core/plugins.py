@@ -7,6 +7,7 @@ whose entry point has a taken name, goes in file-system order, and reports a bro
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -129,9 +130,12 @@ def find() -> Plugins:
 
 def _entries() -> list[metadata.EntryPoint]:
     """Return the entry points in order of name, those of disabled plugins left out, each once."""
-    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")}
+    installed = metadata.entry_points(group=hookspecs.GROUP)
+    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
+    for name in sorted(disabled - installed.names):
+        raise OODError(f"{DISABLE}: no plugin '{name}' is installed.{suggest(name, installed.names)}")
     found: dict[tuple[str, str], metadata.EntryPoint] = {}
-    for entry in metadata.entry_points(group=hookspecs.GROUP):
+    for entry in installed:
         if entry.name not in disabled:
             found.setdefault((entry.name, _distribution(entry).name), entry)  # one path may stand in sys.path twice
     taken: dict[str, metadata.EntryPoint] = {}
@@ -199,10 +203,19 @@ def _register(manager: pluggy.PluginManager, entry: metadata.EntryPoint, package
         plugin = loaded() if isinstance(loaded, type) else loaded
         manager.register(plugin, name=package.entry)
         manager.check_pending()
+        _require_marks(plugin)
     except pluggy.PluginValidationError as error:
         raise OODError(f"plugin {package} {_wrong_hook(manager, error)}") from None
     except Exception as error:  # whatever a foreign module raises at import
         raise OODError(_broken(package, error)) from error
+
+
+def _require_marks(plugin: Any) -> None:
+    """Raise for a function that bears a hook's name and is none: pluggy would pass over it without a word."""
+    for name in dir(plugin):
+        member = getattr(plugin, name)
+        if name.startswith("ood_") and callable(member) and not hasattr(member, f"{hookspecs.GROUP}_impl"):
+            raise TypeError(f"{name} is not marked with @hookimpl")
 
 
 def _broken(package: Package, error: Exception) -> str:
@@ -252,6 +265,9 @@ def _classes(returned: Iterable[Any], kind: str, package: Package) -> Iterable[t
             raise OODError(
                 f"plugin {package} registers as {kind} what is none: {cls!r} (wanted: a named {base.__name__})"
             )
+        if inspect.isabstract(cls):
+            lacking = ", ".join(sorted(cls.__abstractmethods__))
+            raise OODError(f"plugin {package} registers {kind} '{cls.name}', which does not define {lacking}")
         yield cls
 
 

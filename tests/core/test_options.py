@@ -41,6 +41,7 @@ class Fused(Scorer):
     scores = None
     best: Scorer
     others: tuple[Scorer, ...] = ()
+    worst: Scorer | None = None
     count: PositiveInt = 1
 
     def fit(self, train):
@@ -70,6 +71,8 @@ def read(text):
         ("{use: simple, mode: mean, layers: [a, b]}", Simple(mode="mean", layers=("a", "b"))),
         ("{use: simple, extra: {depth: 2, names: [x]}}", Simple(extra={"depth": 2, "names": ["x"]})),
         ("{use: fused, best: simple}", Fused(best=Simple())),
+        ("{use: fused, best: simple, worst: null}", Fused(best=Simple())),
+        ("{use: fused, best: simple, worst: {use: simple, scale: 4}}", Fused(best=Simple(), worst=Simple(scale=4.0))),
         (
             "{use: fused, best: {use: simple, scale: 3}, others: [simple, {use: fused, best: simple}]}",
             Fused(best=Simple(scale=3.0), others=(Simple(), Fused(best=Simple()))),
@@ -88,7 +91,7 @@ def test_a_mapping_becomes_an_object(text, expected):
         ("{use: simple, scale: true}", "option 'scale' of scorer 'simple' must be a valid number, not true"),
         ("{use: simple, scale: 13}", "scorer 'simple': 13 brings bad luck"),
         ("{use: simple, mode: max}", "option 'mode' of scorer 'simple' must be 'min' or 'mean', not \"max\""),
-        ("{use: simple, layers: [1]}", "option 'layers' of scorer 'simple'[0] must be a valid string, not 1"),
+        ("{use: simple, layers: [1]}", "option 'layers' of scorer 'simple' must be a valid string, not 1, at 0"),
         ("{use: simple, weights: none.pt}", "option 'weights' of scorer 'simple': no file 'none.pt'"),
         ("{use: fused}", "scorer 'fused' needs the option 'best'"),
         ("{use: fused, best: {use: simpel}}", "no scorer 'simpel'. Did you mean 'simple'?"),
@@ -116,6 +119,7 @@ def test_a_description_holds_every_option():
         "use": "fused",
         "best": {"use": "simple", "scale": 1.0, "mode": "min", "layers": ["a"], "extra": {}, "weights": None},
         "others": [],
+        "worst": None,
         "count": 1,
     }
 
@@ -127,11 +131,8 @@ def test_a_label_tells_what_is_not_left_at_its_default():
 
 def test_an_identity_depends_on_a_files_content_not_on_its_path(tmp_path):
     for folder, content in (("one", "x"), ("two", "x"), ("three", "y")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "w").write_text(content)
-    one, two, three = (
-        digest(identity(Simple(weights=tmp_path / name / "w"), PLUGINS)) for name in ("one", "two", "three")
-    )
+        (tmp_path / folder).write_text(content)
+    one, two, three = (digest(identity(Simple(weights=tmp_path / name), PLUGINS)) for name in ("one", "two", "three"))
     assert one == two
     assert one != three
 

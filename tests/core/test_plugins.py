@@ -235,6 +235,24 @@ def test_one_misspelt_hook_is_not_suggested_for_another(install):
     assert mistake().endswith("'ood_after_epochs'. Did you mean 'ood_after_epoch'?")
 
 
+def test_a_hook_that_is_not_marked_as_one_is_named(install):
+    install("ood-unmarked", REGISTERS.format(name="unmarked").replace("@hookimpl\n", ""))
+    assert mistake() == (
+        f"plugin unmarked (ood-unmarked {VERSION}) cannot be loaded: TypeError: ood_register_scorers is not "
+        "marked with @hookimpl; mend or uninstall it, or leave it out with OOD_DISABLE_PLUGINS=unmarked"
+    )
+
+
+def test_a_class_without_its_verb_is_named(install):
+    install("ood-lazy", REGISTERS.format(name="lazy").replace("    def fit(self, train): ...\n", ""))
+    assert mistake() == f"plugin lazy (ood-lazy {VERSION}) registers scorer 'lazy', which does not define fit"
+
+
+def test_leaving_out_what_is_not_installed_is_a_mistake(monkeypatch):
+    monkeypatch.setenv(DISABLE, "logits, mahalanobiss")
+    assert mistake() == f"{DISABLE}: no plugin 'mahalanobiss' is installed. Did you mean 'mahalanobis'?"
+
+
 def test_a_misspelt_argument_of_a_hook_is_named(install):
     source = "from ood_core.hookspecs import hookimpl\n@hookimpl\ndef ood_on_progress(stage, doen): ...\n"
     install("ood-typo", source)
