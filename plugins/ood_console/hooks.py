@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console as Screen
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -85,7 +86,7 @@ class Console:
             self._screen.print(f"{self._reused} stages were in the store")
         lines = summarise(results.rows)
         shown = columns(lines)
-        table = Table()
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for column in shown:
             table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
         for line in lines:
