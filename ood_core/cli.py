@@ -67,9 +67,11 @@ def _run(name: str, overrides: list[str], out: Path | None, root: Path, only_pla
 
     recipes = recipe.read(recipe.find(name), overrides)
     made = plan.make(recipes, find())
-    from ood_core.store import Store
+    from ood_core.store import Store, require_writable
 
-    store = Store(root)
+    store, folder = Store(root), out or Path("runs") / made.name
+    require_writable(root, "--store")
+    require_writable(folder, "--out")
     if only_plan:
         made.check()
         _show(made, store)
@@ -77,7 +79,6 @@ def _run(name: str, overrides: list[str], out: Path | None, root: Path, only_pla
     from ood_core import report
     from ood_core.run import run as carry_out
 
-    folder = out or Path("runs") / made.name
     results = carry_out(made, store)
     report.write(made, results, folder)
     typer.echo(f"report: {os.path.relpath(folder / 'report.md')}")

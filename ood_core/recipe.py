@@ -186,7 +186,7 @@ def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
     parent = path.parent / base.value
     if not parent.is_file():
         raise base.error(f"no recipe '{base.value}' beside {path.name}")
-    return merge(_with_base(parent, (*derived, path.resolve())), Node(entries, node.place))
+    return _lay(_with_base(parent, (*derived, path.resolve())), Node(entries, node.place))
 
 
 def merge(below: Node, above: Node) -> Node:
@@ -197,6 +197,14 @@ def merge(below: Node, above: Node) -> Node:
     for key, node in above.value.items():
         merged[key] = merge(merged[key], node) if key in merged else node
     return Node(merged, above.place)
+
+
+def _lay(below: Node, above: Node) -> Node:
+    """Merge whole recipes: whichever of 'seed' and 'seeds' is above replaces both below."""
+    entries = _mapping(below, "a recipe")
+    if {"seed", "seeds"} & _mapping(above, "a recipe").keys():
+        entries = {key: node for key, node in entries.items() if key not in ("seed", "seeds")}
+    return merge(Node(entries, below.place), above)
 
 
 def _use(node: Node) -> Any:
@@ -213,7 +221,7 @@ def _variants(root: Node, name: str) -> Iterator[tuple[str, Node]]:
     if not isinstance(vary.value, dict) or not vary.value:
         raise vary.error("'vary' must name at least one variant, each with what it changes")
     for variant, changes in vary.value.items():
-        yield variant, merge(common, Node(_mapping(changes, f"variant '{variant}'"), changes.place))
+        yield variant, _lay(common, Node(_mapping(changes, f"variant '{variant}'"), changes.place))
 
 
 def _seeds(root: Node) -> Iterator[tuple[int, Node]]:
@@ -238,7 +246,10 @@ def _overridden(root: Node, override: str) -> Node:
         raise OODError(f"{place}: must read a.b=value")
     if path.partition(".")[0] in ("base", "vary"):
         raise OODError(f"{place}: '{path.partition('.')[0]}' can only stand in a recipe")
-    return _set(root, path.split("."), parse(text, place, line_numbers=False))
+    keys = path.split(".")
+    replaced = {"seed": "seeds", "seeds": "seed"}.get(keys[0])
+    entries = {key: node for key, node in _mapping(root, "a recipe").items() if key != replaced}
+    return _set(Node(entries, root.place), keys, parse(text, place, line_numbers=False))
 
 
 def _set(node: Node, path: Sequence[str], new: Node) -> Node:

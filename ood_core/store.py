@@ -2,6 +2,7 @@
 
     <root>/<kind>/<key>/stage.json      what it is, how long it took, what it recorded
                         ...             its artifact: safetensors, .npy
+    <root>/temporary/<key>/             an artifact while it is written
     <root>/unfinished/<key>/            checkpoints of a training that was interrupted
     <root>/locks/<key>                  held while a process works on the stage
 
@@ -75,10 +76,12 @@ class Store:
     def put(self, stage: Stage) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield a temporary folder to write the artifact into, and a dict for its facts; then file both as finished.
 
-        The seconds between are among the facts, unless the stage notes its own. After an error nothing is left.
+        The seconds between are among the facts, unless the stage notes its own. After an error nothing is left. To be
+        called under the stage's lock.
         """
         begun = time.monotonic()
-        temporary = self.root / "temporary" / uuid.uuid4().hex
+        temporary = self.root / "temporary" / stage.key
+        shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left; the lock keeps others away
         temporary.mkdir(parents=True)
         facts: dict[str, Any] = {}
         try:
@@ -103,6 +106,19 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be made or written into; nothing is written to find out.
+
+    Raises:
+        OODError: Names the option that chose the folder.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise OODError(f"{option} {folder}: {nearest} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OODError(f"{option} {folder}: no permission to write into {nearest}")
 
 
 def write_text(path: Path, text: str) -> None:

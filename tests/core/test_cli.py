@@ -92,6 +92,15 @@ def test_a_wrong_command_exits_2_with_its_reason(tmp_path, in_process, arguments
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--out", "--store"])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path, in_process, option):
+    (tmp_path / "file").write_text("")
+    code, _, err = in_process("mood", option, "file/below")
+    assert code == 2
+    assert err.strip() == f"{option} file/below: {tmp_path / 'file'} is no folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_plan_shows_its_stages_and_writes_nothing(tmp_path, in_process):
     code, out, _ = in_process("mood", "--plan")
     assert code == 0

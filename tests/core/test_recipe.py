@@ -119,6 +119,15 @@ def test_variants_come_in_order_each_under_each_seed(tmp_path):
     assert read[3].root.plain() == {"a": 1, "b": {"c": 4, "d": 3}}
 
 
+def test_seeds_laid_over_a_seed_replace_it_and_the_other_way_round(tmp_path):
+    write(tmp_path, "seed: 3\na: 1\n", "one.yaml")
+    write(tmp_path, "base: one.yaml\nseeds: [4, 5]\n", "many.yaml")
+    assert [r.seed for r in recipe.read(tmp_path / "many.yaml")] == [4, 5]
+    assert [r.seed for r in recipe.read(tmp_path / "many.yaml", ["seed=6"])] == [6]
+    assert [r.seed for r in recipe.read(tmp_path / "one.yaml", ["seeds=[7, 8]"])] == [7, 8]
+    assert [r.seed for r in recipe.read(write(tmp_path, "base: many.yaml\nvary: {x: {seed: 9}}\n"))] == [9]
+
+
 def test_a_base_is_found_beside_the_recipe_and_overlaid(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path, "a: 1\nb: {c: 2, d: 3}\nlist: [1, 2]\n", "base.yaml")

@@ -70,7 +70,8 @@ def test_a_process_killed_while_writing_leaves_no_artifact(tmp_path):
     (folder / "half").write_text("half")  # and no __exit__, as after kill -9
     assert store.facts(STAGE) is None
     put(store)
-    assert store.facts(STAGE) is not None
+    assert {path.name for path in store.folder(STAGE).iterdir()} == {"a.txt", "stage.json"}
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_the_unfinished_folder_vanishes_when_the_stage_is_filed(tmp_path):

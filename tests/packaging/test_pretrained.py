@@ -1,4 +1,4 @@
-"""A published network through the whole path: the example package's backbone, CIFAR-10 against CIFAR-100, five scorers."""
+"""A published network through the whole path: the example package's ResNet-20, CIFAR-10 against CIFAR-100."""
 
 from pathlib import Path
 
