@@ -76,6 +76,11 @@ class ExtractStage:
         """Stages whose results this one needs."""
         return () if self.weights is None else (self.weights,)
 
+    @property
+    def seed(self) -> int | None:
+        """The seed of the weights; None for a backbone that was not trained here."""
+        return None if self.weights is None else self.weights.seed
+
     def __str__(self) -> str:
         return f"extract {self.images} ({self.weights.path if self.weights else self.backbone.name})"
 

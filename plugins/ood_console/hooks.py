@@ -40,10 +40,12 @@ class Console:
         )
         self._task: TaskID | None = None
         self._reused = 0
+        self._seeds = 1
 
     @hookimpl
     def ood_before_run(self, plan: Plan) -> None:
         """Show what is going to happen."""
+        self._seeds = len({row.seed for row in plan.rows})
         self._screen.print(f"[bold]{plan.name}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
         if self._screen.is_terminal:
             self._progress.start()
@@ -52,7 +54,7 @@ class Console:
     def ood_before_stage(self, stage: Stage, stored: bool) -> None:
         """Open a bar for a stage that has to be carried out."""
         self._reused += stored
-        self._task = None if stored else self._progress.add_task(str(stage), total=None, metrics="")
+        self._task = None if stored else self._progress.add_task(self._title(stage), total=None, metrics="")
 
     @hookimpl
     def ood_on_progress(self, done: int, total: int) -> None:
@@ -74,7 +76,9 @@ class Console:
         self._progress.remove_task(self._task)
         self._task = None
         if stage.kind in SHOWN:
-            self._screen.print(f"[green]done[/] {stage}  {facts['seconds']:.1f} s  {_outcome(stage, facts)}")
+            self._screen.print(
+                f"[green]done[/] {self._title(stage)}  {facts['seconds']:.1f} s  {_outcome(stage, facts)}"
+            )
 
     @hookimpl
     def ood_after_run(self, results: Results) -> None:
@@ -97,7 +101,12 @@ class Console:
     def ood_on_error(self, stage: Stage) -> None:
         """Leave the screen in order; the command line tells the error."""
         self._progress.stop()
-        self._screen.print(f"[red]failed[/] {stage}")
+        self._screen.print(f"[red]failed[/] {self._title(stage)}")
+
+    def _title(self, stage: Stage) -> str:
+        """Return the stage in words, with its seed where there are several."""
+        seed = getattr(stage, "seed", None)
+        return f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
 
 
 def _metrics(metrics: StageFacts) -> str:

@@ -62,3 +62,10 @@ def test_the_variant_is_shown_where_there_are_several(make_plan, tiny, tmp_path,
     table = capsys.readouterr().out
     assert "variant" in table
     assert "two" in table
+
+
+def test_stages_of_several_seeds_are_told_apart(make_plan, tiny, tmp_path, watched):
+    run(make_plan(tiny, "seeds=[4, 5]", "training.0.epochs=1"), Store(tmp_path / "store"))
+    for seed in (4, 5):
+        assert f"done train classification, seed {seed}" in watched.getvalue()
+        assert f"done extract unseen (classification), seed {seed}" in watched.getvalue()
