@@ -1,0 +1,71 @@
+"""Networks: where the head is found, and what is no network."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from ood_core import network as networks
+from ood_core.errors import OODError
+from ood_core.interfaces import Backbone, Network
+
+
+class Fixed(Network):
+    num_features = 3
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward_features(self, images):
+        return images.mean((2, 3))
+
+    def forward_head(self, features, pre_logits=False):
+        return features if pre_logits else self.classifier(features)
+
+    def get_classifier(self):
+        return self.classifier
+
+    def reset_classifier(self, num_classes):
+        self.classifier = nn.Linear(3, num_classes)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_classifier_is_the_head(bias):
+    linear = nn.Linear(3, 5, bias=bias)
+    head = networks.head_of(Fixed(linear))
+    embeddings = torch.randn(4, 3)
+    torch.testing.assert_close(embeddings @ head.weight.T + head.bias, linear(embeddings))
+    assert not head.weight.requires_grad
+
+
+def test_a_1x1_convolution_is_flattened_to_the_head():
+    convolution = nn.Conv2d(3, 5, 1)
+    head = networks.head_of(Fixed(convolution))
+    embeddings = torch.randn(4, 3)
+    expected = convolution(embeddings[:, :, None, None]).flatten(1)
+    torch.testing.assert_close(embeddings @ head.weight.T + head.bias, expected)
+
+
+def test_no_classifier_is_no_head():
+    assert networks.head_of(Fixed(nn.Identity())) is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrong(Backbone):
+    name = "wrong"
+
+    def build(self, image_size, classes):
+        return nn.Linear(3, 3)
+
+
+def test_what_is_no_network_is_refused_by_name():
+    with pytest.raises(OODError, match="backbone 'wrong' builds a Linear, which is no Network"):
+        networks.build(Wrong(), 8, 2)
+
+
+def test_the_network_gives_logits_when_called():
+    network = Fixed(nn.Linear(3, 5))
+    images = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(network(images), network.classifier(images.mean((2, 3))))
