@@ -11,8 +11,9 @@ READY := $(VENV)/.ready
 mood: $(READY)
 	$(BIN)/ood-run recipes/mood.yaml
 
+# one thread for each test process: torch's own threads would only get into each other's way
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
 check: $(READY)
 	$(BIN)/ruff check .
