@@ -38,6 +38,7 @@ def execute(stage: ExtractStage, store: Store, observer: Observer) -> None:
 def _network(stage: ExtractStage, store: Store) -> Network:
     if stage.weights is not None:
         return networks.trained(stage.weights, store)
+    torch.manual_seed(0)  # what a backbone leaves random must not depend on what ran before
     return networks.build(stage.backbone, stage.image_size, None)
 
 

@@ -214,6 +214,9 @@ class PretextTask(Plugin):
     trains_head: ClassVar[bool] = False
     """Whether the network's classifier means something afterwards, so that logits can be scored."""
 
+    least_classes: ClassVar[int] = 1
+    """How many ID classes the task needs; checked when the recipe is planned."""
+
     epochs: PositiveInt
     batch_size: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3

@@ -69,13 +69,13 @@ def read(recipe: Recipe, reader: Reader, opened: Opened) -> Experiment | None:
     for name in SECTIONS:
         if name not in sections:
             reader.wrong(recipe.root, f"the recipe needs the section '{name}'")
-    if len(sections) < len(SECTIONS):
-        return None
     reading = _Reading(reader, opened)
-    data = reading.data(sections["data"])
-    backbone = cast(Backbone | None, reading.plugin("backbone", sections["backbone"]))
-    tasks = reading.tasks(sections["training"])
-    scorers = reading.scorers(sections["scorers"], tasks)
+    data = reading.data(sections["data"]) if "data" in sections else None
+    backbone = (
+        cast(Backbone | None, reading.plugin("backbone", sections["backbone"])) if "backbone" in sections else None
+    )
+    tasks = reading.tasks(sections["training"], data) if "training" in sections else []
+    scorers = reading.scorers(sections["scorers"], tasks) if "scorers" in sections else []
     if reader.errors or data is None or backbone is None:
         return None
     resolved = {
@@ -192,14 +192,18 @@ class _Reading:
 
     # ----------------------------------------------------------------------------------------- training, scorers
 
-    def tasks(self, node: Node) -> list[PretextTask]:
+    def tasks(self, node: Node, data: DataSets | None) -> list[PretextTask]:
         tasks = []
+        classes = None if data is None else len(data.train.opened.classes)
         for item in self._items(node, "'training'"):
             task = cast(PretextTask | None, self.plugin("pretext", item))
             if task is None:
                 continue
             if task.warmup_epochs > task.epochs:
                 self.reader.wrong(item, f"'warmup_epochs' {task.warmup_epochs:g} is more than 'epochs' {task.epochs}")
+            if classes is not None and classes < task.least_classes:
+                needed = f"pretext '{task.name}' needs at least {task.least_classes} classes"
+                self.reader.wrong(item, f"{needed}, the ID set has {classes}")
             tasks.append(task)
         return tasks
 

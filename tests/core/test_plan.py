@@ -210,6 +210,12 @@ BROKEN = {
     ),
     "class twice": ("classes: [0, 1, 2]", "classes: [0, 0]", 4, "'classes' names a class twice"),
     "negative limit": ("limit: 40", "limit: -1", 4, "'limit' must be greater than 0, not -1"),
+    "too few classes": (
+        "classes: [0, 1, 2]",
+        "classes: [0]",
+        11,
+        "pretext 'classification' needs at least 2 classes, the ID set has 1",
+    ),
     "nothing held out": ("limit: 40", "limit: 2", 4, "data set 'digits' has no image for holdout"),
     "OOD set is the ID set": (
         "classes: [8, 9]",
@@ -273,6 +279,13 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_recipe(make_plan,
     with pytest.raises(OODErrors) as caught:
         make_plan(tiny)
     assert [error.split(":")[1].strip() for error in str(caught.value).splitlines()] == ["line 4", "line 11", "line 12"]
+
+
+def test_a_missing_section_does_not_hide_the_mistakes_of_the_others(make_plan, tiny):
+    tiny.write_text(TINY.replace("epochs: 2", "epochs: 0").replace("scorers: [energy, mahalanobis]\n", ""))
+    with pytest.raises(OODErrors) as caught:
+        make_plan(tiny)
+    assert len(str(caught.value).splitlines()) == 2
 
 
 def test_a_mistake_shared_by_variants_and_seeds_is_reported_once(make_plan, tiny):

@@ -218,6 +218,15 @@ def test_a_network_without_training_is_scored_by_distance_without_accuracy(make_
     assert [row.id_accuracy for row in results.rows] == [None, None]
 
 
+def test_a_network_without_training_is_the_same_each_time(make_plan, tiny, tmp_path):
+    stores = [Store(tmp_path / name) for name in ("one", "two")]
+    for index, store in enumerate(stores):
+        torch.manual_seed(index)
+        run(make_plan(tiny, "training=[]", "scorers=[mahalanobis]"), store)
+    first, second = (scores(make_plan(tiny, "training=[]", "scorers=[mahalanobis]"), store) for store in stores)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_without_holdout_there_is_no_threshold(make_plan, tiny, store, tmp_path):
     plan = make_plan(tiny, "data.holdout=0")
     results = run(plan, store)

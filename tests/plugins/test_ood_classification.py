@@ -8,7 +8,6 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from ood_classification.pretext import Classification
-from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, TrainingData
 
 
@@ -77,12 +76,6 @@ def test_the_classifier_is_made_fresh_with_an_output_for_every_class():
     before = network.head.weight
     Classification(epochs=1).build(network, data_of(3))
     assert network.head.weight is not before and len(network.head.weight) == 3
-
-
-@pytest.mark.parametrize("classes", [0, 1])
-def test_fewer_than_two_classes_are_refused(classes):
-    with pytest.raises(OODError, match=f"needs at least 2 classes, the training data has {classes}"):
-        Classification(epochs=1).build(Linear(), data_of(classes))
 
 
 # ---------------------------------------------------------------------------------------------- augmentation
