@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -267,7 +268,20 @@ def training_batches(images: SelectedImages, views: Views, steps: Steps) -> Iter
 def evaluation_batches(images: SelectedImages, image_size: int, batch_size: int) -> Iterable[Batch]:
     """Return all images in their own order, un-augmented, uint8."""
     rows = [list(range(i, min(i + batch_size, len(images)))) for i in range(0, len(images), batch_size)]
-    return _loader(_PlainBatches(images, image_size), rows, len(images))
+    return _ahead(_loader(_PlainBatches(images, image_size), rows, len(images)))
+
+
+def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches, each decoded in a thread while the one before it is at work.
+
+    Not for training, where batches and network draw from one random generator.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        source = iter(batches)
+        coming = thread.submit(next, source, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, source, None)
+            yield batch
 
 
 def _loader(batches: Dataset[Batch], order: Any, images: int) -> Iterable[Batch]:

@@ -221,6 +221,17 @@ def test_evaluation_keeps_the_order_and_the_last_incomplete_batch():
     assert torch.cat([batch.views[0][:, 0, 0, 0] for batch in batches]).tolist() == list(range(60))
 
 
+def test_a_broken_image_stops_the_evaluation_with_its_own_message():
+    images = select()
+
+    def broken(index):
+        raise OODError("img.png: not a picture")
+
+    images._images.image = broken
+    with pytest.raises(OODError, match=r"img\.png: not a picture"):
+        list(data.evaluation_batches(images, 4, 16))
+
+
 def test_the_sample_is_the_same_each_time_and_mixed():
     images = select()
     one, two = data.sample(images, 4, 10), data.sample(images, 4, 10)
