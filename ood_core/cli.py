@@ -70,14 +70,19 @@ def _run(name: str, overrides: list[str], out: Path | None, root: Path, only_pla
     from ood_core.store import Store, require_writable
 
     store, folder = Store(root), out or Path("runs") / made.name
-    require_writable(root, "--store")
-    require_writable(folder, "--out")
     if only_plan:
         made.check()
         _show(made, store)
         return
+    require_writable(root, "--store")
+    require_writable(folder, "--out")
     from ood_core import report
+    from ood_core.run import missing
     from ood_core.run import run as carry_out
+
+    if missing(made, store):
+        made.check()
+    report.prepare(folder)
 
     results = carry_out(made, store)
     report.write(made, results, folder)

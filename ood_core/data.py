@@ -83,7 +83,8 @@ class Selection:
         chosen = [np.flatnonzero(known == label)[: self.limit] for label in labels]
         rows = [_part_of(rows, part, self.holdout) for rows in chosen]
         if not any(len(of_class) for of_class in rows):
-            raise OODError(f"data set '{self.name}' has no image for {part}")
+            hint = "; holdout: 0 does without" if part == "holdout" else ""
+            raise OODError(f"data set '{self.name}' has no image for {part}{hint}")
         return SelectedImages(images, tuple(images.classes[label] for label in labels), rows, part)
 
     def _label(self, name: str, images: ImageSet) -> int:
@@ -118,6 +119,7 @@ class SelectedImages:
         self.classes = classes
         self.rows = rows[order]
         self.labels = torch.from_numpy(labels[order])
+        self.source = images.fingerprint
         self.fingerprint = _fingerprint(images.fingerprint, classes, self.rows, part)
         self._images = images
         self._decoded: dict[int, Tensor] = {}

@@ -116,6 +116,8 @@ def parse(text: str, origin: str, line_numbers: bool = True) -> Node:
     except yaml.MarkedYAMLError as error:
         where = f"{origin}: line {error.problem_mark.line + 1}" if error.problem_mark and line_numbers else origin
         raise OODError(f"{where}: not YAML: {error.problem}") from None
+    except RecursionError:
+        raise OODError(f"{origin}: not YAML: nested too deeply") from None
     except yaml.YAMLError as error:
         raise OODError(f"{origin}: not YAML: {str(error).splitlines()[0]}") from None
     if composed is None:

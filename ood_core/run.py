@@ -52,15 +52,13 @@ class Results:
 
 
 def run(plan: Plan, store: Store) -> Results:
-    """Carry out a plan.
+    """Carry out a plan; `Plan.check` should have been called before if anything is missing.
 
     Raises:
-        OODError: A plugin refuses its options, or a stage fails for a reason that the user can mend.
+        OODError: A stage fails for a reason that the user can mend.
     """
     begun = time.monotonic()
     needed = missing(plan, store)
-    if needed:
-        plan.check()
     hook = plan.plugins.hook
     hook.ood_before_run(plan=plan)
     records = {}
@@ -106,6 +104,7 @@ def _stage(stage: Stage, store: Store, observer: Observer) -> Record:
             hook.ood_on_error(stage=stage, error=error)
             raise OODError(f"{stage}: {error}") from error
         except BaseException as error:
+            error.add_note(f"This happened in the stage: {stage}")
             hook.ood_on_error(stage=stage, error=error)
             raise
     facts = store.facts(stage)

@@ -141,6 +141,9 @@ class _Reading:
         train, test = known["train"], known["test"]
         if train is None or test is None:
             return None
+        if train.opened.source == test.opened.source:
+            message = f"ID set '{inside.name}' gives the same images for training and test; it needs a split of each"
+            self.reader.wrong(entries["id"], message)
         if not ood and not self.reader.errors:
             self.reader.wrong(entries["id"], "neither 'near' nor 'far' names an OOD set")
         return DataSets(size, train, known.get("holdout"), test, tuple(ood))
@@ -152,11 +155,11 @@ class _Reading:
         if outside is None or images is None or test is None:
             return None
         self.resolved_data[group].append(_describe(outside))
-        if describe(inside.source) == describe(outside.source):
-            if shared := [name for name in images.opened.classes if name in test.opened.classes]:
-                self.reader.wrong(node, f"OOD set '{outside.name}' shares classes with the ID set: {', '.join(shared)}")
-        elif images.opened.fingerprint == test.opened.fingerprint:
-            self.reader.wrong(node, f"OOD set '{outside.name}' has the very images of the ID set")
+        shared = [name for name in images.opened.classes if name in test.opened.classes]
+        if images.opened.source == test.opened.source and shared:
+            self.reader.wrong(node, f"OOD set '{outside.name}' shares classes with the ID set: {', '.join(shared)}")
+        if outside.name == inside.name:
+            self.reader.wrong(node, f"OOD set and ID set are both called '{inside.name}'; tell them apart by 'name:'")
         return images
 
     def _selection(self, node: Node, holdout: float) -> Selection | None:

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,12 +53,13 @@ class Store:
     def facts(self, stage: Stage) -> StageFacts | None:
         """Return what a finished stage recorded, None for one that is not in the store."""
         path = self.folder(stage) / FACTS
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        if not path.is_file():
             return None
-        except ValueError as error:
-            raise OODError(f"{path} is damaged ({error}); delete its folder to compute the stage again") from None
+        with reading(path):
+            facts = dict(json.loads(path.read_text(encoding="utf-8")))
+            if facts.get("key") != stage.key:
+                raise ValueError("it is that of another stage")
+            return facts
 
     def lock(self, stage: Stage) -> FileLock:
         """Return the lock that keeps a second process from computing the same stage at the same time."""
@@ -92,6 +93,7 @@ class Store:
                 _flush(file)
             target = self.folder(stage)
             target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)  # a folder without its facts is no artifact
             temporary.rename(target)
             _flush(target.parent)
         finally:
@@ -121,6 +123,16 @@ def require_writable(folder: Path, option: str) -> None:
         raise OODError(f"{option} {folder}: no permission to write into {nearest}")
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a missing, cut off or foreign file of the store raises into one line that says how to go on."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise OODError(f"{path} is damaged ({reason}); delete its folder, and it is computed again") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old text or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -143,12 +155,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a file."""
-    return dict(load_file(path))
+    with reading(path):
+        return dict(load_file(path))
 
 
 def load_notes(path: Path) -> dict[str, Any]:
     """Return the plain values saved beside the tensors of a file."""
-    with safe_open(path, framework="pt") as opened:
+    with reading(path), safe_open(path, framework="pt") as opened:
         return dict(json.loads((opened.metadata() or {}).get("notes", "{}")))
 
 
@@ -160,7 +173,8 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: type = np.float32) -
 
 def load_array(path: Path) -> Tensor:
     """Return a .npy file as a memory-mapped tensor; writing to it changes this process's view alone."""
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    with reading(path):
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 OUTPUTS = ("embeddings", "logits", "labels")
@@ -170,7 +184,7 @@ OUTPUTS = ("embeddings", "logits", "labels")
 def load_outputs(folder: Path, classes: int) -> Outputs:
     """Return the outputs that an extraction stage left in a folder, memory-mapped."""
     embeddings, logits, labels = (load_array(folder / f"{name}.npy") for name in OUTPUTS)
-    head = Head(**load_tensors(folder / HEAD)) if (folder / HEAD).is_file() else None
+    head = Head(**load_tensors(folder / HEAD)) if logits.shape[1] else None
     return Outputs(embeddings, logits, labels, classes, head)
 
 

@@ -35,8 +35,11 @@ def execute(stage: TrainStage, store: Store, observer: Observer) -> None:
     training = _Training(stage, store)
     training.restore()
     training.run(observer)
+    weights = training.network.state_dict()
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise OODError(f"the last step left weights that are not finite, such as {broken[0]}; lower 'learning_rate'")
     with store.put(stage) as (folder, facts):
-        save_tensors(folder / networks.WEIGHTS, training.network.state_dict())
+        save_tensors(folder / networks.WEIGHTS, weights)
         facts |= training.facts()
 
 

@@ -9,11 +9,13 @@ import csv
 import io
 import json
 from dataclasses import asdict, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from ood_core.errors import OODError
 from ood_core.report.summary import columns, percent, summarise
 from ood_core.report.versions import versions
 from ood_core.run import ResultRow, Results
@@ -21,14 +23,41 @@ from ood_core.stages import Plan
 from ood_core.store import write_text
 
 FORMAT = 1
+REPORTS = ("report.json", "report.csv", "report.md")
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder for the reports before the run, not after hours of it.
+
+    Raises:
+        OODError: It cannot be made or written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in REPORTS:
+            if (folder / name).is_dir():
+                raise OODError(f"--out {folder}: {name} is a folder there")
+        write_text(folder / ".probe", "")
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise OODError(f"--out {folder}: cannot be written into: {error.strerror}") from None
 
 
 def write(plan: Plan, results: Results, folder: Path) -> None:
     """Write the three reports into a folder, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "report.json", json.dumps(_document(plan, results), indent=1, allow_nan=False) + "\n")
-    write_text(folder / "report.csv", _csv(results))
-    write_text(folder / "report.md", _markdown(plan, results))
+    document = json.dumps(_finite(_document(plan, results)), indent=1, allow_nan=False) + "\n"
+    for name, text in zip(REPORTS, (document, _csv(results), _markdown(plan, results)), strict=True):
+        write_text(folder / name, text)
+
+
+def _finite(value: Any) -> Any:
+    """Return plain values in which what is not finite, and so no JSON, is written out as a word."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _document(plan: Plan, results: Results) -> dict[str, Any]:
@@ -61,6 +90,7 @@ def _markdown(plan: Plan, results: Results) -> str:
         lines=lines,
         calibrated=[row for row in results.rows if row.threshold is not None],
         percent=percent,
+        cell=lambda text: " ".join(str(text).split()).replace("|", "\\|"),
         versions=versions(plan.plugins),
         resolved=json.dumps(plan.resolved, indent=1),
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console as Screen
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 SHOWN = ("train", "extract", "fit")
 """Kinds of stages worth a line; scoring and measuring take milliseconds and come in dozens."""
 
+TELL_SECONDS = 30.0
+"""How often a training says how far it is where there is no terminal for a bar."""
+
 PIPED_WIDTH = 160
 """Characters of the table where there is no terminal to fit it into."""
 
@@ -30,7 +35,7 @@ class Console:
     def __init__(self) -> None:
         self._screen = Screen(stderr=True, highlight=False)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -41,12 +46,13 @@ class Console:
         self._task: TaskID | None = None
         self._reused = 0
         self._seeds = 1
+        self._told = time.monotonic()
 
     @hookimpl
     def ood_before_run(self, plan: Plan) -> None:
         """Show what is going to happen."""
         self._seeds = len({row.seed for row in plan.rows})
-        self._screen.print(f"[bold]{plan.name}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
+        self._screen.print(f"[bold]{escape(plan.name)}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
         if self._screen.is_terminal:
             self._progress.start()
 
@@ -63,10 +69,13 @@ class Console:
             self._progress.update(self._task, completed=done, total=total)
 
     @hookimpl
-    def ood_after_epoch(self, metrics: StageFacts) -> None:
-        """Show the epoch's metrics beside the bar."""
+    def ood_after_epoch(self, stage: Stage, metrics: StageFacts) -> None:
+        """Show the epoch's metrics beside the bar; where there is no bar, a line now and then."""
         if self._task is not None:
             self._progress.update(self._task, metrics=_metrics(metrics))
+        if not self._screen.is_terminal and time.monotonic() - self._told > TELL_SECONDS:
+            self._screen.print(f"{escape(self._title(stage))}  {_metrics(metrics)}")
+            self._told = time.monotonic()
 
     @hookimpl
     def ood_after_stage(self, stage: Stage, facts: StageFacts) -> None:
@@ -77,7 +86,7 @@ class Console:
         self._task = None
         if stage.kind in SHOWN:
             self._screen.print(
-                f"[green]done[/] {self._title(stage)}  {facts['seconds']:.1f} s  {_outcome(stage, facts)}"
+                f"[green]done[/] {escape(self._title(stage))}  {facts['seconds']:.1f} s  {_outcome(stage, facts)}"
             )
 
     @hookimpl
@@ -94,14 +103,15 @@ class Console:
         for column in shown:
             table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
         for line in lines:
-            table.add_row(*(column.text(line) for column in shown))
+            table.add_row(*(escape(column.text(line)) for column in shown))
         Screen(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
 
     @hookimpl
-    def ood_on_error(self, stage: Stage) -> None:
+    def ood_on_error(self, stage: Stage, error: BaseException) -> None:
         """Leave the screen in order; the command line tells the error."""
         self._progress.stop()
-        self._screen.print(f"[red]failed[/] {self._title(stage)}")
+        word = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        self._screen.print(f"[red]{word}[/] {escape(self._title(stage))}")
 
     def _title(self, stage: Stage) -> str:
         """Return the stage in words, with its seed where there are several."""

@@ -109,9 +109,10 @@ def test_a_mistake_names_option_plugin_and_place(text, message):
     assert errors[0].startswith("r.yaml: line 1: " + message)
 
 
-def test_a_nan_is_no_number_of_a_recipe():
-    _, errors = read("{use: simple, scale: .nan}")
-    assert len(errors) == 1
+@pytest.mark.parametrize(("text", "shown"), [(".nan", "nan"), (".inf", "inf"), ("-.inf", "-inf"), ("1e400", "inf")])
+def test_a_number_that_is_not_finite_is_refused(text, shown):
+    _, errors = read(f"{{use: simple, scale: {text}}}")
+    assert errors == [f"r.yaml: line 1: option 'scale' of scorer 'simple' must be finite, not {shown}"]
 
 
 def test_a_description_holds_every_option():

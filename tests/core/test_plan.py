@@ -1,6 +1,7 @@
 """Plans: what is shared, what a key depends on, and mistakes of recipes, all at once, each with its line."""
 
 import pytest
+from PIL import Image
 
 from ood_core.errors import OODError, OODErrors
 from ood_core.sections import HOLDOUT
@@ -242,6 +243,12 @@ BROKEN = {
         8,
         "nowhere: no such folder or file",
     ),
+    "OOD set called as the ID set": (
+        "name: unseen",
+        "name: digits",
+        6,
+        "OOD set and ID set are both called 'digits'; tell them apart by 'name:'",
+    ),
     "image size 0": ("image_size: 8", "image_size: 0", 3, "'image_size' must be greater than 0, not 0"),
     "all held out": ("image_size: 8", "image_size: 8\n  holdout: 1.0", 4, "'holdout' must be less than 1, not 1.0"),
     "logits without a head": (
@@ -295,6 +302,34 @@ def test_a_mistake_shared_by_variants_and_seeds_is_reported_once(make_plan, tiny
     with pytest.raises(OODErrors) as caught:
         make_plan(tiny)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def pictures(folder, classes, splits):
+    for split in splits:
+        for name in classes:
+            (folder / split / name).mkdir(parents=True)
+            for index in range(20):
+                image = Image.new("L", (8, 8), 20 * len(name) + index)
+                image.save(folder / split / name / f"{split}{index}.png")
+
+
+def test_one_folder_under_two_paths_cannot_be_id_and_ood(make_plan, tiny, tmp_path):
+    pictures(tmp_path / "imgs", ("cat", "doggy"), ("train", "test"))
+    (tmp_path / "other").symlink_to(tmp_path / "imgs")
+    folders = (
+        f"data.id={{use: folder, path: {tmp_path / 'imgs'}}}",
+        f"data.near=[{{use: folder, name: o, path: {tmp_path / 'other'}, classes: [cat]}}]",
+    )
+    with pytest.raises(OODErrors, match="OOD set 'o' shares classes with the ID set: cat"):
+        make_plan(tiny, *folders)
+
+
+def test_an_id_set_without_a_test_split_is_refused(make_plan, tiny, tmp_path):
+    pictures(tmp_path / "imgs", ("cat", "doggy"), ("",))
+    with pytest.raises(
+        OODErrors, match="ID set 'flat' gives the same images for training and test; it needs a split of each"
+    ):
+        make_plan(tiny, f"data.id={{use: folder, name: flat, path: {tmp_path / 'imgs'}}}")
 
 
 def test_a_mistake_in_an_override_names_the_override(make_plan, tiny):

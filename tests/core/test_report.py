@@ -2,8 +2,11 @@
 
 import pytest
 
+from ood_core import report
+from ood_core.errors import OODError
 from ood_core.report.summary import columns, percent, summarise
-from ood_core.run import ResultRow
+from ood_core.run import ResultRow, run
+from ood_core.store import Store
 
 
 def row(auroc, seed=0, variant="v", accuracy=0.5):
@@ -39,6 +42,29 @@ def test_a_number_that_cannot_be_had_is_a_dash():
     assert texts(summarise([row(0.9, accuracy=None)]))["ID acc."] == "-"
     assert percent(None) == "-"
     assert percent(0.12345) == "12.35"
+
+
+def test_names_do_not_break_the_table(make_plan, tiny, tmp_path, capsys):
+    name = "[/] | two\\nlines"
+    plan = make_plan(tiny, f'data.near.0.name="{name}"', "training.0.epochs=1", "scorers=[energy]")
+    results = run(plan, Store(tmp_path / "store"))
+    assert "[/] |" in capsys.readouterr().out
+    report.write(plan, results, tmp_path / "out")
+    assert "| energy | [/] \\| two lines | near |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_facts_that_are_not_finite_are_written_as_words(make_plan, tiny, tmp_path):
+    plan = make_plan(tiny, "training.0.epochs=1", "scorers=[energy]")
+    results = run(plan, Store(tmp_path / "store"))
+    results.records[0].facts["epochs"][0]["loss"] = float("inf")
+    report.write(plan, results, tmp_path / "out")
+    assert '"loss": "inf"' in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_a_folder_for_the_reports_that_holds_folders_is_refused(tmp_path):
+    (tmp_path / "report.md").mkdir()
+    with pytest.raises(OODError, match=r"--out .*: report\.md is a folder there"):
+        report.prepare(tmp_path)
 
 
 def test_variants_keep_their_order_and_get_a_column():

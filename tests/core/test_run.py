@@ -163,6 +163,17 @@ def broken_at(build, step):
     return wrapped
 
 
+def test_weights_that_the_last_step_ruined_are_not_filed(make_plan, tiny, store, monkeypatch):
+    plan = make_plan(tiny)
+    monkeypatch.setattr(
+        train, "clip_grad_norm_", lambda parameters, _: [p.grad.fill_(float("nan")) for p in parameters]
+    )
+    monkeypatch.setattr(train._Training, "_refuse_nan", lambda *_: None)
+    with pytest.raises(OODError, match="the last step left weights that are not finite, such as model"):
+        run(plan, store)
+    assert store.facts(plan.stages[0]) is None
+
+
 def test_a_failing_plugin_keeps_its_traceback_and_leaves_no_artifact(make_plan, tiny, store, monkeypatch):
     plan = make_plan(tiny)
     fit = next(stage for stage in plan.stages if stage.kind == "fit")
@@ -171,8 +182,9 @@ def test_a_failing_plugin_keeps_its_traceback_and_leaves_no_artifact(make_plan, 
         raise ZeroDivisionError("in a plugin")
 
     monkeypatch.setattr(type(fit.scorer), "fit", broken)
-    with pytest.raises(ZeroDivisionError, match="in a plugin"):
+    with pytest.raises(ZeroDivisionError, match="in a plugin") as caught:
         run(plan, store)
+    assert caught.value.__notes__ == ["This happened in the stage: fit energy"]
     assert store.facts(fit) is None
     assert not list((store.root / "temporary").iterdir())
 

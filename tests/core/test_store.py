@@ -90,6 +90,41 @@ def test_damaged_facts_are_named(tmp_path):
         store.facts(STAGE)
 
 
+def test_a_folder_without_its_facts_is_replaced(tmp_path):
+    store = Store(tmp_path)
+    put(store, "old")
+    (store.folder(STAGE) / "stage.json").unlink()
+    assert store.facts(STAGE) is None
+    put(store, "new")
+    assert (store.folder(STAGE) / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"key": "other"}'])
+def test_facts_that_are_not_the_stages_own_are_named(tmp_path, text):
+    store = Store(tmp_path)
+    put(store)
+    (store.folder(STAGE) / "stage.json").write_text(text)
+    with pytest.raises(OODError, match=r"stage\.json is damaged \(.*\); delete its folder, and it is computed again"):
+        store.facts(STAGE)
+
+
+@pytest.mark.parametrize("load", [load_tensors, load_notes, load_array])
+@pytest.mark.parametrize("content", [b"", b"cut", None])
+def test_a_damaged_or_missing_file_is_named(tmp_path, load, content):
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    with pytest.raises(OODError, match=r"/file is damaged \(.*\); delete its folder, and it is computed again"):
+        load(tmp_path / "file")
+
+
+def test_an_array_that_was_cut_off_is_named(tmp_path):
+    create_array(tmp_path / "a.npy", (1000, 8)).flush()
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[: len(content) // 2])
+    with pytest.raises(OODError, match=r"a\.npy is damaged"):
+        load_array(tmp_path / "a.npy")
+
+
 def test_a_failed_write_keeps_the_old_text(tmp_path):
     path = tmp_path / "report.md"
     write_text(path, "old")
