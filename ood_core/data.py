@@ -276,9 +276,10 @@ def evaluation_batches(images: SelectedImages, image_size: int, batch_size: int)
 def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Yield batches, each decoded in a thread while the one before it is at work.
 
-    Not for training, where batches and network draw from one random generator.
+    Not for training, where batches and network draw from one random generator. The thread gets one core: a second team
+    of torch's threads would cost the network more than it gains.
     """
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
         source = iter(batches)
         coming = thread.submit(next, source, None)
         while (batch := coming.result()) is not None:
