@@ -83,7 +83,6 @@ def _run(name: str, overrides: list[str], out: Path | None, root: Path, only_pla
     if missing(made, store):
         made.check()
     report.prepare(folder)
-
     results = carry_out(made, store)
     report.write(made, results, folder)
     typer.echo(f"report: {os.path.relpath(folder / 'report.md')}")

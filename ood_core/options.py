@@ -105,12 +105,14 @@ class Reader:
 
     def _validated(self, node: Node, hint: Any, what: str) -> Any:
         plain = node.plain()
-        if not _is_finite(plain):
+        try:
+            text = json.dumps(plain, allow_nan=False)
+        except ValueError:
             self.wrong(node, f"{what} must be finite, not {plain}")
             return _ABSENT
         try:
             # strict JSON mode: no "3" for 3 and no true for 1, but lists for tuples and strings for paths
-            return TypeAdapter(hint).validate_json(json.dumps(plain), strict=True)
+            return TypeAdapter(hint).validate_json(text, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             message = first["msg"].replace("Input should be", "must be")
@@ -121,15 +123,6 @@ class Reader:
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _is_finite(plain: Any) -> bool:
-    """Return whether there is no infinite number and no NaN among plain values, which JSON could not hold."""
-    try:
-        json.dumps(plain, allow_nan=False)
-    except ValueError:
-        return False
-    return True
 
 
 def _kind_of(hint: Any) -> str | None:
