@@ -71,7 +71,7 @@ def main(folder=None):
         alone.append(time.perf_counter() - begun)
         stage = stage_of(plugins, folder)
         with tempfile.TemporaryDirectory() as root:
-            extract.execute(stage, Store(Path(root)), Quiet())
+            extract.execute([stage], Store(Path(root)), Quiet())
             ours.append(Store(Path(root)).facts(stage)["seconds"])
     count = len(images)
     print(f"{count} images of {SIZE} px, {'CIFAR parquet' if folder else 'noise'}, ViT-Tiny patch 4, batch 128")

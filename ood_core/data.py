@@ -26,8 +26,8 @@ from ood_core.errors import OODError, suggest
 from ood_core.interfaces import Batch, DatasetSource, ImageSet, Split, Views
 from ood_core.vision import prepare_torchvision
 
-Part: TypeAlias = Literal["train", "holdout", "test"]
-"""What a set of images is for: fitting, calibrating the threshold, or measuring."""
+Part: TypeAlias = Literal["train", "holdout", "known", "test"]
+"""What a set of images is for: fitting, calibrating the threshold, being known as OOD, or measuring."""
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images kept in memory for one set; beyond that they are decoded again."""
@@ -99,8 +99,8 @@ class Selection:
 
 
 def _part_of(rows: NDArray[np.int64], part: Part, holdout: float) -> NDArray[np.int64]:
-    """Cut one class's training rows in two by a fixed shuffle; test rows stay whole."""
-    if part == "test":
+    """Cut one class's ID training rows in two by a fixed shuffle; other sets stay whole."""
+    if part in ("known", "test"):
         return rows
     shuffled = np.random.default_rng(0).permutation(rows)
     held = round(len(rows) * holdout)

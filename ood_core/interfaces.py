@@ -20,13 +20,15 @@ Scores: float64, higher means more out-of-distribution, everywhere.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
+
+from ood_core.outputs import Head as Head  # the contract in one place: plugins import all of it from here
+from ood_core.outputs import Outputs as Outputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -261,58 +263,36 @@ class Tokenizer(Plugin):
 # ---------------------------------------------------------------------------------------------------- scoring
 
 
-@dataclass(frozen=True)
-class Head:
-    """The linear classifier: logits = embeddings @ weight.T + bias. weight [C, D], bias [C]."""
+@dataclass(frozen=True, kw_only=True)
+class Probe(ABC):
+    """Reads more of a network than embeddings and logits, while images pass through it.
 
-    weight: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """All that scorers see of a set of images: the network's outputs, float32 and memory-mapped from the store.
-
-    Attributes:
-        embeddings: [N, D], what the classifier is given.
-        logits: [N, C]; C is 0 where no head was trained.
-        labels: int64 [N]; -1 wherever a scorer must not know them.
-        classes: Number of ID classes, also where some have no row.
-        head: The classifier, None where no head was trained.
-        layers: Named intermediate embeddings, each [N, D'].
+    Its fields decide what it reads; equal probes of several scorers run once, in the same pass as the extraction.
     """
 
-    embeddings: Tensor
-    logits: Tensor
-    labels: Tensor
-    classes: int
-    head: Head | None = None
-    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    @abstractmethod
+    def layers(self, network: Network) -> tuple[str, ...]:
+        """Return the names of the submodules whose outputs are wanted, as `named_modules` has them; may be none.
 
-    def __len__(self) -> int:
-        return len(self.embeddings)
+        Raises:
+            OODError: The network has nothing that this probe can read.
+        """
 
-    def __getitem__(self, rows: slice | Tensor) -> Outputs:
-        return replace(
-            self,
-            embeddings=self.embeddings[rows],
-            logits=self.logits[rows],
-            labels=self.labels[rows],
-            layers={name: layer[rows] for name, layer in self.layers.items()},
-        )
+    @abstractmethod
+    def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return named arrays, each [B, D'], every row for itself; no two different probes use one name.
 
-    def chunks(self, rows: int = 8192) -> Iterator[Outputs]:
-        """Yield consecutive parts of at most so many rows, so that nobody needs all of a large set in memory."""
-        for start in range(0, len(self), rows):
-            yield self[start : start + rows]
-
-    def without_labels(self) -> Outputs:
-        """Return the same outputs with every label -1, as `Score` objects get them."""
-        return replace(self, labels=torch.full_like(self.labels, -1))
+        Args:
+            network: In evaluation mode, without gradients.
+            features: Of `network.forward_features`.
+            maps: Outputs of the `layers`, by name.
+        """
 
 
 class Score(ABC):
-    """A fitted scorer: a small frozen dataclass of tensors and plain values, so that it is saved without pickle.
+    """A fitted scorer: a small frozen dataclass, so that it is saved without pickle.
+
+    Its fields are tensors, plain values, tuples, and further frozen dataclasses of this kind, such as other scores.
 
     Its plain values (an int rank, a float threshold) are printed in the report.
     """
@@ -323,18 +303,63 @@ class Score(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a scorer is, for the table of all scorers (`ood-run --scorers`).
+
+    Attributes:
+        paper: Authors, year and title of the source.
+        formula: The score in one line of plain Unicode: z logits, p softmax, f embedding, W and b the head.
+        fit: What fitting costs, in the letters N, C, D; "none" where nothing is fitted.
+        score: What scoring one row costs.
+    """
+
+    paper: str
+    formula: str
+    fit: str
+    score: str
+
+
+NEEDS = frozenset({"embeddings", "logits", "head", "labels", "held_out", "known_ood", "layers", "network"})
+"""What a scorer may need; all but "labels" are fields of `Outputs` in fitting, scoring, or both."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scorer(Plugin):
     """Ranks images by how far they are from the in-distribution training data."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
-    """Which of "embeddings", "logits", "head" and "labels" the scorer reads; checked when the recipe is planned."""
+    """What the scorer itself reads, out of `NEEDS`; checked when the recipe is planned."""
 
     scores: ClassVar[type[Score]]
     """What `fit` returns; a saved score is restored through it."""
 
+    card: ClassVar[Card | None] = None
+    """Its line in the table of scorers; None leaves it out."""
+
     @abstractmethod
     def fit(self, train: Outputs) -> Score:
         """Return the score for these in-distribution training outputs; reads nothing else, keeps no state."""
+
+    def probe(self) -> Probe | None:
+        """Return what reads the `layers` that this scorer needs."""
+        return None
+
+    def parts(self) -> tuple[Scorer, ...]:
+        """Return this scorer and those among its options, which it fits and asks."""
+        nested: list[Scorer] = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                nested += item.parts() if isinstance(item, Scorer) else ()
+        return (self, *nested)
+
+    def all_needs(self) -> frozenset[str]:
+        """Return what this scorer and those among its options read."""
+        return frozenset().union(*(part.needs for part in self.parts()))
+
+    def probes(self) -> tuple[Probe, ...]:
+        """Return the probes of this scorer and those among its options, each once."""
+        return tuple(dict.fromkeys(probe for part in self.parts() if (probe := part.probe()) is not None))
 
 
 PLUGIN_KINDS: dict[str, type[Plugin]] = {

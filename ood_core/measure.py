@@ -7,9 +7,10 @@ from dataclasses import asdict
 from torch import Tensor
 
 from ood_core import metrics
+from ood_core.artifacts import load_outputs
 from ood_core.score import SCORES
-from ood_core.stages import ExtractStage, MeasureStage, Observer, ScoreStage
-from ood_core.store import Store, load_array, load_outputs
+from ood_core.stages import Extraction, MeasureStage, Observer, ScoreStage
+from ood_core.store import Store, load_array
 
 
 def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
@@ -23,8 +24,8 @@ def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
     observer.progress(1, 1)
 
 
-def _accuracy(stage: ExtractStage, store: Store) -> float | None:
-    outputs = load_outputs(store.folder(stage), stage.classes)
+def _accuracy(extraction: Extraction, store: Store) -> float | None:
+    outputs = load_outputs(extraction, store)
     return None if outputs.head is None else metrics.accuracy(outputs.logits, outputs.labels)
 
 

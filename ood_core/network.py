@@ -9,7 +9,7 @@ from torch import nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, Head, Network
-from ood_core.stages import TrainStage
+from ood_core.stages import ExtractStage, TrainStage
 from ood_core.store import Store, load_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -37,6 +37,16 @@ def trained(stage: TrainStage, store: Store) -> Network:
     network = build(stage.backbone, stage.image_size, len(stage.images.opened.classes))
     network.load_state_dict(load_tensors(weights_file(stage, store)))
     return network
+
+
+def extracted(stage: ExtractStage, store: Store) -> Network:
+    """Return the network that an extraction stage passes images through: on the device, frozen, in evaluation mode."""
+    if stage.weights is not None:
+        network = trained(stage.weights, store)
+    else:
+        torch.manual_seed(0)  # what a backbone leaves random must not depend on what ran before
+        network = build(stage.backbone, stage.image_size, None)
+    return network.to(device()).eval().requires_grad_(False)
 
 
 def weights_file(stage: TrainStage, store: Store) -> Path:

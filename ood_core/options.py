@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ood_core.data import file_digest
 from ood_core.errors import OODError, suggest
-from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin
+from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin, Probe, Scorer
 from ood_core.plugins import Plugins
 from ood_core.recipe import Node
 
@@ -173,6 +173,13 @@ def identity(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
         for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
     }
     return {"use": plugin.name, "from": plugins.version(plugin), "options": options}
+
+
+def probe_identity(probe: Probe, scorer: Scorer, plugins: Plugins) -> dict[str, Any]:
+    """Return what decides what a probe reads: its class, its fields, and the version of the scorer's package."""
+    cls = type(probe)
+    options = {field.name: _identity(getattr(probe, field.name), plugins) for field in dataclasses.fields(probe)}
+    return {"probe": f"{cls.__module__}.{cls.__qualname__}", "from": plugins.version(scorer), "options": options}
 
 
 def _identity(value: Any, plugins: Plugins) -> Any:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ood_core import sections
 from ood_core.errors import OODError, OODErrors
-from ood_core.options import Reader, digest, identity
+from ood_core.interfaces import Probe, Scorer
+from ood_core.options import Reader, digest, identity, probe_identity
 from ood_core.plugins import Plugins, core_version
 from ood_core.recipe import Recipe
 from ood_core.sections import Experiment, Opened
 from ood_core.stages import (
+    Extraction,
     ExtractStage,
     FitStage,
     Images,
@@ -64,19 +67,16 @@ class _Builder:
 
     def rows(self, experiment: Experiment) -> list[Row]:
         weights = self._training(experiment)
-        data = experiment.data
-        train, test = (self._extract(experiment, weights, images) for images in (data.train, data.test))
-        held = self._extract(experiment, weights, data.holdout) if data.holdout is not None else None
-        ood = [(group, images.name, self._extract(experiment, weights, images)) for group, images in data.ood]
         rows = []
         for name, scorer in experiment.scorers:
-            seed = experiment.recipe.seed
-            key = self._key("fit", scorer=identity(scorer, self.plugins), train=train.key, seed=seed)
-            fit = FitStage(key=key, name=name, scorer=scorer, train=train, seed=seed)
-            id_scores, held_scores = self._score(fit, test), self._score(fit, held) if held is not None else None
-            for group, ood_set, outputs in ood:
-                measure = self._measure(id_scores, held_scores, self._score(fit, outputs))
-                rows.append(Row(experiment.recipe.variant, seed, name, ood_set, group, measure))
+            fit = self._fit(experiment, weights, name, scorer)
+            read = partial(self._extraction, experiment, weights, scorer)
+            held = experiment.data.holdout
+            id_scores = self._score(fit, read(experiment.data.test))
+            held_scores = self._score(fit, read(held)) if held is not None else None
+            for group, images in experiment.data.ood:
+                measure = self._measure(id_scores, held_scores, self._score(fit, read(images)))
+                rows.append(Row(experiment.recipe.variant, experiment.recipe.seed, name, images.name, group, measure))
         return rows
 
     def _key(self, kind: str, **decides: Any) -> str:
@@ -106,17 +106,67 @@ class _Builder:
             )
         return stage
 
-    def _extract(self, experiment: Experiment, weights: TrainStage | None, images: Images) -> ExtractStage:
-        size, classes = experiment.data.image_size, len(experiment.data.train.opened.classes)
-        network = weights.key if weights is not None else identity(experiment.backbone, self.plugins)
-        key = self._key("extract", network=network, images=images.opened.fingerprint, image_size=size, classes=classes)
-        return ExtractStage(
-            key=key, backbone=experiment.backbone, weights=weights, images=images, image_size=size, classes=classes
+    def _fit(self, experiment: Experiment, weights: TrainStage | None, name: str, scorer: Scorer) -> FitStage:
+        data, needs, seed = experiment.data, scorer.all_needs(), experiment.recipe.seed
+        read = partial(self._extraction, experiment, weights, scorer)
+        train = read(data.train)
+        held_out = read(data.holdout) if data.holdout is not None and "held_out" in needs else None
+        known_ood = tuple(read(images) for images in data.known) if "known_ood" in needs else ()
+        key = self._key(
+            "fit",
+            scorer=identity(scorer, self.plugins),
+            train=_keys(train),
+            held_out=None if held_out is None else _keys(held_out),
+            known_ood=[_keys(extraction) for extraction in known_ood],
+            seed=seed,
+        )
+        return FitStage(
+            key=key, name=name, scorer=scorer, train=train, held_out=held_out, known_ood=known_ood, seed=seed
         )
 
-    def _score(self, fit: FitStage, outputs: ExtractStage) -> ScoreStage:
-        return ScoreStage(key=self._key("score", fit=fit.key, outputs=outputs.key), fit=fit, outputs=outputs)
+    def _extraction(
+        self, experiment: Experiment, weights: TrainStage | None, scorer: Scorer, images: Images
+    ) -> Extraction:
+        """Return what this scorer is given of the images."""
+        probes = [(part, probe) for part in scorer.parts() if (probe := part.probe()) is not None]
+        stages = {
+            stage.key: stage
+            for part, probe in probes
+            if (stage := self._extract(experiment, weights, images, probe, part))
+        }
+        return Extraction(self._extract(experiment, weights, images), tuple(stages.values()))
+
+    def _extract(
+        self,
+        experiment: Experiment,
+        weights: TrainStage | None,
+        images: Images,
+        probe: Probe | None = None,
+        asked_by: Scorer | None = None,
+    ) -> ExtractStage:
+        size, classes = experiment.data.image_size, len(experiment.data.train.opened.classes)
+        network = weights.key if weights is not None else identity(experiment.backbone, self.plugins)
+        read = {} if probe is None or asked_by is None else {"probe": probe_identity(probe, asked_by, self.plugins)}
+        key = self._key(
+            "extract", network=network, images=images.opened.fingerprint, image_size=size, classes=classes, **read
+        )
+        return ExtractStage(
+            key=key,
+            backbone=experiment.backbone,
+            weights=weights,
+            images=images,
+            image_size=size,
+            classes=classes,
+            probe=probe,
+        )
+
+    def _score(self, fit: FitStage, outputs: Extraction) -> ScoreStage:
+        return ScoreStage(key=self._key("score", fit=fit.key, outputs=_keys(outputs)), fit=fit, outputs=outputs)
 
     def _measure(self, inside: ScoreStage, held: ScoreStage | None, outside: ScoreStage) -> MeasureStage:
         key = self._key("measure", id=inside.key, held=held.key if held is not None else None, ood=outside.key)
         return MeasureStage(key=key, id_scores=inside, held_scores=held, ood_scores=outside)
+
+
+def _keys(extraction: Extraction) -> list[str]:
+    return [stage.key for stage in extraction.stages]

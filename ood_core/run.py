@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
+
+import pluggy
 
 from ood_core import extract, fit, measure, score, train
 from ood_core.errors import OODError
 from ood_core.interfaces import StageFacts
-from ood_core.stages import Observer, Plan, Stage
+from ood_core.stages import ExtractStage, Observer, Plan, Stage
 from ood_core.store import Store
 
 
@@ -61,10 +64,9 @@ def run(plan: Plan, store: Store) -> Results:
     needed = missing(plan, store)
     hook = plan.plugins.hook
     hook.ood_before_run(plan=plan)
-    records = {}
-    for stage in plan.stages:
-        if stage.key in needed or store.facts(stage) is not None:
-            records[stage.key] = _stage(stage, store, Observer(hook, stage))
+    records: dict[str, Record] = {}
+    for stages in _groups(plan, needed, store):
+        records |= {record.stage.key: record for record in _carry_out(stages, store, hook)}
     rows = tuple(
         ResultRow(row.variant, row.seed, row.scorer, row.ood_set, row.group, **_numbers(records[row.measure.key].facts))
         for row in plan.rows
@@ -89,33 +91,59 @@ def missing(plan: Plan, store: Store) -> set[str]:
     return needed
 
 
-def _stage(stage: Stage, store: Store, observer: Observer) -> Record:
-    """Return a stage's facts, from the store, or after carrying it out, or after another process did."""
-    hook = observer.hook
-    stored = store.facts(stage) is not None
-    hook.ood_before_stage(stage=stage, stored=stored)
-    if not stored:
-        try:
-            with store.lock(stage):
-                stored = store.facts(stage) is not None
-                if not stored:
-                    _EXECUTE[stage.kind](stage, store, observer)
-        except OODError as error:
-            hook.ood_on_error(stage=stage, error=error)
-            raise OODError(f"{stage}: {error}") from error
-        except BaseException as error:
-            error.add_note(f"This happened in the stage: {stage}")
-            hook.ood_on_error(stage=stage, error=error)
-            raise
+def _groups(plan: Plan, needed: set[str], store: Store) -> Iterator[list[Stage]]:
+    """Yield the stages to go through in order; extractions that can share a pass over the images come together."""
+    passes: dict[Any, list[Stage]] = {}
+    for stage in plan.stages:
+        if stage.key in needed or store.facts(stage) is not None:
+            passes.setdefault(stage.passage if isinstance(stage, ExtractStage) else stage.key, []).append(stage)
+    yield from passes.values()
+
+
+def _carry_out(stages: Sequence[Stage], store: Store, hook: pluggy.HookRelay) -> Iterator[Record]:
+    """Yield the records of stages that are carried out together; of some the facts may lie in the store already."""
+    missing = [stage for stage in stages if store.facts(stage) is None]
+    for stage in stages:
+        if stage not in missing:
+            hook.ood_before_stage(stage=stage, stored=True)
+            yield _record(stage, True, store, hook)
+    for stage in missing:
+        hook.ood_before_stage(stage=stage, stored=False)
+        stored = stage is missing[0] and not _execute(missing, store, Observer(hook, stage))
+        yield _record(stage, stored, store, hook)
+
+
+def _record(stage: Stage, stored: bool, store: Store, hook: pluggy.HookRelay) -> Record:
     facts = store.facts(stage)
     assert facts is not None, "a stage that was carried out is in the store"
     hook.ood_after_stage(stage=stage, facts=facts)
     return Record(stage, stored, facts)
 
 
+def _execute(stages: Sequence[Stage], store: Store, observer: Observer) -> bool:
+    """Carry out what another process has not done while this one waited; return whether there was anything to do."""
+    stage, hook = observer.stage, observer.hook
+    try:
+        with ExitStack() as stack:
+            for locked in sorted(stages, key=lambda stage: stage.key):  # the same order everywhere: no deadlock
+                stack.enter_context(store.lock(locked))
+            left = [stage for stage in stages if store.facts(stage) is None]
+            if left and isinstance(left[0], ExtractStage):
+                extract.execute([stage for stage in left if isinstance(stage, ExtractStage)], store, observer)
+            elif left:
+                _EXECUTE[stage.kind](stage, store, observer)
+            return bool(left)
+    except OODError as error:
+        hook.ood_on_error(stage=stage, error=error)
+        raise OODError(f"{stage}: {error}") from error
+    except BaseException as error:
+        error.add_note(f"This happened in the stage: {stage}")
+        hook.ood_on_error(stage=stage, error=error)
+        raise
+
+
 _EXECUTE: dict[str, Callable[..., None]] = {
     "train": train.execute,
-    "extract": extract.execute,
     "fit": fit.execute,
     "score": score.execute,
     "measure": measure.execute,

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from ood_core import network as networks
+from ood_core.artifacts import load_outputs, load_score
+from ood_core.data import evaluation_batches, to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score
 from ood_core.stages import Observer, ScoreStage
-from ood_core.store import Store, create_array, load_outputs, load_score
+from ood_core.store import Store, create_array
 
 SCORES = "scores.npy"
+BATCH_SIZE = 64
+"""Images that go through the network at once for a scorer that needs it: a gradient takes more memory than a pass."""
 
 
 def execute(stage: ScoreStage, store: Store, observer: Observer) -> None:
     """Score chunk by chunk, and file the scores, float64 [N]."""
-    outputs = load_outputs(store.folder(stage.outputs), stage.outputs.classes).without_labels()
-    score = load_score(store.folder(stage.fit), stage.fit.scorer.scores)
+    outputs = load_outputs(stage.outputs, store).without_labels()
+    score: Score = load_score(store.folder(stage.fit), stage.fit.scorer)
     with store.put(stage) as (folder, facts):
         scores = create_array(folder / SCORES, (len(outputs),), float)
         done = 0
-        for chunk in outputs.chunks():
+        for chunk in _chunks(stage, store, outputs):
             scores[done : done + len(chunk)] = _checked(stage, score, chunk, done).numpy()
             done += len(chunk)
             observer.progress(done, len(outputs))
@@ -28,9 +36,22 @@ def execute(stage: ScoreStage, store: Store, observer: Observer) -> None:
         facts["images"] = len(outputs)
 
 
+def _chunks(stage: ScoreStage, store: Store, outputs: Outputs) -> Iterator[Outputs]:
+    if "network" not in stage.fit.scorer.all_needs():
+        yield from outputs.chunks()
+        return
+    base = stage.outputs.base
+    network = networks.extracted(base, store)
+    start = 0
+    for batch in evaluation_batches(base.images.opened, base.image_size, BATCH_SIZE):
+        images = to_unit(batch.views[0].to(networks.device()))
+        yield replace(outputs[start : start + len(images)], network=network, images=images)
+        start += len(images)
+
+
 def _checked(stage: ScoreStage, score: Score, chunk: Outputs, first: int) -> Tensor:
     """Return the scores of a chunk, and refuse what is no score for each row."""
-    scores = score(chunk).cpu()
+    scores = score(chunk).detach().cpu()
     if scores.shape != (len(chunk),) or scores.dtype != torch.float64:
         shape = f"{str(scores.dtype).removeprefix('torch.')} {list(scores.shape)}"
         raise OODError(f"scorer '{stage.fit.name}' gave {shape}, not float64 [{len(chunk)}]")

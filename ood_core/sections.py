@@ -19,9 +19,10 @@ from ood_core.recipe import Node, Recipe
 from ood_core.stages import Images
 
 SECTIONS = ("data", "backbone", "training", "scorers")
-DATA_KEYS = ("image_size", "holdout", "id", "near", "far")
+DATA_KEYS = ("image_size", "holdout", "id", "known", "near", "far")
 SELECTION_KEYS = ("name", "classes", "limit")
 GROUPS = ("near", "far")
+OUTSIDE = ("known", *GROUPS)
 HOLDOUT = 0.1
 """Share of the ID training images kept back for the threshold where a recipe does not say."""
 
@@ -31,12 +32,13 @@ Opened: TypeAlias = dict[str, SelectedImages]
 
 @dataclass(frozen=True)
 class DataSets:
-    """The data of an experiment: the ID set in its parts, and the OOD sets with their groups."""
+    """The data of an experiment: the ID set in its parts, OOD sets that scorers may know, and those that measure."""
 
     image_size: int
     train: Images
     holdout: Images | None
     test: Images
+    known: tuple[Images, ...]
     ood: tuple[tuple[str, Images], ...]
 
 
@@ -75,7 +77,7 @@ def read(recipe: Recipe, reader: Reader, opened: Opened) -> Experiment | None:
         cast(Backbone | None, reading.plugin("backbone", sections["backbone"])) if "backbone" in sections else None
     )
     tasks = reading.tasks(sections["training"], data) if "training" in sections else []
-    scorers = reading.scorers(sections["scorers"], tasks) if "scorers" in sections else []
+    scorers = reading.scorers(sections["scorers"], tasks, data) if "scorers" in sections else []
     if reader.errors or data is None or backbone is None:
         return None
     resolved = {
@@ -124,21 +126,16 @@ class _Reading:
         inside = self._selection(entries["id"], holdout)
         if inside is None:
             return None
-        self.resolved_data = {"image_size": size, "holdout": holdout, "id": _describe(inside), "near": [], "far": []}
+        self.resolved_data = {"image_size": size, "holdout": holdout, "id": _describe(inside)}
+        self.resolved_data |= {group: [] for group in OUTSIDE if group in entries or group in GROUPS}
         return self._sets(entries, inside, size)
 
     def _sets(self, entries: dict[str, Node], inside: Selection, size: int) -> DataSets | None:
         parts: tuple[Part, ...] = ("train", "holdout", "test") if inside.holdout > 0 else ("train", "test")
-        known = {part: self._images(entries["id"], inside, part) for part in parts}
-        ood: list[tuple[str, Images]] = []
-        for group in GROUPS:
-            for node in self._items(entries[group], f"'{group}'") if group in entries else ():
-                if (images := self._ood_images(node, group, inside, known["test"])) is None:
-                    continue
-                if images.name in [other.name for _, other in ood]:
-                    self.reader.wrong(node, f"two OOD sets are called '{images.name}'; tell them apart by 'name:'")
-                ood.append((group, images))
-        train, test = known["train"], known["test"]
+        own = {part: self._images(entries["id"], inside, part) for part in parts}
+        train, test = own["train"], own["test"]
+        ood = [(group, *pair) for group in GROUPS for pair in self._outside(entries, group, inside, test)]
+        known = self._outside(entries, "known", inside, train)
         if train is None or test is None:
             return None
         if train.opened.source == test.opened.source:
@@ -146,17 +143,36 @@ class _Reading:
             self.reader.wrong(entries["id"], message)
         if not ood and not self.reader.errors:
             self.reader.wrong(entries["id"], "neither 'near' nor 'far' names an OOD set")
-        return DataSets(size, train, known.get("holdout"), test, tuple(ood))
+        self._refuse_repeated(known, [(node, images) for _, node, images in ood])
+        groups = tuple((group, images) for group, _, images in ood)
+        return DataSets(size, train, own.get("holdout"), test, tuple(images for _, images in known), groups)
 
-    def _ood_images(self, node: Node, group: str, inside: Selection, test: Images | None) -> Images | None:
+    def _refuse_repeated(self, known: Sequence[tuple[Node, Images]], ood: Sequence[tuple[Node, Images]]) -> None:
+        names: set[str] = set()
+        for node, images in ood:
+            if images.name in names:
+                self.reader.wrong(node, f"two OOD sets are called '{images.name}'; tell them apart by 'name:'")
+            names.add(images.name)
+        tested = {images.opened.source: images.name for _, images in ood}
+        for node, images in known:
+            if same := tested.get(images.opened.source):
+                self.reader.wrong(node, f"known OOD set '{images.name}' has the images of OOD set '{same}'")
+
+    def _outside(
+        self, entries: dict[str, Node], group: str, inside: Selection, own: Images | None
+    ) -> list[tuple[Node, Images]]:
+        nodes = self._items(entries[group], f"'{group}'") if group in entries else ()
+        return [(node, images) for node in nodes if (images := self._ood_images(node, group, inside, own)) is not None]
+
+    def _ood_images(self, node: Node, group: str, inside: Selection, own: Images | None) -> Images | None:
         """Return an OOD set; having images of the ID classes is a mistake."""
         outside = self._selection(node, 0.0)
-        images = self._images(node, outside, "test") if outside is not None else None
-        if outside is None or images is None or test is None:
+        images = self._images(node, outside, "known" if group == "known" else "test") if outside is not None else None
+        if outside is None or images is None or own is None:
             return None
         self.resolved_data[group].append(_describe(outside))
-        shared = [name for name in images.opened.classes if name in test.opened.classes]
-        if images.opened.source == test.opened.source and shared:
+        shared = [name for name in images.opened.classes if name in own.opened.classes]
+        if images.opened.source == own.opened.source and shared:
             self.reader.wrong(node, f"OOD set '{outside.name}' shares classes with the ID set: {', '.join(shared)}")
         if outside.name == inside.name:
             self.reader.wrong(node, f"OOD set and ID set are both called '{inside.name}'; tell them apart by 'name:'")
@@ -210,7 +226,7 @@ class _Reading:
             tasks.append(task)
         return tasks
 
-    def scorers(self, node: Node, tasks: Sequence[PretextTask]) -> list[tuple[str, Scorer]]:
+    def scorers(self, node: Node, tasks: Sequence[PretextTask], data: DataSets | None) -> list[tuple[str, Scorer]]:
         scorers: list[tuple[str, Scorer]] = []
         for item in self._items(node, "'scorers'"):
             scorer = cast(Scorer | None, self.plugin("scorer", item, ("name",)))
@@ -220,12 +236,24 @@ class _Reading:
             name = self.reader.value(given, str, "'name'", "") if given is not None else label(scorer)
             if name in [other for other, _ in scorers]:
                 self.reader.wrong(item, f"two scorers are called '{name}'; tell them apart by 'name:'")
-            if tasks and not tasks[-1].trains_head and scorer.needs & {"logits", "head"}:
-                self.reader.wrong(item, f"scorer '{name}' needs logits, but pretext '{tasks[-1].name}' trains no head")
+            for missing in _missing(scorer, tasks, data):
+                self.reader.wrong(item, f"scorer '{name}' needs {missing}")
             scorers.append((name, scorer))
         if node.value == []:
             self.reader.wrong(node, "'scorers' names no scorer")
         return scorers
+
+
+def _missing(scorer: Scorer, tasks: Sequence[PretextTask], data: DataSets | None) -> list[str]:
+    """Return what a scorer needs and this recipe does not give, in words."""
+    needs, missing = scorer.all_needs(), []
+    if tasks and not tasks[-1].trains_head and needs & {"logits", "head"}:
+        missing.append(f"logits, but pretext '{tasks[-1].name}' trains no head")
+    if data is not None and data.holdout is None and "held_out" in needs:
+        missing.append("held-out ID images, but 'holdout' is 0")
+    if data is not None and not data.known and "known_ood" in needs:
+        missing.append("known OOD images; name them under 'known' in 'data'")
+    return missing
 
 
 def _describe(selection: Selection) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pluggy
 
 from ood_core.data import Part, SelectedImages
 from ood_core.errors import OODError, OODErrors
-from ood_core.interfaces import Backbone, Plugin, PretextTask, Scorer, StageFacts
+from ood_core.interfaces import Backbone, Plugin, PretextTask, Probe, Scorer, StageFacts
 from ood_core.plugins import Plugins
 
 
@@ -60,7 +60,10 @@ class TrainStage:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractStage:
-    """Pass a data set through the network once and keep embeddings, logits and labels."""
+    """Pass a data set through the network once and keep embeddings, logits and labels, or what a probe reads.
+
+    Missing stages of the same network and images are carried out in one pass.
+    """
 
     kind: ClassVar[str] = "extract"
     key: str
@@ -70,6 +73,7 @@ class ExtractStage:
     image_size: int
     classes: int
     """Number of ID classes, which is that of the network's outputs."""
+    probe: Probe | None = field(default=None, compare=False)
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -81,25 +85,48 @@ class ExtractStage:
         """The seed of the weights; None for a backbone that was not trained here."""
         return None if self.weights is None else self.weights.seed
 
+    @property
+    def passage(self) -> tuple[Any, ...]:
+        """What the stages that can share a pass have in common."""
+        network = self.weights.key if self.weights is not None else repr(self.backbone)
+        return (network, self.images.opened.fingerprint, self.image_size, self.classes)
+
     def __str__(self) -> str:
-        return f"extract {self.images} ({self.weights.path if self.weights else self.backbone.name})"
+        what = str(self.images) if self.probe is None else f"{type(self.probe).__name__} of {self.images}"
+        return f"extract {what} ({self.weights.path if self.weights else self.backbone.name})"
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """All that was read of one set of images: the outputs, and what probes add to them."""
+
+    base: ExtractStage
+    probes: tuple[ExtractStage, ...] = ()
+
+    @property
+    def stages(self) -> tuple[ExtractStage, ...]:
+        """The stages behind it."""
+        return (self.base, *self.probes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitStage:
-    """Fit a scorer to the outputs of the ID training images."""
+    """Fit a scorer to the outputs of the ID training images, and to those of the other images that it needs."""
 
     kind: ClassVar[str] = "fit"
     key: str
     name: str
     scorer: Scorer = field(compare=False)
-    train: ExtractStage = field(compare=False)
+    train: Extraction = field(compare=False)
+    held_out: Extraction | None = field(compare=False)
+    known_ood: tuple[Extraction, ...] = field(compare=False)
     seed: int
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
         """Stages whose results this one needs."""
-        return (self.train,)
+        sets = (self.train, *([] if self.held_out is None else [self.held_out]), *self.known_ood)
+        return tuple(stage for extraction in sets for stage in extraction.stages)
 
     def __str__(self) -> str:
         return f"fit {self.name}"
@@ -112,15 +139,20 @@ class ScoreStage:
     kind: ClassVar[str] = "score"
     key: str
     fit: FitStage = field(compare=False)
-    outputs: ExtractStage = field(compare=False)
+    outputs: Extraction = field(compare=False)
+
+    @property
+    def images(self) -> Images:
+        """What is scored."""
+        return self.outputs.base.images
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
         """Stages whose results this one needs."""
-        return (self.fit, self.outputs)
+        return (self.fit, *self.outputs.stages)
 
     def __str__(self) -> str:
-        return f"score {self.outputs.images} by {self.fit.name}"
+        return f"score {self.images} by {self.fit.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +172,7 @@ class MeasureStage:
         return (self.id_scores, *held, self.ood_scores)
 
     def __str__(self) -> str:
-        return f"measure {self.id_scores.fit.name} on {self.ood_scores.outputs.images}"
+        return f"measure {self.id_scores.fit.name} on {self.ood_scores.images}"
 
 
 _KINDS = ("train", "extract", "fit", "score", "measure")

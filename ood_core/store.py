@@ -19,9 +19,9 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +31,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Head, Outputs, Score, StageFacts
+from ood_core.interfaces import StageFacts
 from ood_core.stages import Stage
 
 FACTS = "stage.json"
-HEAD = "head.safetensors"
-
-AnyScore = TypeVar("AnyScore", bound=Score)
 
 
 @dataclass(frozen=True)
@@ -171,56 +168,13 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: type = np.float32) -
     return array
 
 
-def load_array(path: Path) -> Tensor:
-    """Return a .npy file as a memory-mapped tensor; writing to it changes this process's view alone."""
+def map_array(path: Path) -> np.memmap[Any, Any]:
+    """Return a .npy file as a memory-mapped array; writing to it changes this process's view alone."""
     with reading(path):
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
+        array: np.memmap[Any, Any] = np.load(path, mmap_mode="c")
+        return array
 
 
-OUTPUTS = ("embeddings", "logits", "labels")
-"""The arrays of a set's outputs, each <name>.npy."""
-
-
-def load_outputs(folder: Path, classes: int) -> Outputs:
-    """Return the outputs that an extraction stage left in a folder, memory-mapped."""
-    embeddings, logits, labels = (load_array(folder / f"{name}.npy") for name in OUTPUTS)
-    head = Head(**load_tensors(folder / HEAD)) if logits.shape[1] else None
-    return Outputs(embeddings, logits, labels, classes, head)
-
-
-def save_score(folder: Path, score: Score) -> None:
-    """Write a fitted score: tensors as score.safetensors, plain values in its notes."""
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
-    for field in fields(score):  # type: ignore[arg-type]
-        value = getattr(score, field.name)
-        if isinstance(value, Tensor):
-            tensors[field.name] = value
-        else:
-            plain[field.name] = value
-    save_tensors(folder / "score.safetensors", tensors, plain)
-
-
-def load_score(folder: Path, scores: type[AnyScore]) -> AnyScore:
-    """Return a fitted score of a known class.
-
-    Raises:
-        OODError: The file was written by another version of the class; names what is missing or too much.
-    """
-    path = folder / "score.safetensors"
-    values = load_tensors(path) | {name: _frozen(value) for name, value in load_notes(path).items()}
-    wanted = {field.name for field in fields(scores)}  # type: ignore[arg-type]
-    if wanted != values.keys():
-        differing = ", ".join(sorted(wanted ^ values.keys()))
-        raise OODError(f"{path}: was saved by another version of {scores.__name__}: {differing}")
-    return scores(**values)
-
-
-def plain_values(score: Score) -> dict[str, Any]:
-    """Return what a fitted score has to say in a report: its values that are no tensors."""
-    pairs = {field.name: getattr(score, field.name) for field in fields(score)}  # type: ignore[arg-type]
-    return {name: value for name, value in pairs.items() if not isinstance(value, Tensor)}
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+def load_array(path: Path) -> Tensor:
+    """Return a .npy file as a memory-mapped tensor."""
+    return torch.from_numpy(map_array(path))

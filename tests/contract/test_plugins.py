@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ood_core.interfaces import PLUGIN_KINDS
+from ood_core.interfaces import NEEDS, PLUGIN_KINDS
 from ood_core.options import Reader, describe
 from ood_core.plugins import find
 from ood_core.recipe import parse
@@ -98,4 +98,4 @@ def test_a_recipe_may_leave_out_all_that_has_a_default(kind, cls):
 @pytest.mark.parametrize("cls", PLUGINS.classes("scorer").values())
 def test_a_scorer_needs_what_outputs_have(cls):
     assert cls.needs
-    assert cls.needs <= {"embeddings", "logits", "head", "labels"}
+    assert cls.needs <= NEEDS

@@ -5,9 +5,11 @@ import torch
 
 from ood_core import extract
 from ood_core import network as networks
+from ood_core.artifacts import load_outputs
 from ood_core.data import evaluation_batches, to_unit
 from ood_core.run import run
-from ood_core.store import Store, load_outputs
+from ood_core.stages import Extraction
+from ood_core.store import Store
 
 
 class Quiet:
@@ -36,7 +38,7 @@ def test_outputs_are_what_the_network_gives_in_the_order_of_the_images(finished)
             features = network.forward_features(to_unit(batch.views[0]))
             expected = network.forward_head(features, pre_logits=True)
             logits = network(to_unit(batch.views[0]))
-        outputs = load_outputs(store.folder(stage), stage.classes)
+        outputs = load_outputs(Extraction(stage), store)
         torch.testing.assert_close(outputs.embeddings, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(outputs.logits, logits, rtol=1e-5, atol=1e-5)
         assert torch.equal(outputs.labels, stage.images.opened.labels)
@@ -45,7 +47,7 @@ def test_outputs_are_what_the_network_gives_in_the_order_of_the_images(finished)
 def test_the_head_explains_the_logits(finished):
     plan, store = finished
     for stage in extractions(plan):
-        outputs = load_outputs(store.folder(stage), stage.classes)
+        outputs = load_outputs(Extraction(stage), store)
         explained = outputs.embeddings @ outputs.head.weight.T + outputs.head.bias
         torch.testing.assert_close(outputs.logits, explained, rtol=1e-4, atol=1e-4)
 
@@ -57,8 +59,8 @@ def test_the_batch_size_does_not_matter(finished, tmp_path, monkeypatch):
     again = Store(tmp_path / "again")
     (again.root / "train").mkdir(parents=True)
     (again.root / "train" / stage.weights.key).symlink_to(store.folder(stage.weights))
-    extract.execute(stage, again, Quiet())
-    one, two = (load_outputs(place.folder(stage), stage.classes) for place in (store, again))
+    extract.execute([stage], again, Quiet())
+    one, two = (load_outputs(Extraction(stage), place) for place in (store, again))
     torch.testing.assert_close(one.embeddings, two.embeddings, rtol=1e-5, atol=1e-5)
     assert again.facts(stage)["images"] == len(one)
 
@@ -68,6 +70,6 @@ def test_without_a_trained_head_there_are_no_logits(make_plan, tiny, tmp_path):
     plan, store = make_plan(tiny, mim, "scorers=[mahalanobis]"), Store(tmp_path / "store")
     run(plan, store)
     for stage in extractions(plan):
-        outputs = load_outputs(store.folder(stage), stage.classes)
+        outputs = load_outputs(Extraction(stage), store)
         assert outputs.head is None
         assert outputs.logits.shape == (len(outputs), 0)

@@ -6,15 +6,12 @@ import pytest
 import torch
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Score
 from ood_core.store import (
     Store,
     create_array,
     load_array,
     load_notes,
-    load_score,
     load_tensors,
-    save_score,
     save_tensors,
     write_text,
 )
@@ -152,32 +149,3 @@ def test_an_array_is_memory_mapped_and_may_be_empty(tmp_path):
     assert torch.equal(loaded, torch.full((3, 2), 7.0))
     create_array(tmp_path / "b.npy", (3, 0)).flush()
     assert load_array(tmp_path / "b.npy").shape == (3, 0)
-
-
-@dataclass(frozen=True)
-class Fitted(Score):
-    means: torch.Tensor
-    rank: int
-    names: tuple[str, ...]
-
-    def __call__(self, outputs):
-        return outputs.embeddings.double().sum(1)
-
-
-def test_a_score_is_saved_without_pickle_and_restored(tmp_path):
-    score = Fitted(torch.randn(3, 2, dtype=torch.float64), 2, ("a", "b"))
-    save_score(tmp_path, score)
-    assert [path.name for path in tmp_path.iterdir()] == ["score.safetensors"]
-    loaded = load_score(tmp_path, Fitted)
-    assert torch.equal(loaded.means, score.means)
-    assert (loaded.rank, loaded.names) == (2, ("a", "b"))
-
-
-def test_a_score_of_another_version_is_refused_with_what_differs(tmp_path):
-    @dataclass(frozen=True)
-    class Newer(Fitted):
-        bias: float = 0.0
-
-    save_score(tmp_path, Fitted(torch.zeros(1), 2, ()))
-    with pytest.raises(OODError, match="another version of Newer: bias"):
-        load_score(tmp_path, Newer)

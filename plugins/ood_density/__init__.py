@@ -1,0 +1,1 @@
+"""Densities and one-class boundaries of the embeddings, fitted by scikit-learn, as scores."""

@@ -1,0 +1,1 @@
+"""Several scorers as one."""

@@ -1,0 +1,1 @@
+"""Scores that send the image through the network again, most of them for a gradient."""

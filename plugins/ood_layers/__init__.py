@@ -1,0 +1,1 @@
+"""Scores that read layers in front of the embeddings."""

@@ -1,0 +1,12 @@
+"""Registers the scorers."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import Scorer
+
+
+@hookimpl
+def ood_register_scorers() -> list[type[Scorer]]:
+    """Return the scorers of this package."""
+    return []

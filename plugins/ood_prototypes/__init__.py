@@ -1,0 +1,1 @@
+"""Distances to the class means, and geometry of the classifier's decision boundaries, as scores."""

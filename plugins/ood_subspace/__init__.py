@@ -1,0 +1,1 @@
+"""What lies outside of the principal subspace of the training embeddings, as scores."""
