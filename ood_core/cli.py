@@ -42,6 +42,9 @@ def _command(
     ] = Path("runs/store"),
     plan: Annotated[bool, typer.Option("--plan", help="Check the recipe, show its stages, run nothing.")] = False,
     plugins: Annotated[bool, typer.Option("--plugins", help="List the installed plugins.")] = False,
+    scorers: Annotated[
+        bool, typer.Option("--scorers", help="List the installed scorers: formula, needs, costs, source (Markdown).")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Train, extract, score and report, as a recipe says; whatever is in the store is not done again."""
@@ -51,8 +54,10 @@ def _command(
         typer.echo(f"ood-run {installed('ood-framework')}")
     elif plugins:
         _list_plugins()
+    elif scorers:
+        _list_scorers()
     elif recipe is None:
-        raise typer.BadParameter("name a recipe, or --plugins", param_hint="RECIPE")
+        raise typer.BadParameter("name a recipe, --plugins or --scorers", param_hint="RECIPE")
     else:
         try:
             _run(recipe, overrides or [], out, store, plan)
@@ -107,6 +112,13 @@ def _list_plugins() -> None:
             if registered.package == package:
                 typer.echo(f"    {kind:9} {name:20} {_first_line(registered.cls)}")
     _show_disabled(found)
+
+
+def _list_scorers() -> None:
+    from ood_core.catalog import table
+    from ood_core.plugins import find
+
+    typer.echo(table(find()), nl=False)
 
 
 def _show_disabled(found: Plugins) -> None:

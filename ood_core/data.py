@@ -128,6 +128,10 @@ class SelectedImages:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def shared_with(self, other: SelectedImages) -> int:
+        """Return how many images of one source both have."""
+        return len(np.intersect1d(self.rows, other.rows)) if self.source == other.source else 0
+
     def pixels(self, index: int) -> Tensor:
         """Return one image, uint8 [3, H, W]."""
         if (found := self._decoded.get(index)) is not None:

@@ -79,6 +79,13 @@ class Network(nn.Module, ABC):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a fresh one with this many outputs."""
 
+    def layer_names(self) -> tuple[str, ...]:
+        """Return the full names of the submodules whose outputs are the usual intermediate embeddings, first to last.
+
+        Unless a network knows better: its children that are sequences of layers.
+        """
+        return tuple(name for name, child in self.named_children() if isinstance(child, nn.Sequential))
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, C]."""
         return self.forward_head(self.forward_features(images))

@@ -202,6 +202,14 @@ def label(plugin: Plugin) -> str:
     return f"{plugin.name}({', '.join(changed)})" if changed else plugin.name
 
 
+def options_of(cls: type[Plugin]) -> str:
+    """Return a class's options with their defaults: "k=50, kind=flat"; those without one by their name alone."""
+    return ", ".join(
+        field.name if _is_required(field) else f"{field.name}={_short(_default(field))}"
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+    )
+
+
 def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 

@@ -153,10 +153,11 @@ class _Reading:
             if images.name in names:
                 self.reader.wrong(node, f"two OOD sets are called '{images.name}'; tell them apart by 'name:'")
             names.add(images.name)
-        tested = {images.opened.source: images.name for _, images in ood}
         for node, images in known:
-            if same := tested.get(images.opened.source):
-                self.reader.wrong(node, f"known OOD set '{images.name}' has the images of OOD set '{same}'")
+            for _, tested in ood:
+                if shared := images.opened.shared_with(tested.opened):
+                    message = f"known OOD set '{images.name}' shares {shared} images with OOD set '{tested.name}'"
+                    self.reader.wrong(node, message)
 
     def _outside(
         self, entries: dict[str, Node], group: str, inside: Selection, own: Images | None

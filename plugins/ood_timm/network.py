@@ -15,6 +15,7 @@ class TimmModel(Protocol):
     """What all of timm's classifiers share."""
 
     pretrained_cfg: dict[str, Any]
+    feature_info: Any
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map."""
@@ -62,6 +63,11 @@ class TimmNetwork(Network):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace timm's classifier by a fresh one."""
         self.model.reset_classifier(num_classes)
+
+    def layer_names(self) -> tuple[str, ...]:
+        """Return the layers that timm lists as a model's features: stages of a ResNet, blocks of a ViT."""
+        listed = getattr(self.model, "feature_info", None) or []  # a plain list, or timm's FeatureInfo around one
+        return tuple(f"model.{info['module']}" for info in getattr(listed, "info", listed))
 
 
 class TimmPatchNetwork(TimmNetwork, PatchNetwork):

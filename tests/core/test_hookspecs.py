@@ -243,3 +243,11 @@ def test_links_lead_to_files():
     links = re.findall(r"\]\(([^)#]+)", README)
     assert links
     assert [link for link in links if not (ROOT / "plugins" / link).exists()] == []
+
+
+def test_the_example_of_a_probe_keeps_the_contract(monkeypatch):
+    module = ModuleType("example_of_a_probe")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # annotations are looked up there
+    exec(python(README.partition("## Scorers that need more")[2].partition("\n## ")[0]), vars(module))
+    for check in scorer_checks():
+        check(module.Peak())

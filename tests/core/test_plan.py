@@ -257,6 +257,18 @@ BROKEN = {
         12,
         "scorer 'energy' needs logits, but pretext 'mim' trains no head",
     ),
+    "known OOD images wanted, none given": (
+        "[energy, mahalanobis]",
+        "[mahalanobis-ensemble]",
+        12,
+        "scorer 'mahalanobis-ensemble' needs known OOD images; name them under 'known' in 'data'",
+    ),
+    "known OOD images of an ID class": (
+        "image_size: 8",
+        "image_size: 8\n  known: [{use: digits, name: other, classes: [2]}]",
+        4,
+        "OOD set 'other' shares classes with the ID set: 2",
+    ),
     "unknown nested plugin": (
         "{use: classification, epochs: 2, batch_size: 16, crop_scale: 1, flip: false}",
         "{use: mim, epochs: 1, tokenizer: {use: kmean}}",
@@ -359,3 +371,45 @@ def test_what_variants_and_seeds_share_is_checked_once(make_plan, tiny):
     tiny.write_text(TINY.replace("seed: 0", "seeds: [0, 1]") + "vary: {a: {}, b: {}}\n")
     checked = [plugin.name for _, plugin in make_plan(tiny).checks]
     assert checked.count("timm") == checked.count("energy") == 1
+
+
+def test_a_scorer_that_needs_held_out_images_is_told_when_there_are_none(make_plan, tiny):
+    with pytest.raises(OODErrors, match="scorer 'gram' needs held-out ID images, but 'holdout' is 0"):
+        make_plan(tiny, "data.holdout=0", "scorers=[gram]")
+
+
+def test_what_a_scorer_among_the_options_of_another_needs_is_checked(make_plan, tiny):
+    with pytest.raises(OODErrors, match="needs known OOD images; name them under 'known' in 'data'"):
+        make_plan(tiny, "scorers=[{use: rank-fusion, scorers: [ssd-k, energy]}]")
+
+
+def test_known_ood_images_are_never_among_those_that_measure(make_plan, tiny, tmp_path):
+    pictures(tmp_path / "imgs", ("cat", "dog"), ("all",))
+    folder = f"use: folder, path: {tmp_path / 'imgs' / 'all'}"
+    seen, near = f"data.known=[{{{folder}, name: seen, classes: [cat]}}]", f"data.near=[{{{folder}, name: measured}}]"
+    with pytest.raises(OODErrors, match="known OOD set 'seen' shares 20 images with OOD set 'measured'"):
+        make_plan(tiny, seen, near)
+    make_plan(tiny, seen, near.replace("measured", "measured, classes: [dog]"))
+
+
+def test_known_ood_images_come_from_the_training_split_and_change_only_what_needs_them(make_plan, tiny):
+    known = "data.known=[{use: digits, name: few, classes: [7], limit: 3}]"
+    scorers = "scorers=[energy, ssd-k]"
+    plan, more = make_plan(tiny, known, scorers), make_plan(tiny, known.replace("limit: 3", "limit: 4"), scorers)
+    (few,) = next(stage for stage in plan.stages if stage.kind == "fit" and stage.name == "ssd-k").known_ood
+    assert few.base.images.part == "known"
+    assert len(few.base.images.opened) == 3
+    assert few.base.images.opened.source == plan.stages[0].images.opened.source
+
+    def fits(made):
+        return {stage.name: stage.key for stage in made.stages if stage.kind == "fit"}
+
+    assert fits(plan)["energy"] == fits(more)["energy"]
+    assert fits(plan)["ssd-k"] != fits(more)["ssd-k"]
+
+
+def test_probes_with_equal_fields_are_one_stage_for_each_set(make_plan, tiny):
+    plan = make_plan(tiny, "scorers=[mahalanobis, mahalanobis-layers, {use: mahalanobis-layers, name: again}, gram]")
+    extractions = [stage for stage in plan.stages if stage.kind == "extract"]
+    sets = {str(stage.images) for stage in extractions}
+    assert len(extractions) == 3 * len(sets)  # the outputs, the means of layers, the Gram matrices

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ood_core import report, train
+from ood_core import extract, report, score, train
+from ood_core.data import evaluation_batches
 from ood_core.errors import OODError
 from ood_core.run import missing, run
 from ood_core.store import Store, load_array, load_tensors
@@ -302,3 +303,65 @@ def test_the_reports_of_a_second_run_differ_only_in_what_was_reused(make_plan, t
             stage.pop("stored")
         documents.append(document)
     assert documents[0] == documents[1]
+
+
+LAYERS = "scorers=[mahalanobis, mahalanobis-layers, gram, rankfeat]"
+
+
+def test_all_that_is_extracted_of_one_set_comes_from_one_pass(make_plan, tiny, store, monkeypatch):
+    passes = []
+    monkeypatch.setattr(
+        extract, "evaluation_batches", lambda images, *rest: passes.append(images) or evaluation_batches(images, *rest)
+    )
+    results = run(make_plan(tiny, LAYERS), store)
+    sets = {str(r.stage.images) for r in results.records if r.stage.kind == "extract"}
+    assert len(passes) == len(sets)
+    assert len([r for r in results.records if r.stage.kind == "extract"]) == 4 * len(sets)
+    assert not any(record.stored for record in results.records)
+
+
+def test_a_probe_that_is_added_later_leaves_the_outputs_alone(make_plan, tiny, tmp_path):
+    together, later = Store(tmp_path / "together"), Store(tmp_path / "later")
+    plan = make_plan(tiny, LAYERS)
+    run(plan, together)
+    run(make_plan(tiny, "scorers=[mahalanobis]"), later)
+    results = run(plan, later)
+    stored = {type(r.stage.probe).__name__: r.stored for r in results.records if r.stage.kind == "extract"}
+    assert stored == {"NoneType": True, "LayerMeans": False, "GramSums": False, "RankReducedLogits": False}
+    assert all(
+        torch.equal(a, b) for a, b in zip(scores(plan, together).values(), scores(plan, later).values(), strict=True)
+    )
+
+
+def test_a_layer_that_does_not_exist_is_named_with_the_nearest_one(make_plan, tiny, store):
+    with pytest.raises(OODError, match=r"the network has no layer 'model.block.0'. Did you mean 'model.blocks.0'\?"):
+        run(make_plan(tiny, "scorers=[{use: mahalanobis-layers, layers: [model.block.0]}]"), store)
+    assert not list(store.root.glob("extract/*"))
+
+
+def test_scorers_that_need_the_network_are_given_the_images_of_their_rows(make_plan, tiny, store, monkeypatch):
+    plan = make_plan(tiny, "scorers=[odin]")
+    seen = []
+
+    def look(self, outputs):
+        assert not outputs.network.training
+        assert not any(parameter.requires_grad for parameter in outputs.network.parameters())
+        seen.append((outputs.images.detach().clone(), outputs.embeddings.clone()))
+        features = outputs.network.forward_features(outputs.images)
+        again = outputs.network.forward_head(features, pre_logits=True)
+        return (again - outputs.embeddings).abs().amax(1).double()
+
+    cls = next(stage for stage in plan.stages if stage.kind == "fit").scorer.scores
+    monkeypatch.setattr(cls, "__call__", look)
+    monkeypatch.setattr(score, "BATCH_SIZE", 7)
+    run(plan, store)
+    assert all(values.max() < 1e-5 for values in scores(plan, store).values())
+    assert {images.shape[1:] for images, _ in seen} == {(3, 8, 8)}
+
+
+def test_scorers_of_every_need_run_together(make_plan, tiny, store):
+    known = "data.known=[{use: digits, name: few, classes: [7], limit: 10}]"
+    scorers = "scorers=[temperature-scaling, ssd-k, mahalanobis-ensemble, odin, {use: react, score: {use: gen}}]"
+    results = run(make_plan(tiny, known, scorers), store)
+    assert len(results.rows) == 10
+    assert all(0 <= row.auroc <= 1 for row in results.rows)

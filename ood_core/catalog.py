@@ -1,0 +1,41 @@
+"""The table of all installed scorers, made of what their classes say of themselves."""
+
+from __future__ import annotations
+
+from ood_core.interfaces import NEEDS, Card, Scorer
+from ood_core.options import options_of
+from ood_core.plugins import Plugins
+
+_NEEDS = ("embeddings", "logits", "head", "labels", "held_out", "known_ood", "layers", "network")
+assert set(_NEEDS) == NEEDS, "the table knows every need, in this order"
+
+_LEGEND = (
+    "z logits, p softmax, f embedding, W and b the head, T temperature; N training images, C classes, D dimensions. "
+    "Costs are operations up to a factor, of fitting and of scoring one image."
+)
+
+
+def table(plugins: Plugins) -> str:
+    """Return Markdown: a table for each package that registers scorers, by name."""
+    blocks = [_LEGEND]
+    for package in plugins.packages:
+        found = {
+            name: registered.cls
+            for (kind, name), registered in sorted(plugins.registered.items())
+            if kind == "scorer" and registered.package == package
+        }
+        rows = [_row(name, cls) for name, cls in found.items() if issubclass(cls, Scorer) and cls.card is not None]
+        if rows:
+            head = (
+                "| scorer | options | formula, higher is more OOD | needs | fit | score | source |\n" + "|---" * 7 + "|"
+            )
+            blocks.append("\n".join([f"### {package.entry} ({package.distribution})", "", head, *rows]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _row(name: str, cls: type[Scorer]) -> str:
+    card = cls.card
+    assert isinstance(card, Card), "only scorers with a card have a row"
+    needs = ", ".join(need.replace("_", "-") for need in _NEEDS if need in cls.needs)
+    cells = (f"`{name}`", options_of(cls), card.formula, needs, card.fit, card.score, card.paper)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,93 @@
+"""The energy of what is left of the last feature map without its largest singular component."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ood_core.errors import OODError
+from ood_core.interfaces import Card, Network, Outputs, PositiveFloat, Probe, Score, Scorer
+
+ARRAY = "rankfeat:logits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankReducedLogits(Probe):
+    """Logits of the last feature map without its largest singular component."""
+
+    def layers(self, network: Network) -> tuple[str, ...]:
+        """Return nothing: the features are enough.
+
+        Raises:
+            OODError: There is no classifier.
+        """
+        if isinstance(network.get_classifier(), torch.nn.Identity):
+            raise OODError("scorer 'rankfeat' needs logits, and the network has no classifier")
+        return ()
+
+    def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the logits [B, C]."""
+        return {ARRAY: network.forward_head(without_first_component(features))}
+
+
+def without_first_component(features: Tensor) -> Tensor:
+    """Return features [B, C, H, W], or tokens [B, L, C], less s1 u1 v1^T of each image's matrix.
+
+    Raises:
+        OODError: They are neither.
+    """
+    if features.ndim not in (3, 4):
+        raise OODError(f"scorer 'rankfeat' needs feature maps, and the network's last features are {features.ndim}-d")
+    matrix = features.flatten(2).double()
+    wide = matrix if matrix.shape[1] <= matrix.shape[2] else matrix.mT
+    # the top eigenvector u of M M^T is the left singular vector: u u^T M = s1 u v^T; eigh of the smaller side is cheap
+    first = torch.linalg.eigh(wide @ wide.mT)[1][:, :, -1:]
+    rest: Tensor = wide - first @ (first.mT @ wide)
+    rest = rest if matrix.shape[1] <= matrix.shape[2] else rest.mT
+    return rest.reshape(features.shape).to(features.dtype)
+
+
+@dataclass(frozen=True)
+class RankReducedEnergy(Score):
+    """-T log sum exp(z' / T) of the logits without the first component."""
+
+    temperature: float
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        return -self.temperature * (outputs.layers[ARRAY].double() / self.temperature).logsumexp(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFeat(Scorer):
+    """Energy after the largest singular component is taken off the last feature map (Song et al., 2022).
+
+    score = -T log sum exp(z' / T), z' the logits of X - s1 u1 v1^T, X the map [channels, positions] of an image. The
+    paper also fuses this with the same step one stage earlier; a network that may be any timm model cannot go on there.
+
+    Attributes:
+        temperature: T of the energy; 1 in the paper.
+    """
+
+    name = "rankfeat"
+    needs = frozenset({"layers", "head"})
+    scores = RankReducedEnergy
+    card = Card(
+        paper="Song, Sebe and Wang, 2022, RankFeat: Rank-1 feature removal for out-of-distribution detection",
+        formula="−T logsumexp(z′/T),  z′ = logits of X − s₁u₁v₁ᵀ",
+        fit="none",
+        score="C, after an eigendecomposition a map in the extraction",
+    )
+
+    temperature: PositiveFloat = 1.0
+
+    def probe(self) -> RankReducedLogits:
+        """Return what takes the component off."""
+        return RankReducedLogits()
+
+    def fit(self, train: Outputs) -> RankReducedEnergy:
+        """Return the energy; nothing is fitted."""
+        return RankReducedEnergy(self.temperature)
