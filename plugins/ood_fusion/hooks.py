@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Scorer
+from ood_fusion.scorers import RankFusion, ZScoreFusion
 
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
     """Return the scorers of this package."""
-    return []
+    return [RankFusion, ZScoreFusion]

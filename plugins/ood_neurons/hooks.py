@@ -1,12 +1,13 @@
-"""Registers the scorers."""
+"""Registers the scorer."""
 
 from __future__ import annotations
 
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Scorer
+from ood_neurons.scorer import NAC
 
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
     """Return the scorers of this package."""
-    return []
+    return [NAC]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Scorer
+from ood_subspace.pnml import PNML
+from ood_subspace.scorers import Residual, ViM
 
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
     """Return the scorers of this package."""
-    return []
+    return [ViM, Residual, PNML]

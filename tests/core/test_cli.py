@@ -117,6 +117,13 @@ def test_the_plugins_are_listed_with_their_packages(in_process):
     assert "scorer    energy" in out
 
 
+def test_the_scorers_are_listed_as_a_table(in_process):
+    code, printed, _ = in_process("--scorers")
+    assert code == 0
+    assert "| `gram` | layers=[], powers=10 |" in printed
+    assert printed.count("### ") > 5
+
+
 def test_a_plugin_can_be_left_out(in_process, monkeypatch):
     monkeypatch.setenv("OOD_DISABLE_PLUGINS", "logits")
     code, out, _ = in_process("--plugins")

@@ -258,3 +258,20 @@ def test_two_sources_of_weights_are_refused(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_sound_backbone_passes_the_check(family):
     FAMILIES[family][0].check()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_those_that_timm_lists_and_a_probe_can_read_them(family):
+    network, images = built(family)
+    modules = dict(network.named_modules())
+    outputs = {}
+    for name in network.layer_names():
+        modules[name].register_forward_hook(lambda _m, _i, output, name=name: outputs.update({name: output}))
+    network.eval().forward_features(images)
+    assert len(outputs) == len(network.layer_names()) >= 2
+    assert all(output.ndim in (3, 4) and len(output) == 3 for output in outputs.values())
+
+
+def test_the_layers_of_a_vit_are_its_blocks_and_of_a_resnet_its_stages():
+    assert built("vit")[0].layer_names() == ("model.blocks.0", "model.blocks.1")
+    assert built("resnet")[0].layer_names()[1:] == tuple(f"model.layer{stage}" for stage in (1, 2, 3, 4))

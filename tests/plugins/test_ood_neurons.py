@@ -1,0 +1,55 @@
+"""Neuron activation coverage against a plain version with the gradient by autograd."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ood_core.errors import OODError
+from ood_core.testing import make_outputs
+from ood_neurons.scorer import NAC, _edges
+
+TRAIN, TEST = make_outputs(), make_outputs(rows=25, seed=1)
+
+
+def states(outputs, steepness):
+    """Return sigmoid(a f dKL(u || p) / df), the derivative by autograd, one image at a time."""
+    rows = []
+    for row in outputs.embeddings.double():
+        f = row.clone().requires_grad_()
+        log_p = (outputs.head.weight.double() @ f + outputs.head.bias.double()).log_softmax(0)
+        divergence = -log_p.mean()  # and a constant
+        (slope,) = torch.autograd.grad(divergence, f)
+        rows.append(torch.sigmoid(steepness * row * slope))
+    return torch.stack(rows).numpy()
+
+
+def test_coverage_is_that_of_a_plain_count():
+    known, asked = states(TRAIN, 100.0), states(TEST, 100.0)
+    edges = np.concatenate([[0], _edges(50).numpy(), [1]])
+    expected = np.zeros(len(asked))
+    for neuron in range(known.shape[1]):
+        counts, _ = np.histogram(known[:, neuron], edges)
+        where = np.clip(np.searchsorted(edges, asked[:, neuron], side="right") - 1, 0, 49)
+        expected -= np.minimum(counts[where] / 50, 1) / known.shape[1]
+    # the logits are float32 in the store, so a state may fall to the other side of an edge
+    np.testing.assert_allclose(NAC().fit(TRAIN)(TEST).numpy(), expected, atol=5e-3)
+
+
+def test_edges_are_narrow_around_a_half_and_mirrored():
+    edges = _edges(50).numpy()
+    assert (np.diff(edges) > 0).all()
+    assert np.diff(edges).argmin() in (24, 23, 0, 48) and edges[24] == pytest.approx(0.5)
+    np.testing.assert_allclose(edges + edges[::-1], 1)
+
+
+def test_more_images_in_a_bin_than_fill_it_count_no_more():
+    few, many = NAC(filled=1).fit(TRAIN)(TEST), NAC(filled=10_000).fit(TRAIN)(TEST)
+    assert few.min() >= -1
+    assert (few <= many).all()
+
+
+def test_it_needs_a_head():
+    with pytest.raises(OODError, match="scorer 'nac' needs logits"):
+        NAC().fit(replace(TRAIN, head=None))

@@ -1,0 +1,209 @@
+"""Every shaping step against the formula of its paper, row by row, and what composition does."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from ood_core.artifacts import load_score, save_score
+from ood_core.errors import OODError
+from ood_core.interfaces import Head, Outputs
+from ood_core.plugins import find
+from ood_shaping.activations import ASHB, ASHP, ASHS, LTS, Scale
+from ood_shaping.quantiles import neuron_quantiles, overall_quantiles
+from ood_shaping.scorers import DICE, VRA, ReAct
+
+PLUGINS = find()
+WIDTH, CLASSES = 20, 6
+STEPS = [ReAct, VRA, DICE, ASHP, ASHB, ASHS, Scale, LTS]
+
+
+def scorer(name, **options):
+    return PLUGINS.get("scorer", name)(**options)
+
+
+def relu_outputs(rows=200, seed=0):
+    """Return outputs whose embeddings are not negative, as after a ReLU."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(rows, WIDTH, generator=generator).exp()  # without ties, so that the largest are certain
+    weight = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(99))
+    head = Head(weight, torch.linspace(-1, 1, CLASSES))
+    logits = embeddings @ weight.T + head.bias
+    return Outputs(embeddings, logits, logits.argmax(1), CLASSES, head)
+
+
+TRAIN, TEST = relu_outputs(), relu_outputs(30, seed=1)
+F = TEST.embeddings.double().numpy()
+KNOWN = TRAIN.embeddings.double().numpy()
+W, B = TRAIN.head.weight.double().numpy(), TRAIN.head.bias.double().numpy()
+
+
+def energy(rows, weight=W):
+    return -logsumexp(rows @ weight.T + B, axis=1)
+
+
+def react():
+    return energy(np.minimum(F, np.quantile(KNOWN, 0.9)))
+
+
+def vra():
+    low, high = np.quantile(KNOWN, 0.6, axis=0), np.quantile(KNOWN, 0.95, axis=0)
+    return energy(np.where(low > F, 0, np.minimum(F, high)))
+
+
+def dice():
+    contributions = KNOWN.mean(0) * W
+    return energy(F, np.where(contributions > np.quantile(contributions, 0.9), W, 0))
+
+
+def each_row(shape):
+    return energy(np.stack([shape(row) for row in F]))
+
+
+def top(row, percentile):
+    """Return the places of the entries that are left, the largest ones."""
+    return np.argsort(-row)[: len(row) - round(percentile * len(row))]
+
+
+def ash_p():
+    def shape(row):
+        kept = np.zeros_like(row)
+        kept[top(row, 0.6)] = row[top(row, 0.6)]
+        return kept
+
+    return each_row(shape)
+
+
+def ash_b():
+    def shape(row):
+        places, kept = top(row, 0.65), np.zeros_like(row)
+        kept[places] = row.sum() / len(places)
+        return kept
+
+    return each_row(shape)
+
+
+def ash_s():
+    def shape(row):
+        places, kept = top(row, 0.9), np.zeros_like(row)
+        kept[places] = row[places] * np.exp(row.sum() / row[places].sum())
+        return kept
+
+    return each_row(shape)
+
+
+def scale():
+    return each_row(lambda row: row * np.exp(row.sum() / row[top(row, 0.85)].sum()))
+
+
+def lts():
+    ratios = np.array([row.sum() / row[top(row, 0.95)].sum() for row in F])
+    return -logsumexp((F @ W.T + B) * ratios[:, None] ** 2, axis=1)
+
+
+FORMULAS = {ReAct: react, VRA: vra, DICE: dice, ASHP: ash_p, ASHB: ash_b, ASHS: ash_s, Scale: scale, LTS: lts}
+
+
+@pytest.mark.parametrize("step", FORMULAS, ids=lambda step: step.name)
+def test_a_step_is_that_of_its_paper(step):
+    np.testing.assert_allclose(step().fit(TRAIN)(TEST).numpy(), FORMULAS[step](), rtol=1e-9)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_another_score_sees_shaped_outputs_in_fitting_and_scoring(step):
+    """Max logit is asked after each step; a step that is asked of nothing else is its energy."""
+    plain = step().fit(TRAIN)
+    shaped = plain.shape(TEST)
+    found = step(score=scorer("softmax")).fit(TRAIN)(TEST)
+    torch.testing.assert_close(found, scorer("softmax").fit(shaped)(shaped))
+    torch.testing.assert_close(step(score=scorer("energy")).fit(TRAIN)(TEST), plain(TEST))
+
+
+def test_the_other_scorer_is_fitted_on_shaped_training_outputs():
+    score = ReAct(score=scorer("mahalanobis")).fit(TRAIN)
+    limit = np.quantile(KNOWN, 0.9)
+    clipped = [replace(o, embeddings=o.embeddings.double().clamp(max=limit)) for o in (TRAIN, TEST)]
+    expected = scorer("mahalanobis").fit(clipped[0])(clipped[1])
+    torch.testing.assert_close(score(TEST), expected, rtol=1e-6, atol=0)
+
+
+def test_steps_follow_each_other():
+    found = DICE(score=ReAct()).fit(TRAIN)(TEST)
+    contributions = KNOWN.mean(0) * W
+    sparse = np.where(contributions > np.quantile(contributions, 0.9), W, 0)
+    expected = energy(np.minimum(F, np.quantile(KNOWN, 0.9)), sparse)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_held_out_outputs_are_shaped_as_well():
+    temperature = scorer("temperature-scaling")
+    outputs = replace(TRAIN, held_out=relu_outputs(50, seed=2))
+    score = ReAct(score=temperature).fit(outputs)
+    shape = ReAct().fit(outputs).shape
+    expected = temperature.fit(replace(shape(outputs), held_out=replace(shape(outputs.held_out))))
+    torch.testing.assert_close(score(TEST), expected(shape(TEST)))
+
+
+def test_a_composed_score_is_saved_and_restored(tmp_path):
+    composed = DICE(score=ReAct(score=scorer("mahalanobis")))
+    score = composed.fit(TRAIN)
+    save_score(tmp_path, score)
+    assert torch.equal(load_score(tmp_path, composed)(TEST), score(TEST))
+
+
+def test_training_outputs_are_shaped_chunk_by_chunk(monkeypatch):
+    longest = []
+    whole = Outputs.chunks
+
+    def look(self, rows=8192):
+        for part in whole(self, min(rows, 64)):
+            longest.append(len(part))
+            yield part
+
+    monkeypatch.setattr(Outputs, "chunks", look)
+    ReAct(score=scorer("mahalanobis")).fit(TRAIN)
+    assert max(longest) <= 64
+
+
+@pytest.mark.parametrize("name", ["gram", "odin"])
+def test_a_scorer_of_what_is_not_shaped_is_refused(name):
+    with pytest.raises(ValueError, match=f"score '{name}' reads .*, where only embeddings are shaped"):
+        ReAct(score=scorer(name))
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_a_step_needs_a_head(step):
+    with pytest.raises(OODError, match=f"scorer '{step.name}' needs logits"):
+        step().fit(replace(TRAIN, head=None))
+
+
+def test_bands_that_are_empty_are_refused():
+    with pytest.raises(ValueError, match=r"lower must be below upper, not 0.9 and 0.5"):
+        VRA(lower=0.9, upper=0.5)
+
+
+def test_negative_embeddings_are_warned_of(caplog):
+    ASHS().fit(replace(TRAIN, embeddings=TRAIN.embeddings - 1))
+    assert "scorer 'ash-s' was made for embeddings after a ReLU, and some of these are negative" in caplog.messages
+
+
+@pytest.mark.parametrize("share", [0.001, 0.25, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("rows", [1, 2, 77])
+def test_quantiles_are_exactly_those_of_numpy(share, rows):
+    generator = torch.Generator().manual_seed(rows)
+    embeddings = torch.randn(rows, 7, generator=generator) * 10.0 ** torch.randint(-30, 30, (7,), generator=generator)
+    embeddings[rows // 2] = -embeddings[rows // 2].abs()
+    embeddings[:, 3] = 0.5
+    outputs = Outputs(embeddings, torch.zeros(rows, 0), torch.zeros(rows, dtype=torch.int64), 1)
+    values = embeddings.double().numpy()
+    assert overall_quantiles(outputs, [share])[0] == pytest.approx(np.quantile(values, share), rel=1e-14)
+    np.testing.assert_allclose(neuron_quantiles(outputs, [share])[0].numpy(), np.quantile(values, share, 0), rtol=1e-14)
+
+
+def test_quantiles_of_broken_embeddings_are_refused():
+    broken = replace(TRAIN, embeddings=TRAIN.embeddings.clone())
+    broken.embeddings[3, 2] = torch.nan
+    with pytest.raises(OODError, match="training embeddings hold NaN or infinite values"):
+        overall_quantiles(broken, [0.5])
