@@ -1,4 +1,4 @@
-"""Class-conditional moments in one pass over the data, and the whitening made of them; float64 throughout.
+"""Class-conditional moments in one pass over the data, in float64 and on the device where the embeddings are.
 
 Moments of parts merge into the moments of the whole (Chan, Golub and LeVeque, 1983), so that chunks, shards and workers
 can be summed up in any order, in memory C D + D D.
@@ -6,17 +6,20 @@ can be summed up in any order, in memory C D + D D.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from itertools import chain
+from typing import Self, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
+from ood_core.statistics.centring import Centring
 
-_LOG = logging.getLogger(__name__)
+Parts: TypeAlias = Iterable[tuple[Tensor, Tensor]]
+"""Embeddings [n, D] with labels int64 [n], chunk by chunk."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,7 @@ class ClassMoments:
         Raises:
             OODError: A label lies outside of [0, C), or an embedding is not finite.
         """
-        _require_usable(embeddings, labels, classes)
-        counts = labels.bincount(minlength=classes)
-        means = torch.zeros(classes, embeddings.shape[1], dtype=torch.float64)
-        deviations = embeddings.double()
-        for _ in range(2):  # the second round takes off what rounding left, so that constants have no scatter at all
-            sums = torch.zeros_like(means).index_add_(0, labels, deviations)
-            step = sums / counts.clamp(min=1)[:, None]
-            means, deviations = means + step, deviations - step[labels]
-        return cls(counts, means, deviations.T @ deviations)
+        return cls(*_tied([(embeddings, labels)], classes))
 
     def merge(self, other: Self) -> Self:
         """Return the moments of both sets of rows together."""
@@ -65,7 +60,7 @@ class ClassMoments:
         """The mean of all rows, [D]."""
         shares = self.counts.double() / self.counts.sum()
         rough = shares @ self.means
-        return rough + shares @ (self.means - rough)  # exact for constants, as in `of`
+        return rough + shares @ (self.means - rough)  # the second round makes it exact for constants
 
     @property
     def between(self) -> Tensor:
@@ -84,73 +79,83 @@ class ClassMoments:
         return (self.within + self.between) / self.counts.sum()
 
 
-def moments(parts: Iterable[tuple[Tensor, Tensor]], classes: int) -> ClassMoments:
-    """Return the moments of all parts, each embeddings [n, D] with labels int64 [n].
+@dataclass(frozen=True)
+class GroupMoments:
+    """What every group of a set of embeddings looks like for itself.
+
+    Attributes:
+        counts: int64 [G].
+        means: [G, D]; zero for groups without a row.
+        scatters: [G, D, D], the sum over the rows of a group of the outer products of the deviations from its mean.
+    """
+
+    counts: Tensor
+    means: Tensor
+    scatters: Tensor
+
+
+def moments(parts: Parts, classes: int) -> ClassMoments:
+    """Return the moments of all parts.
 
     Raises:
         OODError: There is no row, a label lies outside of [0, C), or an embedding is not finite.
     """
-    whole: ClassMoments | None = None
-    for embeddings, labels in parts:
-        part = ClassMoments.of(embeddings, labels, classes)
-        whole = part if whole is None else whole.merge(part)
-    if whole is None or not whole.counts.any():
-        raise OODError("there is no training image to take statistics of")
-    return whole
+    return ClassMoments(*_tied(_with_rows(parts), classes))
 
 
-@dataclass(frozen=True)
-class Whitening:
-    """A linear map after which the embeddings have unit covariance, so that Mahalanobis distances are Euclidean ones.
+def moments_of_each(parts: Parts, groups: int) -> GroupMoments:
+    """Return the moments of every group, its number in the place of a label. Memory is G D D, which is inherent.
 
-    Directions in which the embeddings do not vary are left out: the one that layer normalisation takes away, and all
-    that fewer rows than dimensions cannot span.
-
-    Attributes:
-        mean: [D], subtracted first, because the transform would magnify its rounding error.
-        transform: [D, rank].
-        condition: Largest over smallest variance among the directions that were kept.
+    Raises:
+        OODError: There is no row, a group's number lies outside of [0, G), or an embedding is not finite.
     """
-
-    mean: Tensor
-    transform: Tensor
-    condition: float
-
-    @classmethod
-    def of(cls, mean: Tensor, covariance: Tensor, cutoff: float = 1e-10) -> Self:
-        """Return the whitening for this covariance [D, D].
-
-        Args:
-            mean: [D].
-            covariance: Symmetric, positive semi-definite up to rounding.
-            cutoff: Directions with at most this share of the largest variance count as constant.
-
-        Raises:
-            OODError: The covariance is zero.
-        """
-        variances, directions = torch.linalg.eigh(covariance.double())
-        kept = variances > cutoff * variances[-1]
-        if variances[-1] <= 0:
-            raise OODError("the embeddings do not vary, at least not within classes: distances would have no scale")
-        scales = variances[kept].sqrt()
-        if len(scales) < len(variances):
-            _LOG.warning("embeddings vary in %d of %d directions; the others are left out", len(scales), len(variances))
-        return cls(mean.double(), directions[:, kept] / scales, (variances[-1] / variances[kept][0]).item())
-
-    @property
-    def rank(self) -> int:
-        """How many directions were kept."""
-        return self.transform.shape[1]
-
-    def __call__(self, embeddings: Tensor) -> Tensor:
-        """Return whitened embeddings, float64 [N, rank]."""
-        return (embeddings.double() - self.mean) @ self.transform
+    parts = iter(_with_rows(parts))
+    first = next(parts)
+    centring, dimension = Centring(groups, first[0]), first[0].shape[1]
+    scatters = first[0].new_zeros(groups, dimension, dimension, dtype=torch.float64)
+    for embeddings, labels in chain([first], parts):
+        for block, of_group in centring.deviations(embeddings, labels):
+            sizes = of_group.bincount(minlength=groups).tolist()
+            in_turn = block[of_group.argsort(stable=True)]
+            for scatter, rows in zip(scatters, torch.split(in_turn, sizes), strict=True):
+                if len(rows):
+                    scatter.addmm_(rows.T, rows)
+    for scatter, missed, count in zip(scatters, centring.missed(), centring.counts.tolist(), strict=True):
+        scatter.addr_(missed, missed, alpha=-count)
+    return GroupMoments(centring.counts, centring.means(), scatters)
 
 
-def _require_usable(embeddings: Tensor, labels: Tensor, classes: int) -> None:
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):
-        raise OODError(f"labels of training data must lie in 0..{classes - 1}, there is {wrong[0].item()}")
-    broken = int((~embeddings.isfinite()).any(1).sum())
-    if broken:
-        raise OODError(f"{broken} of {len(embeddings)} training embeddings hold NaN or infinite values")
+def _tied(parts: Parts, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return counts, means and the scatter within classes of at least one part."""
+    parts = iter(parts)
+    first = next(parts)
+    centring, dimension = Centring(classes, first[0]), first[0].shape[1]
+    within = first[0].new_zeros(dimension, dimension, dtype=torch.float64)
+    for embeddings, labels in chain([first], parts):
+        for block, _ in centring.deviations(embeddings, labels):
+            within += _gram(block)
+    drift = centring.missed() * centring.counts.double().sqrt()[:, None]
+    return centring.counts, centring.means(), within - drift.T @ drift
+
+
+def _with_rows(parts: Parts) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the parts that have a row.
+
+    Raises:
+        OODError: None has.
+    """
+    empty = True
+    for embeddings, labels in parts:
+        if len(embeddings):
+            empty = False
+            yield embeddings, labels
+    if empty:
+        raise OODError("there is no training image to take statistics of")
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Return rows.T @ rows; of an array and its own transpose, numpy computes one half only."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    array = rows.numpy()
+    return torch.from_numpy(np.dot(array.T, array))

@@ -54,6 +54,7 @@ class NAC(Scorer):
     their edges are log(1 + t (√1000 - 1)) / log 1000 for t from 0 to 1 in equal steps, mirrored at 1/2. The defaults
     are those of the published CIFAR-10 run for the last layer, which counts 1000 training images; here all of them are
     counted, so a larger `filled` may be wanted.
+    pytorch-ood's bins are narrow near 0 and 1 instead.
 
     Attributes:
         steepness: The a of the states σ(a f Wᵀ(p - u)); 100 for CIFAR-10 and ViT, 3000 for ResNet-50 on ImageNet.

@@ -1,7 +1,7 @@
 """The regret of the predictive normalized maximum likelihood (pNML) learner for the last layer (Bibas et al., 2021).
 
 The learner may add the test image, with any label, to the training set of the head. How much the probabilities could
-change by that depends on how much of the embedding's direction the training set has seen, κ in [0, 1]: class i gets
+change by that depends on how little of the embedding's direction the training set has seen, κ: class i gets
 
     q_i = p_i / (p_i + (1 - p_i) p_i^κ),
 
@@ -47,7 +47,7 @@ class Regret(Score):
         log_p = (embeddings @ self.head.weight.double().T + self.head.bias.double()).log_softmax(1)
         padded = _padded(embeddings)
         within, outside = (padded @ self.seen).square().sum(1), (padded @ self.unseen).square().sum(1)
-        change = torch.maximum(outside, within / (1 + within)).clamp(max=1)
+        change = torch.maximum(outside, within / (1 + within))
         return _log_sum_of_genies(log_p, change) / math.log(max(log_p.shape[1], 2))
 
 

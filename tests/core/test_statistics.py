@@ -6,10 +6,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.covariance import OAS, EmpiricalCovariance, LedoitWolf
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.statistics import ClassMoments, Whitening, moments
+from ood_core.statistics import (
+    ClassMoments,
+    Estimator,
+    Whitening,
+    covariance,
+    covariances,
+    least_distance,
+    moments,
+    moments_of_each,
+)
 
 CLASSES = 4
 
@@ -163,8 +173,126 @@ def test_a_full_rank_covariance_warns_of_nothing(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("rows", [1, 20])
-def test_constant_embeddings_are_refused(rows: int) -> None:
+def test_where_nothing_varies_distances_are_euclidean(rows: int, caplog: pytest.LogCaptureFixture) -> None:
     found = ClassMoments.of(torch.full((rows, 3), 0.1), torch.zeros(rows, dtype=torch.int64), 1)
-    message = r"^the embeddings do not vary, at least not within classes: distances would have no scale$"
-    with pytest.raises(OODError, match=message):
-        Whitening.of(found.mean, found.covariance)
+    whitening = Whitening.of(found.mean, found.covariance)
+    assert caplog.messages == ["embeddings do not vary, at least not within classes; distances are Euclidean"]
+    torch.testing.assert_close(whitening(found.mean[None] + 2), torch.full((1, 3), 2.0, dtype=torch.float64))
+
+
+def test_directions_are_those_of_the_largest_variances() -> None:
+    covariance_ = torch.diag(torch.tensor([4.0, 1.0, 9.0, 0.25], dtype=torch.float64))
+    whitening = Whitening.of(torch.zeros(4, dtype=torch.float64), covariance_, directions=2)
+    assert whitening.rank == 2
+    assert whitening.condition == pytest.approx(9 / 4)
+    torch.testing.assert_close(whitening(torch.tensor([[2.0, 5, 3, 5]])).square().sum(1).item(), 2.0)
+
+
+def test_a_class_seen_late_is_counted_like_the_others() -> None:
+    embeddings, labels = labelled(60)
+    order = labels.argsort()  # the last class comes in the last part alone
+    parts = zip(embeddings[order].split(20), labels[order].split(20), strict=True)
+    assert_same(moments(parts, CLASSES), ClassMoments.of(embeddings, labels, CLASSES))
+
+
+def test_classes_that_lie_far_apart_cost_no_precision() -> None:
+    embeddings, labels = labelled(400)
+    far = embeddings + 1e7 * labels[:, None]
+    found, expected = moments([(far, labels)], CLASSES), moments([(embeddings, labels)], CLASSES)
+    torch.testing.assert_close(found.within, expected.within, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e5])
+def test_moments_of_each_group_are_those_of_its_rows(offset: float) -> None:
+    embeddings, labels = labelled(90)
+    parts = zip((embeddings + offset).split(25), labels.split(25), strict=True)
+    found = moments_of_each(parts, CLASSES + 1)
+    assert found.counts[CLASSES] == 0
+    assert not found.means[CLASSES].any()
+    assert not found.scatters[CLASSES].any()
+    for index in range(CLASSES):
+        mine = embeddings[labels == index]
+        one = ClassMoments.of(mine, torch.zeros(len(mine), dtype=torch.int64), 1)
+        assert found.counts[index] == len(mine)
+        torch.testing.assert_close(found.means[index] - offset, one.means[0], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(found.scatters[index], one.within, rtol=1e-8, atol=1e-8)
+
+
+def test_equal_rows_of_a_group_have_exactly_no_scatter() -> None:
+    parts = [(torch.full((7, 3), 0.1), torch.arange(7) % 2), (torch.full((5, 3), 0.1), torch.zeros(5).long())]
+    assert not moments_of_each(parts, 2).scatters.any()
+
+
+# ------------------------------------------------------------------------------------------------ estimators
+
+SKLEARN = {"empirical": EmpiricalCovariance, "ledoit-wolf": LedoitWolf, "oas": OAS}
+
+
+@pytest.mark.parametrize("estimator", SKLEARN)
+@pytest.mark.parametrize(("rows", "dimension"), [(400, 6), (30, 40), (9, 4)])
+def test_estimates_are_those_of_scikit_learn(estimator: Estimator, rows: int, dimension: int) -> None:
+    embeddings, labels = labelled(rows, dimension)
+    parts = list(zip(embeddings.split(50), labels.split(50), strict=True))
+    found = moments(parts, CLASSES)
+    deviations = (embeddings - found.means[labels]).numpy()
+    expected = SKLEARN[estimator](assume_centered=True).fit(deviations).covariance_
+    np.testing.assert_allclose(covariance(found, estimator, parts).numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_diagonal_estimate_has_the_variances_alone() -> None:
+    found = moments([labelled(50)], CLASSES)
+    estimate = covariance(found, "diagonal", [])
+    assert torch.equal(estimate, torch.diag(found.tied_covariance.diagonal()))
+
+
+@pytest.mark.parametrize("estimator", SKLEARN)
+def test_estimates_of_groups_are_those_of_scikit_learn(estimator: Estimator) -> None:
+    embeddings, labels = labelled(40)
+    labels = torch.where(labels == 2, 0, labels)  # no row in group 2
+    parts = list(zip(embeddings.split(15), labels.split(15), strict=True))
+    found = list(covariances(moments_of_each(parts, CLASSES), estimator, parts))
+    assert len(found) == CLASSES - 1
+    for index, estimate in zip((0, 1, 3), found, strict=True):
+        expected = SKLEARN[estimator]().fit(embeddings[labels == index].numpy()).covariance_
+        np.testing.assert_allclose(estimate.numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["empirical", "ledoit-wolf", "oas", "diagonal"])
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_estimates_of_constants_are_zero(estimator: Estimator, value: float) -> None:
+    parts = [(torch.full((5, 3), value), torch.zeros(5, dtype=torch.int64))]
+    assert not covariance(moments(parts, 1), estimator, parts).any()
+
+
+# -------------------------------------------------------------------------------------------------- distance
+
+
+@pytest.mark.parametrize("points", [1, 2, 3, 4, 50])
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 1e4])
+def test_the_least_distance_is_exact_however_close_the_points_are(points: int, spread: float) -> None:
+    centres, queries = spread * draw(points, 8, seed=1), draw(700, 8)
+    expected = (queries[:, None] - centres).square().sum(2).amin(1)
+    torch.testing.assert_close(least_distance(queries, centres), expected, rtol=1e-13, atol=0)
+
+
+def test_the_least_distance_of_far_queries_is_finite_and_exact() -> None:
+    centres, queries = draw(9, 4, seed=1), torch.tensor([[1e30] * 4, [1e60] * 4], dtype=torch.float64)
+    expected = (queries[:, None] - centres).square().sum(2).amin(1)
+    torch.testing.assert_close(least_distance(queries, centres), expected, rtol=1e-12, atol=0)
+    assert least_distance(queries[:0], centres).shape == (0,)
+
+
+# ------------------------------------------------------------------------------------------------------- GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
+def test_moments_and_whitening_on_the_gpu_are_those_on_the_cpu() -> None:
+    embeddings, labels = labelled(5000, 32)
+    found = moments([(embeddings.cuda(), labels.cuda())], CLASSES)
+    expected = moments([(embeddings, labels)], CLASSES)
+    assert_same(ClassMoments(found.counts.cpu(), found.means.cpu(), found.within.cpu()), expected)
+    rows = embeddings[:100]
+    squared = Whitening.of(found.mean, found.tied_covariance)(rows.cuda()).square().sum(1)
+    on_cpu = Whitening.of(expected.mean, expected.tied_covariance)(rows).square().sum(1)
+    torch.testing.assert_close(squared.cpu(), on_cpu, rtol=1e-9, atol=1e-9)

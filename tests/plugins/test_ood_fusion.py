@@ -1,6 +1,6 @@
 """Fusion of scores on a common scale."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import torch
 
 from ood_core.artifacts import load_score, save_score
 from ood_core.errors import OODError
+from ood_core.interfaces import Scorer
 from ood_core.plugins import find
 from ood_core.testing import make_far_outputs, make_outputs
 from ood_core.testing import scorer_checks as checks
@@ -15,6 +16,17 @@ from ood_fusion.scorers import RankFusion, Ranks, ZScoreFusion
 
 PLUGINS = find()
 TRAIN, TEST, FAR = make_outputs(), make_outputs(rows=40, seed=1), make_far_outputs(rows=40)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfTheNetwork(Scorer):
+    name = "of-the-network"
+    needs = frozenset({"network"})
+
+    def fit(self, train):
+        raise AssertionError("never asked")
+
+
 BOTH = (PLUGINS.get("scorer", "energy")(), PLUGINS.get("scorer", "mahalanobis")())
 FUSIONS = [RankFusion, ZScoreFusion]
 
@@ -75,8 +87,8 @@ def test_mistakes_are_told(cls):
         cls(scorers=())
     with pytest.raises(ValueError, match="as many weights as scorers, 2, not 1"):
         cls(scorers=BOTH, weights=(1.0,))
-    with pytest.raises(ValueError, match="scorer 'odin' needs the network"):
-        cls(scorers=(PLUGINS.get("scorer", "odin")(),))
+    with pytest.raises(ValueError, match="scorer 'of-the-network' needs the network, and cannot score held-out images"):
+        cls(scorers=(OfTheNetwork(),))
     with pytest.raises(OODError, match="needs held-out ID images, and there are none"):
         cls(scorers=BOTH).fit(replace(TRAIN, held_out=None))
 

@@ -33,8 +33,33 @@ def test_coverage_is_that_of_a_plain_count():
         counts, _ = np.histogram(known[:, neuron], edges)
         where = np.clip(np.searchsorted(edges, asked[:, neuron], side="right") - 1, 0, 49)
         expected -= np.minimum(counts[where] / 50, 1) / known.shape[1]
-    # the logits are float32 in the store, so a state may fall to the other side of an edge
-    np.testing.assert_allclose(NAC().fit(TRAIN)(TEST).numpy(), expected, atol=5e-3)
+    np.testing.assert_allclose(NAC().fit(exact(TRAIN))(exact(TEST)).numpy(), expected, rtol=1e-12)
+
+
+def exact(outputs):
+    """Return the outputs with logits in float64, where a state falls to the same side of an edge as above."""
+    head = outputs.head
+    return replace(outputs, logits=outputs.embeddings.double() @ head.weight.double().T + head.bias.double())
+
+
+def test_states_are_counted_over_several_chunks_of_the_training_set():
+    many = TRAIN[torch.arange(20 * len(TRAIN)) % len(TRAIN)]
+    once, often = NAC(filled=50).fit(TRAIN), NAC(filled=1000).fit(many)
+    assert torch.equal(once(TEST), often(TEST))
+
+
+def test_edges_are_those_of_the_published_code():
+    # M = 52 points of it are the 51 edges of 50 bins, and one more beyond 1
+    points = np.log(np.linspace(1, np.sqrt(1000), 26)) / np.log(1000)
+    published = np.concatenate([points[:-1], (1 - points)[::-1]])
+    np.testing.assert_allclose(_edges(50).numpy(), published[1:-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 7])
+def test_any_number_of_bins_will_do(bins):
+    score = NAC(bins=bins, filled=1).fit(TRAIN)
+    assert score.coverage.shape == (16, bins)
+    assert score(TEST).isfinite().all()
 
 
 def test_edges_are_narrow_around_a_half_and_mirrored():

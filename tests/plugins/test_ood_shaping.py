@@ -1,6 +1,7 @@
 """Every shaping step against the formula of its paper, row by row, and what composition does."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from scipy.special import logsumexp
 
 from ood_core.artifacts import load_score, save_score
 from ood_core.errors import OODError
-from ood_core.interfaces import Head, Outputs
+from ood_core.interfaces import Head, Outputs, Scorer
 from ood_core.plugins import find
+from ood_core.testing import check_far_away_data_scores_higher, scorer_checks
 from ood_shaping.activations import ASHB, ASHP, ASHS, LTS, Scale
 from ood_shaping.quantiles import neuron_quantiles, overall_quantiles
 from ood_shaping.scorers import DICE, VRA, ReAct
+from ood_shaping.shaped import ShapedOutputs
 
 PLUGINS = find()
 WIDTH, CLASSES = 20, 6
@@ -138,12 +141,12 @@ def test_steps_follow_each_other():
 
 
 def test_held_out_outputs_are_shaped_as_well():
-    temperature = scorer("temperature-scaling")
+    fusion = scorer("z-score-fusion", scorers=(scorer("energy"), scorer("mahalanobis")))
     outputs = replace(TRAIN, held_out=relu_outputs(50, seed=2))
-    score = ReAct(score=temperature).fit(outputs)
+    score = ReAct(score=fusion).fit(outputs)
     shape = ReAct().fit(outputs).shape
-    expected = temperature.fit(replace(shape(outputs), held_out=replace(shape(outputs.held_out))))
-    torch.testing.assert_close(score(TEST), expected(shape(TEST)))
+    expected = fusion.fit(replace(shape(outputs), held_out=shape(outputs.held_out)))
+    torch.testing.assert_close(score(TEST), expected(shape(TEST)), rtol=1e-5, atol=0)
 
 
 def test_a_composed_score_is_saved_and_restored(tmp_path):
@@ -167,10 +170,104 @@ def test_training_outputs_are_shaped_chunk_by_chunk(monkeypatch):
     assert max(longest) <= 64
 
 
-@pytest.mark.parametrize("name", ["gram", "odin"])
-def test_a_scorer_of_what_is_not_shaped_is_refused(name):
-    with pytest.raises(ValueError, match=f"score '{name}' reads .*, where only embeddings are shaped"):
-        ReAct(score=scorer(name))
+@dataclass(frozen=True, kw_only=True)
+class OfLayers(Scorer):
+    name = "of-layers"
+    needs = frozenset({"embeddings", "layers"})
+
+    def fit(self, train):
+        raise AssertionError("never asked")
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_a_scorer_of_what_is_not_shaped_is_refused(step):
+    with pytest.raises(ValueError, match=r"^score 'of-layers' reads layers, where only embeddings are shaped$"):
+        step(score=OfLayers())
+    with pytest.raises(ValueError, match=r"^score 'rank-fusion' reads layers, where only embeddings are shaped$"):
+        step(score=scorer("rank-fusion", scorers=(scorer("energy"), OfLayers())))
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_images_that_the_classifier_does_not_see_score_higher(step):
+    # after a ReLU: a class is a block of 4 entries that are large; OOD images have small entries everywhere
+    weight = torch.eye(5).repeat_interleave(4, 1) - 0.2
+    head = Head(weight, torch.zeros(5))
+
+    def outputs(heights, labels, seed):
+        noise = 0.1 * torch.randn(len(labels), 20, generator=torch.Generator().manual_seed(seed)).abs()
+        embeddings = heights * (labels[:, None] == torch.arange(5).repeat_interleave(4)) + noise
+        return Outputs(embeddings, embeddings @ weight.T, labels, 5, head)
+
+    labels = torch.arange(100) % 5
+    score = step().fit(outputs(3, labels, 0))
+    known, far = score(outputs(3, labels, 1)), score(outputs(0, labels, 2))
+    assert (far[:, None] > known).double().mean() > 0.95
+
+
+def test_vra_sets_low_entries_to_0_where_openood_raises_them():
+    shaped = VRA(lower=0.5, upper=0.9).fit(TRAIN).shape(TEST).embeddings.numpy()
+    low, high = np.quantile(KNOWN, [0.5, 0.9], axis=0)
+    assert ((low > F) == (shaped == 0)).all()
+    openood = np.clip(F, low, high)
+    np.testing.assert_allclose(np.where(shaped == 0, low, shaped), openood, rtol=1e-12)
+
+
+@pytest.mark.parametrize("step", [ASHP, ASHB, ASHS, Scale, LTS], ids=lambda step: step.name)
+@pytest.mark.parametrize("row", [0.0, -1.0, 1e6, torch.arange(20) - 19.5])
+@pytest.mark.parametrize("percentile", [1e-9, 0.5, 0.9999])
+def test_rows_that_no_relu_gives_have_finite_scores(step, row, percentile):
+    rows = replace(TEST[:1], embeddings=torch.zeros(1, WIDTH) + row)
+    assert step(percentile=percentile).fit(TRAIN)(rows).isfinite().all()
+
+
+@pytest.mark.parametrize("step", [ASHS, Scale], ids=lambda step: step.name)
+def test_growth_falls_to_nothing_on_the_way_to_largest_entries_that_cancel_out(step):
+    def factor(largest):  # two entries are the largest, their sum is 1 + largest
+        row = torch.tensor([[1.0, largest, -2.0, -3.0]])
+        head = Head(torch.eye(4), torch.zeros(4))
+        train = Outputs(row, row, torch.zeros(1, dtype=torch.int64), 4, head)
+        return step(percentile=0.5).fit(train).shape(train).embeddings[0, 0].item()
+
+    found = [factor(largest) for largest in (0.0, -0.5, -0.9, -0.99, -1.0, -1.1)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == pytest.approx(math.exp(-4)) and found[-2:] == [0, 0]
+
+
+def test_lts_leaves_logits_of_a_row_without_positive_entries_as_they_are():
+    rows = replace(TEST, embeddings=-TEST.embeddings)
+    np.testing.assert_allclose(LTS().fit(TRAIN)(rows).numpy(), energy(-F), rtol=1e-9)
+
+
+def test_dice_with_equal_contributions_keeps_no_weight():
+    head = Head(torch.ones(3, 4), torch.tensor([1.0, 2.0, 3.0]))
+    rows = torch.ones(5, 4)
+    outputs = Outputs(rows, rows @ head.weight.T, torch.zeros(5, dtype=torch.int64), 3, head)
+    torch.testing.assert_close(DICE().fit(outputs)(outputs), -head.bias.double().logsumexp(0).expand(5))
+
+
+def test_shaped_outputs_are_computed_when_they_are_asked_for_and_can_be_changed():
+    shape = ReAct().fit(TRAIN).shape
+    lazy = ShapedOutputs.of(replace(TRAIN, held_out=TEST), shape)
+    assert len(lazy) == len(TRAIN) and len(lazy.without_labels()) == len(TRAIN) and "embeddings" not in vars(lazy)
+    expected = shape(TRAIN)
+    torch.testing.assert_close(lazy.embeddings, expected.embeddings.float())
+    torch.testing.assert_close(lazy.held_out.logits, shape(TEST).logits.float())
+    assert (lazy.without_labels().labels == -1).all()
+    changed = replace(lazy, embeddings=torch.zeros(2, WIDTH), logits=torch.ones(2, CLASSES), labels=torch.ones(2))
+    assert len(changed) == 2 and changed[:1].logits.tolist() == [[1.0] * CLASSES]
+    with pytest.raises(AttributeError, match="nothing"):
+        lazy.nothing  # noqa: B018
+
+
+# not that far-away data scores higher: the check's embeddings are of both signs, which is nothing to scale or sparsify
+CHECKS = [check for check in scorer_checks() if check is not check_far_away_data_scores_higher]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", ["softmax", "mahalanobis", "vim"])
+@pytest.mark.parametrize("step", [ReAct, DICE, Scale], ids=lambda step: step.name)
+def test_composed_scores_keep_the_contract(step, name, check):
+    check(step(score=scorer(name)))
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)

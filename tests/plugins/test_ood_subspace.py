@@ -1,5 +1,6 @@
 """ViM, residual and pNML against plain formulas."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from scipy.special import logsumexp, softmax
 
 from ood_core.errors import OODError
-from ood_core.testing import make_outputs
+from ood_core.interfaces import Head, Outputs
+from ood_core.testing import make_outputs, scorer_checks
 from ood_subspace.pnml import PNML
 from ood_subspace.scorers import Residual, ViM, _directions
 
@@ -68,17 +70,52 @@ def test_vim_of_embeddings_without_a_residual_is_finite_and_says_so(caplog):
     assert any("principal directions" in message for message in caplog.messages)
 
 
-def test_the_regret_is_that_of_the_papers_formula():
-    rows = np.concatenate([np.ones((len(KNOWN), 1)), KNOWN / np.linalg.norm(KNOWN, axis=1, keepdims=True)], 1)
-    inverse = np.linalg.pinv(rows.T @ rows)
+def test_vim_reads_a_training_set_of_several_chunks():
+    rows = torch.arange(30 * len(TRAIN)) % len(TRAIN)
+    torch.testing.assert_close(ViM().fit(TRAIN[rows])(TEST), ViM().fit(TRAIN)(TEST), rtol=1e-9, atol=0)
+
+
+def test_a_residual_counts_as_ood_also_where_all_logits_are_negative(caplog):
+    score = ViM().fit(replace(TRAIN, logits=TRAIN.logits - 100))
+    assert score.alpha > 0
+    assert any("negative on average" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("rows", [300, 6])  # of 6 images, most directions are not seen
+def test_the_regret_is_that_of_the_papers_formula(rows):
+    known = np.concatenate([np.ones((rows, 1)), KNOWN[:rows] / np.linalg.norm(KNOWN[:rows], axis=1, keepdims=True)], 1)
+    inverse = np.linalg.pinv(known.T @ known)
     expected = []
     for row in F:
         unit = row / np.linalg.norm(row)
         x = np.concatenate([[1], unit])
-        change = x @ inverse @ x / (1 + x @ inverse @ x)
+        unseen = x @ (np.eye(len(x)) - inverse @ known.T @ known) @ x
+        change = max(unseen, x @ inverse @ x / (1 + x @ inverse @ x))
         p = softmax(W @ unit + B)
         expected.append(np.log(sum(q / (q + (1 - q) * q**change) for q in p)) / np.log(len(p)))
-    np.testing.assert_allclose(PNML().fit(TRAIN)(TEST).numpy(), expected, rtol=1e-7)
+    np.testing.assert_allclose(PNML().fit(TRAIN[torch.arange(rows)])(TEST).numpy(), expected, rtol=1e-7)
+
+
+def test_the_regret_without_the_one_for_the_bias_is_that_of_pytorch_ood():
+    # three axes, each seen twice: xᵀ (XᵀX)⁺ x is 1/2 for a unit x, and the 1 of six images adds 1/6
+    head = Head(2 * torch.eye(3), torch.zeros(3))
+    axes, asked = torch.cat([torch.eye(3), -torch.eye(3)]), torch.tensor([[3.0, 4.0, 0.0]])
+    train, test = (Outputs(rows, rows @ head.weight, torch.full((len(rows),), -1), 3, head) for rows in (axes, asked))
+    p = (2 * asked[0].double() / 5).softmax(0)
+    h = 1 / 2 + 1 / 6
+    expected = (p / (p + (1 - p) * p ** (h / (1 + h)))).sum().log() / math.log(3)
+    torch.testing.assert_close(PNML().fit(train)(test)[0], expected)
+
+
+def test_the_regret_lies_between_0_and_1():
+    found = PNML().fit(TRAIN[torch.arange(6)])(TEST)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+@pytest.mark.parametrize("check", scorer_checks(), ids=lambda check: check.__name__)
+@pytest.mark.parametrize("scorer", [Residual(directions=3), ViM(directions=3), PNML(cutoff=1e-9)])
+def test_other_options_keep_the_contract(scorer, check):
+    check(scorer)
 
 
 def test_the_regret_tells_saturated_predictions_apart():
