@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Scorer
+from ood_density.boundary import OneClassSvm
+from ood_density.forest import IsolationForest
+from ood_density.mixture import Mixture
 
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
     """Return the scorers of this package."""
-    return []
+    return [IsolationForest, Mixture, OneClassSvm]

@@ -1,16 +1,13 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ood_core import neighbors
 from ood_core.errors import OODError
-from ood_core.neighbors import kmeans, nearest
+from ood_core.neighbors import device, engine, kmeans, nearest
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -48,12 +45,6 @@ def test_the_first_of_equally_near_points_wins() -> None:
     points = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
     distance, index = nearest(torch.zeros(1, 2), points)
     assert (distance.item(), index.item()) == (1.0, 1)
-
-
-def test_ties_are_broken_alike_whatever_order_faiss_finds_them_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    backwards = SimpleNamespace(get_num_gpus=lambda: 0, knn=lambda *_: (None, np.array([[3, 2, 1, 0]])))
-    monkeypatch.setattr(neighbors, "_faiss", lambda: backwards)
-    assert nearest(torch.zeros(1, 1), torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]))[1].item() == 0
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30, 1e100])
@@ -130,20 +121,73 @@ def test_points_that_are_not_finite_are_refused() -> None:
         kmeans(points, 2, seed=0)
 
 
+def test_spherical_centroids_have_norm_one_and_size_of_points_does_not_count() -> None:
+    points = draw(600, 5)
+    found = kmeans(points, 4, seed=0, spherical=True)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(found, kmeans(points * draw(600, 1, seed=1).abs().exp(), 4, seed=0, spherical=True))
+
+
+def test_spherical_clusters_separate_directions_that_plain_ones_mix() -> None:
+    size = torch.tensor([[0.1], [10.0]]).repeat(50, 1)
+    points = torch.cat([size * torch.tensor([[1.0, 0.0]]), size * torch.tensor([[0.0, 1.0]])])
+    directions = torch.eye(2)
+    assert nearest(directions, kmeans(points, 2, seed=0, spherical=True))[0].max() < 1e-6
+
+
+def test_zero_vectors_among_spherical_points_are_borne() -> None:
+    points = torch.cat([torch.zeros(10, 3), draw(50, 3).float()])
+    assert kmeans(points, 4, seed=0, spherical=True).isfinite().all()
+
+
+def test_the_best_of_several_starts_is_returned() -> None:
+    points = (10 * draw(12, 1, 4) + 0.1 * draw(12, 30, 4, seed=1)).reshape(-1, 4)
+    single = [nearest(points, kmeans(points, 12, seed=seed))[0].sum().item() for seed in range(8)]
+    several = [nearest(points, kmeans(points, 12, seed=seed, restarts=8))[0].sum().item() for seed in range(8)]
+    assert max(several) < max(single)
+    assert sum(several) < sum(single)
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_one_round_is_lloyds(spherical: bool) -> None:
+    points = draw(300, 4) + (0.0 if spherical else 100.0)
+    before, after = (kmeans(points, 6, seed=0, iterations=n, spherical=spherical).double() for n in (3, 4))
+    rows = points / points.norm(dim=1, keepdim=True) if spherical else points
+    owner = torch.cdist(rows, before).argmin(1)
+    expected = torch.stack([rows[owner == cluster].mean(0) for cluster in range(6)])
+    if spherical:
+        expected = expected / expected.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_two_builds_of_faiss_are_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbors, "version", lambda name: "1.0")
-    neighbors._faiss.cache_clear()
+    monkeypatch.setattr(engine, "_is_installed", lambda name: name in ("faiss-cpu", "faiss-gpu"))
+    engine.faiss.cache_clear()
     message = (
-        r"^faiss-cpu and faiss-gpu are both installed and overwrite each other's folder faiss; "
+        r"^faiss-cpu and faiss-gpu are installed and overwrite each other's folder faiss; "
         r"run: pip uninstall -y faiss-cpu faiss-gpu, then: pip install faiss-gpu \(or faiss-cpu\)$"
     )
     with pytest.raises(OODError, match=message):
-        nearest(draw(1, 2), draw(1, 2))
+        kmeans(draw(2, 2), 1, seed=0)
 
 
 def test_the_device_is_named_as_it_is() -> None:
-    count = neighbors._gpus()
-    assert neighbors.device() == (f"faiss-gpu: {count} GPUs" if count else "faiss-cpu")
+    count = engine.gpus()
+    assert device() == (f"faiss-gpu: {count} GPUs" if count else "faiss-cpu")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "gpus", lambda: 0)
+    message = r"^neighbours: device 'gpu', but faiss has no GPU here; install faiss-gpu, or say 'auto' or 'cpu'$"
+    with pytest.raises(OODError, match=message):
+        engine.choose("gpu")
+    assert (engine.choose("auto"), engine.choose("cpu")) == ("cpu", "cpu")
+
+
+def test_a_gpu_is_used_unless_the_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "gpus", lambda: 2)
+    assert [engine.choose(wanted) for wanted in ("auto", "gpu", "cpu")] == ["gpu", "gpu", "cpu"]
+    assert device() == "faiss-gpu: 2 GPUs"
 
 
 def test_importing_the_module_does_not_import_faiss() -> None:
@@ -162,15 +206,3 @@ def test_faiss_and_torch_work_side_by_side_in_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         for distance in pool.map(work, range(16), timeout=60):
             torch.testing.assert_close(distance, expected)
-
-
-@pytest.mark.gpu
-def test_the_gpu_gives_what_the_cpu_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not neighbors._gpus():
-        pytest.skip("no GPU that faiss can use: parity of CPU and GPU is not checked")
-    queries, points = draw(5000, 256), draw(1000, 256, seed=1)
-    distance, index = nearest(queries, points)
-    monkeypatch.setattr(neighbors, "_gpus", lambda: 0)
-    expected, where = nearest(queries, points)
-    assert torch.equal(index, where)
-    assert torch.equal(distance, expected)

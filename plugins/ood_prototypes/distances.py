@@ -1,0 +1,203 @@
+"""Distances from an embedding to the nearest of the class means, in four geometries.
+
+The released code of MOOD has the last three as its metrics "euclidean", "minkowski" and "chebyshev": of embeddings of
+unit length, to the mean of all training images. With one class that is the same. Its "cos" is meant as the largest
+cosine to a training image; for that, see `knn` with k = 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize as unit
+
+from ood_core.interfaces import Card, Outputs, Score, Scorer
+from ood_core.neighbors import nearest
+from ood_prototypes.means import class_means
+
+_LOG = logging.getLogger(__name__)
+_NEEDS = frozenset({"embeddings", "labels"})
+_PAPER = "Li et al., 2023, Rethinking out-of-distribution (OOD) detection: Masked image modeling is all you need"
+
+
+@dataclass(frozen=True)
+class CosineDistance(Score):
+    """One minus the largest cosine, in [0, 2]; 1 for a zero embedding.
+
+    Attributes:
+        directions: [K, D], of unit length.
+    """
+
+    directions: Tensor
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        return 1 - (unit(outputs.embeddings.double()) @ self.directions.T).amax(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Scorer):
+    """Cosine distance to the nearest class mean (released code of MOOD, Li et al., 2023).
+
+    1 - max_c cos(f, m_c), where m_c is the mean of the class's embeddings after each was scaled to unit length.
+    """
+
+    name = "cosine"
+    needs = _NEEDS
+    scores = CosineDistance
+    card = Card(paper=_PAPER, formula="1 - max_c cos(f, m_c)", fit="N D", score="C D")
+
+    def fit(self, train: Outputs) -> CosineDistance:
+        """Return the distance; classes without a training image have no mean to be near to.
+
+        Raises:
+            OODError: Labels or embeddings are unusable.
+        """
+        return CosineDistance(unit(_means(train, normalize=True)))
+
+
+@dataclass(frozen=True)
+class EuclideanDistance(Score):
+    """L2 distance to the nearest mean.
+
+    Attributes:
+        means: [K, D].
+        normalize: Whether embeddings are scaled to unit length first.
+    """
+
+    means: Tensor
+    normalize: bool
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        return nearest(_prepare(outputs.embeddings, self.normalize), self.means)[0].sqrt()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Euclidean(Scorer):
+    """Euclidean distance to the nearest class mean (released code of MOOD, Li et al., 2023).
+
+    min_c |f - m_c|, with f scaled to unit length before means are taken and compared.
+
+    Attributes:
+        normalize: Scale embeddings to unit length first, as in the released code.
+    """
+
+    name = "euclidean"
+    needs = _NEEDS
+    scores = EuclideanDistance
+    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖₂", fit="N D", score="C D")
+
+    normalize: bool = True
+
+    def fit(self, train: Outputs) -> EuclideanDistance:
+        """Return the distance; classes without a training image have no mean to be near to.
+
+        Raises:
+            OODError: Labels or embeddings are unusable.
+        """
+        return EuclideanDistance(_means(train, self.normalize), self.normalize)
+
+
+@dataclass(frozen=True)
+class CityBlockDistance(Score):
+    """L1 distance to the nearest mean.
+
+    Attributes:
+        means: [K, D].
+        normalize: Whether embeddings are scaled to unit length (L2) first.
+    """
+
+    means: Tensor
+    normalize: bool
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        return torch.cdist(_prepare(outputs.embeddings, self.normalize), self.means, p=1).amin(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CityBlock(Scorer):
+    """L1 distance to the nearest class mean ("minkowski" in the released code of MOOD, Li et al., 2023).
+
+    min_c sum_d |f_d - m_cd|, with f scaled to unit length (L2) before means are taken and compared. No matrix product
+    does it: with a thousand classes it takes several times as long as `euclidean`.
+
+    Attributes:
+        normalize: Scale embeddings to unit length first, as in the released code.
+    """
+
+    name = "l1"
+    needs = _NEEDS
+    scores = CityBlockDistance
+    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖₁", fit="N D", score="C D")
+
+    normalize: bool = True
+
+    def fit(self, train: Outputs) -> CityBlockDistance:
+        """Return the distance; classes without a training image have no mean to be near to.
+
+        Raises:
+            OODError: Labels or embeddings are unusable.
+        """
+        return CityBlockDistance(_means(train, self.normalize), self.normalize)
+
+
+@dataclass(frozen=True)
+class ChebyshevDistance(Score):
+    """Largest difference in one dimension, to the nearest mean.
+
+    Attributes:
+        means: [K, D].
+        normalize: Whether embeddings are scaled to unit length (L2) first.
+    """
+
+    means: Tensor
+    normalize: bool
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        return torch.cdist(_prepare(outputs.embeddings, self.normalize), self.means, p=torch.inf).amin(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chebyshev(Scorer):
+    """Largest difference in one dimension to the nearest class mean (released code of MOOD, Li et al., 2023).
+
+    min_c max_d |f_d - m_cd|, with f scaled to unit length (L2) before means are taken and compared. As slow as `l1`.
+
+    Attributes:
+        normalize: Scale embeddings to unit length first, as in the released code.
+    """
+
+    name = "linf"
+    needs = _NEEDS
+    scores = ChebyshevDistance
+    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖∞", fit="N D", score="C D")
+
+    normalize: bool = True
+
+    def fit(self, train: Outputs) -> ChebyshevDistance:
+        """Return the distance; classes without a training image have no mean to be near to.
+
+        Raises:
+            OODError: Labels or embeddings are unusable.
+        """
+        return ChebyshevDistance(_means(train, self.normalize), self.normalize)
+
+
+def _means(train: Outputs, normalize: bool) -> Tensor:
+    """Return the means of the classes that have a training image, [K, D]."""
+    parts = ((_prepare(part.embeddings, normalize), part.labels) for part in train.chunks())
+    means, counts = class_means(parts, train.classes)
+    if not counts.all():
+        _LOG.warning("%d of %d classes have no training image to be near to", int((counts == 0).sum()), len(counts))
+    return means[counts > 0]
+
+
+def _prepare(embeddings: Tensor, normalize: bool) -> Tensor:
+    """Return the embeddings in float64, of unit length if wished; zero stays zero."""
+    return unit(embeddings.double()) if normalize else embeddings.double()
