@@ -24,7 +24,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/extraction.py
-	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/scorers.py
 
 # faiss-cpu and faiss-gpu own the same folder `faiss`: the one must be gone before the other comes
 gpu: $(READY)

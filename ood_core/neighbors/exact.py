@@ -28,7 +28,7 @@ _SHARD_ROWS = 65_536
 _SHARD_BYTES = 2**27
 _PRODUCT_BYTES = 2**26
 _QUERIES = 8192
-_PAIR_NUMBERS = 2**18  # of the pairs that are measured at a time: their vectors stay in the cache
+_PAIR_NUMBERS = 2**20  # of the pairs that are measured at a time: their vectors stay in the cache
 
 
 def search(

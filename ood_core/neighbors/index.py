@@ -85,8 +85,8 @@ class Index:
         choose(device)
         empty = torch.empty(0, dtype=torch.uint8)
         flat = cls(points.float(), metric, "flat", device, 1.0, 1.0, 0, 0, empty)
+        flat._check()
         if kind == "flat":
-            flat._check()
             return flat
         lists = lists or inverted.usual_lists(len(points))
         if lists > len(points):

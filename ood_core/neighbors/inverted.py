@@ -38,8 +38,10 @@ def build(frame: Frame, kind: Literal["ivf", "ivf-pq"], lists: int, seed: int) -
     inner = frame.metric == "inner"
     metric = faiss().METRIC_INNER_PRODUCT if inner else faiss().METRIC_L2
     parts = max(part for part in range(1, min(_CODE_BYTES, dimension) + 1) if dimension % part == 0)
-    bits = min(8, max(1, int(math.log2(count))))
-    layout = f"IVF{lists},Flat" if kind == "ivf" else f"IVF{lists},PQ{parts}x{bits}"
+    few = max(1, min(4, int(math.log2(count))))
+    bits = next((bits for bits in (8, 6, 5, 4) if 2**bits * _CODE_TRAINING <= count), few)  # what faiss has on GPUs
+    # np: without a sorting of the code words that takes minutes and serves another kind of search
+    layout = f"IVF{lists},Flat" if kind == "ivf" else f"IVF{lists},PQ{parts}x{bits}np"
     index = faiss().index_factory(dimension, layout, metric)
     index.cp.seed, index.cp.niter, index.cp.min_points_per_centroid = seed, _ROUNDS, 1
     if kind == "ivf-pq":
@@ -92,15 +94,14 @@ def search(
 
 def sample_near(points: Tensor, seed: int) -> Tensor:
     """Return queries to measure recall with: half of them lie on points, half between two, where lists end."""
-    one, other = _draw(points, seed)
-    return torch.cat([one, (one + other) / 2])
+    pairs = _draw(points, seed)
+    return torch.cat([pairs[0], pairs.mean(0)])
 
 
 def sample_far(points: Tensor, seed: int) -> Tensor:
     """Return queries that are like no point, but each coordinate is one that some point has."""
-    rows, _ = _draw(points, seed)
-    order = torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed)).argsort(0)
-    return rows.gather(0, order)
+    rows = _draw(points, seed)[0]
+    return rows.gather(0, torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed)).argsort(0))
 
 
 def recall(values: Tensor, truth: Tensor, metric: Metric) -> float:
@@ -116,7 +117,7 @@ def recall(values: Tensor, truth: Tensor, metric: Metric) -> float:
 def _draw(points: Tensor, seed: int) -> Tensor:
     """Return two times the same number of points, [2, n, D]."""
     chosen = torch.randint(len(points), (2, _SAMPLE), generator=torch.Generator().manual_seed(seed + 1))
-    return points[chosen].double()
+    return points[chosen.reshape(-1)].double().view(2, _SAMPLE, -1)
 
 
 def _rows(rows: Tensor, frame: Frame) -> np.ndarray[Any, np.dtype[np.float32]]:

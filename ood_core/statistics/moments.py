@@ -6,12 +6,12 @@ can be summed up in any order, in memory C D + D D.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Self, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +20,8 @@ from ood_core.statistics.centring import Centring
 
 Parts: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 """Embeddings [n, D] with labels int64 [n], chunk by chunk."""
+
+_BANDS = 4  # of a symmetric product; more are too narrow to be fast
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def _tied(parts: Parts, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     within = first[0].new_zeros(dimension, dimension, dtype=torch.float64)
     for embeddings, labels in chain([first], parts):
         for block, _ in centring.deviations(embeddings, labels):
-            within += _gram(block)
+            _add_gram(within, block)
+    within = within.triu() + within.triu(1).T
     drift = centring.missed() * centring.counts.double().sqrt()[:, None]
     return centring.counts, centring.means(), within - drift.T @ drift
 
@@ -153,9 +156,8 @@ def _with_rows(parts: Parts) -> Iterator[tuple[Tensor, Tensor]]:
         raise OODError("there is no training image to take statistics of")
 
 
-def _gram(rows: Tensor) -> Tensor:
-    """Return rows.T @ rows; of an array and its own transpose, numpy computes one half only."""
-    if rows.device.type != "cpu":
-        return rows.T @ rows
-    array = rows.numpy()
-    return torch.from_numpy(np.dot(array.T, array))
+def _add_gram(sums: Tensor, rows: Tensor) -> None:
+    """Add rows.T @ rows to sums, but not below the blocks on the diagonal, which saves three eighths."""
+    width = math.ceil(len(sums) / _BANDS)
+    for start in range(0, len(sums), width):
+        sums[start : start + width, start:].addmm_(rows[:, start : start + width].T, rows[:, start:])

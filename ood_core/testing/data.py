@@ -20,7 +20,8 @@ _CONFIDENCE = 8.0  # what the small network's logits reach for the right class
 def make_outputs(rows: int = 300, classes: int = 5, dimension: int = 16, seed: int = 0) -> Outputs:
     """Return outputs like those of a trained network: a Gaussian for each class, and the classifier that fits them.
 
-    The class means depend on `dimension` alone, so outputs of different seeds are training and test data of one task.
+    As behind a ReLU, no entry of an embedding is negative: some methods are made for that. The class means depend on
+    `dimension` alone, so outputs of different seeds are training and test data of one task.
     Labels are balanced and in turn: 0, 1, ..., C-1, 0, ... There are held-out and known OOD outputs beside them.
     """
     return replace(
@@ -36,8 +37,8 @@ def make_far_outputs(rows: int = 300, classes: int = 5, dimension: int = 16, see
     The embeddings lie in directions that no class uses and the classifier does not see, far from all classes, and
     are shorter than those of ID images; so the logits are flat and small.
     """
-    unused = _basis(classes, dimension)[classes + 1 :]
-    directions = normalize(_noise(rows, len(unused), seed))
+    unused = _axes(classes, dimension)[classes + 1 :]
+    directions = normalize(_noise(rows, len(unused), seed).abs())
     return _outputs(_FAR * directions @ unused, torch.full((rows,), -1), classes)
 
 
@@ -61,21 +62,36 @@ def make_far_image_outputs(scorer: Scorer, rows: int = 100, classes: int = 5, se
     return _seen(scorer, _network(classes), _dim_pictures(rows, seed), torch.full((rows,), -1))
 
 
+def rotate(outputs: Outputs) -> Outputs:
+    """Return the same task with embeddings of both signs, as behind layer normalisation: rotated, the same each time.
+
+    Logits, layers and images stay as they are.
+    """
+    turn: Tensor = torch.linalg.qr(_noise(*2 * (outputs.embeddings.shape[1],), seed=0))[0]
+    head = outputs.head
+    return replace(
+        outputs,
+        embeddings=outputs.embeddings @ turn,
+        head=None if head is None else Head(head.weight @ turn, head.bias),
+        held_out=None if outputs.held_out is None else rotate(outputs.held_out),
+        known_ood=None if outputs.known_ood is None else rotate(outputs.known_ood),
+    )
+
+
 # ------------------------------------------------------------------------------------------------- Gaussians
 
 
 def _known_classes(rows: int, classes: int, dimension: int, seed: int) -> Outputs:
-    basis = _basis(classes, dimension)
+    axes = _axes(classes, dimension)
     labels = torch.arange(rows) % classes
-    centres = _OFFSET * basis[0] + _SPREAD * basis[1 : classes + 1]
-    return _outputs(centres[labels] + _noise(rows, dimension, seed), labels, classes)
+    centres = _OFFSET * axes[0] + _SPREAD * axes[1 : classes + 1]
+    return _outputs((centres[labels] + _noise(rows, dimension, seed)).relu(), labels, classes)
 
 
-def _basis(classes: int, dimension: int) -> Tensor:
-    """Return orthonormal rows [D, D]: the direction all embeddings share, one for each class, and the unused ones."""
+def _axes(classes: int, dimension: int) -> Tensor:
+    """Return unit vectors [D, D]: the direction all embeddings share, one for each class, and the unused ones."""
     assert classes + 2 <= dimension, "make_outputs needs at least two dimensions more than classes"
-    columns: Tensor = torch.linalg.qr(_noise(dimension, dimension, seed=0))[0]
-    return columns.T
+    return torch.eye(dimension)[_noise(1, dimension, seed=0)[0].argsort()]
 
 
 def _noise(rows: int, dimension: int, seed: int) -> Tensor:
@@ -84,7 +100,7 @@ def _noise(rows: int, dimension: int, seed: int) -> Tensor:
 
 def _outputs(embeddings: Tensor, labels: Tensor, classes: int) -> Outputs:
     # Of Gaussians with unit covariance, this is the best linear classifier.
-    weight = _SPREAD * _basis(classes, embeddings.shape[1])[1 : classes + 1]
+    weight = _SPREAD * _axes(classes, embeddings.shape[1])[1 : classes + 1]
     head = Head(weight, torch.full((classes,), -(_SPREAD**2) / 2))
     return Outputs(embeddings, embeddings @ weight.T + head.bias, labels, classes, head)
 
@@ -95,7 +111,7 @@ def _outputs(embeddings: Tensor, labels: Tensor, classes: int) -> Outputs:
 class SmallNetwork(Network):
     """Two convolutions without bias, the mean over positions, a linear layer; float64, so that rounding is no matter.
 
-    Layers are called "layer1" and "layer2".
+    Layers are called "layer1" and "layer2". There is dropout in front of the linear layer, for scorers that turn it on.
     """
 
     num_features = 24
@@ -104,6 +120,7 @@ class SmallNetwork(Network):
         super().__init__()
         self.layer1 = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.ReLU())
         self.layer2 = nn.Sequential(nn.Conv2d(12, self.num_features, 3, 2, padding=1, bias=False), nn.ReLU())
+        self.dropout = nn.Dropout(0.1)
         self.classifier = nn.Linear(self.num_features, classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -114,7 +131,7 @@ class SmallNetwork(Network):
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits, or the mean over positions."""
         embeddings = features.mean((2, 3))
-        return embeddings if pre_logits else self.classifier(embeddings)
+        return embeddings if pre_logits else self.classifier(self.dropout(embeddings))
 
     def get_classifier(self) -> nn.Linear:
         """Return the linear layer."""

@@ -1,1 +1,1 @@
-"""Scores that read the logits alone: softmax, entropy and energy."""
+"""Scores that read the logits alone."""

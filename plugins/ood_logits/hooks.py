@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Scorer
-from ood_logits.scorers import Energy, Entropy, Softmax
+from ood_logits.calibration import TemperatureScaling
+from ood_logits.confidence import Margin, MaxLogit, Softmax
+from ood_logits.doctor import DoctorAlpha, DoctorBeta
+from ood_logits.energy import Energy
+from ood_logits.information import Entropy, Gen
+from ood_logits.openmax import OpenMax
+from ood_logits.posteriors import Igeood, KLMatching
 
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
     """Return the scorers of this package."""
-    return [Softmax, Entropy, Energy]
+    return [
+        Softmax,
+        MaxLogit,
+        Margin,
+        TemperatureScaling,
+        Entropy,
+        Gen,
+        Energy,
+        KLMatching,
+        OpenMax,
+        DoctorAlpha,
+        DoctorBeta,
+        Igeood,
+    ]

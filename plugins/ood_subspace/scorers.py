@@ -137,12 +137,24 @@ def _residual(train: Outputs, head: Head, directions: int | None, scorer: str) -
     kept = _directions(width) if directions is None else directions
     if kept >= width:
         raise OODError(f"scorer '{scorer}' needs fewer directions than embeddings have, {width}, not {kept}")
-    origin = -torch.linalg.pinv(head.weight.double()) @ head.bias.double()
+    origin = _origin(head)
     found = moments(((part.embeddings, torch.zeros_like(part.labels)) for part in train.chunks()), classes=1)
     offset = found.mean - origin
     second_moment = found.covariance + offset.outer(offset)
     vectors = torch.linalg.eigh(second_moment)[1]  # in ascending order of their eigenvalues
     return ResidualNorm(origin, vectors[:, : width - kept].contiguous(), kept)
+
+
+def _origin(head: Head) -> Tensor:
+    """Return -W⁺ b, the shortest of the embeddings whose logits are nearest to 0, [D]."""
+    # Softmax leaves the sum of the weights of all classes near 0. What it is exactly is rounding, and to be ignored.
+    rounding = max(head.weight.shape) * torch.finfo(torch.float32).eps
+    weight, bias = head.weight.double(), head.bias.double()
+    # W⁺ is Wᵀ (W Wᵀ)⁺ and (Wᵀ W)⁺ Wᵀ; the smaller of the two takes a fraction of the time of singular values
+    wide = len(weight) <= weight.shape[1]
+    gram = weight @ weight.T if wide else weight.T @ weight
+    inverse: Tensor = torch.linalg.pinv(gram, rtol=rounding**2, hermitian=True)
+    return -(weight.T @ (inverse @ bias)) if wide else -(inverse @ (weight.T @ bias))
 
 
 def _lengths(rows: Tensor) -> Tensor:

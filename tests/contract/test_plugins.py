@@ -4,8 +4,6 @@ import dataclasses
 import inspect
 import json
 import re
-import typing
-from pathlib import Path
 
 import pytest
 
@@ -15,22 +13,15 @@ from ood_core.plugins import find
 from ood_core.recipe import parse
 from ood_core.sections import SELECTION_KEYS
 
+from .required import required
+
 PLUGINS = find()
 CLASSES = [
     pytest.param(found.kind, found.cls, id=f"{kind}-{name}") for (kind, name), found in PLUGINS.registered.items()
 ]
 KEYS_OF_THE_RECIPE = {"dataset": {"use", "name", *SELECTION_KEYS}, "scorer": {"use", "name"}}
-SOMETHING = {int: 1, str: "something", Path: Path(__file__)}
 
 each_class = pytest.mark.parametrize(("kind", "cls"), CLASSES)
-
-
-def required(cls):
-    """Return a value for each option that has no default."""
-    hints = typing.get_type_hints(cls)
-    missing = dataclasses.MISSING
-    fields = [field for field in dataclasses.fields(cls) if field.default is field.default_factory is missing]
-    return {field.name: SOMETHING[hints[field.name]] for field in fields}
 
 
 def test_there_is_a_plugin_of_every_kind():
@@ -91,8 +82,9 @@ def test_its_options_come_back_from_a_recipe_that_spells_them_out(kind, cls):
 @each_class
 def test_a_recipe_may_leave_out_all_that_has_a_default(kind, cls):
     reader = Reader(PLUGINS)
-    needed = {name: str(value) if isinstance(value, Path) else value for name, value in required(cls).items()}
-    assert reader.plugin(kind, parse(json.dumps({"use": cls.name, **needed}), "here")) == cls(**required(cls))
+    spelt_out = describe(cls(**required(cls)))
+    needed = {name: spelt_out[name] for name in ("use", *required(cls))}
+    assert reader.plugin(kind, parse(json.dumps(needed), "here")) == cls(**required(cls))
 
 
 @pytest.mark.parametrize("cls", PLUGINS.classes("scorer").values())

@@ -1,20 +1,13 @@
-import json
-import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.neighbors import Index, engine, exact, floor, index
+from ood_core.neighbors import Index, exact, index
 
 METRICS = ("l2", "cosine", "inner")
 FORMATS = {
@@ -233,155 +226,3 @@ def test_points_that_are_not_finite_are_refused(kind: Any) -> None:
 def test_more_lists_than_points_are_refused() -> None:
     with pytest.raises(OODError, match=r"^nearest neighbours: 9 lists need at least as many points, there are 5$"):
         Index.build(draw(5, 3), kind="ivf", lists=9)
-
-
-# ---------------------------------------------------------------------------------------------- inverted files
-
-
-@pytest.mark.parametrize("kind", ["ivf", "ivf-pq"])
-@pytest.mark.parametrize("metric", METRICS)
-def test_what_an_inverted_file_finds_has_its_exact_value(metric: Any, kind: Any) -> None:
-    points, queries = draw_clusters(), draw_clusters(seed=7)[::50]
-    values, indices = Index.build(points, metric, kind).search(queries, 10)
-    expected = slow_search(queries, points, len(points), metric)
-    for row in range(len(queries)):
-        true = torch.empty(len(points), dtype=torch.float64).scatter(0, expected[1][row], expected[0][row])
-        torch.testing.assert_close(values[row], true[indices[row]], rtol=1e-11, atol=1e-13)
-    assert torch.equal(values, values.sort(1, descending=metric != "l2").values)
-
-
-def test_the_recall_is_the_part_of_the_true_neighbours_that_is_found() -> None:
-    points = draw(4000, 16)
-    few, many = (Index.build(points, kind="ivf", lists=64, probes=probes) for probes in (1, 64))
-    assert (many.recall, many.far_recall) == (1.0, 1.0)
-    assert 0.05 < few.recall < 0.8
-    queries = draw(300, 16, seed=5)
-    found, true = few.search(queries, 50)[1], slow_search(queries, points, 50, "l2")[1]
-    share = np.mean([len(set(a.tolist()) & set(b.tolist())) / 50 for a, b in zip(found, true, strict=True)])
-    assert abs(share - few.recall) < 0.15
-
-
-def test_clustered_points_need_few_probes() -> None:
-    built = Index.build(draw_clusters(), kind="ivf", lists=40)
-    assert built.recall >= index.RECALL
-    assert built.probes <= 5
-
-
-def test_a_low_recall_is_a_warning_and_a_high_one_a_note(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="ood_core.neighbors.index"):
-        Index.build(draw(4000, 16), kind="ivf", lists=64, probes=1)
-        Index.build(draw(4000, 16), kind="ivf", lists=64, probes=64)
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-    assert "ivf: 1 of 64 lists hold" in caplog.text
-    assert "kind 'flat' finds all" in caplog.text
-
-
-def test_queries_whose_lists_hold_too_few_points_are_searched_exactly() -> None:
-    points = draw(300, 4)
-    values, indices = Index.build(points, kind="ivf", lists=100, probes=1).search(draw(9, 4), 200)
-    expected, where = slow_search(draw(9, 4), points, 200, "l2")
-    torch.testing.assert_close(values, expected)
-    assert torch.equal(indices, where)
-
-
-def test_equal_seeds_give_equal_files() -> None:
-    one, same, other = (Index.build(draw_clusters(), kind="ivf", seed=seed).code for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-
-
-@pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-pq"])
-def test_an_index_survives_its_fields(kind: Any) -> None:
-    built, queries = Index.build(draw_clusters(), "cosine", kind), draw(30, 24)
-    plain = {field.name: getattr(built, field.name) for field in fields(built)}
-    assert all(isinstance(value, (Tensor, int, float, str)) for value in plain.values())
-    tensors = {name: value.clone() for name, value in plain.items() if isinstance(value, Tensor)}
-    rest = json.loads(json.dumps({name: value for name, value in plain.items() if name not in tensors}))
-    again = Index(**tensors, **rest).search(queries, 5)
-    assert torch.equal(again[0], built.search(queries, 5)[0])
-    assert torch.equal(again[1], built.search(queries, 5)[1])
-
-
-def test_the_file_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = Index.build(draw_clusters(), kind="ivf")
-    built = Index(**{field.name: getattr(built, field.name) for field in fields(built)})
-    opened = []
-    deserialize = faiss.deserialize_index
-    monkeypatch.setattr(faiss, "deserialize_index", lambda code: opened.append(1) or deserialize(code))
-    for _ in range(3):
-        built.search(draw(4, 24), 2)
-    assert opened == [1]
-
-
-@pytest.mark.parametrize("kind", ["flat", "ivf"])
-def test_threads_can_share_an_index(kind: Any) -> None:
-    built, queries = Index.build(draw_clusters(), kind=kind), draw(100, 24)
-    expected = built.search(queries, 5)
-    fresh = Index(**{field.name: getattr(built, field.name) for field in fields(built)})
-    with ThreadPoolExecutor(4) as pool:
-        for values, indices in pool.map(lambda _: fresh.search(queries, 5), range(12), timeout=60):
-            assert torch.equal(values, expected[0])
-            assert torch.equal(indices, expected[1])
-
-
-# ---------------------------------------------------------------------------------------------------- GPUs
-
-
-@pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Stand in for two GPUs: the search of the CPU, which notes the GPU that it was asked of."""
-    asked: list[int] = []
-
-    def knn_gpu(_: Any, queries: Any, points: Any, k: int, metric: int, device: int) -> Any:
-        asked.append(device)
-        return faiss.knn(queries, points, k, metric=metric)
-
-    fake = SimpleNamespace(
-        get_num_gpus=lambda: 2,
-        StandardGpuResources=object,
-        METRIC_INNER_PRODUCT=faiss.METRIC_INNER_PRODUCT,
-        knn_gpu=knn_gpu,
-    )
-    monkeypatch.setattr(engine, "faiss", lambda: fake)
-    monkeypatch.setattr(floor, "faiss", lambda: fake)
-    engine._pool.cache_clear()
-    yield asked
-    engine._pool.cache_clear()
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_gpus_share_the_queries_and_give_what_the_cpu_gives(
-    metric: Any, two_gpus: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exact, "_QUERIES", 20)
-    monkeypatch.setattr(exact, "_SHARD_ROWS", 700)
-    queries, points = draw(50, 16), draw(2000, 16, seed=1)
-    values, indices = Index.build(points, metric, device="gpu").search(queries, 30)
-    expected, where = Index.build(points, metric, device="cpu").search(queries, 30)
-    assert sorted(two_gpus) == [0] * 6 + [1] * 3
-    assert torch.equal(values, expected)
-    assert torch.equal(indices, where)
-
-
-def test_ties_that_a_gpu_cannot_break_are_broken_on_the_cpu(two_gpus: list[int]) -> None:
-    points = draw(2, 8).repeat(500, 1)
-    assert Index.build(points).search(points[:1], 5)[1].tolist() == [[0, 2, 4, 6, 8]]
-    assert two_gpus
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-pq"])
-@pytest.mark.parametrize("metric", METRICS)
-def test_the_gpu_gives_what_the_cpu_gives(metric: Any, kind: Any) -> None:
-    if not engine.gpus():
-        pytest.skip("no GPU that faiss can use: parity of CPU and GPU is not checked")
-    queries, points = draw(2000, 64), draw(20_000, 64, seed=1)
-    on_cpu = Index.build(points, metric, kind, lists=64, probes=8, device="cpu")
-    on_gpu = Index(**{field.name: getattr(on_cpu, field.name) for field in fields(on_cpu)} | {"device": "gpu"})
-    values, indices = on_gpu.search(queries, 50)
-    expected, where = on_cpu.search(queries, 50)
-    if kind == "flat":
-        assert torch.equal(values, expected)
-        assert torch.equal(indices, where)
-    else:  # float32 decides which lists are near, and which codes
-        assert (indices == where).double().mean() > 0.99

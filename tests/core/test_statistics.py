@@ -275,6 +275,25 @@ def test_the_least_distance_is_exact_however_close_the_points_are(points: int, s
     torch.testing.assert_close(least_distance(queries, centres), expected, rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize("offset", [0.0, 300.0, 1e6])
+def test_points_that_no_product_can_tell_apart_are_told_apart(offset: float) -> None:
+    """At 300, products in float32 are off by a thousand times the distances; at 1e6 those in float64 are."""
+    centres, queries = offset + 1e-2 * draw(50, 8, seed=1), offset + 1e-2 * draw(700, 8)
+    expected = (queries[:, None] - centres).square().sum(2).amin(1)
+    torch.testing.assert_close(least_distance(queries, centres), expected, rtol=2e-12, atol=0)
+
+
+def test_far_queries_find_the_nearest_of_points_that_are_almost_the_same() -> None:
+    centres, queries = 1 + 1e-6 * draw(50, 8, seed=1), 1e3 * draw(700, 8)
+    expected = (queries[:, None] - centres).square().sum(2).amin(1)
+    torch.testing.assert_close(least_distance(queries, centres), expected, rtol=2e-12, atol=0)
+
+
+def test_a_query_on_a_point_has_distance_zero() -> None:
+    centres = 1e3 * draw(40, 8)
+    assert not least_distance(centres, centres).any()
+
+
 def test_the_least_distance_of_far_queries_is_finite_and_exact() -> None:
     centres, queries = draw(9, 4, seed=1), torch.tensor([[1e30] * 4, [1e60] * 4], dtype=torch.float64)
     expected = (queries[:, None] - centres).square().sum(2).amin(1)

@@ -55,6 +55,11 @@ def test_edges_are_those_of_the_published_code():
     np.testing.assert_allclose(_edges(50).numpy(), published[1:-1], rtol=1e-12)
 
 
+def test_a_state_on_an_edge_belongs_to_the_bin_above():
+    silent = replace(TRAIN, embeddings=torch.zeros_like(TRAIN.embeddings))  # all states are 1/2
+    assert (NAC().fit(silent).coverage[:, 25] == 1).all()
+
+
 @pytest.mark.parametrize("bins", [1, 2, 7])
 def test_any_number_of_bins_will_do(bins):
     score = NAC(bins=bins, filled=1).fit(TRAIN)

@@ -220,6 +220,20 @@ def test_rows_that_no_relu_gives_have_finite_scores(step, row, percentile):
     assert step(percentile=percentile).fit(TRAIN)(rows).isfinite().all()
 
 
+def test_one_entry_is_left_whatever_the_percentile():
+    shaped = ASHP(percentile=0.9999).fit(TRAIN).shape(TEST).embeddings.numpy()
+    assert ((shaped > 0).sum(1) == 1).all()
+    np.testing.assert_array_equal(shaped.max(1), F.max(1))
+
+
+@pytest.mark.parametrize("step", [ASHS, Scale, LTS], ids=lambda step: step.name)
+def test_growth_stays_within_float64(step):
+    rows = torch.ones(2, 3000)
+    head = Head(torch.ones(2, 3000), torch.zeros(2))
+    wide = Outputs(rows, rows @ head.weight.T, torch.zeros(2, dtype=torch.int64), 2, head)
+    assert step(percentile=0.9999).fit(wide)(wide).isfinite().all()
+
+
 @pytest.mark.parametrize("step", [ASHS, Scale], ids=lambda step: step.name)
 def test_growth_falls_to_nothing_on_the_way_to_largest_entries_that_cancel_out(step):
     def factor(largest):  # two entries are the largest, their sum is 1 + largest
@@ -295,7 +309,7 @@ def test_quantiles_are_exactly_those_of_numpy(share, rows):
     embeddings[:, 3] = 0.5
     outputs = Outputs(embeddings, torch.zeros(rows, 0), torch.zeros(rows, dtype=torch.int64), 1)
     values = embeddings.double().numpy()
-    assert overall_quantiles(outputs, [share])[0] == pytest.approx(np.quantile(values, share), rel=1e-14)
+    assert overall_quantiles(outputs, [share])[0] == pytest.approx(np.quantile(values, share), rel=1e-14, abs=0)
     np.testing.assert_allclose(neuron_quantiles(outputs, [share])[0].numpy(), np.quantile(values, share, 0), rtol=1e-14)
 
 

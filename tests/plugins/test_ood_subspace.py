@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.special import logsumexp, softmax
 from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs
 from ood_core.testing import make_outputs, scorer_checks
-from ood_subspace.pnml import PNML
+from ood_subspace.pnml import PNML, _log_sum_of_genies
 from ood_subspace.scorers import Residual, ViM, _directions
 
 TRAIN, TEST = make_outputs(), make_outputs(rows=40, seed=1)
@@ -66,8 +67,27 @@ def test_they_need_a_head(cls):
 def test_vim_of_embeddings_without_a_residual_is_finite_and_says_so(caplog):
     head = replace(TRAIN.head, bias=torch.zeros(5))  # the origin is 0
     flat = replace(TRAIN, embeddings=TRAIN.embeddings[:, :8].repeat(1, 2), head=head)
-    assert ViM().fit(flat)(TEST).isfinite().all()
+    score = ViM().fit(flat)
+    largest, length = flat.logits.amax(1).mean().item(), flat.embeddings.norm(dim=1).mean().item()
+    assert score.alpha == pytest.approx(largest / length)
     assert any("principal directions" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("classes", [2, 16, 40])
+def test_the_origin_is_where_logits_are_nearest_to_0(classes):
+    generator = torch.Generator().manual_seed(0)
+    head = Head(torch.randn(classes, 16, generator=generator), torch.randn(classes, generator=generator))
+    expected = -np.linalg.pinv(head.weight.double().numpy()) @ head.bias.double().numpy()
+    np.testing.assert_allclose(Residual().fit(replace(TRAIN, head=head)).origin.numpy(), expected, rtol=1e-9)
+
+
+def test_the_origin_ignores_directions_of_the_head_that_are_rounding():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 16, generator=generator, dtype=torch.float64)
+    weight -= weight.mean(0)  # after softmax and weight decay: all classes sum up to nothing, but for rounding
+    head = Head((weight + 5e-7).float(), torch.arange(5.0))
+    expected = -torch.linalg.pinv(weight, rtol=1e-12) @ head.bias.double()
+    torch.testing.assert_close(Residual().fit(replace(TRAIN, head=head)).origin, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_vim_reads_a_training_set_of_several_chunks():
@@ -105,6 +125,19 @@ def test_the_regret_without_the_one_for_the_bias_is_that_of_pytorch_ood():
     h = 1 / 2 + 1 / 6
     expected = (p / (p + (1 - p) * p ** (h / (1 + h)))).sum().log() / math.log(3)
     torch.testing.assert_close(PNML().fit(train)(test)[0], expected)
+
+
+@pytest.mark.parametrize("gap", [1, 40, 700])
+@pytest.mark.parametrize("change", ["0.001", "0.9"])
+def test_the_regret_is_right_where_the_probability_rounds_to_one(gap, change):
+    with localcontext() as context:
+        context.prec = 700
+        others = Decimal(-gap).exp()
+        probabilities = 1 / (1 + others), others / (1 + others)
+        exact = sum(p / (p + (1 - p) * p ** Decimal(change)) for p in probabilities).ln()
+    log_p = torch.tensor([[gap, 0.0]], dtype=torch.float64).log_softmax(1)
+    found = _log_sum_of_genies(log_p, torch.tensor([float(change)], dtype=torch.float64))
+    assert found.item() == pytest.approx(float(exact), rel=1e-9, abs=0)
 
 
 def test_the_regret_lies_between_0_and_1():

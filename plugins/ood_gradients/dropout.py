@@ -1,0 +1,141 @@
+"""What predictions do when dropout stays on (Gal and Ghahramani, 2016).
+
+Each pass drops the same entries of every image, from a generator of its own: so a score depends neither on the other
+images of the batch nor on the global random state, and images are compared under the same networks. For one image
+the masks are distributed as in the paper.
+
+Dropout is whatever calls the dropout functions of `torch.nn.functional`, by a module or not, with a share above 0. The
+dropout inside of fused attention and the dropping of whole residual paths do not, and stay off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ood_core.errors import OODError
+from ood_core.interfaces import Card, Outputs, PositiveInt, Score, Scorer
+from ood_gradients.passes import network_of, require_logits
+
+_WHOLE_CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
+
+
+@dataclass(frozen=True)
+class PredictiveEntropy(Score):
+    """Entropy of the mean softmax of all passes, in [0, log C].
+
+    Attributes:
+        passes: How many there are.
+    """
+
+    passes: int
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        surprises = (logits.double().log_softmax(1) for logits in _passes(outputs, self.passes))
+        return _entropy(reduce(torch.logaddexp, surprises).log_softmax(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCDropout(Scorer):
+    """Entropy of the softmax, averaged over passes with dropout on (Gal and Ghahramani, 2016).
+
+    H(1/P sum softmax(z_p)), z_p the logits of pass p. Where dropout is in the head alone, the rest is run once.
+
+    Attributes:
+        passes: P; 100 in the classification experiment of the paper.
+    """
+
+    name = "mc-dropout"
+    needs = frozenset({"logits", "network"})
+    scores = PredictiveEntropy
+    card = Card(
+        paper="Gal and Ghahramani, 2016, Dropout as a Bayesian approximation",
+        formula="H(mean_p softmax(z_p)),  z_p of pass p with dropout",
+        fit="none",
+        score="100 forward passes; 1 where only the head has dropout",
+    )
+
+    passes: PositiveInt = 100
+
+    def fit(self, train: Outputs) -> PredictiveEntropy:
+        """Return the score.
+
+        Raises:
+            OODError: There are no logits.
+        """
+        require_logits(train, self.name)
+        return PredictiveEntropy(self.passes)
+
+
+def _entropy(log_probabilities: Tensor) -> Tensor:
+    """Return the entropy [N]; the top class by what the others leave, because its logarithm rounds to 0 first."""
+    top = log_probabilities.argmax(1, keepdim=True)
+    others = log_probabilities.exp().scatter(1, top, 0.0)
+    rest = others.sum(1)
+    entropy: Tensor = torch.special.entr(others).sum(1) - (1 - rest) * torch.log1p(-rest)
+    return entropy
+
+
+@torch.no_grad()
+def _passes(outputs: Outputs, passes: int) -> Iterator[Tensor]:
+    """Yield the logits of each pass; features that no dropout has touched are computed once.
+
+    Raises:
+        OODError: The network has no dropout.
+    """
+    network, images = network_of(outputs)
+    features: Tensor | None = None
+    for index in range(passes):
+        with _Dropping(index) as dropping:
+            if features is None:
+                found = network.forward_features(images)
+                features = None if dropping.calls else found
+            else:
+                found = features
+            logits: Tensor = network.forward_head(found)
+        if not dropping.calls:
+            raise OODError("scorer 'mc-dropout' needs dropout, and the network has none with a share above 0")
+        yield logits
+
+
+class _Dropping(TorchFunctionMode):
+    """While active, dropout happens in evaluation mode too, with one mask for all rows.
+
+    Attributes:
+        calls: How often it happened.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.calls = 0
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Stand in for the dropout functions, and leave all others alone."""
+        options = dict(kwargs or {})
+        if func is functional.dropout or func in _WHOLE_CHANNELS:
+            share = args[1] if len(args) > 1 else options.get("p", 0.5)
+            if share > 0:
+                return self._drop(args[0] if args else options["input"], share, func in _WHOLE_CHANNELS)
+        return func(*args, **options)
+
+    def _drop(self, values: Tensor, share: float, whole_channels: bool) -> Tensor:
+        self.calls += 1
+        shape = values.shape[1:2] + (1,) * (values.ndim - 2) if whole_channels else values.shape[1:]
+        kept = torch.rand(1, *shape, generator=self._generator) >= share
+        # a share of 1 leaves nothing that could be divided by 0
+        return values * (kept / max(1 - share, torch.finfo(torch.float32).eps)).to(values)

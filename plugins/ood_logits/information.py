@@ -1,0 +1,126 @@
+"""Entropies of the softmax probabilities; nothing is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Gt, Lt
+from torch import Tensor
+
+from ood_core.interfaces import Card, Outputs, PositiveInt, Score, Scorer
+from ood_logits.rows import Peaks, blocks, peaks, require_logits
+
+
+@dataclass(frozen=True)
+class EntropyScore(Score):
+    """-sum p log p in nats, in [0, log C]."""
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        return entropy(peaks(outputs.logits, summary=mean_gap))
+
+
+def mean_gap(q: Tensor, logits: Tensor) -> Tensor:
+    """Return how far the other classes' logits are below the largest, on average over q."""
+    return (logits.amax(1, keepdim=True) - logits).mul_(q).sum(1)
+
+
+def entropy(found: Peaks) -> Tensor:
+    """Return the entropy, given the mean gap: the sum of p_j (-log p_max + z_max - z_j), of positive terms."""
+    return found.log_rest.exp() * found.summary - found.log_top
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entropy(Scorer):
+    """Shannon entropy of the softmax probabilities (used for OOD detection by Macedo et al., 2022).
+
+    score = -sum_j p_j log p_j. It keeps its precision where p_max rounds to 1.
+    """
+
+    name = "entropy"
+    needs = frozenset({"logits"})
+    scores = EntropyScore
+    card = Card(
+        paper="Macedo et al., 2022, Entropic out-of-distribution detection",
+        formula="−Σ_j p_j log p_j",
+        fit="none",
+        score="C",
+    )
+
+    def fit(self, train: Outputs) -> EntropyScore:
+        """Return the score.
+
+        Raises:
+            OODError: There are no logits.
+        """
+        require_logits(train, self.name)
+        return EntropyScore()
+
+
+@dataclass(frozen=True)
+class GeneralizedEntropy(Score):
+    """The sum of (p (1 - p))^gamma over the most probable classes."""
+
+    gamma: float
+    top: int
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        found, parts, start = peaks(outputs.logits), [], 0
+        for block in blocks(outputs.logits):
+            rows = slice(start, start + len(block))
+            parts.append(self._sum(block, found.log_top[rows, None], found.log_rest[rows, None]))
+            start = rows.stop
+        return torch.cat(parts)
+
+    def _sum(self, block: Tensor, log_top: Tensor, log_rest: Tensor) -> Tensor:
+        """Work in logarithms: with so small a gamma, probabilities count that float32 cannot hold."""
+        gaps = _largest(block, self.top) - block.amax(1, keepdim=True)
+        log_p = gaps + log_top.to(gaps)
+        # At the top, 1 - p has to come from the others; everywhere else p is at most 1/2.
+        log_rest = torch.where(gaps == 0, log_rest.to(gaps), torch.log1p(-log_p.exp().clamp(max=0.5)))
+        return (self.gamma * (log_p + log_rest)).exp().double().sum(1)
+
+
+def _largest(block: Tensor, count: int) -> Tensor:
+    """Return the largest logits of each row in no order; numpy selects several times faster than torch.topk."""
+    if count >= block.shape[1]:
+        return block
+    return torch.from_numpy(np.partition(block.cpu().numpy(), -count, axis=1)[:, -count:]).to(block.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gen(Scorer):
+    """Generalized entropy of the most probable classes (Liu et al., 2023).
+
+    score = sum over the M largest p_j of p_j^gamma (1 - p_j)^gamma.
+
+    Attributes:
+        gamma: Exponent; 0.1 in the paper.
+        top: M; 100 in the paper, for ImageNet with 1000 classes. With fewer classes all of them count.
+    """
+
+    name = "gen"
+    needs = frozenset({"logits"})
+    scores = GeneralizedEntropy
+    card = Card(
+        paper="Liu et al., 2023, GEN: Pushing the limits of softmax-based out-of-distribution detection",
+        formula="Σ_{j ≤ M} p₍ⱼ₎^γ (1 − p₍ⱼ₎)^γ",
+        fit="none",
+        score="C",
+    )
+
+    gamma: Annotated[float, Gt(0), Lt(1)] = 0.1
+    top: PositiveInt = 100
+
+    def fit(self, train: Outputs) -> GeneralizedEntropy:
+        """Return the score.
+
+        Raises:
+            OODError: There are no logits.
+        """
+        require_logits(train, self.name)
+        return GeneralizedEntropy(self.gamma, self.top)

@@ -1,0 +1,105 @@
+"""Passes over the logits z [N, C] in blocks of rows that stay in the processor's cache.
+
+What is stored is float32, and most of the arithmetic is done in it: a sum of positive numbers, or a difference from the
+largest logit, loses no more than was lost in storing. Where more would be lost, the rows in question are done again in
+float64. Results are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from ood_core.errors import OODError
+from ood_core.interfaces import Outputs
+
+Summary: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""One number a row of q [B, C], the distribution among the other classes (0 at the top), and the logits [B, C]."""
+
+_CELLS = 1 << 18  # of a block: a few arrays of 1 MB
+_DOUBTFUL = 1e-25  # of a probability: smaller ones are next to what float32 can hold
+_NO_RIVAL = -1e30  # log-odds where there is one class alone: finite, so that its score is
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The most probable class against all others, float64 [N] each.
+
+    Attributes:
+        log_top: log p_max.
+        log_rest: log(1 - p_max), without cancellation and, where p_max rounds to 1, without ties.
+        summary: Of the distribution among the others; 0 where none was asked for.
+    """
+
+    log_top: Tensor
+    log_rest: Tensor
+    summary: Tensor
+
+
+def peaks(logits: Tensor, temperature: float = 1.0, summary: Summary | None = None) -> Peaks:
+    """Return what most scores are made of.
+
+    Against float64 throughout, the logarithms differ by less than 1e-6 of their size.
+    """
+    count = logits.shape[1]
+    parts = [_quick(_scale(block, temperature), summary) for block in blocks(logits)]
+    top, rest, others, extra = (torch.cat(column).double() for column in zip(*parts, strict=True))
+    # float32 probabilities do not quite sum to 1.
+    top, rest = top / (top + rest), rest / (top + rest)
+    log_top, log_rest = torch.where(top > 0.5, torch.log1p(-rest), top.log()), rest.log()
+    doubtful = ((others != count - 1) | ~(rest > _DOUBTFUL)).nonzero()[:, 0]
+    for rows in torch.split(doubtful, max(1, _CELLS // count)):
+        log_top[rows], log_rest[rows], extra[rows] = _exact(logits[rows].double() / temperature, summary)
+    return Peaks(log_top, log_rest, extra)
+
+
+def blocks(logits: Tensor) -> Iterator[Tensor]:
+    """Yield consecutive blocks of rows, float32, or float64 where the logits are."""
+    for block in torch.split(logits, max(1, _CELLS // max(1, logits.shape[1]))):
+        yield block if block.dtype == torch.float64 else block.float()
+
+
+def _scale(block: Tensor, temperature: float) -> Tensor:
+    """Return the logits over T, but for a shift of each row; the differences keep all their digits."""
+    return block if temperature == 1 else (block - block.amax(1, keepdim=True)).div_(temperature)
+
+
+def _quick(block: Tensor, summary: Summary | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return p_max, 1 - p_max, how many classes are less probable, and the summary, [B] each."""
+    probabilities = block.softmax(1)
+    top = probabilities.amax(1, keepdim=True)
+    others = torch.lt(probabilities, top, out=torch.empty_like(probabilities))
+    rest = probabilities.mul_(others).sum(1)
+    extra = torch.zeros_like(rest) if summary is None else summary(probabilities.div_(rest[:, None]), block)
+    return top[:, 0], rest, others.sum(1), extra
+
+
+def _exact(block: Tensor, summary: Summary | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log p_max, log(1 - p_max) and the summary in float64, for rows with ties and saturated ones, [B] each."""
+    top, index = block.max(1, keepdim=True)
+    others = block.scatter(1, index, -torch.inf)
+    odds = (others.logsumexp(1) - top[:, 0]).clamp(min=_NO_RIVAL)
+    extra = torch.zeros_like(odds) if summary is None else summary(others.softmax(1).nan_to_num(0.0), block)
+    return logsigmoid(-odds), logsigmoid(odds), extra
+
+
+def require_logits(train: Outputs, scorer: str) -> None:
+    """Raise OODError where no head was trained."""
+    if not train.logits.shape[1]:
+        raise OODError(f"scorer '{scorer}' needs logits, and no training stage gives the network a classifier")
+
+
+def require_held_out(train: Outputs, scorer: str) -> Outputs:
+    """Return the held-out outputs.
+
+    Raises:
+        OODError: There are none.
+    """
+    if train.held_out is None or not len(train.held_out):
+        raise OODError(f"scorer '{scorer}' needs held-out ID images")
+    return train.held_out
