@@ -117,7 +117,8 @@ def fit_mapped(path, classes):
     Mahalanobis().fit(train)
     seconds = time.perf_counter() - begun
     # not ru_maxrss, which begins at the peak of the process that started this one
-    peak = next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM")) / 1e6
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1e6
     print(f"fit, {len(array)} x {array.shape[1]}, {array.nbytes / 1e9:.1f} GB mapped: {seconds:.0f} s")
     print(f"    {peak:.2f} GB resident at most, imports included")
 

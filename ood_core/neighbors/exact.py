@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ood_core.neighbors.coordinates import Frame, Metric, Shard
 from ood_core.neighbors.engine import gpus
-from ood_core.neighbors.floor import Candidates, from_cpu, from_gpu
+from ood_core.neighbors.floor import Candidates, from_faiss, from_products
 
 _SHARD_ROWS = 65_536
 _SHARD_BYTES = 2**27
@@ -70,7 +70,7 @@ def formats(place: Literal["cpu", "gpu"]) -> tuple[torch.dtype, ...]:
     """Return the formats to search in, one after the other."""
     if place == "gpu":
         return torch.float32, torch.float64
-    return (torch.bfloat16,) * has_bfloat16() + (torch.float32,) * _has_float32() + (torch.float64,)
+    return (torch.bfloat16,) * has_bfloat16() + (torch.float32, torch.float64)
 
 
 def cut(frame: Frame, form: torch.dtype) -> Iterator[Shard]:
@@ -136,13 +136,18 @@ def _candidates(
     queries: Tensor, frame: Frame, k: int, form: torch.dtype, gpu: bool, shards: Sequence[Shard] | None
 ) -> Iterator[tuple[int, Candidates]]:
     """Yield the start of each block of queries and its candidates."""
-    step = _QUERIES if gpu else max(1, min(_QUERIES, _PRODUCT_BYTES // (_shard_rows(frame, form) * form.itemsize)))
+    step = _QUERIES
+    if form != torch.float32:  # faiss keeps its products to itself
+        step = max(1, min(step, _PRODUCT_BYTES // (_shard_rows(frame, form) * form.itemsize)))
     starts = range(0, len(queries), step)
     found = [Candidates.none(len(queries[start : start + step]), k) for start in starts]
 
     def look(block: int, shard: Shard) -> Candidates:
         side = frame.side(queries[starts[block] : starts[block] + step], shard)
-        new = from_gpu(side, shard, k, block) if gpu else from_cpu(side, shard, k, found[block].floor)
+        if form == torch.float32:
+            new = from_faiss(side, shard, k, block % gpus() if gpu else None)
+        else:
+            new = from_products(side, shard, k, found[block].floor)
         return found[block].joined(new)
 
     with ThreadPoolExecutor(gpus() if gpu else 1) as pool:
@@ -160,11 +165,6 @@ def _settle(queries: Tensor, frame: Frame, found: Candidates, k: int) -> tuple[T
     if len(rows) == 0:
         return torch.empty(0, k, dtype=torch.float64), torch.empty(0, k, dtype=torch.int64)
     return best(among[rows], indices, values, k, frame.metric)
-
-
-def _has_float32() -> bool:
-    """Return whether float32 means float32, which torch.set_float32_matmul_precision can change."""
-    return torch.get_float32_matmul_precision() == "highest"
 
 
 @cache

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ood_core.neighbors.coordinates import Shard, Side
-from ood_core.neighbors.engine import GPU_NEIGHBOURS, faiss, gpus, lock, resources
+from ood_core.neighbors.engine import GPU_NEIGHBOURS, faiss, lock, resources
 
 _GROUP = 32  # points that are looked at together, by their largest product
 _GROUPS_PER_NEIGHBOUR = 8
@@ -61,7 +61,7 @@ class Candidates:
         return Candidates(rows[keep], indices[keep], low[keep], high[keep], floor, self.hard | other.hard)
 
 
-def from_cpu(side: Side, shard: Shard, k: int, floor: Tensor) -> Candidates:
+def from_products(side: Side, shard: Shard, k: int, floor: Tensor) -> Candidates:
     """Return the candidates among the points of a shard.
 
     Args:
@@ -93,20 +93,24 @@ def from_cpu(side: Side, shard: Shard, k: int, floor: Tensor) -> Candidates:
     return _bounded(side, queries[real], shard.first + indices[real], values[member, pair][real], floor, hard)
 
 
-def from_gpu(side: Side, shard: Shard, k: int, turn: int) -> Candidates:
-    """Return the same from faiss on a GPU; `turn` shares the shards out among several."""
-    gpu, count = turn % gpus(), min(k + max(32, k // 2), len(shard.rows), GPU_NEIGHBOURS)
-    metric = faiss().METRIC_INNER_PRODUCT
-    with lock(gpu):
-        found = faiss().knn_gpu(resources(gpu), side.rows.numpy(), shard.rows.numpy(), count, metric=metric, device=gpu)
+def from_faiss(side: Side, shard: Shard, k: int, gpu: int | None) -> Candidates:
+    """Return the same from what faiss finds in float32, on the CPU where no GPU is given."""
+    count = min(k + max(32, k // 2), len(shard.rows))
+    rows, metric = (side.rows.numpy(), shard.rows.numpy()), faiss().METRIC_INNER_PRODUCT
+    if gpu is None:
+        found = faiss().knn(*rows, count, metric=metric)
+    else:
+        count = min(count, GPU_NEIGHBOURS)
+        with lock(gpu):
+            found = faiss().knn_gpu(resources(gpu), *rows, count, metric=metric, device=gpu)
     values, indices = (torch.from_numpy(part) for part in found)
     if count == len(shard.rows):
         hard = torch.zeros(len(values), dtype=torch.bool)
     else:  # is the last that was found surely below the k-th?
         hard = values[:, min(k, count) - 1].double() - values[:, -1] <= 2 * side.error
-    rows = torch.arange(len(values))[:, None].expand_as(values).reshape(-1)
+    places = torch.arange(len(values))[:, None].expand_as(values).reshape(-1)
     floor = side.error.new_empty(len(values), 0)  # the pairs have it all
-    return _bounded(side, rows, shard.first + indices.reshape(-1), values.reshape(-1), floor, hard)
+    return _bounded(side, places, shard.first + indices.reshape(-1), values.reshape(-1), floor, hard)
 
 
 def _bar(tops: Tensor, side: Side, floor: Tensor) -> Tensor:

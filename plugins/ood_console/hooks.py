@@ -129,4 +129,4 @@ def _outcome(stage: Stage, facts: StageFacts) -> str:
         return " ".join(f"{name} {value:.4g}" for name, value in facts["epochs"][-1].items())
     if stage.kind == "extract":
         return f"{facts['images']} images, {facts['images_per_second']:.0f}/s"
-    return " ".join(f"{name} {value}" for name, value in facts["fitted"].items())
+    return " ".join(f"{name} {value}" for name, value in facts["fitted"].items() if "." not in name)  # the score's own

@@ -1,13 +1,15 @@
-"""Free energy of the logits; nothing is fitted."""
+"""Free energy of the logits, as it is and with weights; nothing is fitted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from ood_core.errors import OODError
 from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
-from ood_logits.rows import peaks, require_logits
+from ood_logits.rows import blocks, peaks, require_logits
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,60 @@ class Energy(Scorer):
         """
         require_logits(train, self.name)
         return EnergyScore(self.temperature)
+
+
+@dataclass(frozen=True)
+class WeightedEnergyScore(Score):
+    """-log sum w exp(z).
+
+    Attributes:
+        log_weights: float64 [C]; minus infinity where a class does not count.
+    """
+
+    log_weights: Tensor
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        parts = [-(block.double() + self.log_weights).logsumexp(1) for block in blocks(outputs.logits)]
+        return torch.cat(parts) if parts else outputs.logits.new_zeros(0, dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedEnergy(Scorer):
+    """Free energy with a weight for each class (Du et al., 2022).
+
+    score = -log sum_j max(w_j, 0) exp(z_j). VOS learns the weights in training, beside outliers that it makes up; here
+    they are given. Without any it is the energy at T = 1.
+
+    Attributes:
+        weights: One for each class, in label order; none are equal weights. Negative ones count as 0.
+    """
+
+    name = "weighted-energy"
+    needs = frozenset({"logits"})
+    scores = WeightedEnergyScore
+    card = Card(
+        paper="Du, Wang, Cai and Li, 2022, VOS: Learning what you don't know by virtual outlier synthesis",
+        formula="−log Σ_j max(w_j, 0) exp(z_j)",
+        fit="none",
+        score="C",
+    )
+
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weights and max(self.weights) <= 0:
+            raise ValueError("at least one of the weights must be positive")
+
+    def fit(self, train: Outputs) -> WeightedEnergyScore:
+        """Return the score.
+
+        Raises:
+            OODError: There are no logits, or not as many weights as classes.
+        """
+        require_logits(train, self.name)
+        classes = train.logits.shape[1]
+        if self.weights and len(self.weights) != classes:
+            raise OODError(f"scorer '{self.name}' needs {classes} weights, one a class, not {len(self.weights)}")
+        weights = torch.tensor(self.weights or [1.0] * classes, dtype=torch.float64)
+        return WeightedEnergyScore(weights.clamp(min=0).log())

@@ -7,7 +7,7 @@ from ood_core.interfaces import Scorer
 from ood_logits.calibration import TemperatureScaling
 from ood_logits.confidence import Margin, MaxLogit, Softmax
 from ood_logits.doctor import DoctorAlpha, DoctorBeta
-from ood_logits.energy import Energy
+from ood_logits.energy import Energy, WeightedEnergy
 from ood_logits.information import Entropy, Gen
 from ood_logits.openmax import OpenMax
 from ood_logits.posteriors import Igeood, KLMatching
@@ -24,6 +24,7 @@ def ood_register_scorers() -> list[type[Scorer]]:
         Entropy,
         Gen,
         Energy,
+        WeightedEnergy,
         KLMatching,
         OpenMax,
         DoctorAlpha,

@@ -184,11 +184,9 @@ def test_kept_points_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built.search(draw(3, 8), 2)
 
 
-def test_float32_that_torch_may_round_is_not_relied_upon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_without_bfloat16_begins_with_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "has_bfloat16", lambda: False)
     assert exact.formats("cpu") == (torch.float32, torch.float64)
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    assert exact.formats("cpu") == (torch.float64,)
 
 
 @pytest.mark.parametrize("form", [torch.bfloat16, torch.float32, torch.float64])

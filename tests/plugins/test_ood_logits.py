@@ -15,7 +15,7 @@ from ood_core.testing import ScorerCheck, scorer_checks
 from ood_logits.calibration import TemperatureScaling
 from ood_logits.confidence import Margin, MaxLogit, Softmax
 from ood_logits.doctor import DoctorAlpha, DoctorBeta
-from ood_logits.energy import Energy
+from ood_logits.energy import Energy, WeightedEnergy
 from ood_logits.information import Entropy, Gen
 from ood_logits.openmax import OpenMax
 from ood_logits.posteriors import Igeood, KLMatching
@@ -402,3 +402,20 @@ def test_outputs_without_logits_are_refused(scorer: Scorer) -> None:
 )
 def test_other_options_keep_the_contract(scorer: Scorer, check: ScorerCheck) -> None:
     check(scorer)
+
+
+def test_weighted_energy_counts_each_class_by_its_weight(logits: Tensor) -> None:
+    weights = (0.5, 2.0, -3.0, 1.0, 0.0, 1.0, 4.0)
+    positive = torch.tensor(weights).double().clamp(min=0)
+    expected = -(positive * logits.double().exp()).sum(1).log()
+    torch.testing.assert_close(score(WeightedEnergy(weights=weights), logits), expected)
+    torch.testing.assert_close(score(WeightedEnergy(), logits), -logits.double().logsumexp(1))
+    large = score(WeightedEnergy(weights=weights), 1e4 * logits)  # exp() alone would be infinite
+    assert large.isfinite().all()
+
+
+def test_wrong_weights_are_refused(logits: Tensor) -> None:
+    with pytest.raises(OODError, match=r"^scorer 'weighted-energy' needs 7 weights, one a class, not 2$"):
+        score(WeightedEnergy(weights=(1.0, 2.0)), logits)
+    with pytest.raises(ValueError, match=r"^at least one of the weights must be positive$"):
+        WeightedEnergy(weights=(0.0, -1.0))
