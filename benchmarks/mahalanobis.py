@@ -3,7 +3,7 @@
 python benchmarks/mahalanobis.py           100 000 x 768, 1000 classes; then 5.2 GB of mapped features
 python benchmarks/mahalanobis.py small     a look at both in seconds
 
-For the comparison put pytorch-ood on PYTHONPATH; it need not be installed.
+The comparison needs pytorch-ood: pip install '.[bench]', as `make bench` does.
 """
 
 import mmap
@@ -48,7 +48,7 @@ def theirs():
     try:
         from pytorch_ood.detector import Mahalanobis as Theirs
     except ImportError as error:
-        print(f"pytorch-ood is not on PYTHONPATH ({error}): no comparison with it")
+        print(f"pytorch-ood is not installed ({error}): no comparison with it")
         return None
     return Theirs(None)
 

@@ -3,6 +3,8 @@
 python benchmarks/scorers.py             everything; the families want the machine for themselves
 python benchmarks/scorers.py table       only fitting and scoring of each scorer
 python benchmarks/scorers.py recipe      only the recipe
+
+The comparison with pytorch-ood needs it installed: pip install '.[bench]', as `make bench` does.
 """
 
 import sys
@@ -92,6 +94,7 @@ PARTS = {"table": table, "recipe": five}
 FAMILIES = {"logits": logits.main, "mahalanobis": mahalanobis.main, "neighbors": neighbors.main}
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or [*PARTS, *FAMILIES]:
-        print(f"--- {name}")
+    wanted, sys.argv[1:] = sys.argv[1:] or [*PARTS, *FAMILIES], []  # the families read options of their own
+    for name in wanted:
+        print(f"--- {name}", flush=True)
         (PARTS | FAMILIES)[name]()
