@@ -4,8 +4,11 @@ import ast
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from ood_core.neighbors.coordinates import Metric
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -73,7 +76,8 @@ def test_hooks_register_and_do_nothing_else(package):
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_core_mentions_no_plugin(path, plugins):
     assert imported(path) & set(PACKAGES) == set()
-    names = "|".join(sorted({re.escape(name) for _, name in plugins.registered}))
+    metrics = set(get_args(Metric)) if path.parent.name == "neighbors" else set()  # "cosine" is also a way to search
+    names = "|".join(sorted({re.escape(name) for _, name in plugins.registered} - metrics))
     assert re.findall(rf"""[=!]= ?["'](?:{names})["']|["'](?:{names})["'] ?[=!]=""", path.read_text()) == []
 
 
