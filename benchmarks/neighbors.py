@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ood_core.neighbors import Index, exact, nearest
 
-POINTS, QUERIES, CLASSES, DIMENSIONS, NEIGHBOURS, REPETITIONS = 100_000, 2048, 1000, 768, 50, 5
+POINTS, QUERIES, CLASSES, DIMENSIONS, NEIGHBOURS, REPETITIONS = 100_000, 2048, 1000, 768, 50, 3
 
 
 def draw(kind, rows, seed):
@@ -85,7 +85,11 @@ def compare_one():
         show(what, times, "faiss.knn")
 
 
-if __name__ == "__main__":
+def main():
     compare_one()
     compare("classes")
     compare("noise")
+
+
+if __name__ == "__main__":
+    main()

@@ -30,9 +30,9 @@ RECIPE = """\
 seed: 0
 data:
   image_size: 32
-  id: {use: photo-patches, count: 6000}
-  far: [{use: noise, count: 4000}]
-backbone: {use: timm, model: vit_tiny_patch16_224, options: {patch_size: 4}}
+  id: {use: photo-patches, count: 3000}
+  far: [{use: noise, count: 3000}]
+backbone: {use: timm, model: vit_tiny_patch16_224, options: {patch_size: 4, depth: 6}}
 training: [{use: classification, epochs: 1, batch_size: 512, learning_rate: 1e-4}]
 scorers: SCORERS
 """

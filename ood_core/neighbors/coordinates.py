@@ -30,6 +30,7 @@ BIAS = 3
 """Columns behind the D of the vectors, which hold the bias."""
 
 _CENTRE_ROWS = 4096
+_PART_NUMBERS = 2**20  # of points that are converted at a time
 _LARGE = 1e16  # beyond it, and below its inverse, squares are lost in float32
 _SMALL = 1e-16
 _ULP = {torch.bfloat16: 2.0**-24, torch.float32: 2.0**-24, torch.float64: 2.0**-53}  # of sums: bfloat16 sums in float32
@@ -104,24 +105,26 @@ class Frame:
         Raises:
             OODError: A point is not finite.
         """
-        vectors = self._centred(self.points[first:last], form)
-        scale = _power_of_two(_extent(vectors))
-        if not math.isfinite(scale):
-            raise OODError("nearest neighbours: the points hold NaN or infinite values")
-        vectors = vectors.div_(scale)
-        squares = vectors.square().sum(1)
-        bias = -0.5 * scale * squares.double() if self.metric == "l2" else (vectors @ self.centre.to(vectors)).double()
+        points = self.points[first:last]
+        scale = self._scale(points)
+        rows = torch.empty(len(points), points.shape[1] + BIAS, dtype=form)
+        bias = torch.empty(len(points), dtype=torch.float64)
+        length = residual = 0.0
+        step = max(1, _PART_NUMBERS // max(points.shape[1], 1))
+        for start in range(0, len(points), step):
+            part = slice(start, start + step)
+            vectors = self._centred(points[part], form).div_(scale)
+            squares = vectors.square().sum(1)
+            bias[part] = -0.5 * scale * squares if self.metric == "l2" else vectors @ self.centre.to(vectors)
+            rows[part, :-BIAS] = vectors
+            length = max(length, squares.max().sqrt().item())
+            residual = max(residual, vectors.sub_(rows[part, :-BIAS]).square_().sum(1).max().sqrt().item())
         tilt = _power_of_two(_extent(bias))
-        rows = torch.empty(len(vectors), vectors.shape[1] + BIAS, dtype=form)
-        rows[:, :-BIAS] = vectors
         rest = bias / tilt
         for column in range(-BIAS, 0):
             rows[:, column] = rest
             rest = rest - rows[:, column].double()
-        residual = 0.0
-        if form != vectors.dtype:
-            residual = vectors.sub_(rows[:, :-BIAS]).square_().sum(1).max().sqrt().item()
-        return Shard(first, rows, scale, tilt, _SAFE * squares.max().sqrt().item(), _SAFE * residual)
+        return Shard(first, rows, scale, tilt, _SAFE * length, _SAFE * residual)
 
     def side(self, queries: Tensor, shard: Shard) -> Side:
         """Return finite queries in the coordinates of a shard, in its format."""
@@ -162,6 +165,13 @@ class Frame:
         else:
             exact = _SUM64 * away * their_away
         return _SAFE * (rounding + sums + moved + exact) + _TINY
+
+    def _scale(self, points: Tensor) -> float:
+        """Return a power of two that no entry of the vectors exceeds."""
+        extent = _extent(points)
+        if not math.isfinite(extent):
+            raise OODError("nearest neighbours: the points hold NaN or infinite values")
+        return 2.0 if self.metric == "cosine" else _power_of_two(extent + _extent(self.centre))
 
     def _centred(self, rows: Tensor, form: torch.dtype) -> Tensor:
         precise = torch.float64 in (form, rows.dtype, self.points.dtype) or _extent(rows) > _LARGE

@@ -135,6 +135,12 @@ def test_spherical_clusters_separate_directions_that_plain_ones_mix() -> None:
     assert nearest(directions, kmeans(points, 2, seed=0, spherical=True))[0].max() < 1e-6
 
 
+def test_a_large_common_offset_does_not_move_clusters() -> None:
+    points = draw(300, 4)
+    found = kmeans(points + 1e6, 5, seed=0).double() - 1e6  # float32 has steps of 0.06 there
+    torch.testing.assert_close(found, kmeans(points, 5, seed=0).double(), rtol=0, atol=0.1)
+
+
 def test_zero_vectors_among_spherical_points_are_borne() -> None:
     points = torch.cat([torch.zeros(10, 3), draw(50, 3).float()])
     assert kmeans(points, 4, seed=0, spherical=True).isfinite().all()
