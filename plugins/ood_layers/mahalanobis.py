@@ -86,7 +86,7 @@ class LayerMahalanobis(Scorer):
         """Return the distances.
 
         Raises:
-            OODError: Labels or layers are unusable, or no class varies.
+            OODError: Labels or layers are unusable.
         """
         return SummedDistances(fit_layers(train, self.probe()))
 
