@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -57,9 +58,9 @@ class LayerProbe(Probe):
         """Return one array for each layer, [B, D']."""
         return {self.label() + name: self.summary(positions(name, maps[name])) for name in self.layers(network)}
 
+    @abstractmethod
     def summary(self, values: Tensor) -> Tensor:
         """Return [B, D'] for values [B, C, L]."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
