@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from ood_core import extract
-from ood_core.data import Selection, evaluation_batches, to_unit
+from ood_core.batches import evaluation_batches
+from ood_core.data import Selection, to_unit
 from ood_core.plugins import find
 from ood_core.stages import ExtractStage, Images
 from ood_core.store import Store

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ood_core.errors import OODError
@@ -182,3 +183,10 @@ def _leaves(hint: Any) -> Iterator[Any]:
         yield hint
     for part in inner:
         yield from _leaves(part)
+
+
+def save_picture(path: Path, picture: Tensor) -> str:
+    """Write a picture, [3, H, W] in [0, 1], as PNG; return the name of the file."""
+    pixels = picture.detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(pixels).save(path)
+    return path.name

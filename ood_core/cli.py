@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 STORE = "OOD_STORE"
 """Environment variable: the store's folder where --store is not given."""
 
+SECOND_TO_SPEAK = 5.0
+"""Seconds that other processes leave to the first one to say what is wrong."""
+
 _application = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -26,8 +30,17 @@ def run() -> None:
     try:
         _application()
     except OODError as error:
-        typer.echo(str(error), err=True)
+        typer.echo(_told_once(str(error)), err=True)
         raise SystemExit(2) from None
+
+
+def _told_once(message: str) -> str:
+    """Return the message; in a process that is not the first, after it had time to say the same and end them all."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        return message
+    time.sleep(SECOND_TO_SPEAK)
+    return f"process {rank}: {message}"
 
 
 @_application.command(no_args_is_help=True)
@@ -79,6 +92,12 @@ def _run(name: str, overrides: list[str], out: Path | None, root: Path, only_pla
         made.check()
         _show(made, store)
         return
+    from ood_core import processes
+
+    processes.join()
+    if processes.rank() > 0:
+        _follow(made, store)
+        return
     require_writable(root, "--store")
     require_writable(folder, "--out")
     from ood_core import report
@@ -89,8 +108,17 @@ def _run(name: str, overrides: list[str], out: Path | None, root: Path, only_pla
         made.check()
     report.prepare(folder)
     results = carry_out(made, store)
-    report.write(made, results, folder)
+    report.write(made, results, store, folder)
+    processes.leave()
     typer.echo(f"report: {os.path.relpath(folder / 'report.md')}")
+
+
+def _follow(plan: Plan, store: Store) -> None:
+    from ood_core import processes
+    from ood_core.run import follow
+
+    follow(plan, store)
+    processes.leave()
 
 
 def _show(plan: Plan, store: Store) -> None:

@@ -1,29 +1,22 @@
-"""From a data source to batches: class selection, hold-out, decoding to RGB, the evaluation transform, the two streams.
-
-Randomness is a function of the seed and the step alone, so the order of loading, the number of workers and an
-interruption do not change what is drawn.
-"""
+"""From a data source to images: class selection, hold-out, decoding to RGB, the evaluation transform."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ood_core.errors import OODError, suggest
-from ood_core.interfaces import Batch, DatasetSource, ImageSet, Split, Views
+from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_core.vision import prepare_torchvision
 
 Part: TypeAlias = Literal["train", "holdout", "known", "test"]
@@ -31,9 +24,6 @@ Part: TypeAlias = Literal["train", "holdout", "known", "test"]
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images kept in memory for one set; beyond that they are decoded again."""
-
-INLINE_IMAGES = 50_000
-"""Sets up to this size are decoded in the main process: starting workers would cost more than it saves."""
 
 
 def file_digest(path: Path) -> str:
@@ -117,6 +107,7 @@ class SelectedImages:
         labels = np.concatenate([np.full(len(rows), label) for label, rows in enumerate(rows_by_class)])
         order = np.argsort(rows, kind="stable")
         self.classes = classes
+        self.all_classes = len(images.classes)
         self.rows = rows[order]
         self.labels = torch.from_numpy(labels[order])
         self.source = images.fingerprint
@@ -173,129 +164,6 @@ def evaluation_view(image: Tensor, image_size: int) -> Tensor:
     return cropped
 
 
-def random_crop(image_size: int, smallest: float) -> Callable[[Tensor], Tensor]:
-    """Return what makes any image S x S: a random crop of at least this share of its area; at 1 the evaluation view."""
-    if smallest == 1:
-        return partial(evaluation_view, image_size=image_size)
-    prepare_torchvision()
-    from torchvision.transforms import InterpolationMode, v2  # slow, and not needed where nothing is cropped
-
-    crop: Callable[[Tensor], Tensor] = v2.RandomResizedCrop(
-        image_size, scale=(smallest, 1), interpolation=InterpolationMode.BICUBIC
-    )
-    return crop
-
-
 def to_unit(images: Tensor) -> Tensor:
     """Return uint8 pixels as float32 in [0, 1]; floats pass."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
-
-
-def sample(images: SelectedImages, image_size: int, count: int) -> Tensor:
-    """Return up to `count` images in a fixed random order, float32 [n, 3, S, S] in [0, 1]."""
-    order = np.random.default_rng(0).permutation(len(images))[:count]
-    return to_unit(torch.stack([evaluation_view(images.pixels(int(i)), image_size) for i in order]))
-
-
-def step_seed(seed: int, step: int, purpose: str) -> int:
-    """Return the seed of one purpose ("order", "views", "model") at one step."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()[:8], "big") >> 1
-
-
-class Step(NamedTuple):
-    """Which images a training step uses."""
-
-    number: int
-    rows: list[int]
-
-
-@dataclass(frozen=True)
-class Steps(Sampler[Step]):
-    """The order of the images: a fresh shuffle every epoch, the incomplete last batch dropped.
-
-    Attributes:
-        images: Size of the set.
-        batch_size: Images a step; a smaller set makes one step of all it has.
-        epochs: Passes over the set.
-        seed: Decides the shuffles.
-        first: Where to begin, for a continued run.
-    """
-
-    images: int
-    batch_size: int
-    epochs: int
-    seed: int
-    first: int = 0
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps of one epoch."""
-        return max(self.images // self.batch_size, 1)
-
-    def __len__(self) -> int:
-        return self.per_epoch * self.epochs - self.first
-
-    def __iter__(self) -> Iterator[Step]:
-        for epoch in range(self.first // self.per_epoch, self.epochs):
-            order = np.random.default_rng(step_seed(self.seed, epoch, "order")).permutation(self.images)
-            begin = max(self.first - epoch * self.per_epoch, 0)
-            for index in range(begin, self.per_epoch):
-                rows = order[index * self.batch_size : (index + 1) * self.batch_size]
-                yield Step(epoch * self.per_epoch + index, rows.tolist())
-
-
-@dataclass(frozen=True)
-class _AugmentedBatches(Dataset[Batch]):
-    images: SelectedImages
-    views: Views
-    seed: int
-
-    def __getitems__(self, step: Step) -> Batch:
-        torch.default_generator.manual_seed(step_seed(self.seed, step.number, "views"))
-        samples = [self.views(self.images.pixels(row)) for row in step.rows]
-        return Batch(tuple(torch.stack(view) for view in zip(*samples, strict=True)), self.images.labels[step.rows])
-
-
-@dataclass(frozen=True)
-class _PlainBatches(Dataset[Batch]):
-    images: SelectedImages
-    image_size: int
-
-    def __getitems__(self, rows: list[int]) -> Batch:
-        view = torch.stack([evaluation_view(self.images.pixels(row), self.image_size) for row in rows])
-        return Batch((view,), self.images.labels[rows])
-
-
-def training_batches(images: SelectedImages, views: Views, steps: Steps) -> Iterable[Batch]:
-    """Return the augmented batches of a training, in order."""
-    return _loader(_AugmentedBatches(images, views, steps.seed), steps, len(images))
-
-
-def evaluation_batches(images: SelectedImages, image_size: int, batch_size: int) -> Iterable[Batch]:
-    """Return all images in their own order, un-augmented, uint8."""
-    rows = [list(range(i, min(i + batch_size, len(images)))) for i in range(0, len(images), batch_size)]
-    return _ahead(_loader(_PlainBatches(images, image_size), rows, len(images)))
-
-
-def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches, each decoded in a thread while the one before it is at work.
-
-    Not for training, where batches and network draw from one random generator. The thread gets one core: a second team
-    of torch's threads would cost the network more than it gains.
-    """
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
-        source = iter(batches)
-        coming = thread.submit(next, source, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, source, None)
-            yield batch
-
-
-def _loader(batches: Dataset[Batch], order: Any, images: int) -> Iterable[Batch]:
-    """Return a loader of whole batches: `order` yields what `__getitems__` of the batches takes."""
-    workers = 0 if images <= INLINE_IMAGES else min(8, max((os.cpu_count() or 1) - 1, 1))
-    return DataLoader(batches, batch_sampler=order, collate_fn=_keep, num_workers=workers)
-
-
-def _keep(batch: Any) -> Any:
-    return batch

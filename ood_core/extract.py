@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ood_core import network as networks
+from ood_core import processes
 from ood_core.artifacts import HEAD, layer_file, save_layers
-from ood_core.data import evaluation_batches, to_unit
+from ood_core.batches import evaluation_batches
+from ood_core.data import to_unit
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import Head, Network, Probe
 from ood_core.stages import ExtractStage, Observer
@@ -28,12 +30,15 @@ BATCH_SIZE = 128
 
 
 def execute(stages: Sequence[ExtractStage], store: Store, observer: Observer) -> None:
-    """Extract all that these stages of one `passage` want, in one pass and in float32."""
+    """Extract all that these stages of one `passage` want, in one pass and in float32.
+
+    Where several processes share the run each passes its part of the images, and the first one writes all.
+    """
     network = networks.extracted(stages[0], store)
     with ExitStack() as stack:
         writers = []
         for stage in stages:
-            folder, facts = stack.enter_context(store.put(stage))
+            folder, facts = stack.enter_context(store.put(stage)) if processes.rank() == 0 else (None, {})
             writers.append(_writer(stage, network, folder, facts))
         begun = time.monotonic()
         _pass(stages[0], network, writers, observer)
@@ -47,10 +52,11 @@ def execute(stages: Sequence[ExtractStage], store: Store, observer: Observer) ->
 @torch.inference_mode()
 def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], observer: Observer) -> None:
     count, done = len(stage.images.opened), 0
+    batches = evaluation_batches(stage.images.opened, stage.image_size, BATCH_SIZE, processes.rank(), processes.count())
     with _listening(network, [name for writer in writers for name in writer.layers]) as maps:
-        for batch in evaluation_batches(stage.images.opened, stage.image_size, BATCH_SIZE):
+        for batch in batches:
             features = network.forward_features(to_unit(batch.views[0].to(networks.device())))
-            rows = slice(done, done + len(batch.labels))
+            rows = slice(done, min(done + len(batch.labels) * processes.count(), count))
             for writer in writers:
                 begun = time.monotonic()
                 writer.write(rows, features, maps)
@@ -76,26 +82,39 @@ def _listening(network: Network, layers: Iterable[str]) -> Iterator[dict[str, Te
         yield maps
 
 
-def _writer(stage: ExtractStage, network: Network, folder: Path, facts: dict[str, Any]) -> _Writer:
+def _writer(stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any]) -> _Writer:
     if stage.probe is not None:
         return _LayersWriter(stage, network, folder, facts, stage.probe)
     return _OutputsWriter(stage, network, folder, facts)
 
 
 class _Writer(ABC):
-    """Writes what one stage keeps, batch by batch."""
+    """Writes what one stage keeps, batch by batch; without a folder it hands its part to the first process."""
 
     layers: tuple[str, ...] = ()
 
-    def __init__(self, stage: ExtractStage, network: Network, folder: Path, facts: dict[str, Any]) -> None:
+    def __init__(self, stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any]) -> None:
         self.network, self.folder, self.facts = network, folder, facts
         self.count = len(stage.images.opened)
         self.arrays: dict[str, np.memmap[Any, Any]] = {}
         self.seconds = 0.0
 
     @abstractmethod
+    def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is kept of a batch, rows by name."""
+
+    @abstractmethod
+    def file(self, folder: Path, name: str) -> Path:
+        """Return where an array goes."""
+
     def write(self, rows: slice, features: Tensor, maps: Mapping[str, Tensor]) -> None:
-        """Write the rows of a batch."""
+        """Write the rows of a batch; the first one tells how wide the arrays are."""
+        for name, values in self.read(features, maps).items():
+            all_values = processes.gathered(values.float())[: rows.stop - rows.start]
+            if self.folder is not None:
+                if name not in self.arrays:
+                    self.arrays[name] = create_array(self.file(self.folder, name), (self.count, values.shape[1]))
+                self.arrays[name][rows] = all_values.cpu().numpy()
 
     def finish(self, images: int, seconds: float) -> None:
         """Complete the arrays, and note what is particular to this stage."""
@@ -111,25 +130,28 @@ class _Writer(ABC):
 class _OutputsWriter(_Writer):
     """Embeddings, logits and labels, and the head beside them."""
 
-    def __init__(self, stage: ExtractStage, network: Network, folder: Path, facts: dict[str, Any]) -> None:
+    def __init__(self, stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any]) -> None:
         super().__init__(stage, network, folder, facts)
         self.head = _usable_head(stage, network)
-        classes = stage.classes if self.head is not None else 0
-        self.arrays["embeddings"] = create_array(folder / "embeddings.npy", (self.count, network.num_features))
-        self.arrays["logits"] = create_array(folder / "logits.npy", (self.count, classes))
-        self.arrays["labels"] = create_array(folder / "labels.npy", (self.count,), int)
-        self.arrays["labels"][:] = stage.images.opened.labels.numpy()
+        if folder is not None:
+            labels = create_array(folder / "labels.npy", (self.count,), int)
+            labels[:] = stage.images.opened.labels.numpy()
+            if self.head is None:
+                create_array(folder / "logits.npy", (self.count, 0))
 
-    def write(self, rows: slice, features: Tensor, maps: Mapping[str, Tensor]) -> None:
-        """Write the rows of a batch."""
-        self.arrays["embeddings"][rows] = _array(self.network.forward_head(features, pre_logits=True))
-        if self.head is not None:
-            self.arrays["logits"][rows] = _array(self.network.forward_head(features))
+    def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return embeddings, and logits where they mean something."""
+        kept = {"embeddings": self.network.forward_head(features, pre_logits=True)}
+        return kept if self.head is None else kept | {"logits": self.network.forward_head(features)}
+
+    def file(self, folder: Path, name: str) -> Path:
+        """Return the file of this name."""
+        return folder / f"{name}.npy"
 
     def finish(self, images: int, seconds: float) -> None:
         """Add the head."""
         super().finish(images, seconds)
-        if self.head is not None:
+        if self.head is not None and self.folder is not None:
             save_tensors(self.folder / HEAD, {"weight": self.head.weight, "bias": self.head.bias})
         self.facts |= {"dimensions": self.network.num_features, "logits": self.head is not None}
 
@@ -138,34 +160,31 @@ class _LayersWriter(_Writer):
     """The arrays that a probe reads."""
 
     def __init__(
-        self, stage: ExtractStage, network: Network, folder: Path, facts: dict[str, Any], probe: Probe
+        self, stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any], probe: Probe
     ) -> None:
         super().__init__(stage, network, folder, facts)
         self.probe = probe
         self.layers = probe.layers(network)
 
-    def write(self, rows: slice, features: Tensor, maps: Mapping[str, Tensor]) -> None:
-        """Write the rows of a batch; the first one tells how wide the arrays are."""
-        for name, values in self.probe.read(self.network, features, maps).items():
-            if name not in self.arrays:
-                file = layer_file(self.folder, len(self.arrays))
-                self.arrays[name] = create_array(file, (self.count, values.shape[1]))
-            self.arrays[name][rows] = _array(values)
+    def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the probe reads."""
+        return self.probe.read(self.network, features, maps)
+
+    def file(self, folder: Path, name: str) -> Path:
+        """Return the next numbered file."""
+        return layer_file(folder, len(self.arrays))
 
     def finish(self, images: int, seconds: float) -> None:
         """Add the names of the arrays."""
         super().finish(images, seconds)
-        save_layers(self.folder, list(self.arrays))
+        if self.folder is not None:
+            save_layers(self.folder, list(self.arrays))
         self.facts["dimensions"] = sum(array.shape[1] for array in self.arrays.values())
-
-
-def _array(values: Tensor) -> Any:
-    return values.float().cpu().numpy()
 
 
 def _usable_head(stage: ExtractStage, network: Network) -> Head | None:
     """Return the head if it tells the ID classes apart: it was trained to, or came with one output for each."""
     head = networks.head_of(network)
     if stage.weights is not None:
-        return head if stage.weights.task.trains_head else None
+        return head if stage.weights.trains_head else None
     return head if head is not None and len(head.bias) == stage.classes else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ood_core.artifacts import load_outputs, load_together, plain_values, save_score
-from ood_core.data import step_seed
+from ood_core.batches import step_seed
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
 from ood_core.stages import FitStage, Observer

@@ -34,7 +34,10 @@ def build(backbone: Backbone, image_size: int, classes: int | None) -> Network:
 
 def trained(stage: TrainStage, store: Store) -> Network:
     """Return the network of a finished training stage, on the CPU."""
-    network = build(stage.backbone, stage.image_size, len(stage.images.opened.classes))
+    facts = store.facts(stage)
+    assert facts is not None and stage.backbone is not None, "the stage has trained a network"
+    # as many outputs as the task has given it; without a classifier the backbone decides as it did in the training
+    network = build(stage.backbone, stage.image_size, facts["outputs"] or len(stage.images.opened.classes))
     network.load_state_dict(load_tensors(weights_file(stage, store)))
     return network
 

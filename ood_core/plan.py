@@ -13,8 +13,8 @@ from typing import Any
 
 from ood_core import sections
 from ood_core.errors import OODError, OODErrors
-from ood_core.interfaces import Probe, Scorer
-from ood_core.options import Reader, digest, identity, probe_identity
+from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
+from ood_core.options import Reader, digest, identity, probe_identity, with_nested
 from ood_core.plugins import Plugins, core_version
 from ood_core.recipe import Recipe
 from ood_core.sections import Experiment, Opened
@@ -86,6 +86,7 @@ class _Builder:
         stage: TrainStage | None = None
         data, seed = experiment.data, experiment.recipe.seed
         for task in experiment.tasks:
+            tokenizers = self._tokenizers(experiment, task)
             key = self._key(
                 "train",
                 task=identity(task, self.plugins),
@@ -94,6 +95,7 @@ class _Builder:
                 image_size=data.image_size,
                 seed=seed,
                 start=stage.key if stage is not None else None,
+                tokenizers=[trained.key for _, trained in tokenizers],
             )
             stage = TrainStage(
                 key=key,
@@ -103,8 +105,28 @@ class _Builder:
                 image_size=data.image_size,
                 seed=seed,
                 start=stage,
+                tokenizers=tokenizers,
             )
         return stage
+
+    def _tokenizers(self, experiment: Experiment, task: PretextTask) -> tuple[tuple[Tokenizer, TrainStage], ...]:
+        """Return the stages that train the task's tokenizers, where those need any training."""
+        stages = {}
+        data, seed = experiment.data, experiment.recipe.seed
+        for tokenizer in with_nested(task):
+            if not isinstance(tokenizer, Tokenizer) or (training := tokenizer.training()) is None:
+                continue
+            key = self._key(
+                "train",
+                tokenizer=identity(tokenizer, self.plugins),
+                images=data.train.opened.fingerprint,
+                image_size=data.image_size,
+                seed=seed,
+            )
+            stages[tokenizer] = TrainStage(
+                key=key, backbone=None, task=training, images=data.train, image_size=data.image_size, seed=seed
+            )
+        return tuple(stages.items())
 
     def _fit(self, experiment: Experiment, weights: TrainStage | None, name: str, scorer: Scorer) -> FitStage:
         data, needs, seed = experiment.data, scorer.all_needs(), experiment.recipe.seed

@@ -1,4 +1,8 @@
-"""Carries out a plan: every stage that is not in the store, and the table from what they recorded."""
+"""Carries out a plan: every stage that is not in the store, and the table from what they recorded.
+
+Where several processes share the run, the first one does as if it were alone; it tells the others which training or
+extraction comes next, and they take part in it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ from typing import Any
 
 import pluggy
 
-from ood_core import extract, fit, measure, score, train
+from ood_core import extract, fit, measure, processes, score, train
 from ood_core.errors import OODError
 from ood_core.interfaces import StageFacts
-from ood_core.stages import ExtractStage, Observer, Plan, Stage
+from ood_core.stages import ExtractStage, Observer, Plan, Stage, TrainStage
 from ood_core.store import Store
 
 
@@ -73,7 +77,15 @@ def run(plan: Plan, store: Store) -> Results:
     )
     results = Results(rows, tuple(records.values()), time.monotonic() - begun)
     hook.ood_after_run(plan=plan, results=results)
+    processes.told(())
     return results
+
+
+def follow(plan: Plan, store: Store) -> None:
+    """Take part, in every process but the first, in the stages that `run` shares out; return when it is done."""
+    stages = {stage.key: stage for stage in plan.stages}
+    while keys := processes.told(()):
+        _together([stages[key] for key in keys], store, Observer(None, stages[keys[0]]))
 
 
 def missing(plan: Plan, store: Store) -> set[str]:
@@ -123,13 +135,15 @@ def _record(stage: Stage, stored: bool, store: Store, hook: pluggy.HookRelay) ->
 def _execute(stages: Sequence[Stage], store: Store, observer: Observer) -> bool:
     """Carry out what another process has not done while this one waited; return whether there was anything to do."""
     stage, hook = observer.stage, observer.hook
+    assert hook is not None, "the first process tells the hooks"
     try:
         with ExitStack() as stack:
             for locked in sorted(stages, key=lambda stage: stage.key):  # the same order everywhere: no deadlock
                 stack.enter_context(store.lock(locked))
             left = [stage for stage in stages if store.facts(stage) is None]
-            if left and isinstance(left[0], ExtractStage):
-                extract.execute([stage for stage in left if isinstance(stage, ExtractStage)], store, observer)
+            if left and isinstance(stage, (TrainStage, ExtractStage)):
+                processes.told(tuple(stage.key for stage in left))
+                _together(left, store, observer)
             elif left:
                 _EXECUTE[stage.kind](stage, store, observer)
             return bool(left)
@@ -142,8 +156,15 @@ def _execute(stages: Sequence[Stage], store: Store, observer: Observer) -> bool:
         raise
 
 
+def _together(stages: Sequence[Stage], store: Store, observer: Observer) -> None:
+    """Carry out what all processes share: a training, or the extractions of one pass."""
+    if isinstance(stages[0], TrainStage):
+        train.execute(stages[0], store, observer)
+    else:
+        extract.execute([stage for stage in stages if isinstance(stage, ExtractStage)], store, observer)
+
+
 _EXECUTE: dict[str, Callable[..., None]] = {
-    "train": train.execute,
     "fit": fit.execute,
     "score": score.execute,
     "measure": measure.execute,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ood_core import network as networks
 from ood_core.artifacts import load_outputs, load_score
-from ood_core.data import evaluation_batches, to_unit
+from ood_core.batches import evaluation_batches
+from ood_core.data import to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score
 from ood_core.stages import Observer, ScoreStage

@@ -15,7 +15,16 @@ import pluggy
 
 from ood_core.data import Part, SelectedImages
 from ood_core.errors import OODError, OODErrors
-from ood_core.interfaces import Backbone, Plugin, PretextTask, Probe, Scorer, StageFacts
+from ood_core.interfaces import (
+    Backbone,
+    Plugin,
+    PretextTask,
+    Probe,
+    Scorer,
+    StageFacts,
+    Tokenizer,
+    Training,
+)
 from ood_core.plugins import Plugins
 
 
@@ -33,21 +42,31 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStage:
-    """Train a network on one pretext task, beginning with the backbone's own or an earlier stage's weights."""
+    """Train a network on one pretext task, beginning with the backbone's own or an earlier stage's weights.
+
+    A tokenizer that is trained has a stage of its own, without a backbone.
+    """
 
     kind: ClassVar[str] = "train"
     key: str
-    backbone: Backbone = field(compare=False)
-    task: PretextTask = field(compare=False)
+    backbone: Backbone | None = field(compare=False)
+    task: Training = field(compare=False)
     images: Images = field(compare=False)
     image_size: int
     seed: int
-    start: TrainStage | None = field(compare=False)
+    start: TrainStage | None = field(default=None, compare=False)
+    tokenizers: tuple[tuple[Tokenizer, TrainStage], ...] = field(default=(), compare=False)
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
         """Stages whose results this one needs."""
-        return () if self.start is None else (self.start,)
+        trained = tuple(stage for _, stage in self.tokenizers)
+        return trained if self.start is None else (*trained, self.start)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the network's classifier means something afterwards."""
+        return isinstance(self.task, PretextTask) and self.task.trains_head
 
     @property
     def path(self) -> str:
@@ -55,7 +74,7 @@ class TrainStage:
         return self.task.name if self.start is None else f"{self.start.path} > {self.task.name}"
 
     def __str__(self) -> str:
-        return f"train {self.path}"
+        return f"train {self.path}" if self.backbone is not None else f"train tokenizer {self.path}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,15 +263,17 @@ def each_once(errors: Sequence[OODError]) -> list[OODError]:
 
 @dataclass(frozen=True)
 class Observer:
-    """Tells the lifecycle hooks how one stage gets on."""
+    """Tells the lifecycle hooks how one stage gets on; without hooks, in all processes but the first, nobody."""
 
-    hook: pluggy.HookRelay
+    hook: pluggy.HookRelay | None
     stage: Stage
 
     def progress(self, done: int, total: int) -> None:
         """Tell that so many of the stage's steps are done."""
-        self.hook.ood_on_progress(stage=self.stage, done=done, total=total)
+        if self.hook is not None:
+            self.hook.ood_on_progress(stage=self.stage, done=done, total=total)
 
     def epoch(self, metrics: StageFacts) -> None:
         """Tell the mean metrics of an epoch."""
-        self.hook.ood_after_epoch(stage=self.stage, metrics=metrics)
+        if self.hook is not None:
+            self.hook.ood_after_epoch(stage=self.stage, metrics=metrics)

@@ -1,73 +1,58 @@
-"""The training loop: AdamW, warm-up and cosine, clipping, checkpoints; it knows no pretext task.
+"""Carries out a training stage: the task is built, trained from a checkpoint where there is one, and filed.
 
-Everything random is seeded by the stage's seed and the step, so a run that was killed and goes on from its checkpoint
-does exactly what an uninterrupted one does.
+Everything random is seeded by the stage's seed, the step and the image, so a run that was killed and goes on from its
+checkpoint does exactly what an uninterrupted one does, and several processes see the images that one would see.
 """
 
 from __future__ import annotations
 
-import math
 import time
-import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW
 
 from ood_core import network as networks
-from ood_core.data import Steps, sample, step_seed, to_unit, training_batches
+from ood_core import processes
+from ood_core.artifacts import save_picture
+from ood_core.batches import Steps, sample, sample_batch, step_seed, training_batches
+from ood_core.data import to_unit
 from ood_core.errors import OODError
-from ood_core.interfaces import Batch, Network, PretextTask, Task, TrainingData
+from ood_core.interfaces import Batch, Network, PretextTask, Task, TokenizerTraining, TrainingData
 from ood_core.stages import Observer, TrainStage
-from ood_core.store import Store, load_notes, load_tensors, save_tensors
+from ood_core.store import Store, load_tensors, save_tensors
+from ood_core.training.checkpoint import Parts, Progress, broken
+from ood_core.training.engine import Engine, memory_errors, shared_mean
+from ood_core.training.schedule import learning_rate
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 10.0
-"""A killed training loses at most this much, and one step."""
+"""A killed training loses at most this much, and one step; more where writing a checkpoint takes long."""
+
+AGREEMENT_STEPS = 20
+"""How often several processes agree on whether to write a checkpoint."""
+
+PICTURED = 8
+"""Images that a task may make pictures of for the report."""
 
 
 def execute(stage: TrainStage, store: Store, observer: Observer) -> None:
-    """Train, going on from a checkpoint where there is one, and file the network's weights."""
+    """Train, going on from a checkpoint where there is one, and file the trained weights."""
     training = _Training(stage, store)
     training.restore()
-    training.run(observer)
-    weights = training.network.state_dict()
-    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise OODError(f"the last step left weights that are not finite, such as {broken[0]}; lower 'learning_rate'")
-    with store.put(stage) as (folder, facts):
-        save_tensors(folder / networks.WEIGHTS, weights)
-        facts |= training.facts()
-
-
-def learning_rate(task: PretextTask, step: int, per_epoch: int) -> float:
-    """Return the rate of a step: a line from 0 over the warm-up, then half a cosine to 0."""
-    warmup, total = task.warmup_epochs * per_epoch, task.epochs * per_epoch
-    if step < warmup:
-        return task.learning_rate * (step + 1) / (warmup + 1)
-    return task.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-
-
-def parameter_groups(task: Task, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trained parameters in two groups: matrices, which decay, and biases and norms, which do not."""
-    trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-@dataclass
-class _State:
-    """How far a training is, apart from its tensors."""
-
-    step: int = 0
-    seconds: float = 0.0
-    totals: dict[str, float] = field(default_factory=dict)
-    epochs: list[dict[str, float]] = field(default_factory=list)
+    with memory_errors(stage.task):
+        training.run(observer)
+    weights = training.engine.weights()
+    if bad := broken(weights):
+        raise OODError(f"the last step left weights that are not finite, such as {bad[0]}; lower 'learning_rate'")
+    if processes.rank() == 0:
+        with store.put(stage) as (folder, facts):
+            save_tensors(folder / networks.WEIGHTS, weights)
+            facts |= training.facts() | training.pictures(folder)
+    processes.wait()
 
 
 class _Training:
@@ -75,105 +60,180 @@ class _Training:
 
     def __init__(self, stage: TrainStage, store: Store) -> None:
         self.stage, self.options = stage, stage.task
-        self.device = networks.device()
         self.images = stage.images.opened
         self.checkpoint = store.unfinished(stage) / CHECKPOINT
-        self.state = _State()
+        self.progress = Progress()
         torch.manual_seed(step_seed(stage.seed, 0, "build"))
-        self.network = self._network(store)
-        data = TrainingData(len(self.images.classes), stage.image_size, partial(sample, self.images, stage.image_size))
-        self.task = stage.task.build(self.network, data).to(self.device)
-        self.optimizer = AdamW(parameter_groups(self.task, self.options.weight_decay), lr=self.options.learning_rate)
+        task, self.grid = _build(stage, store)
+        self.engine = Engine(task, self.options, networks.device())
+        self.parts = Parts(self.engine.modules(), self.engine.optimizer)
+        self.totals: dict[str, Tensor] = {}
+        self.unseen: tuple[Tensor, int, float] | None = None
+        self.steps = Steps(
+            images=len(self.images),
+            batch_size=self.options.batch_size,
+            epochs=self.options.epochs,
+            seed=stage.seed,
+            process=processes.rank(),
+            processes=processes.count(),
+        )
+        self._require_equal_parts()
 
-    def _network(self, store: Store) -> Network:
-        if self.stage.start is not None:
-            return networks.trained(self.stage.start, store)
-        return networks.build(self.stage.backbone, self.stage.image_size, len(self.images.classes))
+    def _require_equal_parts(self) -> None:
+        batch, parts = self.steps.of_a_step, processes.count() * self.options.accumulation
+        if batch % parts:
+            raise OODError(
+                f"a batch of {batch} images cannot be cut into {processes.count()} processes x "
+                f"{self.options.accumulation} parts of equal size; change 'batch_size' or 'accumulation'"
+            )
+
+    # ------------------------------------------------------------------------------------------------------- running
 
     def run(self, observer: Observer) -> None:
-        steps = Steps(len(self.images), self.options.batch_size, self.options.epochs, self.stage.seed, self.state.step)
-        total = self.state.step + len(steps)
-        begun, saved = time.monotonic() - self.state.seconds, time.monotonic()
-        self.task.train()
-        for batch in training_batches(self.images, self.options.views(self.stage.image_size), steps):
+        steps = self.steps.after(self.progress.step)
+        total = self.progress.step + len(steps)
+        begun, saved = time.monotonic() - self.progress.seconds, time.monotonic()
+        self.engine.task.train()
+        for batch in self._arriving(training_batches(self.images, self._views(), steps)):
             self._step(batch, steps.per_epoch, total)
-            self.state.seconds = time.monotonic() - begun
-            observer.progress(self.state.step, total)
-            if self.state.step % steps.per_epoch == 0:
+            self.progress.seconds = time.monotonic() - begun
+            observer.progress(self.progress.step, total)
+            if self.progress.step % steps.per_epoch == 0:
                 observer.epoch(self._close_epoch(steps.per_epoch))
-            if time.monotonic() - saved > CHECKPOINT_SECONDS and self.state.step < total:
+            if self._should_save(saved) and self.progress.step < total:
                 self.save()
                 saved = time.monotonic()
 
+    def _views(self) -> Any:
+        return self.options.views(self.stage.image_size, self.grid)
+
+    def _arriving(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Yield the batches, and note how long they were waited for."""
+        asked = time.monotonic()
+        for batch in batches:
+            self.progress.waited += time.monotonic() - asked
+            yield batch
+            asked = time.monotonic()
+
     def _step(self, batch: Batch, per_epoch: int, total: int) -> None:
-        step = self.state.step
+        step = self.progress.step
         rate = learning_rate(self.options, step, per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(step_seed(self.stage.seed, step, "model"))
-        self.task.before_step(step / total)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
-            metrics = self.task(self._on_device(batch))
-        self._refuse_nan(metrics["loss"], step, per_epoch, rate)
-        self.optimizer.zero_grad()
-        metrics["loss"].backward()
-        clip_grad_norm_(self.task.parameters(), self.options.max_grad_norm)
-        self.optimizer.step()
+        torch.manual_seed(step_seed(self.stage.seed, step, "model", processes.rank()))
+        metrics = self.engine.step(self._on_device(batch), rate, step / total)
+        self._see_loss()  # of the step before: looking at this one's would have a GPU wait
+        self.unseen = (metrics["loss"], step, rate)
         for name, value in metrics.items():
-            self.state.totals[name] = self.state.totals.get(name, 0.0) + value.item()
-        self.state.step += 1
+            self.totals[name] = self.totals.get(name, 0) + value
+        self.progress.step += 1
 
     def _on_device(self, batch: Batch) -> Batch:
-        views = tuple(to_unit(view.to(self.device, non_blocking=True)) for view in batch.views)
-        return Batch(views, batch.labels.to(self.device, non_blocking=True))
+        device = self.engine.device
+        views = tuple(to_unit(view.to(device, non_blocking=True)) for view in batch.views)
+        return Batch(views, batch.labels.to(device, non_blocking=True))
 
-    def _refuse_nan(self, loss: Tensor, step: int, per_epoch: int, rate: float) -> None:
+    def _see_loss(self) -> None:
+        """Stop at a loss that is not finite."""
+        if self.unseen is None:
+            return
+        loss, step, rate = self.unseen
+        self.unseen = None
         if not torch.isfinite(loss):
-            kept = "its last checkpoint is kept" if self.checkpoint.is_file() else "there is no checkpoint yet"
+            saved = self.checkpoint.is_file()
+            good = f"the last good checkpoint is {self.checkpoint}" if saved else "there is no checkpoint yet"
             raise OODError(
-                f"the loss is {loss.item()} at step {step} (epoch {step // per_epoch + 1}, learning rate {rate:.3g}); "
-                f"{kept}; lower 'learning_rate', lengthen 'warmup_epochs' or lower 'max_grad_norm'"
+                f"the loss is {loss.item()} at step {step} (epoch {step // self.steps.per_epoch + 1}, "
+                f"learning rate {rate:.3g}); {good}; "
+                "lower 'learning_rate', lengthen 'warmup_epochs' or lower 'max_grad_norm'"
             )
 
     def _close_epoch(self, per_epoch: int) -> dict[str, float]:
-        means = {name: total / per_epoch for name, total in self.state.totals.items()}
-        self.state.epochs.append(means)
-        self.state.totals = {}
-        return {"epoch": len(self.state.epochs), "epochs": self.options.epochs} | means
+        self._see_loss()
+        means = shared_mean(self.totals, per_epoch) | self.engine.task.after_epoch()
+        self.progress.epochs.append(means)
+        self.totals = {}
+        return {"epoch": len(self.progress.epochs), "epochs": self.options.epochs} | means
 
-    def facts(self) -> dict[str, Any]:
-        trained = min(self.options.batch_size, len(self.images)) * self.state.step
-        return {
-            "seconds": round(self.state.seconds, 3),
-            "steps": self.state.step,
-            "images_per_second": round(trained / max(self.state.seconds, 1e-9), 1),
-            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
-            "device": str(self.device),
-            "epochs": self.state.epochs,
-        }
+    # --------------------------------------------------------------------------------------------------- checkpoints
 
-    # ---------------------------------------------------------------------------------------------- checkpoints
+    def _should_save(self, saved: float) -> bool:
+        """Return what the first process decides by its clock; several agree only now and then."""
+        if processes.count() > 1 and self.progress.step % AGREEMENT_STEPS:
+            return False
+        return processes.told(time.monotonic() - saved > CHECKPOINT_SECONDS)
 
     def save(self) -> None:
-        """Write the whole state; the old checkpoint stays until the new one is complete."""
-        tensors = {f"task.{name}": tensor for name, tensor in self.task.state_dict().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{slot}": tensor for slot, tensor in slots.items()}
-        temporary = self.checkpoint.with_name(uuid.uuid4().hex)
-        save_tensors(temporary, tensors, asdict(self.state))
-        temporary.replace(self.checkpoint)
+        self._see_loss()
+        self.progress.totals = {name: float(total) for name, total in self.totals.items()}
+        scaler = self.engine.scaler
+        self.progress.scaler = scaler.state_dict() if scaler is not None else {}
+        self.parts.save(self.checkpoint, self.progress)
 
     def restore(self) -> None:
         """Take up the state of a checkpoint, if there is one."""
         if not self.checkpoint.is_file():
             return
-        tensors = load_tensors(self.checkpoint)
-        prefix = "task."
-        self.task.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, slot = name.split(".")
-                state.setdefault(int(index), {})[slot] = tensor
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-        self.state = _State(**load_notes(self.checkpoint))
+        self.progress = self.parts.load(self.checkpoint)
+        for name, total in self.progress.totals.items():
+            self.totals[name] = torch.tensor(total, dtype=torch.float64, device=self.engine.device)
+        if self.progress.scaler and self.engine.scaler is not None:
+            self.engine.scaler.load_state_dict(self.progress.scaler)
+
+    # --------------------------------------------------------------------------------------------------- what is kept
+
+    def facts(self) -> dict[str, Any]:
+        product, seconds = self.engine.task.product(), max(self.progress.seconds, 1e-9)
+        head = networks.head_of(product) if isinstance(product, Network) else None
+        return {
+            "seconds": round(seconds, 3),
+            "steps": self.progress.step,
+            "images_per_second": round(self.steps.of_a_step * self.progress.step / seconds, 1),
+            "waiting": round(self.progress.waited / seconds, 4),
+            "parameters": sum(parameter.numel() for parameter in product.parameters()),
+            "outputs": None if head is None else len(head.bias),
+            "device": str(self.engine.device),
+            "processes": processes.count(),
+            "precision": self.engine.accelerator.mixed_precision.replace("no", "float32"),
+            "epochs": self.progress.epochs,
+        }
+
+    @torch.no_grad()
+    def pictures(self, folder: Path) -> dict[str, Any]:
+        """Write the task's pictures of a few training images, un-drawn-for, and return their files by name."""
+        if self.engine.sharded:  # the weights of the other processes are not at hand here
+            return {}
+        batch = self._on_device(sample_batch(self.images, self._views(), PICTURED))
+        torch.manual_seed(0)
+        made = self.engine.task.eval().pictures(batch)
+        return {"pictures": {name: save_picture(folder / f"{name}.png", picture) for name, picture in made.items()}}
+
+
+def _build(stage: TrainStage, store: Store) -> tuple[Task, tuple[int, int] | None]:
+    """Return the task, and the patch grid of its network."""
+    opened = stage.images.opened
+    data = TrainingData(
+        classes=len(opened.classes),
+        all_classes=opened.all_classes,
+        image_size=stage.image_size,
+        sample=partial(sample, opened, stage.image_size),
+        trained=partial(_tokenizer_weights, stage, store),
+    )
+    if isinstance(stage.task, TokenizerTraining):
+        return stage.task.build(data), None
+    assert isinstance(stage.task, PretextTask), "there are two kinds of training"
+    network = _network(stage, store)
+    network.set_drop_path(stage.task.drop_path)
+    if stage.task.gradient_checkpointing:
+        network.set_gradient_checkpointing()
+    return stage.task.build(network, data), getattr(network, "grid", None)
+
+
+def _network(stage: TrainStage, store: Store) -> Network:
+    if stage.start is not None:
+        return networks.trained(stage.start, store)
+    assert stage.backbone is not None, "a pretext task trains a network"
+    return networks.build(stage.backbone, stage.image_size, len(stage.images.opened.classes))
+
+
+def _tokenizer_weights(stage: TrainStage, store: Store, tokenizer: Any) -> dict[str, Tensor]:
+    earlier = dict(stage.tokenizers)[tokenizer]
+    return load_tensors(networks.weights_file(earlier, store))

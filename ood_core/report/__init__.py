@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from math import isfinite
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from ood_core.errors import OODError
+from ood_core.report.pictures import Picture, copy_pictures
 from ood_core.report.summary import columns, percent, summarise
 from ood_core.report.versions import versions
 from ood_core.run import ResultRow, Results
 from ood_core.stages import Plan
-from ood_core.store import write_text
+from ood_core.store import Store, write_text
 
 FORMAT = 1
 REPORTS = ("report.json", "report.csv", "report.md")
@@ -43,11 +45,12 @@ def prepare(folder: Path) -> None:
         raise OODError(f"--out {folder}: cannot be written into: {error.strerror}") from None
 
 
-def write(plan: Plan, results: Results, folder: Path) -> None:
-    """Write the three reports into a folder, each whole or not at all."""
+def write(plan: Plan, results: Results, store: Store, folder: Path) -> None:
+    """Write the three reports into a folder, each whole or not at all, and the pictures they show beside them."""
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = copy_pictures(results, store, folder)
     document = json.dumps(_finite(_document(plan, results)), indent=1, allow_nan=False) + "\n"
-    for name, text in zip(REPORTS, (document, _csv(results), _markdown(plan, results)), strict=True):
+    for name, text in zip(REPORTS, (document, _csv(results), _markdown(plan, results, pictures)), strict=True):
         write_text(folder / name, text)
 
 
@@ -80,12 +83,13 @@ def _csv(results: Results) -> str:
     return text.getvalue()
 
 
-def _markdown(plan: Plan, results: Results) -> str:
+def _markdown(plan: Plan, results: Results, pictures: Sequence[Picture]) -> str:
     environment = Environment(loader=PackageLoader("ood_core.report"), trim_blocks=True, lstrip_blocks=True)
     lines = summarise(results.rows)
     return environment.get_template("report.md.j2").render(
         plan=plan,
         results=results,
+        pictures=pictures,
         columns=columns(lines),
         lines=lines,
         calibrated=[row for row in results.rows if row.threshold is not None],

@@ -1,1 +1,1 @@
-"""Pretext task `classification`: the labels themselves, with label smoothing."""
+"""Pretext tasks `classification` and `one-class`: the labels themselves, with label smoothing."""

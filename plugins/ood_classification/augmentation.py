@@ -1,41 +1,96 @@
-"""The augmentation of one image for classification."""
+"""What supervised training does to images and labels: parts of views, and the mixing of batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
+from typing import Any, TypeAlias
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from ood_core.augmentation import Change
+from ood_core.vision import prepare_torchvision
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Shift, cut and mirror, in this order; what is switched off costs nothing.
+Mix: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-    Attributes:
-        image_size: S, of the view.
-        cut: Makes any image S x S pixels large.
-        padding: Pixels the view may be shifted by; black comes in.
-        flip: Whether half of the images are mirrored.
-    """
+# timm passes over sections that it cannot read, and so would train without what was misspelt
+POLICIES = re.compile(
+    r"rand(-(m|mmax|n|inc)\d+|-(mstd|p)\d+(\.\d+)?|-t(weights|3aw?))*"
+    r"|augmix(-(m|d|b)\d+|-w[1-9]\d*|-mstd\d+(\.\d+)?)*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
+)
+"""The strings by which timm knows policies of automatic augmentation."""
 
-    image_size: int
-    cut: Callable[[Tensor], Tensor]
-    padding: int
-    flip: bool
 
-    def __call__(self, image: Tensor) -> tuple[Tensor]:
-        """Return the one view, uint8 [3, S, S], of an image [3, H, W]."""
-        view = self.cut(image)
-        if self.padding:
-            view = self._shifted(view)
-        if self.flip and torch.rand(()) < 0.5:
-            view = view.flip(-1)
-        return (view,)
+def padded_crop(image: Tensor, padding: int) -> Tensor:
+    """Return a random cut of the same size out of the image with so many black pixels around it."""
+    height, width = image.shape[-2:]
+    top, left = torch.randint(2 * padding + 1, (2,)).tolist()
+    return functional.pad(image, [padding] * 4)[:, top : top + height, left : left + width]
 
-    def _shifted(self, view: Tensor) -> Tensor:
-        padded = functional.pad(view, [self.padding] * 4)
-        top, left = torch.randint(2 * self.padding + 1, (2,)).tolist()
-        return padded[:, top : top + self.image_size, left : left + self.image_size]
+
+def recoloured(image_size: int, policy: str | None, jitter: float) -> Change:
+    """Return timm's second stage of augmentation: a policy, jitter, or a policy that leaves room for jitter."""
+    prepare_torchvision()
+    from timm.data.transforms_factory import create_transform  # slow
+    from torchvision.transforms import v2
+
+    _, second, _ = create_transform(
+        image_size,
+        is_training=True,
+        auto_augment=policy,
+        color_jitter=jitter or None,  # type: ignore[arg-type] # timm knows None, its annotation does not
+        interpolation="bicubic",
+        mean=(0.5, 0.5, 0.5),  # BEiT's; what is turned in from outside gets this colour
+        separate=True,
+    )
+    for operation in _operations(second.transforms[0]) if policy else ():
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterized
+    change: Change = v2.Compose([v2.ToPILImage(), second, v2.PILToTensor()])
+    return change
+
+
+def _operations(policy: Any) -> Iterable[Any]:
+    """Return what may happen in a policy: timm keeps a list of operations or, for AutoAugment, of pairs of them."""
+    return policy.ops if hasattr(policy, "ops") else chain.from_iterable(policy.policy)
+
+
+def _posterized(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keep no bit, as timm may ask, by black: older Pillow does so itself, newer refuses."""
+    return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
+
+
+def erasing(probability: float) -> Change:
+    """Return what puts noise in place of a rectangle of some images; all become float32."""
+    prepare_torchvision()
+    from timm.data.random_erasing import RandomErasing  # slow
+
+    erase: Change = RandomErasing(probability, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
+    return partial(_erased, erase)
+
+
+def _erased(erase: Change, image: Tensor) -> Tensor:
+    """The noise is standard normal for a network whose pixels are normalised with mean = std = 0.5, as BEiT's are."""
+    return erase(image.float() / 127.5 - 1) / 2 + 0.5
+
+
+def mixing(mixup: float, cutmix: float, classes: int) -> Mix:
+    """Return what mixes images [B, 3, S, S] and labels [B], to [B, classes]; with both parameters, one or the other."""
+    if not (mixup or cutmix):
+        return _unmixed
+    prepare_torchvision()
+    from torchvision.transforms import v2  # slow
+
+    kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    mix: Mix = v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha])
+    return mix
+
+
+def _unmixed(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return images, labels

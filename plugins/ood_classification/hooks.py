@@ -1,13 +1,13 @@
-"""Registration of the classification pretext."""
+"""Registration of the supervised pretexts."""
 
 from __future__ import annotations
 
-from ood_classification.pretext import Classification
+from ood_classification.pretext import Classification, OneClass
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask
 
 
 @hookimpl
 def ood_register_pretexts() -> list[type[PretextTask]]:
-    """Return the pretext task of this package."""
-    return [Classification]
+    """Return the pretext tasks of this package."""
+    return [Classification, OneClass]

@@ -1,66 +1,139 @@
-"""The pretext task `classification`."""
+"""The pretext tasks `classification` and `one-class`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
+import torch
 from annotated_types import Ge, Gt, Le, Lt
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from ood_classification.augmentation import Augmentation
-from ood_core.data import random_crop
-from ood_core.interfaces import Batch, Network, NonNegativeInt, PretextTask, Task, TrainingData, Views
-
-
-class ClassificationTask(Task):
-    """Cross-entropy with targets (1 - a) * onehot + a / C; its floor is their entropy, not 0."""
-
-    def __init__(self, network: Network, label_smoothing: float) -> None:
-        super().__init__()
-        self.network = network
-        self.label_smoothing = label_smoothing
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss, and the accuracy on the augmented images."""
-        (images,) = batch.views
-        logits = self.network(images)
-        accuracy = (logits.argmax(1) == batch.labels).float().mean()
-        return {
-            "loss": cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing),
-            "accuracy": accuracy,
-        }
+from ood_classification.augmentation import POLICIES, erasing, mixing, padded_crop, recoloured
+from ood_classification.task import ClassificationTask, OneClassTask, Supervision
+from ood_core.augmentation import Apart, Change, InARow, flipped, random_crop
+from ood_core.errors import OODError
+from ood_core.interfaces import (
+    Network,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PretextTask,
+    TrainingData,
+    Views,
+)
 
 
+# A recipe writes options flat, so both tasks must have them as their own fields: inherited, they are declared once.
 @dataclass(frozen=True, kw_only=True)
-class Classification(PretextTask):
-    """Supervised training with a fresh linear classifier; MOOD's fine-tuning stage (Li et al., 2023).
-
-    For 32 x 32 images the paper's crop is `crop_scale: 1, crop_padding: 4`; digits and letters need `flip: false`.
+class Supervised(PretextTask):
+    """What is shown and asked in both tasks.
 
     Attributes:
         label_smoothing: a, the share of the target spread over all classes; 0.1 in the paper.
+        head_scale: Factor on the weights of the fresh classifier; 0.001 in BEiT.
         crop_scale: Smallest share of an image's area that a random crop keeps; 0.08 in the paper, 1 crops nothing.
         crop_padding: Black pixels put around the view before it is cut out at random again; 4 in the paper up to 32
             pixels.
         flip: Whether half of the images are mirrored.
+        auto_augment: A policy of timm, drawn for each image; "rand-m9-mstd0.5-inc1" in the paper, none changes nothing.
+        color_jitter: Strength for brightness, contrast and saturation; 0 in the paper. Only the 3-Augment policies,
+            whose part it is, go with it.
+        random_erasing: Share of images with a rectangle of noise in them; 0.25 in the paper. The noise is not clipped,
+            so pixels of it may lie outside of [0, 1], as BEiT's do.
+        mixup: Parameter of the Beta distribution of shares in which two images are laid over each other; 0 in the
+            paper, which is off, 0.8 in BEiT's training from MIM alone.
+        cutmix: The same for a rectangle that one image gets from another; 0 in the paper, 1.0 there. With both, each
+            batch gets one of them by chance.
     """
 
-    name = "classification"
     trains_head: ClassVar[bool] = True
-    least_classes: ClassVar[int] = 2  # the softmax of one output is constant: nothing would be learnt
 
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
+    head_scale: PositiveFloat = 1.0
     crop_scale: Annotated[float, Gt(0), Le(1)] = 0.08
     crop_padding: NonNegativeInt = 0
     flip: bool = True
+    auto_augment: str | None = None
+    color_jitter: NonNegativeFloat = 0.0
+    random_erasing: Annotated[float, Ge(0), Le(1)] = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
 
-    def views(self, image_size: int) -> Views:
-        """Return the augmentation, one view."""
-        return Augmentation(image_size, random_crop(image_size, self.crop_scale), self.crop_padding, self.flip)
+    def check(self) -> None:
+        """Refuse policies that timm does not know, and jitter that it would silently leave out."""
+        policy = self.auto_augment
+        if policy is None:
+            return
+        if not POLICIES.fullmatch(policy):
+            raise OODError(
+                f"option 'auto_augment' of pretext '{self.name}': timm knows no policy '{policy}'; it knows those like "
+                "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3', 'original-mstd0.5' and '3a'"
+            )
+        if self.color_jitter and "3a" not in policy:
+            raise OODError(
+                f"pretext '{self.name}': 'color_jitter' does nothing beside the policy '{policy}', which changes "
+                "colours itself; leave one of the two out"
+            )
+
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation, one view, in timm's order; what is switched off costs nothing."""
+        changes: list[Change] = [random_crop(image_size, self.crop_scale)]
+        if self.crop_padding:
+            changes.append(partial(padded_crop, padding=self.crop_padding))
+        if self.flip:
+            changes.append(flipped)
+        if self.auto_augment or self.color_jitter:
+            changes.append(recoloured(image_size, self.auto_augment, self.color_jitter))
+        if self.random_erasing:
+            changes.append(erasing(self.random_erasing))
+        return Apart((InARow(tuple(changes)),))
+
+    def supervise(self, network: Network, classes: int) -> Supervision:
+        """Return what is asked about so many classes, for which the network's classifier is made fresh."""
+        network.reset_classifier(classes)
+        with torch.no_grad():
+            for parameter in network.get_classifier().parameters():
+                parameter.mul_(self.head_scale)
+        return Supervision(self.label_smoothing, mixing(self.mixup, self.cutmix, classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Supervised):
+    """Supervised training with a fresh linear classifier; MOOD's fine-tuning stage (Li et al., 2023).
+
+    For 32 x 32 images the paper's crop is `crop_scale: 1, crop_padding: 4`; digits and letters need `flip: false`.
+    """
+
+    name = "classification"
+    least_classes: ClassVar[int] = 2  # the softmax of one output is constant: nothing would be learnt
 
     def build(self, network: Network, data: TrainingData) -> ClassificationTask:
         """Return the task, the network's classifier made fresh."""
-        network.reset_classifier(data.classes)
-        return ClassificationTask(network, self.label_smoothing)
+        return ClassificationTask(network, self.supervise(network, data.classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneClass(Supervised):
+    """MOOD's fine-tuning on one class of a data set of many: the classifier keeps an output for each of them.
+
+    Which output stands for the class does not matter, because a fresh classifier prefers none. The loss is as small as
+    it gets once the bias alone says the class; embeddings may collapse on the way, which `effective_rank` shows: train
+    little, with a small learning rate. As in `classification`, `crop_scale: 1, crop_padding: 4` is the paper's crop of
+    32 x 32 images.
+    """
+
+    name = "one-class"
+
+    def build(self, network: Network, data: TrainingData) -> OneClassTask:
+        """Return the task, the network's classifier made fresh.
+
+        Raises:
+            OODError: The data set itself has a single class.
+        """
+        if data.all_classes < 2:
+            raise OODError(
+                f"pretext '{self.name}' needs a data set of at least 2 classes, of which one is selected; "
+                "this one has 1, and a classifier with one output learns nothing"
+            )
+        return OneClassTask(network, self.supervise(network, data.all_classes))

@@ -53,6 +53,24 @@ class BlockMasks:
         return (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
 
 
+@dataclass(frozen=True)
+class ExactBlockMasks:
+    """Evens blockwise masks out, as BEiT v2 does (Peng et al., 2022): all hide the same number of patches.
+
+    Attributes:
+        blocks: Draws them; its budget becomes the number.
+    """
+
+    blocks: BlockMasks
+
+    def draw(self, images: int) -> Tensor:
+        """Return masks, bool [B, L], on the CPU; single patches are hidden, or shown again, at random."""
+        masks = self.blocks.draw(images)
+        # all that blocks hide comes before the rest, in random order
+        chosen = (masks + torch.rand(masks.shape)).topk(self.blocks.budget).indices
+        return torch.zeros_like(masks).scatter_(1, chosen, True)
+
+
 def _interval(length: Tensor, size: int) -> Tensor:
     """Return bool [B, size], True on a random stretch of this length."""
     start = (torch.rand(len(length)) * (size - length + 1)).floor().unsqueeze(1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt, Le, Lt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ood_core.data import random_crop
+from ood_core import processes
+from ood_core.augmentation import Apart, Change, InARow, flipped, jittered, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     Batch,
@@ -25,15 +26,16 @@ from ood_core.interfaces import (
     TrainingData,
     Views,
 )
-from ood_mim.augmentation import Augmentation, flipped, jittered
-from ood_mim.mask import BlockMasks
+from ood_core.pictures import COLUMNS, uncovered
+from ood_mim.crop import OneCrop
+from ood_mim.mask import BlockMasks, ExactBlockMasks
 from ood_mim.tokenizer import KMeansTokenizer
 
 
 class MaskedImageModellingTask(Task):
     """Cross-entropy between the predicted and the true tokens of hidden patches."""
 
-    def __init__(self, network: PatchNetwork, tokens: TokenMap, masks: BlockMasks) -> None:
+    def __init__(self, network: PatchNetwork, tokens: TokenMap, masks: BlockMasks | ExactBlockMasks) -> None:
         super().__init__()
         self.network = network
         self.tokens = tokens
@@ -44,25 +46,37 @@ class MaskedImageModellingTask(Task):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean loss over all hidden patches of the batch, and the share of tokens guessed right."""
-        (images,) = batch.views
+        images, shown = batch.views[0], batch.views[-1]
         mask = self.masks.draw(len(images)).to(images.device)
-        encoded = self.network.forward_masked(images, mask, self.mask_token)
-        logits = self.head(encoded[mask])
-        targets = self.tokens(images)[mask]
-        count = max(len(targets), 1)  # no block may have fitted into a single one of the images
+        logits = self.head(self.network.forward_masked(images, mask, self.mask_token)[mask])
+        targets = self.tokens(shown)[mask]
+        # of a process, so that the mean over processes is one over patches; no block may have fitted anywhere
+        count = (processes.total(mask.sum()) / processes.count()).clamp_min(1)
         right = (logits.argmax(1) == targets).sum()
         return {"loss": cross_entropy(logits, targets, reduction="sum") / count, "masked_accuracy": right / count}
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return images with what the predicted tokens of hidden patches stand for, if the tokenizer can tell."""
+        images, shown = batch.views[0][:COLUMNS], batch.views[-1][:COLUMNS]
+        mask = self.masks.draw(len(images)).to(images.device)
+        guesses = self.head(self.network.forward_masked(images, mask, self.mask_token)).argmax(2)
+        decoded = self.tokens.decode(torch.where(mask, guesses, self.tokens(shown)))
+        if decoded is None:
+            return {}
+        return {"reconstructions": uncovered(images, decoded, mask.view(len(images), *self.network.grid))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedImageModelling(PretextTask):
     """Predict the visual tokens of hidden patches from the visible ones (BEiT, Bao et al., 2022).
 
-    Network and tokenizer are given one and the same view: BEiT's two differ only in size and normalisation, and here
-    both take images in [0, 1] of one size.
+    Network and tokenizer see the same crop of an image, each at its size. Where the sizes are equal, as with `kmeans`,
+    one view serves both: BEiT's two differ in size and normalisation alone.
 
     Attributes:
         tokenizer: Makes the tokens.
+        masks: "blockwise" as in the paper may hide a few patches less than it may; "blockwise-exact" as in BEiT v2
+            (Peng et al., 2022) then hides single ones, so that it is the same number in all images.
         mask_ratio: Most of the patches to hide; 0.4 in the paper.
         min_block: Smallest block of hidden patches; 16 in the paper, of 196. 4 suits a grid of 8 x 8, 1 one of 4 x 4.
         crop_scale: Smallest share of an image's area that a random crop keeps; 0.08 in the paper, 1 crops nothing.
@@ -73,20 +87,24 @@ class MaskedImageModelling(PretextTask):
     name = "mim"
 
     tokenizer: Tokenizer = field(default_factory=KMeansTokenizer)
+    masks: Literal["blockwise", "blockwise-exact"] = "blockwise"
     mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.4
     min_block: PositiveInt = 16
     crop_scale: Annotated[float, Gt(0), Le(1)] = 0.08
     flip: bool = True
     color_jitter: NonNegativeFloat = 0.4
 
-    def views(self, image_size: int) -> Views:
-        """Return the augmentation, one view."""
-        steps = [random_crop(image_size, self.crop_scale)]
-        if self.flip:
-            steps.append(flipped)
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation: one view, or a second one for a tokenizer that wants another size."""
+        changes: list[Change] = []
         if self.color_jitter:
-            steps.append(jittered(self.color_jitter))  # last, unlike BEiT: there are fewer pixels after the crop
-        return Augmentation(tuple(steps))
+            changes.append(jittered(self.color_jitter))
+        if self.flip:
+            changes.append(flipped)
+        size = image_size if grid is None else self.tokenizer.view_size(image_size, grid)
+        if size != image_size:
+            return OneCrop(InARow(tuple(changes)), self.crop_scale, (image_size, size))
+        return Apart((InARow((*changes, random_crop(image_size, self.crop_scale))),))
 
     def build(self, network: Network, data: TrainingData) -> MaskedImageModellingTask:
         """Return the task, its tokenizer fitted to the training data.
@@ -97,9 +115,10 @@ class MaskedImageModelling(PretextTask):
         if not isinstance(network, PatchNetwork):
             raise OODError("pretext 'mim' needs a backbone that works on patches: ViT, BEiT, MLP-Mixer or a hybrid")
         masks = self._masks(network.grid)
+        network.tie_position_biases()
         return MaskedImageModellingTask(network, self.tokenizer.fit(data, network.grid), masks)
 
-    def _masks(self, grid: tuple[int, int]) -> BlockMasks:
+    def _masks(self, grid: tuple[int, int]) -> BlockMasks | ExactBlockMasks:
         rows, columns = grid
         budget = int(self.mask_ratio * rows * columns)
         largest = min(budget, (rows - 1) * (columns - 1))  # a block never spans the whole image
@@ -108,4 +127,5 @@ class MaskedImageModelling(PretextTask):
                 f"pretext 'mim': min_block must be at most {largest} with mask_ratio {self.mask_ratio} "
                 f"of {rows} x {columns} patches, it is {self.min_block}"
             )
-        return BlockMasks(grid, budget, self.min_block)
+        blocks = BlockMasks(grid, budget, self.min_block)
+        return ExactBlockMasks(blocks) if self.masks == "blockwise-exact" else blocks

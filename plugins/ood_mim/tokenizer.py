@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 from torch import Tensor
+from torch.nn.functional import fold
 
 from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, PositiveInt, Tokenizer, TokenMap, TrainingData
@@ -28,12 +29,13 @@ class PatchDescriptor(torch.nn.Module):
     def __init__(self, grid: tuple[int, int], images: Tensor) -> None:
         super().__init__()
         self.grid = grid
+        self.image_size = tuple(images.shape[2:])
         self.register_buffer("mean", images.mean())
         self.register_buffer("deviation", images.std().clamp_min(1e-6))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 [B, L, 3 * P * P + 3] of images [B, 3, S, S]."""
-        patches = self._cut(images)
+        patches = self.cut(images)
         colour = patches.mean(3, keepdim=True)
         centred = (patches - patches.mean((2, 3), keepdim=True)).flatten(2)
         contrast = centred.std(2, correction=0, keepdim=True)
@@ -42,12 +44,17 @@ class PatchDescriptor(torch.nn.Module):
         offset = (colour - self.mean) / self.deviation * patches.shape[3] ** 0.5
         return torch.cat((pattern, offset.flatten(2)), 2)
 
-    def _cut(self, images: Tensor) -> Tensor:
+    def cut(self, images: Tensor) -> Tensor:
         """Return patches [B, L, 3, P * P], row by row."""
         rows, columns = self.grid
         count, channels, height, width = images.shape
         cells = images.reshape(count, channels, rows, height // rows, columns, width // columns)
         return cells.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, channels, -1)
+
+    def join(self, patches: Tensor) -> Tensor:
+        """Return images [B, 3, S, S] of patches as they are cut."""
+        sides = self.image_size[0] // self.grid[0], self.image_size[1] // self.grid[1]
+        return fold(patches.flatten(2).transpose(1, 2), self.image_size, sides, stride=sides)
 
 
 class NearestCentroid(TokenMap):
@@ -55,13 +62,15 @@ class NearestCentroid(TokenMap):
 
     centroids: Tensor
     half_norms: Tensor
+    examples: Tensor
 
-    def __init__(self, describe: PatchDescriptor, centroids: Tensor) -> None:
+    def __init__(self, describe: PatchDescriptor, centroids: Tensor, images: Tensor) -> None:
         super().__init__()
         self.vocabulary = len(centroids)
         self.describe = describe
         self.register_buffer("centroids", centroids)
         self.register_buffer("half_norms", centroids.square().sum(1) / 2)
+        self.register_buffer("examples", self._mean_patches(images))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -72,6 +81,17 @@ class NearestCentroid(TokenMap):
             # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)
             nearness: Tensor = points @ self.centroids.T - self.half_norms
             return nearness.argmax(2)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Return images [B, 3, S, S] in [0, 1]: each patch is the mean of those of its token."""
+        return self.describe.join(self.examples[tokens])
+
+    def _mean_patches(self, images: Tensor) -> Tensor:
+        """Return the mean of the images' patches with each token, [V, 3, P * P]; black where none has it."""
+        patches = self.describe.cut(images).flatten(0, 1)
+        tokens = torch.cat([self(part) for part in torch.split(images, 64)]).flatten()  # all at once would be large
+        sums = patches.new_zeros(self.vocabulary, *patches.shape[1:]).index_add_(0, tokens, patches)
+        return sums / tokens.bincount(minlength=self.vocabulary).clamp_min(1)[:, None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,4 +125,4 @@ class KMeansTokenizer(Tokenizer):
                 f"tokenizer 'kmeans': a vocabulary of {self.vocabulary} needs as many different patches, "
                 f"{len(points)} patches of the training data have {different}"
             )
-        return NearestCentroid(describe, kmeans(points, self.vocabulary, self.seed))
+        return NearestCentroid(describe, kmeans(points, self.vocabulary, self.seed), images)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
+from ood_core.augmentation import Apart, Distortions
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     Network,
@@ -17,7 +18,6 @@ from ood_core.interfaces import (
     TrainingData,
     Views,
 )
-from ood_mocov3.augmentation import Distortions, TwoViews
 from ood_mocov3.task import Contrast, MoCoV3Task
 
 
@@ -25,8 +25,9 @@ from ood_mocov3.task import Contrast, MoCoV3Task
 class MoCoV3(PretextTask):
     """Recognise an image in another view of it among the other images of the batch (Chen et al., 2021).
 
-    The batch holds all negatives: 256 images or more are worth their memory. The initial weights of the paper are
-    timm's option `weight_init: moco`.
+    The batch holds all negatives: 256 images or more are worth their memory; with several processes it is the batch of
+    all of them. The initial weights of the paper are timm's option `weight_init: moco`. Positions of a ViT are fixed
+    sines and cosines. What is projected is the embedding that is scored later, the class token in the paper.
 
     Attributes:
         temperature: Of the softmax over the batch; 0.2 in the paper for ViTs.
@@ -44,6 +45,7 @@ class MoCoV3(PretextTask):
 
     name = "mocov3"
 
+    decay_all: bool = True  # the paper's code exempts nothing
     temperature: PositiveFloat = 0.2
     momentum: Annotated[float, Ge(0), Le(1)] = 0.99
     hidden: PositiveInt = 4096
@@ -60,10 +62,11 @@ class MoCoV3(PretextTask):
         if self.batch_size < 2:
             raise OODError("pretext 'mocov3' needs a batch_size of 2 or more: the other images are what it learns from")
 
-    def views(self, image_size: int) -> Views:
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, two views."""
-        both = Distortions(crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter, blur=self.blur)
-        return TwoViews(both.view(image_size, 1.0, 0.0), both.view(image_size, 0.1, self.solarize))
+        both = Distortions(crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter)
+        first, second = (1.0, 0.1) if self.blur else (0.0, 0.0)
+        return Apart((both.view(image_size, first), both.view(image_size, second, self.solarize)))
 
     def build(self, network: Network, data: TrainingData) -> MoCoV3Task:
         """Return the task; the patch embedding of the network is frozen in it."""

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from ood_core import processes
 from ood_core.interfaces import Batch, Network, PatchNetwork, Task
+from ood_mocov3.normalisation import JoinedBatchNorm
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Contrast:
         return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
 
     def loss(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Return 2 t times the cross-entropy of finding each query's own key among all keys; both [B, D]."""
-        similarities = normalize(queries, dim=1) @ normalize(keys, dim=1).T
-        own = torch.arange(len(queries), device=queries.device)
+        """Return 2 t times the cross-entropy of finding each query's own key among those of all processes; [B, D]."""
+        similarities = normalize(queries, dim=1) @ processes.gathered(normalize(keys, dim=1)).T
+        own = torch.arange(len(queries), device=queries.device) + len(queries) * processes.rank()
         return 2 * self.temperature * cross_entropy(similarities / self.temperature, own)
 
 
@@ -49,27 +51,34 @@ class MoCoV3Task(Task):
         self.network = network
         self.contrast = contrast
         self.momentum = contrast.momentum
-        if freeze_patches and isinstance(network, PatchNetwork):
-            network.patch_projection().requires_grad_(False)
-        self.projector = perceptron(network.num_features, contrast.hidden, contrast.hidden, contrast.output)
-        self.predictor = perceptron(contrast.output, contrast.hidden, contrast.output)
+        hidden, output, transformer = contrast.hidden, contrast.output, isinstance(network, PatchNetwork)
+        if isinstance(network, PatchNetwork):
+            network.fix_positions()
+            network.patch_projection().requires_grad_(not freeze_patches)
+        # one layer less for convolutional networks, and nothing behind their predictor (builder.py of the paper)
+        inside = (hidden, hidden) if transformer else (hidden,)
+        self.projector = perceptron(network.num_features, *inside, output)
+        self.predictor = perceptron(output, hidden, output)
+        if not transformer:
+            del self.predictor[-1]
         self.averaged_network = deepcopy(network).requires_grad_(False)
         self.averaged_projector = deepcopy(self.projector).requires_grad_(False)
 
     def before_step(self, progress: float) -> None:
-        """Take up the momentum of this step."""
+        """Take up the momentum of this step, and move the averaged encoder before its keys are computed."""
         self.momentum = self.contrast.momentum_at(progress)
+        self._average()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of both directions together."""
         first, second = batch.views
         queries = [self.predictor(self.projector(_embed(self.network, view))) for view in (first, second)]
         with torch.no_grad():
-            self._average()
             keys = [self.averaged_projector(_embed(self.averaged_network, view)) for view in (second, first)]
         losses = [self.contrast.loss(query, key) for query, key in zip(queries, keys, strict=True)]
         return {"loss": losses[0] + losses[1]}
 
+    @torch.no_grad()
     def _average(self) -> None:
         """Move the averaged parameters; running statistics are not averaged, the copies have their own."""
         pairs = ((self.averaged_network, self.network), (self.averaged_projector, self.projector))
@@ -86,6 +95,6 @@ def perceptron(*widths: int) -> nn.Sequential:
     """Return linear layers without bias, each with batch normalisation: before a ReLU, or at the end without affine."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths[:-1]):
-        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
-    layers += [nn.Linear(widths[-2], widths[-1], bias=False), nn.BatchNorm1d(widths[-1], affine=False)]
+        layers += [nn.Linear(inputs, outputs, bias=False), JoinedBatchNorm(outputs), nn.ReLU()]
+    layers += [nn.Linear(widths[-2], widths[-1], bias=False), JoinedBatchNorm(widths[-1], affine=False)]
     return nn.Sequential(*layers)

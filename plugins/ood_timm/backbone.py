@@ -21,7 +21,8 @@ class Timm(Backbone):
     Attributes:
         model: timm's name, with the tag of its weights where one is meant, such as vit_tiny_patch16_224.
         pretrained: Whether timm downloads its weights for this name.
-        weights: A checkpoint of this model: safetensors, or a state dict saved by torch.
+        weights: A checkpoint of this model: safetensors, or a state dict saved by torch. Those that BEiT, BEiT v2,
+            MoCo v3, MAE and DINO have published are known by their keys.
         options: What timm's model takes, such as embed_dim, depth, num_heads, patch_size, global_pool, drop_path_rate.
     """
 
@@ -43,28 +44,37 @@ class Timm(Backbone):
         """Return the network; a classifier of another size than `classes` is replaced by a fresh one."""
         check_name(self.model)
         found = survey(self.model, image_size, self.options)
-        return found.wrap(self._initial(image_size, classes))
+        model, fresh = (
+            self._created(image_size, classes) if self.weights is None else self._restored(image_size, classes)
+        )
+        network = found.wrap(model)
+        network.fresh = fresh
+        return network
 
-    def _initial(self, image_size: int, classes: int | None) -> TimmModel:
-        if self.weights is None:
-            outputs = {} if classes is None else {"num_classes": classes}
-            return self._created(image_size, outputs)
-        model = restore(self.model, image_size, self.options, self.weights)
-        if classes is not None and classes != _outputs(model):
-            model.reset_classifier(classes)
-        return model
-
-    def _created(self, image_size: int, outputs: dict[str, int]) -> TimmModel:
-        options = {**self.options, **outputs}
+    def _created(self, image_size: int, classes: int | None) -> tuple[TimmModel, tuple[str, ...]]:
+        options = self.options if classes is None else {**self.options, "num_classes": classes}
         if not self.pretrained:
-            return create(self.model, image_size, options)
+            return create(self.model, image_size, options), ()
         try:
-            return create(self.model, image_size, options | {"pretrained": True})
+            model = create(self.model, image_size, {**options, "pretrained": True})
         except (OSError, RuntimeError) as error:
             reason = shorten(str(error), 120)
             raise OODError(f"timm has no weights for '{self.model}', or cannot download them: {reason}") from error
+        return model, () if classes in (None, model.pretrained_cfg["num_classes"]) else (_classifier(model),)
+
+    def _restored(self, image_size: int, classes: int | None) -> tuple[TimmModel, tuple[str, ...]]:
+        assert self.weights is not None, "asked for only with weights"
+        model, fresh = restore(self.model, image_size, self.options, self.weights)
+        if classes in (None, _outputs(model)):
+            return model, fresh
+        model.reset_classifier(classes)
+        return model, (*fresh, _classifier(model))
 
 
 def _outputs(model: TimmModel) -> int:
     weight = getattr(model.get_classifier(), "weight", None)
     return 0 if weight is None else len(weight)
+
+
+def _classifier(model: TimmModel) -> str:
+    return next(name for name, module in model.named_modules() if module is model.get_classifier())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ood_core.interfaces import Network, PatchNetwork
+from ood_core.positions import sines_and_cosines
 
 
 class TimmModel(Protocol):
@@ -29,6 +30,12 @@ class TimmModel(Protocol):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layer."""
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute activations twice instead of keeping them."""
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Return all parts by name."""
+
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the weights by name."""
 
@@ -38,6 +45,8 @@ class TimmNetwork(Network):
 
     mean: Tensor
     std: Tensor
+    fresh: tuple[str, ...] = ()
+    """Modules that the initial weights say nothing of and that start at random; empty where all do."""
 
     def __init__(self, model: TimmModel, num_features: int) -> None:
         super().__init__()
@@ -63,6 +72,48 @@ class TimmNetwork(Network):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace timm's classifier by a fresh one."""
         self.model.reset_classifier(num_classes)
+
+    def parameter_depths(self) -> dict[str, int]:
+        """Return timm's layers: 0 the patch embedding and what joins it, one for each block, the head the last."""
+        from timm.models import group_parameters  # slow
+
+        model: Any = self.model
+        if not hasattr(model, "group_matcher"):
+            return {}
+        found: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        return {f"model.{name}": depth for name, depth in found.items()}
+
+    def undecayed(self) -> set[str]:
+        """Return what timm exempts: class tokens, position embeddings, tables of relative positions."""
+        exempt: set[str] = getattr(self.model, "no_weight_decay", set)()
+        return {f"model.{name}" for name in exempt}
+
+    def set_drop_path(self, rate: float) -> None:
+        """Put timm's DropPath on every residual branch, as timm does with `drop_path_rate`.
+
+        Raises:
+            OODError: The blocks of this family have no branch that can be dropped.
+        """
+        blocks = [block for block in self.modules() if _branches(block)]
+        if not blocks:
+            super().set_drop_path(rate)
+        from timm.layers.drop import DropPath  # slow
+
+        for number, block in enumerate(blocks):
+            own = rate * number / max(len(blocks) - 1, 1)
+            for name in _branches(block):
+                setattr(block, name, DropPath(own) if own > 0 else nn.Identity())
+
+    def set_gradient_checkpointing(self) -> None:
+        """Have timm compute each block's activations again in the backward pass.
+
+        Raises:
+            OODError: This family cannot.
+        """
+        try:
+            self.model.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError, NotImplementedError):
+            super().set_gradient_checkpointing()
 
     def layer_names(self) -> tuple[str, ...]:
         """Return the layers that timm lists as a model's features: stages of a ResNet, blocks of a ViT."""
@@ -92,3 +143,52 @@ class TimmPatchNetwork(TimmNetwork, PatchNetwork):
         with self.patch_projection().register_forward_hook(hide):
             tokens = self.forward_features(images)
         return tokens[:, -mask.shape[1] :]
+
+    def forward_visible(self, images: Tensor, visible: Tensor) -> Tensor:
+        """Return the encoded tokens [B, K, D] of the visible patches, whose positions are added before others go.
+
+        Raises:
+            OODError: The family adds no absolute positions, or mixes patches by their place.
+        """
+        selecting = getattr(self.model, "patch_drop", None)
+        if not isinstance(selecting, nn.Module) or getattr(self.model, "pos_embed", None) is None:
+            return super().forward_visible(images, visible)
+
+        def select(_layer: nn.Module, _tokens: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+            prefix = tokens.shape[1] - self.grid[0] * self.grid[1]
+            index = visible.unsqueeze(2).expand(-1, -1, tokens.shape[2])
+            return torch.cat((tokens[:, :prefix], tokens[:, prefix:].gather(1, index)), 1)
+
+        with selecting.register_forward_hook(select):
+            tokens = self.forward_features(images)
+        return tokens[:, -visible.shape[1] :]
+
+    def tie_position_biases(self) -> None:
+        """Have the attention of all blocks use the first block's table, as BEiT does in pre-training."""
+        holders = [layer for layer in self.modules() if isinstance(_table(layer), nn.Parameter)]
+        for layer in holders[1:]:
+            layer.relative_position_bias_table = _table(holders[0])
+
+    def fix_positions(self) -> None:
+        """Replace `pos_embed` by fixed sines and cosines, zero for class and register tokens (MoCo v3, MAE).
+
+        Raises:
+            OODError: The width is no multiple of four.
+        """
+        positions = getattr(self.model, "pos_embed", None)
+        if not isinstance(positions, nn.Parameter):
+            return
+        fixed = sines_and_cosines(self.grid, positions.shape[-1])
+        prefix = fixed.new_zeros(positions.shape[1] - len(fixed), fixed.shape[1])
+        with torch.no_grad():
+            positions.copy_(torch.cat((prefix, fixed)).unsqueeze(0))
+        positions.requires_grad_(False)
+
+
+def _branches(block: nn.Module) -> list[str]:
+    """Return the names under which a timm block keeps what drops its residual branches."""
+    return [name for name, _ in block.named_children() if name.rstrip("0123456789") == "drop_path"]
+
+
+def _table(layer: nn.Module) -> Any:
+    return getattr(layer, "relative_position_bias_table", None)

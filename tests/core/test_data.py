@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ood_core import data
-from ood_core.data import Selection, Steps
+from ood_core.data import Selection
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet
 
@@ -166,80 +166,6 @@ def test_the_evaluation_view_scales_the_shorter_side_and_takes_the_centre():
 def test_an_image_that_fits_passes_unchanged():
     image = torch.randint(0, 255, (3, 8, 8), dtype=torch.uint8)
     assert data.evaluation_view(image, 8) is image
-
-
-def test_each_epoch_visits_every_image_once_in_another_order():
-    steps = list(Steps(images=12, batch_size=4, epochs=2, seed=0))
-    assert [step.number for step in steps] == list(range(6))
-    first, second = ([row for step in part for row in step.rows] for part in (steps[:3], steps[3:]))
-    assert sorted(first) == sorted(second) == list(range(12))
-    assert first != second
-
-
-def test_the_incomplete_batch_is_dropped_but_a_small_set_makes_one_step():
-    assert [len(step.rows) for step in Steps(images=10, batch_size=4, epochs=1, seed=0)] == [4, 4]
-    assert [len(step.rows) for step in Steps(images=3, batch_size=4, epochs=2, seed=0)] == [3, 3]
-
-
-@pytest.mark.parametrize("first", [0, 1, 3, 5, 6])
-def test_a_continued_order_is_the_rest_of_the_whole_order(first):
-    whole = list(Steps(images=13, batch_size=4, epochs=2, seed=7))
-    rest = Steps(images=13, batch_size=4, epochs=2, seed=7, first=first)
-    assert list(rest) == whole[first:]
-    assert len(rest) == len(whole) - first
-
-
-def test_augmentation_depends_on_seed_and_step_alone():
-    images = select()
-
-    def views(image):
-        return (image.float() + torch.rand(()),)
-
-    whole = list(data.training_batches(images, views, Steps(60, 16, 2, seed=3)))
-    torch.manual_seed(99)
-    rest = list(data.training_batches(images, views, Steps(60, 16, 2, seed=3, first=4)))
-    assert len(rest) == 2
-    for one, other in zip(whole[4:], rest, strict=True):
-        assert torch.equal(one.views[0], other.views[0])
-        assert torch.equal(one.labels, other.labels)
-    another = next(iter(data.training_batches(images, views, Steps(60, 16, 2, seed=4))))
-    assert not torch.equal(another.views[0], whole[0].views[0])
-
-
-def test_workers_give_the_batches_that_the_main_process_gives(monkeypatch):
-    images = select()
-    alone = [batch.views[0] for batch in data.evaluation_batches(images, 4, 16)]
-    monkeypatch.setattr(data, "INLINE_IMAGES", 0)
-    helped = [batch.views[0] for batch in data.evaluation_batches(images, 4, 16)]
-    assert all(torch.equal(one, other) for one, other in zip(alone, helped, strict=True))
-
-
-def test_evaluation_keeps_the_order_and_the_last_incomplete_batch():
-    images = select()
-    batches = list(data.evaluation_batches(images, 4, 16))
-    assert [len(batch.labels) for batch in batches] == [16, 16, 16, 12]
-    assert torch.cat([batch.views[0][:, 0, 0, 0] for batch in batches]).tolist() == list(range(60))
-
-
-def test_a_broken_image_stops_the_evaluation_with_its_own_message():
-    images = select()
-
-    def broken(index):
-        raise OODError("img.png: not a picture")
-
-    images._images.image = broken
-    with pytest.raises(OODError, match=r"img\.png: not a picture"):
-        list(data.evaluation_batches(images, 4, 16))
-
-
-def test_the_sample_is_the_same_each_time_and_mixed():
-    images = select()
-    one, two = data.sample(images, 4, 10), data.sample(images, 4, 10)
-    assert torch.equal(one, two)
-    assert one.shape == (10, 3, 4, 4)
-    assert 0 <= one.min() <= one.max() <= 1
-    assert (one[:, 0, 0, 0] * 255).round().tolist() != list(range(10))
-    assert len(data.sample(images, 4, 1000)) == 60
 
 
 def test_a_decoded_image_is_kept_within_the_budget(monkeypatch):

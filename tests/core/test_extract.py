@@ -6,7 +6,8 @@ import torch
 from ood_core import extract
 from ood_core import network as networks
 from ood_core.artifacts import load_outputs
-from ood_core.data import evaluation_batches, to_unit
+from ood_core.batches import evaluation_batches
+from ood_core.data import to_unit
 from ood_core.run import run
 from ood_core.stages import Extraction
 from ood_core.store import Store

@@ -47,17 +47,19 @@ def test_a_number_that_cannot_be_had_is_a_dash():
 def test_names_do_not_break_the_table(make_plan, tiny, tmp_path, capsys):
     name = "[/] | two\\nlines"
     plan = make_plan(tiny, f'data.near.0.name="{name}"', "training.0.epochs=1", "scorers=[energy]")
-    results = run(plan, Store(tmp_path / "store"))
+    store = Store(tmp_path / "store")
+    results = run(plan, store)
     assert "[/] |" in capsys.readouterr().out
-    report.write(plan, results, tmp_path / "out")
+    report.write(plan, results, store, tmp_path / "out")
     assert "| energy | [/] \\| two lines | near |" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_facts_that_are_not_finite_are_written_as_words(make_plan, tiny, tmp_path):
     plan = make_plan(tiny, "training.0.epochs=1", "scorers=[energy]")
-    results = run(plan, Store(tmp_path / "store"))
+    store = Store(tmp_path / "store")
+    results = run(plan, store)
     results.records[0].facts["epochs"][0]["loss"] = float("inf")
-    report.write(plan, results, tmp_path / "out")
+    report.write(plan, results, store, tmp_path / "out")
     assert '"loss": "inf"' in (tmp_path / "out" / "report.json").read_text()
 
 

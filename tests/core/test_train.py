@@ -1,59 +1,193 @@
-"""The schedule, the parameter groups, and what a checkpoint holds."""
-
-import math
+"""A training at work: what one step does, what a checkpoint holds, and how it stops."""
 
 import pytest
 import torch
-from torch import nn
 
-from ood_core.interfaces import PretextTask, Task
-from ood_core.train import learning_rate, parameter_groups
-
-
-class Options(PretextTask):
-    name = "options"
-
-    def views(self, image_size):
-        return None
-
-    def build(self, network, data):
-        return None
+from ood_core import train
+from ood_core.errors import OODError
+from ood_core.run import run
+from ood_core.store import Store, load_tensors
+from ood_core.training.engine import Engine
 
 
-def test_the_rate_rises_on_a_line_and_falls_on_half_a_cosine():
-    task = Options(epochs=10, learning_rate=2.0, warmup_epochs=2)
-    rates = [learning_rate(task, step, per_epoch=5) for step in range(50)]
-    assert rates[:10] == pytest.approx([2.0 * (step + 1) / 11 for step in range(10)])
-    assert rates[10] == 2.0
-    for step in range(10, 50):
-        assert rates[step] == pytest.approx(1 + math.cos(math.pi * (step - 10) / 40))
-    assert 0 < rates[-1] < 0.01
+def weights(plan, store):
+    stages = [stage for stage in plan.stages if stage.kind == "train"]
+    return load_tensors(store.folder(stages[-1]) / "weights.safetensors")
 
 
-def test_without_warmup_the_first_step_has_the_peak():
-    assert learning_rate(Options(epochs=3, learning_rate=0.5, warmup_epochs=0), 0, per_epoch=4) == 0.5
+@pytest.fixture
+def trained(make_plan, tiny, tmp_path):
+    """`trained(*overrides)`: weights and facts of the tiny recipe's training."""
+
+    def go(*overrides):
+        plan = make_plan(tiny, "scorers=[energy]", *overrides)
+        store = Store(tmp_path / str(len(list(tmp_path.iterdir()))))
+        results = run(plan, store)
+        return weights(plan, store), results.records[0].facts
+
+    return go
 
 
-def test_a_training_that_is_all_warmup_stays_finite():
-    task = Options(epochs=1, warmup_epochs=1)
-    assert all(0 < learning_rate(task, step, per_epoch=4) < 1e-3 for step in range(4))
+def largest_difference(one, other):
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-class Small(Task):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3, 2)
-        self.norm = nn.LayerNorm(2)
-        self.frozen = nn.Linear(2, 2).requires_grad_(False)
-
-    def forward(self, batch):
-        return {"loss": torch.zeros(())}
+def test_parts_of_a_batch_give_the_step_of_the_whole(trained):
+    whole, _ = trained()
+    parts, _ = trained("training.0.accumulation=4")
+    assert largest_difference(whole, parts) < 1e-5
+    other, _ = trained("seed=1")
+    assert largest_difference(whole, other) > 1e-2
 
 
-def test_matrices_decay_biases_and_norms_do_not_and_frozen_ones_are_left_out():
-    task = Small()
-    matrices, rest = parameter_groups(task, 0.05)
-    assert [id(parameter) for parameter in matrices["params"]] == [id(task.linear.weight)]
-    assert matrices["weight_decay"] == 0.05
-    assert {id(p) for p in rest["params"]} == {id(p) for p in (task.linear.bias, task.norm.weight, task.norm.bias)}
-    assert rest["weight_decay"] == 0.0
+def test_a_batch_that_cannot_be_cut_evenly_is_refused(trained):
+    message = r"a batch of 16 images cannot be cut into 1 processes x 3 parts of equal size; change 'batch_size'"
+    with pytest.raises(OODError, match=message):
+        trained("training.0.accumulation=3")
+
+
+def test_a_moving_average_is_kept_instead_of_the_last_weights(trained):
+    last, _ = trained()
+    average, _ = trained("training.0.ema_decay=0.9")
+    assert 1e-4 < largest_difference(last, average) < 0.1
+    # the average follows the weights at once where nothing is remembered
+    forgetful, _ = trained("training.0.ema_decay=1e-9")
+    assert largest_difference(last, forgetful) < 1e-6
+
+
+def test_activations_may_be_computed_twice(trained):
+    kept, _ = trained()
+    again, _ = trained("training.0.gradient_checkpointing=true")
+    assert largest_difference(kept, again) < 1e-6
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(trained):
+    exact, facts = trained()
+    assert facts["precision"] == "float32"  # of "auto" on a CPU
+    rounded, facts = trained("training.0.precision=bf16")
+    assert facts["precision"] == "bf16"
+    assert all(tensor.dtype == torch.float32 for tensor in rounded.values())
+    assert 0 < largest_difference(exact, rounded) < 0.02
+
+
+def test_fp16_is_refused_on_a_cpu(trained):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(OODError, match="precision 'fp16' needs a GPU; 'bf16' and 'float32' work on a CPU"):
+        trained("training.0.precision=fp16")
+
+
+def test_dropped_paths_change_the_training_but_not_the_names_of_weights(trained):
+    plain, _ = trained()
+    dropped, _ = trained("training.0.drop_path=0.5")
+    assert largest_difference(plain, dropped) > 1e-4
+
+
+def test_no_limit_on_gradients_can_be_chosen(trained):
+    limited, _ = trained("training.0.max_grad_norm=1e-3")
+    free, _ = trained("training.0.max_grad_norm=null")
+    assert largest_difference(limited, free) > 1e-4
+
+
+def test_the_facts_say_how_long_images_were_waited_for(trained):
+    _, facts = trained()
+    assert 0 < facts["waiting"] < 1
+    assert facts["outputs"] == 3
+    assert facts["processes"] == 1
+
+
+# -------------------------------------------------------------------------------------------------------- stopping
+
+
+def poisoned(at):
+    """Return a step of the engine whose loss is NaN at this call."""
+    really, calls = Engine.step, []
+
+    def step(self, *arguments):
+        calls.append(1)
+        metrics = really(self, *arguments)
+        return metrics | {"loss": metrics["loss"] * float("nan")} if len(calls) == at else metrics
+
+    return step
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rate(make_plan, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(Engine, "step", poisoned(at=8))
+    message = (
+        r"the loss is nan at step 7 \(epoch 2, learning rate 0\.001\); there is no checkpoint yet; lower 'learning_r"
+    )
+    with pytest.raises(OODError, match=message):
+        run(make_plan(tiny, "training.0.epochs=3"), Store(tmp_path / "store"))
+
+
+def test_the_last_good_checkpoint_is_named_and_is_good(make_plan, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Engine, "step", poisoned(at=8))
+    store = Store(tmp_path / "store")
+    plan = make_plan(tiny, "training.0.epochs=3")
+    with pytest.raises(OODError, match=r"the last good checkpoint is .*checkpoint\.safetensors; lower"):
+        run(plan, store)
+    monkeypatch.undo()
+    checkpoint = store.unfinished(plan.stages[0]) / train.CHECKPOINT
+    assert all(tensor.isfinite().all() for tensor in load_tensors(checkpoint).values())
+    run(plan, store)
+    whole = Store(tmp_path / "whole")
+    run(plan, whole)
+    assert largest_difference(weights(plan, store), weights(plan, whole)) == 0
+
+
+def test_memory_that_runs_out_is_told_with_what_to_change(make_plan, tiny, tmp_path, monkeypatch):
+    def step(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...\nSee documentation")
+
+    monkeypatch.setattr(Engine, "step", step)
+    message = (
+        "train classification: out of memory with batch_size 16: raise 'accumulation' above 1, "
+        "set 'gradient_checkpointing: true', or lower 'batch_size'"
+    )
+    with pytest.raises(OODError, match=message):
+        run(make_plan(tiny), Store(tmp_path / "store"))
+
+
+def test_other_errors_of_torch_keep_their_traceback(make_plan, tiny, tmp_path, monkeypatch):
+    def step(*_):
+        raise RuntimeError("mat1 and mat2")
+
+    monkeypatch.setattr(Engine, "step", step)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run(make_plan(tiny), Store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("stop", [1, 6, 9])
+@pytest.mark.parametrize("option", ["ema_decay=0.9", "accumulation=2", "drop_path=0.3", "mixup=0.8"])
+def test_an_interrupted_training_ends_with_the_bits_of_a_whole_one(
+    make_plan, tiny, tmp_path, monkeypatch, stop, option
+):
+    plan = make_plan(tiny, f"training.0.{option}")
+    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    run(plan, whole)
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    really, calls = train._Training._step, []
+
+    def step(self, *arguments):
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        calls.append(1)
+        really(self, *arguments)
+
+    monkeypatch.setattr(train._Training, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, broken)
+    monkeypatch.setattr(train._Training, "_step", really)
+    run(plan, broken)
+    assert largest_difference(weights(plan, whole), weights(plan, broken)) == 0
+    records = [store.facts(plan.stages[0])["epochs"] for store in (whole, broken)]
+    assert records[0] == records[1]
+
+
+def test_compilation_is_asked_for(trained, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    trained("training.0.compile=true")
+    assert len(compiled) == 1

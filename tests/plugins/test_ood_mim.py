@@ -1,6 +1,7 @@
 """The task: what is predicted, from what, at which places; on a network small enough to see through."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def digits(count=1500):
     return images.unsqueeze(1).repeat(1, 3, 1, 1)
 
 
-DATA = TrainingData(10, 8, digits)
+DATA = TrainingData(classes=10, all_classes=10, image_size=8, sample=digits, trained=lambda _: {})
 PRETEXT = MaskedImageModelling(epochs=1, min_block=1, tokenizer=KMeansTokenizer(vocabulary=32, samples=8000))
 
 
@@ -181,7 +182,7 @@ def test_tokens_are_the_same_under_autocast():
 
 
 def test_more_tokens_than_different_patches_are_refused():
-    black = TrainingData(10, 8, lambda count: torch.zeros(count, 3, 8, 8))
+    black = replace(DATA, sample=lambda count: torch.zeros(count, 3, 8, 8))
     with pytest.raises(OODError, match=r"a vocabulary of 256 needs as many different patches, .* have 1$"):
         KMeansTokenizer(samples=1000).fit(black, (4, 4))
 
@@ -255,13 +256,13 @@ def test_a_block_that_fits_nowhere_is_refused(ratio, min_block, most):
 
 def test_one_view_of_the_asked_size():
     image = torch.randint(256, (3, 20, 12), dtype=torch.uint8)
-    (view,) = MaskedImageModelling(epochs=1).views(16)(image)
+    (view,) = MaskedImageModelling(epochs=1).views(16, (4, 4))(image)
     assert view.shape == (3, 16, 16) and view.dtype == torch.uint8
 
 
 def test_with_everything_off_the_view_is_the_image():
     image = torch.randint(256, (3, 8, 8), dtype=torch.uint8)
-    (view,) = MaskedImageModelling(epochs=1, crop_scale=1.0, flip=False, color_jitter=0.0).views(8)(image)
+    (view,) = MaskedImageModelling(epochs=1, crop_scale=1.0, flip=False, color_jitter=0.0).views(8, (4, 4))(image)
     assert torch.equal(view, image)
 
 
@@ -270,7 +271,7 @@ def test_every_part_of_the_augmentation_changes_images(option):
     torch.manual_seed(0)
     image = torch.randint(256, (3, 8, 8), dtype=torch.uint8)
     off = {"crop_scale": 1.0, "flip": False, "color_jitter": 0.0}
-    views = MaskedImageModelling(epochs=1, **off | option).views(8)
+    views = MaskedImageModelling(epochs=1, **off | option).views(8, (4, 4))
     assert any(not torch.equal(views(image)[0], image) for _ in range(20))
 
 

@@ -13,7 +13,9 @@ from ood_mocov3.pretext import MoCoV3
 from ood_mocov3.task import Contrast, perceptron
 
 SMALL = {"epochs": 1, "hidden": 32, "output": 16}
-DATA = TrainingData(4, 8, lambda count: torch.rand(count, 3, 8, 8))
+DATA = TrainingData(
+    classes=4, all_classes=4, image_size=8, sample=lambda count: torch.rand(count, 3, 8, 8), trained=lambda _: {}
+)
 
 
 class Patches(PatchNetwork):
@@ -182,7 +184,7 @@ def test_the_state_holds_every_weight_once():
 
 def test_the_last_normalisation_has_no_affine_part_and_no_layer_a_bias():
     layers = list(perceptron(12, 32, 32, 16))
-    names = ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    names = ["Linear", "JoinedBatchNorm", "ReLU", "Linear", "JoinedBatchNorm", "ReLU", "Linear", "JoinedBatchNorm"]
     assert [type(layer).__name__ for layer in layers] == names
     assert [layer.out_features for layer in layers if isinstance(layer, nn.Linear)] == [32, 32, 16]
     assert all(layer.bias is None for layer in layers if isinstance(layer, nn.Linear))
@@ -201,7 +203,7 @@ def test_a_batch_of_one_image_is_refused():
 @pytest.mark.parametrize(("shape", "size"), [((8, 8), 8), ((32, 32), 32), ((40, 20), 24)])
 def test_two_different_views_of_the_asked_size(shape, size):
     torch.manual_seed(0)
-    first, second = MoCoV3(epochs=1).views(size)(torch.randint(256, (3, *shape), dtype=torch.uint8))
+    first, second = MoCoV3(epochs=1).views(size, None)(torch.randint(256, (3, *shape), dtype=torch.uint8))
     assert first.shape == second.shape == (3, size, size)
     assert first.dtype == second.dtype == torch.uint8
     assert not torch.equal(first, second)
@@ -210,7 +212,7 @@ def test_two_different_views_of_the_asked_size(shape, size):
 def share(test, image, **options):
     torch.manual_seed(0)
     off = {"crop_scale": 1.0, "flip": False, "color_jitter": 0.0, "blur": False, "solarize": 0.0}
-    views = MoCoV3(epochs=1, **off | options).views(8)
+    views = MoCoV3(epochs=1, **off | options).views(8, None)
     pairs = [views(image) for _ in range(200)]
     return [sum(test(view) for view in column) / 200 for column in zip(*pairs, strict=True)]
 
@@ -244,7 +246,7 @@ def test_some_steps_on_digits_bring_the_loss_below_chance():
     digits = (torch.tensor(load_digits().images[:128]) * 15.9).to(torch.uint8).unsqueeze(1).repeat(1, 3, 1, 1)
     pretext = MoCoV3(**SMALL, crop_scale=0.7, flip=False, color_jitter=0, blur=False, solarize=0)
     torch.manual_seed(0)
-    views, task = pretext.views(8), pretext.build(Patches(), DATA)
+    views, task = pretext.views(8, None), pretext.build(Patches(), DATA)
     optimizer = torch.optim.AdamW((p for p in task.parameters() if p.requires_grad), lr=1e-2)
     losses = []
     for step in range(30):

@@ -1,0 +1,88 @@
+"""What a plugin implements, and what the core hands to it.
+
+Every plugin class is a frozen, keyword-only dataclass: its fields are the options a recipe may set, the class attribute
+`name` is what a recipe writes behind `use:`, and one verb makes the live thing.
+
+| kind            | verb                   | makes                                                    |
+|-----------------|------------------------|----------------------------------------------------------|
+| `Backbone`      | `build(...)`           | a `Network`                                              |
+| `PretextTask`   | `views`, `build(...)`  | the augmentation, and a `Task` whose forward has a loss  |
+| `Tokenizer`     | `fit(data, grid)`      | a `TokenMap`: images to token ids                        |
+| `Scorer`        | `fit(train)`           | a `Score`: outputs to one number a row                   |
+| `DatasetSource` | `open(split)`          | an `ImageSet`                                            |
+
+Letters in shapes: N samples, B samples of a batch, D embedding, C classes, L patches, S image size in pixels.
+Images are RGB. Between modules they are uint8 [3, H, W]; what a network is given is float32 [B, 3, S, S] in [0, 1],
+and every network normalises for itself, because only it knows the statistics it was trained with.
+Scores: float64, higher means more out-of-distribution, everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from ood_core.interfaces.data import DatasetSource, ImageSet, TrainingData
+from ood_core.interfaces.network import Backbone, Network, PatchNetwork
+from ood_core.interfaces.plugin import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    Plugin,
+    PositiveFloat,
+    PositiveInt,
+    Split,
+    Views,
+)
+from ood_core.interfaces.scoring import NEEDS, Card, Probe, Score, Scorer
+from ood_core.interfaces.training import (
+    Batch,
+    PretextTask,
+    Task,
+    Tokenizer,
+    TokenizerTraining,
+    TokenMap,
+    Training,
+)
+from ood_core.outputs import Head, Outputs
+
+__all__ = (
+    "NEEDS",
+    "Backbone",
+    "Batch",
+    "Card",
+    "DatasetSource",
+    "Head",
+    "ImageSet",
+    "Network",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "Outputs",
+    "PatchNetwork",
+    "Plugin",
+    "PositiveFloat",
+    "PositiveInt",
+    "PretextTask",
+    "Probe",
+    "Score",
+    "Scorer",
+    "Split",
+    "StageFacts",
+    "Task",
+    "TokenMap",
+    "Tokenizer",
+    "TokenizerTraining",
+    "Training",
+    "TrainingData",
+    "Views",
+)
+
+PLUGIN_KINDS: dict[str, type[Plugin]] = {
+    "backbone": Backbone,
+    "pretext": PretextTask,
+    "tokenizer": Tokenizer,
+    "scorer": Scorer,
+    "dataset": DatasetSource,
+}
+"""The kinds of plugin by the word that messages use for them."""
+
+StageFacts: TypeAlias = Mapping[str, Any]

@@ -1,0 +1,71 @@
+"""Where images come from, and what a pretext task may know of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ood_core.interfaces.plugin import Plugin, Split
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class ImageSet(ABC):
+    """Labelled images, one at a time, nothing decoded before it is asked for."""
+
+    classes: tuple[str, ...]
+    """Class names in label order."""
+
+    labels: Sequence[int]
+    """The label of every image, known without decoding."""
+
+    fingerprint: str
+    """Changes whenever an image or label does; depends on content, not on where the files lie."""
+
+    @abstractmethod
+    def image(self, index: int) -> Image:
+        """Return one picture in any Pillow mode and size.
+
+        Raises:
+            OODError: The file is missing or broken; names it.
+        """
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSource(Plugin):
+    """Finds images. Which classes of them, how many, and under what label in the report, is selected by the core."""
+
+    @abstractmethod
+    def open(self, split: Split) -> ImageSet:
+        """Return the images of one split, reading names and labels but no pixels.
+
+        Raises:
+            OODError: Files are missing; says what was looked for and where.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a pretext task may know about the data before training starts."""
+
+    classes: int
+    """Number of the selected classes; labels of batches are below it."""
+
+    all_classes: int
+    """Number of classes of the whole data set, before a selection."""
+
+    image_size: int
+
+    sample: Callable[[int], Tensor]
+    """`sample(count)` gives up to so many training images, [n, 3, S, S] in [0, 1], un-augmented, the same each time."""
+
+    trained: Callable[[Plugin], Mapping[str, Tensor]]
+    """`trained(tokenizer)` gives the weights that the tokenizer's own training has left."""

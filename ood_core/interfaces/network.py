@@ -1,0 +1,133 @@
+"""The network that is trained and scored, and the plugin that makes it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ood_core.errors import OODError
+from ood_core.interfaces.plugin import Plugin
+
+
+class Network(nn.Module, ABC):
+    """A backbone with its classification head, under timm's method names. Takes images [B, 3, S, S] in [0, 1]."""
+
+    num_features: int
+    """D, the width of the embeddings."""
+
+    @abstractmethod
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return the last feature map, in whatever layout `forward_head` takes."""
+
+    @abstractmethod
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits [B, C], or with `pre_logits` the embeddings [B, D] that the classifier is given."""
+
+    @abstractmethod
+    def get_classifier(self) -> nn.Module:
+        """Return the linear layer (or 1x1 convolution) from embeddings to logits; `nn.Identity` where there is none."""
+
+    @abstractmethod
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a fresh one with this many outputs."""
+
+    def layer_names(self) -> tuple[str, ...]:
+        """Return the full names of the submodules whose outputs are the usual intermediate embeddings, first to last.
+
+        Unless a network knows better: its children that are sequences of layers.
+        """
+        return tuple(name for name, child in self.named_children() if isinstance(child, nn.Sequential))
+
+    def parameter_depths(self) -> Mapping[str, int]:
+        """Return how far each parameter is from the pixels, by name: 0 at the first layer, the most at the classifier.
+
+        Layer-wise decay of the learning rate goes by it. Unless a network knows better: all are equally far.
+        """
+        return {}
+
+    def undecayed(self) -> Collection[str]:
+        """Return the names of parameters that weight decay leaves alone, besides the one-dimensional ones."""
+        return ()
+
+    def set_drop_path(self, rate: float) -> None:
+        """Have residual branches dropped in training, more often the deeper they are, up to this rate.
+
+        Raises:
+            OODError: The network has no branches to drop.
+        """
+        if rate > 0:
+            raise OODError("this backbone cannot drop paths; leave 'drop_path' at 0")
+
+    def set_gradient_checkpointing(self) -> None:
+        """Have the backward pass compute activations again instead of keeping them.
+
+        Raises:
+            OODError: The network cannot.
+        """
+        raise OODError("this backbone cannot checkpoint gradients; leave 'gradient_checkpointing' at false")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, C]."""
+        return self.forward_head(self.forward_features(images))
+
+
+class PatchNetwork(Network):
+    """A network that cuts the image into patches and can have some of them hidden, as masked image modelling needs."""
+
+    grid: tuple[int, int]
+    """Patches along height and width; L is their product."""
+
+    @abstractmethod
+    def patch_projection(self) -> nn.Module:
+        """Return the layer that turns pixels into patch embeddings [B, L, D]."""
+
+    @abstractmethod
+    def forward_masked(self, images: Tensor, mask: Tensor, mask_token: Tensor) -> Tensor:
+        """Return the encoded patch tokens [B, L, D], after hiding the masked patches.
+
+        Args:
+            images: [B, 3, S, S] in [0, 1].
+            mask: bool [B, L]; True hides the patch.
+            mask_token: [D]; stands in for hidden patch embeddings, before position information is added.
+        """
+
+    def forward_visible(self, images: Tensor, visible: Tensor) -> Tensor:
+        """Return the encoded tokens [B, K, D] of the patches that the network is shown; the others are left out.
+
+        Args:
+            images: [B, 3, S, S] in [0, 1].
+            visible: int64 [B, K], the patches of each image, row by row.
+
+        Raises:
+            OODError: The network needs all patches, as those with relative positions or mixing layers do.
+        """
+        raise OODError("this backbone cannot leave patches out; choose a ViT with absolute positions")
+
+    def tie_position_biases(self) -> None:
+        """Have all blocks share one table of relative positions; they come apart where weights are loaded again.
+
+        Unless a network knows better it has no such tables, and nothing happens.
+        """
+
+    def fix_positions(self) -> None:
+        """Replace trained absolute position embeddings by fixed two-dimensional sines and cosines.
+
+        Unless a network knows better it has none, and nothing happens.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(Plugin):
+    """Makes the network that is trained and whose outputs are scored."""
+
+    @abstractmethod
+    def build(self, image_size: int, classes: int | None) -> Network:
+        """Return a network in its initial state: random under torch's seed, or pretrained.
+
+        Args:
+            image_size: S, in pixels.
+            classes: Outputs of the classifier; None leaves the one the backbone comes with, for use without training.
+        """

@@ -1,0 +1,113 @@
+"""Scorers and what they read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from torch import Tensor
+
+from ood_core.interfaces.network import Network
+from ood_core.interfaces.plugin import Plugin
+from ood_core.outputs import Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(ABC):
+    """Reads more of a network than embeddings and logits, while images pass through it.
+
+    Its fields decide what it reads; equal probes of several scorers run once, in the same pass as the extraction.
+    """
+
+    @abstractmethod
+    def layers(self, network: Network) -> tuple[str, ...]:
+        """Return the names of the submodules whose outputs are wanted, as `named_modules` has them; may be none.
+
+        Raises:
+            OODError: The network has nothing that this probe can read.
+        """
+
+    @abstractmethod
+    def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return named arrays, each [B, D'], every row for itself; no two different probes use one name.
+
+        Args:
+            network: In evaluation mode, without gradients.
+            features: Of `network.forward_features`.
+            maps: Outputs of the `layers`, by name.
+        """
+
+
+class Score(ABC):
+    """A fitted scorer: a small frozen dataclass, so that it is saved without pickle.
+
+    Its fields are tensors, plain values, tuples, and further frozen dataclasses of this kind, such as other scores.
+
+    Its plain values (an int rank, a float threshold) are printed in the report.
+    """
+
+    @abstractmethod
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return float64 [N], higher = more out-of-distribution; each row for itself, whatever the others are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a scorer is, for the table of all scorers (`ood-run --scorers`).
+
+    Attributes:
+        paper: Authors, year and title of the source.
+        formula: The score in one line of plain Unicode: z logits, p softmax, f embedding, W and b the head.
+        fit: What fitting costs, in the letters N, C, D; "none" where nothing is fitted.
+        score: What scoring one row costs.
+    """
+
+    paper: str
+    formula: str
+    fit: str
+    score: str
+
+
+NEEDS = frozenset({"embeddings", "logits", "head", "labels", "held_out", "known_ood", "layers", "network"})
+"""What a scorer may need; all but "labels" are fields of `Outputs` in fitting, scoring, or both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer(Plugin):
+    """Ranks images by how far they are from the in-distribution training data."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
+    """What the scorer itself reads, out of `NEEDS`; checked when the recipe is planned."""
+
+    scores: ClassVar[type[Score]]
+    """What `fit` returns; a saved score is restored through it."""
+
+    card: ClassVar[Card | None] = None
+    """Its line in the table of scorers; None leaves it out."""
+
+    @abstractmethod
+    def fit(self, train: Outputs) -> Score:
+        """Return the score for these in-distribution training outputs; reads nothing else, keeps no state."""
+
+    def probe(self) -> Probe | None:
+        """Return what reads the `layers` that this scorer needs."""
+        return None
+
+    def parts(self) -> tuple[Scorer, ...]:
+        """Return this scorer and those among its options, which it fits and asks."""
+        nested: list[Scorer] = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                nested += item.parts() if isinstance(item, Scorer) else ()
+        return (self, *nested)
+
+    def all_needs(self) -> frozenset[str]:
+        """Return what this scorer and those among its options read."""
+        return frozenset().union(*(part.needs for part in self.parts()))
+
+    def probes(self) -> tuple[Probe, ...]:
+        """Return the probes of this scorer and those among its options, each once."""
+        return tuple(dict.fromkeys(probe for part in self.parts() if (probe := part.probe()) is not None))

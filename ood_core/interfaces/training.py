@@ -1,0 +1,175 @@
+"""Training stages: pretext tasks, the tokenizers they may need, and how both are optimised."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from annotated_types import Ge, Gt, Le, Lt
+from torch import Tensor, nn
+
+from ood_core.interfaces.data import TrainingData
+from ood_core.interfaces.network import Network
+from ood_core.interfaces.plugin import NonNegativeFloat, Plugin, PositiveFloat, PositiveInt, Views
+
+
+class Batch(NamedTuple):
+    """One step's worth of training data, on the device of the network."""
+
+    views: tuple[Tensor, ...]
+    """One tensor [B, ...] for each view the pretext task asked for; uint8 views arrive as float32 in [0, 1]."""
+    labels: Tensor
+    """int64 [B]."""
+
+
+class Task(nn.Module, ABC):
+    """A pretext task around a network. Whatever requires a gradient is trained; buffers and the rest are kept as state.
+
+    Randomness comes from torch's global generator alone; it is seeded for each step, so a continued run draws the same.
+    """
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return a dict with the scalar "loss"; further scalars are averaged over the epoch and reported."""
+
+    def before_step(self, progress: float) -> None:
+        """Take up the schedule before a step of the optimiser.
+
+        Args:
+            progress: Share of the training that is over, in [0, 1).
+        """
+
+    def after_epoch(self) -> dict[str, float]:
+        """Return metrics of the whole epoch that are no means over its steps, the same in every process."""
+        return {}
+
+    def product(self) -> nn.Module:
+        """Return what the training is for, whose weights are kept: the attribute `network`, unless a task says else."""
+        network = self.network
+        assert isinstance(network, nn.Module), "a task keeps its network under this name, or says what it is for"
+        return network
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return pictures for the report by name, [3, H, W] in [0, 1], of a few images and their views; may be none.
+
+        Called once after the training, in evaluation mode and without gradients.
+        """
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Plugin):
+    """How a stage is optimised: AdamW, steps of whole batches, half a cosine.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a step of the optimiser, in all processes together.
+        learning_rate: Peak of the schedule.
+        min_learning_rate: Its end.
+        warmup_epochs: Linear rise from 0 to the peak, in epochs.
+        weight_decay: AdamW's decoupled decay.
+        decay_all: Whether it also acts on biases, norms, class tokens and positions.
+        layer_decay: Factor on the learning rate from each layer to the one below it; 1 gives all layers the same.
+        drop_path: Probability that the last residual branch is dropped in training, falling to 0 at the first.
+        max_grad_norm: Gradients are scaled down to this global norm; none leaves them.
+        ema_decay: Keep an exponential moving average of the weights instead of the last ones; 0 keeps the last ones.
+        accumulation: Parts that each process cuts its share of a batch into, to save memory.
+        precision: Of the forward pass; weights and optimiser stay float32. "auto" is bf16 on a GPU that computes in it,
+            fp16 with a gradient scaler on an older one, float32 on a CPU.
+        gradient_checkpointing: Save memory by computing activations twice.
+        compile: Whether torch.compile is used.
+    """
+
+    epochs: PositiveInt
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 1e-3
+    min_learning_rate: NonNegativeFloat = 0.0
+    warmup_epochs: NonNegativeFloat = 1.0
+    weight_decay: NonNegativeFloat = 0.05
+    decay_all: bool = False
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
+    max_grad_norm: PositiveFloat | None = 3.0
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
+    accumulation: PositiveInt = 1
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+    @abstractmethod
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation: one image, uint8 [3, H, W], to a tuple of views, each uint8 or float in [0, 1].
+
+        It draws from the global generators of torch, numpy and random, which are seeded for each image.
+
+        Args:
+            image_size: S, in pixels.
+            grid: Patches of the network along height and width; None where it has none.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretextTask(Training):
+    """One training stage of the network: what it is asked to do, and how it is optimised."""
+
+    trains_head: ClassVar[bool] = False
+    """Whether the network's classifier means something afterwards, so that logits can be scored."""
+
+    least_classes: ClassVar[int] = 1
+    """How many ID classes the task needs; checked when the recipe is planned."""
+
+    @abstractmethod
+    def build(self, network: Network, data: TrainingData) -> Task:
+        """Return the task around this network.
+
+        Raises:
+            OODError: The network cannot do this task.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTraining(Training):
+    """A training stage of a tokenizer; the network has no part in it."""
+
+    @abstractmethod
+    def build(self, data: TrainingData) -> Task:
+        """Return the task, whose `product` is what the tokenizer needs."""
+
+
+class TokenMap(nn.Module, ABC):
+    """A fitted tokenizer, frozen."""
+
+    vocabulary: int
+    """Number of different tokens."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Return token ids, int64 [B, L], of images [B, 3, V, V] in [0, 1]; patches row by row.
+
+        V is the tokenizer's `view_size`.
+        """
+
+    def decode(self, tokens: Tensor) -> Tensor | None:
+        """Return images [B, 3, V, V] in [0, 1] for token ids [B, L]; None where that cannot be done."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer(Plugin):
+    """Turns patches into visual tokens, the targets of masked image modelling."""
+
+    def training(self) -> TokenizerTraining | None:
+        """Return what trains the tokenizer, in a stage of its own before; None where `fit` is all."""
+        return None
+
+    def view_size(self, image_size: int, grid: tuple[int, int]) -> int:
+        """Return V, how large in pixels the tokenizer wants the view of an image that the network is shown at S."""
+        return image_size
+
+    @abstractmethod
+    def fit(self, data: TrainingData, grid: tuple[int, int]) -> TokenMap:
+        """Return the map from images to tokens on this patch grid (rows, columns).
+
+        A tokenizer with a `training` finds its weights in `data.trained(self)`.
+        """

@@ -1,0 +1,112 @@
+"""What an interrupted training leaves behind, and how it is taken up again, bit for bit.
+
+One safetensors file: the task, the optimiser's moments and the averaged weights as tensors, the rest as notes. Random
+numbers and the order of the images need none: they follow from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from ood_core import processes
+from ood_core.store import load_notes, load_tensors, save_tensors
+
+
+@dataclass
+class Progress:
+    """How far a training is, apart from its tensors.
+
+    Attributes:
+        step: Steps of the optimiser that are done.
+        seconds: Time they took.
+        waited: Part of it spent waiting for images.
+        totals: Sums of the metrics since the epoch began.
+        epochs: Mean metrics of the epochs that are over.
+        scaler: State of the gradient scaler.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    totals: dict[str, float] = field(default_factory=dict)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of a training is kept: modules by name, and the optimiser.
+
+    Attributes:
+        modules: The task, and the averaged weights if there are any.
+        optimizer: Its moments are kept under the position of the parameter.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizer: Optimizer
+
+    def save(self, path: Path, progress: Progress) -> None:
+        """Write the whole state once, by the first process; the old file stays until the new one is complete."""
+        tensors = {
+            f"{part}.{name}": whole(tensor)
+            for part, module in self.modules.items()
+            for name, tensor in module.state_dict().items()
+        }
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{slot}": whole(tensor) for slot, tensor in slots.items()}
+        if processes.rank() == 0:
+            temporary = path.with_name(uuid.uuid4().hex)
+            save_tensors(temporary, tensors, asdict(progress))
+            temporary.replace(path)
+
+    def load(self, path: Path) -> Progress:
+        """Take up the state of a file."""
+        tensors = load_tensors(path)
+        for part, module in self.modules.items():
+            _load_module(module, _below(tensors, f"{part}."))
+        state: dict[int, dict[str, Tensor]] = {}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for name, tensor in _below(tensors, "optimizer.").items():
+            index, slot = name.split(".")
+            like = parameters[int(index)]
+            state.setdefault(int(index), {})[slot] = _placed(tensor, like) if tensor.ndim else tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        return Progress(**load_notes(path))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    current = module.state_dict()
+    module.load_state_dict({name: _placed(tensor, current[name]) for name, tensor in tensors.items()})
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor whose parts lie in several processes in one piece, in each of them."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    full: Tensor = tensor.full_tensor()
+    return full
+
+
+def _placed(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor cut up as another one is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def broken(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of weights that are not finite."""
+    return [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]

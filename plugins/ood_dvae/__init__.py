@@ -1,0 +1,1 @@
+"""Tokenizers `dvae`, a discrete autoencoder trained here, and `dalle`, the published encoder from a file."""

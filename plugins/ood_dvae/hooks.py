@@ -1,0 +1,14 @@
+"""Registration of the tokenizers with an autoencoder."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import Tokenizer
+from ood_dvae.published import DalleTokenizer
+from ood_dvae.tokenizer import DiscreteVAE
+
+
+@hookimpl
+def ood_register_tokenizers() -> list[type[Tokenizer]]:
+    """Return the tokenizers of this package."""
+    return [DalleTokenizer, DiscreteVAE]

@@ -1,0 +1,78 @@
+"""The tokenizer `dalle`: published weights from files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ood_core.interfaces import Tokenizer, TokenMap, TrainingData
+from ood_dvae.dalle import STRIDE, Decoder, Encoder
+from ood_dvae.grid import laid_out, side
+from ood_dvae.weights import load
+
+
+class DalleMap(TokenMap):
+    """Gives every cell of 8 x 8 pixels the code that the encoder finds most likely."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder | None) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.decoder = None if decoder is None else decoder.requires_grad_(False)
+        self.vocabulary = encoder.vocabulary
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Return token ids, int64 [B, L]."""
+        # not under autocast, whose rounding would change tokens
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.encoder(images.float())
+        return logits.argmax(1).flatten(1)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor | None:
+        """Return images [B, 3, V, V] in [0, 1]; None without the decoder's weights."""
+        return None if self.decoder is None else self.decoder(laid_out(tokens))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DalleTokenizer(Tokenizer):
+    """Tokens are the 8192 codes of DALL-E's published autoencoder (Ramesh et al., 2021), as in BEiT.
+
+    The files are state dicts, in safetensors or torch's format. OpenAI's encoder.pkl and decoder.pkl are pickled
+    programs, which are not read; save what `state_dict()` of each gives, where the package dall_e is installed.
+
+    Attributes:
+        weights: Of the encoder.
+        decoder: Weights of the decoder, for pictures of what tokens keep; none makes none.
+    """
+
+    name = "dalle"
+
+    weights: Path
+    decoder: Path | None = None
+
+    def check(self) -> None:
+        """Raise OODError for files that are no weights of the published modules."""
+        self._load()
+
+    def view_size(self, image_size: int, grid: tuple[int, int]) -> int:
+        """Return the size at which each patch is one cell.
+
+        Raises:
+            OODError: The grid is not square.
+        """
+        return side(self.name, grid) * STRIDE
+
+    def fit(self, data: TrainingData, grid: tuple[int, int]) -> DalleMap:
+        """Return the published map; images of the right size have the right number of cells.
+
+        Raises:
+            OODError: A file is no weights of the published modules.
+        """
+        return self._load()
+
+    def _load(self) -> DalleMap:
+        return DalleMap(load(Encoder, self.weights), load(Decoder, self.decoder) if self.decoder is not None else None)

@@ -1,0 +1,139 @@
+"""The training of a discrete variational autoencoder by the Gumbel-softmax relaxation (DALL-E, Ramesh et al., 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.functional import log_softmax
+
+from ood_core import processes
+from ood_core.interfaces import Batch, Task
+from ood_dvae.autoencoder import Autoencoder
+from ood_dvae.grid import compared
+
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+_RESTARTS = 0.5  # of the training; a code that is moved later has no time left to find its place
+_NOISE = 0.1  # of the deviation of all codes: a copied code is to differ from the one it was copied from
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Goes from one value to another along half a cosine.
+
+    Attributes:
+        start: Value at the start of the training.
+        end: Value from the share on.
+        share: Of the training that it takes; at 0 it is over before it begins.
+    """
+
+    start: float
+    end: float
+    share: float
+
+    def at(self, progress: float) -> float:
+        """Return the value at this share of the training."""
+        if progress >= self.share:
+            return self.end
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress / self.share)) / 2
+
+
+def mixture(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Return a sample of the Gumbel-softmax distribution, [B, V, h, w]: shares of the codes of a cell."""
+    noise = -torch.empty_like(logits).exponential_().log()
+    return ((logits + noise) / temperature).softmax(1)
+
+
+def divergence(logits: Tensor) -> Tensor:
+    """Return the mean over cells of KL(q || uniform), q being the softmax of logits [B, V, h, w]."""
+    logs = log_softmax(logits, 1)
+    return (logs.exp() * logs).sum(1).mean() + math.log(logits.shape[1])
+
+
+class DiscreteVAETask(Task):
+    """Reconstruction from mixtures of codes that become single ones, and a pull of the encoder to use them all."""
+
+    counts: Tensor
+    progress: Tensor
+    temperature: Tensor
+    kl_weight: Tensor
+
+    def __init__(self, autoencoder: Autoencoder, distance: Distance, temperature: Cosine, kl_weight: Cosine) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.distance = distance
+        self.schedules = {"temperature": temperature, "kl_weight": kl_weight}
+        self.register_buffer("counts", torch.zeros(len(autoencoder.codes), dtype=torch.int64))
+        self.register_buffer("progress", torch.zeros(()))
+        for name, schedule in self.schedules.items():
+            self.register_buffer(name, torch.tensor(schedule.at(0)))
+
+    def product(self) -> nn.Module:
+        """Return the autoencoder."""
+        return self.autoencoder
+
+    def before_step(self, progress: float) -> None:
+        """Take up temperature and weight of the divergence."""
+        self.progress.fill_(progress)
+        for name, schedule in self.schedules.items():
+            getattr(self, name).fill_(schedule.at(progress))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss and its two parts; pixels are compared in [-1, 1]."""
+        (images,) = batch.views
+        logits = self.autoencoder.logits(images)
+        self._count(logits.argmax(1).flatten())
+        reconstruction = self.distance(self.autoencoder.mixed(mixture(logits, self.temperature)), 2 * images - 1)
+        kl = divergence(logits)
+        loss = reconstruction + self.kl_weight * kl
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "temperature": self.temperature.clone()}
+
+    def _count(self, tokens: Tensor) -> None:
+        """Count the codes that cells would get in use.
+
+        At once for all processes: only the buffers of the first one are kept when a training is interrupted.
+        """
+        found = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(tokens))
+        self.counts += processes.total(found)
+
+    def after_epoch(self) -> dict[str, float]:
+        """Return how evenly and how many codes were used in the epoch; put the unused ones where many cells are."""
+        shares = self.counts.double() / self.counts.sum()
+        dead = self.counts == 0
+        metrics = {
+            "perplexity": torch.special.entr(shares).sum().exp().item(),
+            "dead_codes": float(dead.sum()),
+        }
+        if dead.any() and self.progress < _RESTARTS:
+            self._restart(dead.nonzero()[:, 0])
+        self.counts.zero_()
+        return metrics
+
+    @torch.no_grad()
+    def _restart(self, dead: Tensor) -> None:
+        """Make each unused code nearly a copy of a much used one: encoder and decoder take it for that one."""
+        order = self.counts.argsort(descending=True, stable=True)
+        donors = order[torch.arange(len(dead), device=dead.device) % (len(order) - len(dead))]
+        # a generator of its own, which is in the same state in all processes
+        generator = torch.Generator().manual_seed(int((self.counts * order).sum()))
+        classifier = self.autoencoder.classifier
+        assert classifier.bias is not None, "each code has a logit of its own"
+        for parameter in (self.autoencoder.codes, classifier.weight, classifier.bias):
+            rows = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.clone()
+            noise = torch.randn(rows[dead].shape, generator=generator).to(rows)
+            rows[dead] = rows[donors] + _NOISE * rows.std() * noise
+            if isinstance(parameter, DTensor):
+                rows = distribute_tensor(rows, parameter.device_mesh, parameter.placements)
+            parameter.copy_(rows)
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return images above what their codes keep of them."""
+        (images,) = batch.views
+        tokens = self.autoencoder.logits(images).argmax(1)
+        return {"reconstructions": compared(images, self.autoencoder.decoded(tokens))}

@@ -1,0 +1,35 @@
+"""Batch normalisation over the joined batch of all processes, on any device.
+
+torch's own SyncBatchNorm does this on GPUs alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ood_core import processes
+
+
+class JoinedBatchNorm(nn.BatchNorm1d):
+    """What `nn.BatchNorm1d` gives for the batches of all processes after each other; each has the same size."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the normalised rows, [B, D]."""
+        if not self.training or processes.count() == 1:
+            return super().forward(rows)
+        wide = rows.float()
+        count = len(rows) * processes.count()
+        mean = processes.total_with_gradient(wide.sum(0)) / count
+        variance = processes.total_with_gradient((wide - mean).square().sum(0)) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        normal = (wide - mean) * (variance + self.eps).rsqrt()
+        return (normal if self.weight is None else normal * self.weight + self.bias).to(rows.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None, "it is made with running statistics"
+        assert self.num_batches_tracked is not None and self.momentum is not None, "and with a momentum"
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)

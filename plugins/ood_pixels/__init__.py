@@ -1,0 +1,1 @@
+"""Pretext tasks `simmim` and `mae`: hidden patches are predicted as pixels."""

@@ -1,0 +1,13 @@
+"""Registration of the pretext tasks that predict pixels."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import PretextTask
+from ood_pixels.pretext import MaskedAutoencoder, SimMIM
+
+
+@hookimpl
+def ood_register_pretexts() -> list[type[PretextTask]]:
+    """Return the pretext tasks of this package."""
+    return [SimMIM, MaskedAutoencoder]

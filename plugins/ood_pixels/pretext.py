@@ -1,0 +1,125 @@
+"""The pretext tasks `simmim` and `mae`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Gt, Le, Lt
+
+from ood_core.augmentation import Apart, InARow, flipped, random_crop
+from ood_core.errors import OODError
+from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views
+from ood_core.positions import sines_and_cosines
+from ood_pixels.mae import Decoder, MaskedAutoencoderTask, Targets
+from ood_pixels.patches import Grid
+from ood_pixels.simmim import SimMIMTask
+
+
+def _views(image_size: int, crop_scale: float, flip: bool) -> Views:
+    return Apart((InARow((random_crop(image_size, crop_scale), *([flipped] if flip else []))),))
+
+
+def _patches(network: Network, name: str) -> PatchNetwork:
+    if not isinstance(network, PatchNetwork):
+        raise OODError(f"pretext '{name}' needs a backbone that works on patches, such as a ViT")
+    return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimMIM(PretextTask):
+    """Predict the pixels of hidden squares from the rest of the image (Xie et al., 2022).
+
+    Attributes:
+        mask_ratio: Share of the squares to hide, rounded up; 0.6 in the paper.
+        mask_unit: Side of a square in pixels, a multiple of the patch size; 32 in the paper at 192 pixels.
+        crop_scale: Smallest share of an image's area that a random crop keeps; 0.67 in the paper.
+        flip: Whether half of the images are mirrored.
+    """
+
+    name = "simmim"
+
+    mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.6
+    mask_unit: PositiveInt = 32
+    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.67
+    flip: bool = True
+
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation, one view."""
+        return _views(image_size, self.crop_scale, self.flip)
+
+    def build(self, network: Network, data: TrainingData) -> SimMIMTask:
+        """Return the task.
+
+        Raises:
+            OODError: The network has no patches, or squares of this size cannot be made of them.
+        """
+        patched = _patches(network, self.name)
+        patch = data.image_size // patched.grid[0]
+        units = self._units(patched.grid, data.image_size)
+        patched.tie_position_biases()
+        return SimMIMTask(patched, units, self.mask_ratio, 3 * patch * patch)
+
+    def _units(self, grid: Grid, image_size: int) -> Grid:
+        patch = image_size // grid[0]
+        if self.mask_unit % patch or image_size % self.mask_unit or self.mask_unit >= image_size:
+            raise OODError(
+                f"pretext 'simmim': mask_unit must be a multiple of the patch size {patch} and divide the image size "
+                f"{image_size}, it is {self.mask_unit}"
+            )
+        side = image_size // self.mask_unit
+        return side, side
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedAutoencoder(PretextTask):
+    """Draw the hidden patches of an image of which the encoder sees only the others (MAE, He et al., 2022).
+
+    Attributes:
+        mask_ratio: Share of the patches to hide; 0.75 in the paper.
+        decoder_width: Of the decoder's tokens; 512 in the paper.
+        decoder_depth: Blocks of the decoder; 8 in the paper.
+        decoder_heads: Heads of its attention; 16 in the paper.
+        normalize_targets: Whether each patch is drawn at mean 0 and variance 1, as in the paper's best models.
+        crop_scale: Smallest share of an image's area that a random crop keeps; 0.2 in the paper.
+        flip: Whether half of the images are mirrored.
+    """
+
+    name = "mae"
+
+    mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.75
+    decoder_width: PositiveInt = 512
+    decoder_depth: PositiveInt = 8
+    decoder_heads: PositiveInt = 16
+    normalize_targets: bool = True
+    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.2
+    flip: bool = True
+
+    def check(self) -> None:
+        """Refuse a width that cannot be shared out among the heads, or has no room for positions."""
+        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
+            raise OODError(
+                f"pretext 'mae': decoder_width must be a multiple of decoder_heads {self.decoder_heads} and of 4, "
+                f"it is {self.decoder_width}"
+            )
+
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation, one view."""
+        return _views(image_size, self.crop_scale, self.flip)
+
+    def build(self, network: Network, data: TrainingData) -> MaskedAutoencoderTask:
+        """Return the task, the network's positions fixed.
+
+        Raises:
+            OODError: The network has no patches, or none of them would be hidden or seen.
+        """
+        patched = _patches(network, self.name)
+        patched.fix_positions()
+        patches = patched.grid[0] * patched.grid[1]
+        hidden = patches - int(patches * (1 - self.mask_ratio))
+        if not 0 < hidden < patches:
+            raise OODError(f"pretext 'mae': with mask_ratio {self.mask_ratio} {hidden} of {patches} patches are hidden")
+        decoder = Decoder(self.decoder_width, self.decoder_depth, self.decoder_heads)
+        positions = sines_and_cosines(patched.grid, self.decoder_width)
+        targets = Targets(3 * (data.image_size // patched.grid[0]) ** 2, self.normalize_targets)
+        return MaskedAutoencoderTask(patched, decoder, targets, hidden, positions)

@@ -1,0 +1,1 @@
+"""Pretext task `rotation`: tell by how many quarter turns an image was turned."""

@@ -1,0 +1,13 @@
+"""Registration of rotation prediction."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import PretextTask
+from ood_rotation.pretext import Rotation
+
+
+@hookimpl
+def ood_register_pretexts() -> list[type[PretextTask]]:
+    """Return the pretext task of this package."""
+    return [Rotation]

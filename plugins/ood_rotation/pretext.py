@@ -1,0 +1,65 @@
+"""The pretext task `rotation`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Gt, Le
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ood_core.augmentation import Apart, InARow, flipped, jittered, random_crop
+from ood_core.interfaces import Batch, Network, NonNegativeFloat, PretextTask, Task, TrainingData, Views
+
+TURNS = 4
+
+
+class RotationTask(Task):
+    """Cross-entropy over the four quarter turns, all of every image."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.head = nn.Linear(network.num_features, TURNS)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss over the turned images, four times the batch, and the share of turns told right."""
+        (images,) = batch.views
+        turned = torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(TURNS)])
+        targets = torch.arange(TURNS, device=images.device).repeat_interleave(len(images))
+        features = self.network.forward_features(turned)
+        logits = self.head(self.network.forward_head(features, pre_logits=True))
+        accuracy = (logits.argmax(1) == targets).float().mean()
+        return {"loss": cross_entropy(logits, targets), "accuracy": accuracy}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation(PretextTask):
+    """Tell by how many quarter turns an image was turned (Gidaris et al., 2018; Hendrycks et al., 2019).
+
+    Every image is shown in all four turns, so that a step has four times `batch_size` images to pass.
+
+    Attributes:
+        crop_scale: Smallest share of an image's area that a random crop keeps; 1 crops nothing.
+        flip: Whether half of the images are mirrored.
+        color_jitter: Strength for brightness, contrast and saturation; 0 changes no colour.
+    """
+
+    name = "rotation"
+
+    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.2
+    flip: bool = True
+    color_jitter: NonNegativeFloat = 0.0
+
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation, one view that is turned later."""
+        changes = [random_crop(image_size, self.crop_scale)]
+        changes += [flipped] if self.flip else []
+        changes += [jittered(self.color_jitter)] if self.color_jitter else []
+        return Apart((InARow(tuple(changes)),))
+
+    def build(self, network: Network, data: TrainingData) -> RotationTask:
+        """Return the task with a linear layer for the four turns."""
+        return RotationTask(network)

@@ -1,0 +1,13 @@
+"""Registration of contrastive learning with and without labels."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import PretextTask
+from ood_supcon.pretext import SimCLR, SupervisedContrast
+
+
+@hookimpl
+def ood_register_pretexts() -> list[type[PretextTask]]:
+    """Return the pretext tasks of this package."""
+    return [SupervisedContrast, SimCLR]
