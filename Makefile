@@ -25,6 +25,7 @@ bench: $(READY)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/scorers.py
 
 # faiss-cpu and faiss-gpu own the same folder `faiss`: the one must be gone before the other comes

@@ -18,7 +18,7 @@ class JoinedBatchNorm(nn.BatchNorm1d):
         """Return the normalised rows, [B, D]."""
         if not self.training or processes.count() == 1:
             return super().forward(rows)
-        wide = rows.float()
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
         count = len(rows) * processes.count()
         mean = processes.total_with_gradient(wide.sum(0)) / count
         variance = processes.total_with_gradient((wide - mean).square().sum(0)) / count

@@ -25,11 +25,14 @@ from ood_mocov3.task import Contrast, MoCoV3Task
 class MoCoV3(PretextTask):
     """Recognise an image in another view of it among the other images of the batch (Chen et al., 2021).
 
-    The batch holds all negatives: 256 images or more are worth their memory; with several processes it is the batch of
-    all of them. The initial weights of the paper are timm's option `weight_init: moco`. Positions of a ViT are fixed
-    sines and cosines. What is projected is the embedding that is scored later, the class token in the paper.
+    The batch holds all negatives: 256 images or more are worth their memory. With several processes it is the batch of
+    all of them; where `accumulation` cuts it, its parts are compared within themselves. The initial weights of the
+    paper are timm's option `weight_init: moco`. Positions of a ViT are fixed sines and cosines. What is projected is
+    the embedding that is scored later, the class token in the paper. Convolutional networks get one layer less before
+    the contrast, as in the paper; its optimiser for them, LARS, is not here.
 
     Attributes:
+        decay_all: True here, as the paper's code exempts nothing from weight decay; that is 0.1 for ViTs.
         temperature: Of the softmax over the batch; 0.2 in the paper for ViTs.
         momentum: Of the averaged encoder at the start, rising to 1; 0.99 in the paper.
         hidden: Width inside projector and predictor; 4096 in the paper.
@@ -45,7 +48,7 @@ class MoCoV3(PretextTask):
 
     name = "mocov3"
 
-    decay_all: bool = True  # the paper's code exempts nothing
+    decay_all: bool = True
     temperature: PositiveFloat = 0.2
     momentum: Annotated[float, Ge(0), Le(1)] = 0.99
     hidden: PositiveInt = 4096
@@ -58,9 +61,11 @@ class MoCoV3(PretextTask):
     solarize: Annotated[float, Ge(0), Le(1)] = 0.2
 
     def check(self) -> None:
-        """Refuse batches of one image, which has nothing to differ from."""
-        if self.batch_size < 2:
-            raise OODError("pretext 'mocov3' needs a batch_size of 2 or more: the other images are what it learns from")
+        """Refuse to compare a single image, which has nothing to differ from."""
+        least = 2 * self.accumulation
+        if self.batch_size < least:
+            reason = "it compares the images of a batch, or of each part that 'accumulation' cuts it into"
+            raise OODError(f"pretext 'mocov3' needs a batch_size of {least} or more: {reason}")
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, two views."""

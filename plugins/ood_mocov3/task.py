@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from ood_core import processes
 from ood_core.interfaces import Batch, Network, PatchNetwork, Task
+from ood_core.pictures import tiled
 from ood_mocov3.normalisation import JoinedBatchNorm
 
 
@@ -38,9 +39,13 @@ class Contrast:
 
     def loss(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return 2 t times the cross-entropy of finding each query's own key among those of all processes; [B, D]."""
-        similarities = normalize(queries, dim=1) @ processes.gathered(normalize(keys, dim=1)).T
         own = torch.arange(len(queries), device=queries.device) + len(queries) * processes.rank()
-        return 2 * self.temperature * cross_entropy(similarities / self.temperature, own)
+        dtype = torch.promote_types(queries.dtype, torch.float32)
+        # not under autocast, which rounds similarities to two digits before they are divided by the temperature
+        with torch.autocast(queries.device.type, enabled=False):
+            unit_keys = processes.gathered(normalize(keys.to(dtype), dim=1))
+            similarities = normalize(queries.to(dtype), dim=1) @ unit_keys.T
+            return 2 * self.temperature * cross_entropy(similarities / self.temperature, own)
 
 
 class MoCoV3Task(Task):
@@ -77,6 +82,10 @@ class MoCoV3Task(Task):
             keys = [self.averaged_projector(_embed(self.averaged_network, view)) for view in (second, first)]
         losses = [self.contrast.loss(query, key) for query, key in zip(queries, keys, strict=True)]
         return {"loss": losses[0] + losses[1]}
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the first views of some images above the second ones."""
+        return {"views": tiled(batch.views)}
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ood_core.augmentation import Apart, InARow, flipped, jittered, random_crop
 from ood_core.interfaces import Batch, Network, NonNegativeFloat, PretextTask, Task, TrainingData, Views
+from ood_core.pictures import tiled
 
 TURNS = 4
 
@@ -27,29 +28,38 @@ class RotationTask(Task):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss over the turned images, four times the batch, and the share of turns told right."""
         (images,) = batch.views
-        turned = torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(TURNS)])
         targets = torch.arange(TURNS, device=images.device).repeat_interleave(len(images))
-        features = self.network.forward_features(turned)
+        features = self.network.forward_features(torch.cat(_turned(images)))
         logits = self.head(self.network.forward_head(features, pre_logits=True))
-        accuracy = (logits.argmax(1) == targets).float().mean()
-        return {"loss": cross_entropy(logits, targets), "accuracy": accuracy}
+        return {"loss": cross_entropy(logits, targets), "accuracy": (logits.argmax(1) == targets).float().mean()}
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return some images in their four turns."""
+        (images,) = batch.views
+        return {"turns": tiled(_turned(images))}
+
+
+def _turned(images: Tensor) -> list[Tensor]:
+    """Return the images as they are, and turned to the left by one, two and three quarters; [B, 3, S, S] each."""
+    return [images.rot90(turns, (2, 3)) for turns in range(TURNS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation(PretextTask):
-    """Tell by how many quarter turns an image was turned (Gidaris et al., 2018; Hendrycks et al., 2019).
+    """Tell by how many quarter turns an image was turned (Gidaris et al., 2018; for OOD Hendrycks et al., 2019).
 
-    Every image is shown in all four turns, so that a step has four times `batch_size` images to pass.
+    Every image is shown in all four turns, as in the paper, so that a step has four times `batch_size` images to pass.
 
     Attributes:
-        crop_scale: Smallest share of an image's area that a random crop keeps; 1 crops nothing.
-        flip: Whether half of the images are mirrored.
-        color_jitter: Strength for brightness, contrast and saturation; 0 changes no colour.
+        crop_scale: Smallest share of an image's area that a random crop keeps, 1 crops nothing; the paper always takes
+            224 of 256 pixels each way, 0.77 of the area.
+        flip: Whether half of the images are mirrored, as in the paper.
+        color_jitter: Strength for brightness, contrast and saturation; the paper changes no colour, 0.
     """
 
     name = "rotation"
 
-    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.2
+    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.77
     flip: bool = True
     color_jitter: NonNegativeFloat = 0.0
 

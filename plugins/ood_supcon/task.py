@@ -1,6 +1,9 @@
-"""The contrastive loss with labels (Khosla et al., 2020, eq. 2); without them it is that of SimCLR."""
+"""The contrastive loss of Khosla et al. (2020), eq. 2; where every image is its own class, that of SimCLR."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -8,30 +11,47 @@ from torch.nn.functional import normalize
 
 from ood_core import processes
 from ood_core.interfaces import Batch, Network, Task
+from ood_core.pictures import tiled
+
+Grouping: TypeAlias = Callable[[Batch], Tensor]
+"""int64 [B]: images of the same number are alike, in all processes."""
 
 
-def contrast(anchors: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def by_class(batch: Batch) -> Tensor:
+    """Return the class of each image."""
+    return batch.labels
+
+
+def by_image(batch: Batch) -> Tensor:
+    """Return a number for each image that no other image of the step has."""
+    return _places(batch.labels)
+
+
+def contrast(anchors: Tensor, groups: Tensor, temperature: float) -> Tensor:
     """Return the mean loss of this process's anchors against those of all processes.
 
-    Of each anchor the mean, over the others of its label, of -log softmax over all others.
+    Of each anchor the mean, over the others of its group, of -log softmax over all others.
 
     Args:
         anchors: [M, D], of unit length.
-        labels: int64 [M]; every label has at least two anchors.
+        groups: int64 [M]; every group has at least two anchors.
         temperature: Of the softmax.
     """
-    others, their_labels = _of_all(anchors), processes.gathered(labels)
-    place = torch.arange(len(anchors), device=anchors.device) + len(anchors) * processes.rank()
-    itself = torch.zeros(len(anchors), len(others), dtype=torch.bool, device=anchors.device)
-    itself[torch.arange(len(anchors)), place] = True
-    similarities = (anchors @ others.T / temperature).masked_fill(itself, float("-inf"))
-    positives = (labels.unsqueeze(1) == their_labels) & ~itself
-    losses = similarities.logsumexp(1) - similarities.masked_fill(~positives, 0).sum(1) / positives.sum(1)
-    return losses.mean()
+    everyone, their_groups = _of_all(anchors), processes.gathered(groups)
+    itself = _places(anchors).unsqueeze(1) == torch.arange(len(everyone), device=anchors.device)
+    positives = (groups.unsqueeze(1) == their_groups) & ~itself
+    similarities = anchors @ everyone.T / temperature
+    totals = similarities.masked_fill(itself, float("-inf")).logsumexp(1)
+    return (totals - (similarities * positives).sum(1) / positives.sum(1)).mean()
+
+
+def _places(rows: Tensor) -> Tensor:
+    """Return where each row stands among those of all processes, [B]."""
+    return torch.arange(len(rows), device=rows.device) + len(rows) * processes.rank()
 
 
 def _of_all(rows: Tensor) -> Tensor:
-    """Return the rows of all processes, through which gradients flow back to each."""
+    """Return the rows of all processes; gradients flow back to each."""
     if processes.count() == 1:
         return rows
     parts = [torch.zeros_like(rows) for _ in range(processes.count())]
@@ -40,13 +60,13 @@ def _of_all(rows: Tensor) -> Tensor:
 
 
 class ContrastTask(Task):
-    """Draws views of one label together and pushes all others apart."""
+    """Draws the views of a group together and pushes all others away."""
 
-    def __init__(self, network: Network, output: int, temperature: float, by_label: bool) -> None:
+    def __init__(self, network: Network, output: int, temperature: float, grouping: Grouping) -> None:
         super().__init__()
         self.network = network
         self.temperature = temperature
-        self.by_label = by_label
+        self.grouping = grouping
         width = network.num_features
         self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, output))
 
@@ -54,10 +74,11 @@ class ContrastTask(Task):
         """Return the loss over both views of all images."""
         features = self.network.forward_features(torch.cat(batch.views))
         projected = self.projector(self.network.forward_head(features, pre_logits=True))
-        anchors = normalize(projected.float(), dim=1)
-        labels = batch.labels if self.by_label else self._numbers(batch.labels)
-        return {"loss": contrast(anchors, labels.repeat(2), self.temperature)}
+        # not under autocast, which rounds similarities to two digits before they are divided by the temperature
+        with torch.autocast(projected.device.type, enabled=False):
+            anchors = normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=1)
+            return {"loss": contrast(anchors, self.grouping(batch).repeat(2), self.temperature)}
 
-    def _numbers(self, labels: Tensor) -> Tensor:
-        """Return a number for each image that no other image has in any process."""
-        return torch.arange(len(labels), device=labels.device) + len(labels) * processes.rank()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return both views of some images."""
+        return {"views": tiled(batch.views)}

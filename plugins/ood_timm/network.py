@@ -89,11 +89,13 @@ class TimmNetwork(Network):
         return {f"model.{name}" for name in exempt}
 
     def set_drop_path(self, rate: float) -> None:
-        """Put timm's DropPath on every residual branch, as timm does with `drop_path_rate`.
+        """Put timm's DropPath on every residual branch, as timm does with `drop_path_rate`; at 0 that option stays.
 
         Raises:
             OODError: The blocks of this family have no branch that can be dropped.
         """
+        if rate == 0:
+            return
         blocks = [block for block in self.modules() if _branches(block)]
         if not blocks:
             super().set_drop_path(rate)
@@ -186,8 +188,9 @@ class TimmPatchNetwork(TimmNetwork, PatchNetwork):
 
 
 def _branches(block: nn.Module) -> list[str]:
-    """Return the names under which a timm block keeps what drops its residual branches."""
-    return [name for name, _ in block.named_children() if name.rstrip("0123456789") == "drop_path"]
+    """Return the names under which a timm block keeps what drops its residual branches; ResNets have a None there."""
+    names = ("drop_path", "drop_path1", "drop_path2", "drop_path3")
+    return [name for name in names if isinstance(getattr(block, name, ""), nn.Module | None)]
 
 
 def _table(layer: nn.Module) -> Any:

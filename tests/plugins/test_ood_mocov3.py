@@ -1,16 +1,24 @@
-"""The loss against loops, the momentum and what it moves, the two views, and learning on real digits."""
+"""The loss against loops, the momentum and what it moves, two processes, the two views, and learning on real digits."""
 
 import math
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
+from sklearn.linear_model import LogisticRegression
+from torch import distributed, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PatchNetwork, TrainingData
+from ood_core.training.schedule import parameter_groups
+from ood_mocov3.normalisation import JoinedBatchNorm
 from ood_mocov3.pretext import MoCoV3
-from ood_mocov3.task import Contrast, perceptron
+from ood_mocov3.task import Contrast
 
 SMALL = {"epochs": 1, "hidden": 32, "output": 16}
 DATA = TrainingData(
@@ -47,6 +55,11 @@ class Patches(PatchNetwork):
     def forward_masked(self, images, mask, mask_token):
         raise AssertionError("MoCo hides nothing")
 
+    def fix_positions(self):
+        with torch.no_grad():
+            self.position.copy_(torch.linspace(-1, 1, 16 * self.num_features).view(16, -1))
+        self.position.requires_grad_(False)
+
 
 class Plain(Network):
     """A network without patches, with batch normalisation."""
@@ -78,6 +91,16 @@ def built(network=None, **options):
 def batch_of(count=10, dtype=torch.float32):
     torch.manual_seed(1)
     return Batch((torch.rand(count, 3, 8, 8, dtype=dtype), torch.rand(count, 3, 8, 8, dtype=dtype)), torch.zeros(count))
+
+
+def stepped(task, batch, progress, optimizer=None):
+    optimizer = optimizer or torch.optim.SGD((p for p in task.parameters() if p.requires_grad), lr=0.1)
+    task.before_step(progress)
+    loss = task(batch)["loss"]
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
 
 
 # ------------------------------------------------------------------------------------------------------ loss
@@ -155,11 +178,24 @@ def test_no_gradient_reaches_the_keys():
             assert not parameter.requires_grad and parameter.grad is None
 
 
-def test_every_other_parameter_but_the_patch_projection_and_the_classifier_gets_a_gradient():
+def test_all_that_is_not_averaged_gets_a_gradient_but_patch_projection_positions_and_classifier():
     task = built()
     task(batch_of())["loss"].backward()
     without = {name for name, p in task.named_parameters() if p.grad is None and not name.startswith("averaged_")}
-    assert without == {"network.embed.weight", "network.embed.bias", "network.head.weight", "network.head.bias"}
+    fixed = {"network.embed.weight", "network.embed.bias", "network.position"}
+    assert without == fixed | {"network.head.weight", "network.head.bias"}
+
+
+def test_positions_are_fixed_in_both_encoders():
+    task = built()
+    for network in (task.network, task.averaged_network):
+        assert torch.equal(network.position.flatten(), torch.linspace(-1, 1, 192))
+
+
+def test_weight_decay_acts_on_all_that_is_trained():
+    pretext = MoCoV3(**SMALL, weight_decay=0.1)
+    (group,) = parameter_groups(pretext.build(Patches(), DATA), pretext)
+    assert group["weight_decay"] == 0.1 and any(parameter.ndim == 1 for parameter in group["params"])
 
 
 def test_the_patch_projection_trains_where_it_is_not_frozen():
@@ -182,19 +218,116 @@ def test_the_state_holds_every_weight_once():
     assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
 
 
-def test_the_last_normalisation_has_no_affine_part_and_no_layer_a_bias():
-    layers = list(perceptron(12, 32, 32, 16))
-    names = ["Linear", "JoinedBatchNorm", "ReLU", "Linear", "JoinedBatchNorm", "ReLU", "Linear", "JoinedBatchNorm"]
-    assert [type(layer).__name__ for layer in layers] == names
-    assert [layer.out_features for layer in layers if isinstance(layer, nn.Linear)] == [32, 32, 16]
-    assert all(layer.bias is None for layer in layers if isinstance(layer, nn.Linear))
-    assert [layer.affine for layer in layers if isinstance(layer, nn.BatchNorm1d)] == [True, True, False]
+def layers_of(perceptron):
+    """Return what the layers are: their widths, and whether they have parameters of their own besides weights."""
+    return [
+        ("linear", layer.in_features, layer.out_features, layer.bias is not None)
+        if isinstance(layer, nn.Linear)
+        else ("norm", layer.num_features, layer.affine)
+        if isinstance(layer, JoinedBatchNorm)
+        else ("relu",)
+        for layer in perceptron
+    ]
 
 
-def test_a_batch_of_one_image_is_refused():
-    MoCoV3(epochs=1, batch_size=2).check()
-    with pytest.raises(OODError, match="'mocov3' needs a batch_size of 2 or more"):
-        MoCoV3(epochs=1, batch_size=1).check()
+def test_projector_and_predictor_of_a_transformer_are_those_of_the_paper():
+    task, first = built(), [("linear", 12, 32, False), ("norm", 32, True), ("relu",)]
+    middle, last = [("linear", 32, 32, False), *first[1:]], [("linear", 32, 16, False), ("norm", 16, False)]
+    assert layers_of(task.projector) == layers_of(task.averaged_projector) == first + middle + last
+    assert layers_of(task.predictor) == [("linear", 16, 32, False), *first[1:], *last]
+
+
+def test_a_network_without_patches_gets_a_shorter_projector_and_a_predictor_that_ends_in_a_linear_layer():
+    task, hidden = built(Plain()), [("norm", 32, True), ("relu",)]
+    last = ("linear", 32, 16, False)
+    assert layers_of(task.projector) == [("linear", 6, 32, False), *hidden, last, ("norm", 16, False)]
+    assert layers_of(task.predictor) == [("linear", 16, 32, False), *hidden, last]
+
+
+def test_a_task_that_takes_up_the_state_of_another_goes_on_alike():
+    one, other = built(), MoCoV3(**SMALL).build(Patches(), DATA)
+    results = []
+    for step in range(3):
+        stepped(one, batch_of(), step / 4)
+    other.load_state_dict(deepcopy(one.state_dict()))
+    for task in (one, other):
+        stepped(task, batch_of(), 0.75)
+        results.append(task(batch_of())["loss"])
+    assert torch.equal(*results)
+
+
+def test_the_loss_is_the_same_under_autocast_where_queries_and_keys_are():
+    contrast = Contrast(32, 16, 0.05, 0.99)
+    queries, keys = torch.randn(2, 7, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = contrast.loss(queries, keys)
+    assert torch.equal(inside, contrast.loss(queries, keys))
+
+
+@pytest.mark.parametrize(("accumulation", "least"), [(1, 2), (3, 6)])
+def test_comparing_a_single_image_is_refused(accumulation, least):
+    MoCoV3(epochs=1, batch_size=least, accumulation=accumulation).check()
+    message = f"pretext 'mocov3' needs a batch_size of {least} or more: it compares the images of a batch, or of each"
+    with pytest.raises(OODError, match=message):
+        MoCoV3(epochs=1, batch_size=least - 1, accumulation=accumulation).check()
+
+
+# -------------------------------------------------------------------------------------------------- processes
+
+
+def step_of(begin, end):
+    """Return the loss, the gradients and the state after a step with a part of a batch; and a normalisation alone."""
+    task = built().double()
+    first, second = batch_of(12, torch.float64).views
+    task.before_step(0.1)
+    loss = task(Batch((first[begin:end], second[begin:end]), torch.zeros(end - begin)))["loss"]
+    loss.backward()
+    gradients = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    torch.manual_seed(2)
+    norm, rows = JoinedBatchNorm(3).double(), torch.randn(12, 3, dtype=torch.float64)
+    nn.init.normal_(norm.weight)
+    part = rows[begin:end].requires_grad_()
+    normal = norm(part)
+    normal.pow(3).sum().backward()
+    alone = {"output": normal.detach(), "gradient": part.grad}
+    return {"loss": loss.detach(), "gradients": gradients, "state": task.state_dict(), "alone": alone}
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """What two processes find with half of the batch each."""
+    folder = tmp_path_factory.mktemp("processes")
+    command, settings = [sys.executable, __file__, str(folder)], os.environ | {"OMP_NUM_THREADS": "1"}
+    running = [subprocess.Popen([*command, str(rank)], env=settings) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def exactly(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_two_processes_with_half_of_the_batch_find_the_loss_of_one(halves):
+    exactly((halves[0]["loss"] + halves[1]["loss"]) / 2, step_of(0, 12)["loss"])
+
+
+def test_the_mean_gradient_of_two_processes_is_that_of_one(halves):
+    expected = step_of(0, 12)["gradients"]
+    assert halves[0]["gradients"].keys() == halves[1]["gradients"].keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 0
+        exactly((halves[0]["gradients"][name] + halves[1]["gradients"][name]) / 2, gradient)
+
+
+def test_both_processes_keep_the_running_statistics_of_the_whole_batch(halves):
+    expected = step_of(0, 12)["state"]
+    for half in halves:
+        exactly(half["state"], expected)
+
+
+def test_normalisation_in_two_processes_is_that_of_the_joined_batch_with_its_gradients(halves):
+    expected = step_of(0, 12)["alone"]
+    exactly({name: torch.cat([half["alone"][name] for half in halves]) for name in expected}, expected)
 
 
 # ------------------------------------------------------------------------------------------------------ views
@@ -242,22 +375,64 @@ def test_grey_views_come_with_colour_jitter_only():
     assert all(0.1 < part < 0.3 for part in share(is_grey, red, color_jitter=0.4))
 
 
-def test_some_steps_on_digits_bring_the_loss_below_chance():
-    digits = (torch.tensor(load_digits().images[:128]) * 15.9).to(torch.uint8).unsqueeze(1).repeat(1, 3, 1, 1)
-    pretext = MoCoV3(**SMALL, crop_scale=0.7, flip=False, color_jitter=0, blur=False, solarize=0)
-    torch.manual_seed(0)
-    views, task = pretext.views(8, None), pretext.build(Patches(), DATA)
-    optimizer = torch.optim.AdamW((p for p in task.parameters() if p.requires_grad), lr=1e-2)
+# ------------------------------------------------------------------------------------------------------ digits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    found = load_digits()
+    images = (torch.tensor(found.images) * 15.9).to(torch.uint8)
+    return images.unsqueeze(1).repeat(1, 3, 1, 1), found.target
+
+
+def trained(network, images, steps, **options):
+    """Return the losses of a short training on 128 images a step."""
+    pretext = MoCoV3(**SMALL | options, crop_scale=0.5, flip=False, color_jitter=0, blur=False, solarize=0)
+    views, task = pretext.views(8, network.grid), pretext.build(network, DATA)
+    optimizer = torch.optim.AdamW((p for p in task.parameters() if p.requires_grad), lr=5e-3)
     losses = []
-    for step in range(30):
-        task.before_step(step / 30)
-        first, second = zip(*(views(image) for image in digits), strict=True)
+    for step in range(steps):
+        rows = torch.randperm(len(images))[:128].tolist()
+        first, second = zip(*(views(images[row]) for row in rows), strict=True)
         batch = Batch((torch.stack(first) / 255, torch.stack(second) / 255), torch.zeros(128))
-        loss = task(batch)["loss"]
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        losses.append(stepped(task, batch, step / steps, optimizer))
+    return losses
+
+
+@pytest.mark.slow
+def test_training_on_digits_brings_the_loss_below_chance(digits):
+    torch.manual_seed(0)
+    losses = trained(Patches(), digits[0], 60)
     chance = 2 * 2 * 0.2 * math.log(128)
     assert losses[0] > chance
-    assert sum(losses[-5:]) / 5 < 0.95 * chance
+    assert sum(losses[-5:]) / 5 < 0.95 * chance, losses
+
+
+def probed(network, images, labels):
+    """Return the accuracy on the second half of a linear classifier of embeddings that was fitted on the first."""
+    with torch.no_grad():
+        embeddings = network.forward_head(network.forward_features(images / 255), pre_logits=True)
+    embeddings = ((embeddings - embeddings.mean(0)) / embeddings.std(0)).numpy()
+    half = len(labels) // 2
+    return (
+        LogisticRegression(max_iter=2000).fit(embeddings[:half], labels[:half]).score(embeddings[half:], labels[half:])
+    )
+
+
+@pytest.mark.slow
+def test_a_linear_probe_tells_digits_better_apart_after_the_training(digits):
+    images, labels = digits
+    torch.manual_seed(0)
+    network = Patches(32)
+    network.fix_positions()
+    before = probed(network, images, labels)
+    trained(network, images[: len(images) // 2], 150, hidden=128, output=32)
+    after = probed(network, images, labels)
+    assert after > before + 0.05, (before, after)
+
+
+if __name__ == "__main__":  # one of two processes
+    target, place = Path(sys.argv[1]), int(sys.argv[2])
+    distributed.init_process_group("gloo", init_method=f"file://{target}/meeting", rank=place, world_size=2)
+    torch.save(step_of(6 * place, 6 * place + 6), target / f"{place}.pt")
+    distributed.destroy_process_group()

@@ -67,31 +67,33 @@ def test_paths_are_dropped_as_in_a_model_made_that_way(model):
     made = build(model, drop_path_rate=0.4)
     assert rates(network) == pytest.approx(rates(made))
     assert sorted(set(rates(network).values())) == pytest.approx([0.2, 0.4])
+
+
+def test_a_rate_of_zero_leaves_the_option_of_the_backbone():
+    network = build(drop_path_rate=0.4)
+    before = rates(network)
     network.set_drop_path(0)
-    assert rates(network) == {}
+    assert rates(network) == before != {}
 
 
 @pytest.mark.parametrize(
     ("model", "options"),
-    [("swin_tiny_patch4_window7_224", {"window_size": 2}), ("convnext_atto", {}), ("resnetv2_50x1_bit", {})],
+    [
+        ("swin_tiny_patch4_window7_224", {"window_size": 2, "embed_dim": 8, "num_heads": (1, 1, 2, 2)}),
+        ("convnext_atto", {"dims": (8, 8, 8, 8)}),
+        ("resnetv2_50x1_bit", {"channels": [128] * 4}),
+        ("test_resnet", {}),
+    ],
 )
 def test_other_families_drop_theirs_as_timm_does(model, options):
-    small = {
-        "swin": {"embed_dim": 8, "num_heads": (1, 1, 2, 2)},
-        "conv": {"dims": (8, 8, 8, 8)},
-        "resn": {"channels": [128] * 4},
-    }
-    ours, theirs = (
-        Timm(model=model, options=options | small[model[:4]] | rate).build(64, 2)
-        for rate in ({}, {"drop_path_rate": 0.3})
-    )
+    ours, theirs = (Timm(model=model, options=options | rate).build(64, 2) for rate in ({}, {"drop_path_rate": 0.3}))
     ours.set_drop_path(0.3)
     assert rates(ours) == pytest.approx(rates(theirs))
     assert len(rates(ours)) > 2
 
 
 def test_a_network_without_branches_cannot_drop_paths():
-    network = Timm(model="vgg11", options={}).build(32, 2)
+    network = Timm(model="dla46_c").build(32, 2)
     network.set_drop_path(0)
     with pytest.raises(OODError, match="this backbone cannot drop paths; leave 'drop_path' at 0"):
         network.set_drop_path(0.1)
@@ -113,7 +115,7 @@ def test_checkpointing_changes_no_gradient(model):
 
 def test_a_network_that_keeps_activations_says_so():
     with pytest.raises(OODError, match="cannot checkpoint gradients; leave 'gradient_checkpointing' at false"):
-        Timm(model="vgg11", options={}).build(32, 2).set_gradient_checkpointing()
+        Timm(model="dla46_c").build(32, 2).set_gradient_checkpointing()
 
 
 # ------------------------------------------------------------------------------------------------- visible patches

@@ -5,14 +5,25 @@ from pathlib import Path
 import pytest
 
 from ood_core import plan, recipe
+from ood_core.run import run
+from ood_core.store import Store
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[3] / "shared" / "data"
 RECIPES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 
-NEEDS_DATA = {
-    "cifar10": (f"data.id.path={DATA / 'cifar10'}", f"data.near.0.path={DATA / 'cifar100'}"),
-}
+CIFAR = (f"data.id.path={DATA / 'cifar10'}", f"data.near.0.path={DATA / 'cifar100'}")
+NEEDS_DATA = dict.fromkeys(("cifar10", "cifar10_pretexts", "paper/finetune_beit_large"), CIFAR)
+TINY_BEIT = (
+    "data.image_size=32",
+    "data.id.limit=8",
+    "data.near.0.limit=1",
+    "backbone.pretrained=false",
+    "backbone.options={patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2}",
+    "training.0.epochs=2",
+    "training.0.warmup_epochs=1",
+    "training.0.batch_size=16",
+)
 
 
 def test_the_shipped_recipes_are_those_of_the_folder():
@@ -35,3 +46,21 @@ def test_a_recipe_can_be_planned(name, plugins):
     made = plan.make(recipe.read(recipe.find(name), overrides), plugins)
     made.check()
     assert made.rows
+
+
+@pytest.mark.slow
+def test_the_fine_tuning_of_the_paper_runs_at_a_tiny_size(plugins, tmp_path):
+    if not DATA.is_dir():
+        pytest.skip("needs the CIFAR parquet files, which are not beside this repository")
+    name = "paper/finetune_beit_large"
+    made = plan.make(recipe.read(recipe.find(name), (*CIFAR, *TINY_BEIT)), plugins)
+    made.check()
+    results = run(made, Store(tmp_path / "store"))
+    assert {row.scorer for row in results.rows} == {
+        "mahalanobis-global",
+        "mahalanobis",
+        "softmax",
+        "entropy",
+        "energy",
+        "gradnorm",
+    }
