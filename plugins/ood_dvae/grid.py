@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
@@ -26,8 +25,3 @@ def laid_out(tokens: Tensor) -> Tensor:
     """Return tokens [B, L] as [B, h, w], h = w."""
     cells = math.isqrt(tokens.shape[1])
     return tokens.view(-1, cells, cells)
-
-
-def compared(images: Tensor, decoded: Tensor) -> Tensor:
-    """Return a picture [3, 2 S, B S]: the images in a row, below each what is left of it after its tokens."""
-    return torch.cat([torch.cat(list(row), 2) for row in (images, decoded)], 1)

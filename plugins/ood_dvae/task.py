@@ -14,8 +14,8 @@ from torch.nn.functional import log_softmax
 
 from ood_core import processes
 from ood_core.interfaces import Batch, Task
+from ood_core.pictures import tiled
 from ood_dvae.autoencoder import Autoencoder
-from ood_dvae.grid import compared
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -103,7 +103,7 @@ class DiscreteVAETask(Task):
         self.counts += processes.total(found)
 
     def after_epoch(self) -> dict[str, float]:
-        """Return how evenly and how many codes were used in the epoch; put the unused ones where many cells are."""
+        """Return how evenly and how many codes were used in the epoch; move unused ones to where many cells are."""
         shares = self.counts.double() / self.counts.sum()
         dead = self.counts == 0
         metrics = {
@@ -117,11 +117,11 @@ class DiscreteVAETask(Task):
 
     @torch.no_grad()
     def _restart(self, dead: Tensor) -> None:
-        """Make each unused code nearly a copy of a much used one: encoder and decoder take it for that one."""
-        order = self.counts.argsort(descending=True, stable=True)
-        donors = order[torch.arange(len(dead), device=dead.device) % (len(order) - len(dead))]
+        """Make each unused code nearly a copy of a used one: encoder and decoder take it for that one."""
+        counts = self.counts.double().cpu()
         # a generator of its own, which is in the same state in all processes
-        generator = torch.Generator().manual_seed(int((self.counts * order).sum()))
+        generator = torch.Generator().manual_seed(int(counts @ torch.arange(len(counts)).double()))
+        donors = counts.multinomial(len(dead), replacement=True, generator=generator)  # the more cells, the more copies
         classifier = self.autoencoder.classifier
         assert classifier.bias is not None, "each code has a logit of its own"
         for parameter in (self.autoencoder.codes, classifier.weight, classifier.bias):
@@ -136,4 +136,4 @@ class DiscreteVAETask(Task):
         """Return images above what their codes keep of them."""
         (images,) = batch.views
         tokens = self.autoencoder.logits(images).argmax(1)
-        return {"reconstructions": compared(images, self.autoencoder.decoded(tokens))}
+        return {"reconstructions": tiled([images, self.autoencoder.decoded(tokens)])}

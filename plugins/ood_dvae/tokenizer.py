@@ -128,7 +128,7 @@ class DiscreteVAE(Tokenizer):
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3
-    kl_weight: NonNegativeFloat = 1e-3
+    kl_weight: NonNegativeFloat = 1e-2
     kl_warmup: Annotated[float, Ge(0), Le(1)] = 0.1
     start_temperature: PositiveFloat = 1.0
     end_temperature: PositiveFloat = 0.0625

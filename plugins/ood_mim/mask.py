@@ -64,9 +64,9 @@ class ExactBlockMasks:
     blocks: BlockMasks
 
     def draw(self, images: int) -> Tensor:
-        """Return masks, bool [B, L], on the CPU; single patches are hidden, or shown again, at random."""
+        """Return masks, bool [B, L], on the CPU: those of the blocks, and single patches at random."""
         masks = self.blocks.draw(images)
-        # all that blocks hide comes before the rest, in random order
+        # what blocks hide comes before the rest
         chosen = (masks + torch.rand(masks.shape)).topk(self.blocks.budget).indices
         return torch.zeros_like(masks).scatter_(1, chosen, True)
 

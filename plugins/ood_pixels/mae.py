@@ -30,10 +30,13 @@ class Decoder:
 
     def blocks(self) -> nn.Module:
         """Return transformer blocks with the normalisation before attention and MLP, and one behind them all."""
-        layer = nn.TransformerEncoderLayer(
+        blocks = [self._block() for _ in range(self.depth)]  # torch's own stack would begin with copies of one block
+        return nn.Sequential(*blocks, nn.LayerNorm(self.width))
+
+    def _block(self) -> nn.Module:
+        return nn.TransformerEncoderLayer(
             self.width, self.heads, 4 * self.width, 0.0, "gelu", batch_first=True, norm_first=True
         )
-        return nn.TransformerEncoder(layer, self.depth, nn.LayerNorm(self.width), enable_nested_tensor=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -56,18 +57,23 @@ class SimMIM(PretextTask):
         """
         patched = _patches(network, self.name)
         patch = data.image_size // patched.grid[0]
-        units = self._units(patched.grid, data.image_size)
+        units = self._units(patch, data.image_size)
         patched.tie_position_biases()
         return SimMIMTask(patched, units, self.mask_ratio, 3 * patch * patch)
 
-    def _units(self, grid: Grid, image_size: int) -> Grid:
-        patch = image_size // grid[0]
-        if self.mask_unit % patch or image_size % self.mask_unit or self.mask_unit >= image_size:
+    def _units(self, patch: int, image_size: int) -> Grid:
+        possible = [unit for unit in range(patch, image_size, patch) if image_size % unit == 0]
+        if self.mask_unit not in possible:
             raise OODError(
                 f"pretext 'simmim': mask_unit must be a multiple of the patch size {patch} and divide the image size "
-                f"{image_size}, it is {self.mask_unit}"
+                f"{image_size}, it is {self.mask_unit}; possible: {', '.join(map(str, possible)) or 'none'}"
             )
         side = image_size // self.mask_unit
+        if math.ceil(self.mask_ratio * side**2) == side**2:
+            raise OODError(
+                f"pretext 'simmim': with mask_ratio {self.mask_ratio} all {side**2} squares are hidden; lower it, or "
+                f"mask_unit {self.mask_unit}"
+            )
         return side, side
 
 

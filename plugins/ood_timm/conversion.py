@@ -80,7 +80,7 @@ def _with_tables(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> d
 
 def _with_pooled_norm(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> Converted:
     """Start the norm behind mean pooling anew, in models that have it instead of one that pre-training trained."""
-    if "fc_norm.weight" not in wanted or wanted.keys() & {"norm.weight"} or "fc_norm.weight" in state:
+    if "fc_norm.weight" not in wanted or "fc_norm.weight" in state:
         return Converted(state)
     kept = {key: tensor for key, tensor in state.items() if not key.startswith("norm.")}
     initial = {"weight": torch.ones_like, "bias": torch.zeros_like}

@@ -1,20 +1,25 @@
 """The discrete autoencoder's objective against loops, its schedules and codes; DALL-E's encoder and its files."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.nn.functional import conv2d, max_pool2d, mse_loss, relu
+from torch.nn.functional import conv2d, max_pool2d, mse_loss, one_hot, relu
 
+from ood_core.data import to_rgb
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch
+from ood_core.pictures import tiled
 from ood_dvae.autoencoder import Autoencoder
 from ood_dvae.dalle import Decoder, Encoder
 from ood_dvae.published import DalleMap, DalleTokenizer
 from ood_dvae.task import Cosine, DiscreteVAETask, divergence, mixture
-from ood_dvae.tokenizer import DiscreteVAE
+from ood_dvae.tokenizer import CodeMap, DiscreteVAE
 from ood_dvae.weights import load
+from ood_samples.patches import PhotoPatches
 
 from .small_training import digits, losses_of, training_data
 
@@ -57,6 +62,21 @@ def test_a_mixture_is_a_softmax_of_logits_and_gumbel_noise():
     assert shares.amax(1).mean() > 0.97
     soft = mixture(logits, torch.tensor(10.0))
     assert soft.amax(1).mean() < 0.5
+
+
+def test_a_mixture_is_that_of_loops():
+    logits = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    torch.manual_seed(2)
+    found = mixture(logits, torch.tensor(0.7))
+    torch.manual_seed(2)
+    minus_log_u = torch.empty_like(logits).exponential_()  # of u uniform in (0, 1)
+    for b in range(2):
+        for row in range(3):
+            for column in range(4):
+                noise = [-math.log(value) for value in minus_log_u[b, :, row, column]]
+                weights = [math.exp((logits[b, v, row, column] + noise[v]) / 0.7) for v in range(5)]
+                expected = [weight / sum(weights) for weight in weights]
+                assert found[b, :, row, column].tolist() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_loss_is_reconstruction_in_minus_one_to_one_plus_the_weighted_divergence():
@@ -110,18 +130,52 @@ def test_the_codes_of_a_forward_pass_are_counted():
     assert torch.equal(small.counts, expected)
 
 
-def test_unused_codes_move_beside_used_ones_in_the_first_half_alone():
-    for progress, moved in ((0.1, True), (0.7, False)):
-        small = task()
-        before = small.autoencoder.codes.detach().clone()
-        small.progress.fill_(progress)
-        small.counts.copy_(torch.tensor([50, 20] + [0] * 14))
-        small.after_epoch()
-        after = small.autoencoder.codes.detach()
-        assert torch.equal(after[:2], before[:2])
-        assert torch.equal(after[2:], before[2:]) is not moved
-        if moved:
-            assert (after[2] - before[0]).norm() < (before[2] - before[0]).norm()
+def restarted(progress, counts, seed=0):
+    """Return codes before and after an epoch in which they were used so often."""
+    small = task()
+    before = small.autoencoder.codes.detach().clone()
+    small.progress.fill_(progress)
+    small.counts.copy_(torch.tensor(counts))
+    torch.manual_seed(seed)
+    small.after_epoch()
+    return before, small.autoencoder
+
+
+USED = [50, 20] + [0] * 14
+
+
+def test_unused_codes_become_near_copies_of_used_ones():
+    before, autoencoder = restarted(0.1, USED)
+    assert torch.equal(autoencoder.codes[:2], before[:2])
+    moved = torch.cdist(autoencoder.codes[2:], before[:2]).min(1)
+    assert moved.values.max() < 0.2 * torch.cdist(before[2:], before[:2]).min()
+    logits = autoencoder.logits(batch(20).views[0])
+    for code, donor in enumerate(moved.indices.tolist(), 2):
+        difference = logits[:, code] - logits[:, donor]
+        assert 0 < difference.abs().mean() < 0.5 * (logits[:, 0] - logits[:, 1]).abs().mean()
+
+
+def test_much_used_codes_are_copied_more_often():
+    before, autoencoder = restarted(0.1, [1000, 1] + [0] * 14)
+    copied = torch.cdist(autoencoder.codes[2:], before[:2]).argmin(1)
+    assert (copied == 0).sum() >= 12
+
+
+def test_no_code_is_moved_in_the_second_half_or_when_all_are_used():
+    for progress, counts in ((0.7, USED), (0.1, [5] * 16)):
+        before, autoencoder = restarted(progress, counts)
+        assert torch.equal(autoencoder.codes, before)
+
+
+def test_codes_move_in_the_same_way_in_processes_that_draw_differently():
+    first, second = (restarted(0.1, USED, seed)[1].state_dict() for seed in (1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_first_logits_stand_out_from_the_noise():
+    torch.manual_seed(0)
+    logits = Autoencoder(64, 16, 32, 2, 1).logits(batch(50).views[0])
+    assert 1 < logits.std(1).mean() < 6  # the noise has a deviation of 1.28
 
 
 def test_a_continued_training_has_the_same_state():
@@ -158,7 +212,7 @@ def test_fitted_tokens_are_the_likeliest_codes_and_decode_to_images(trained):
     tokenizer, built, _ = trained
     data = training_data()
     weights = built.product().state_dict()
-    fitted = tokenizer.fit(type(data)(**vars(data) | {"trained": lambda asked: {tokenizer: weights}[asked]}), (4, 4))
+    fitted = tokenizer.fit(replace(data, trained=lambda asked: {tokenizer: weights}[asked]), (4, 4))
     images = digits()[0][:20].float() / 255
     tokens = fitted(images)
     assert tokens.shape == (20, 16)
@@ -169,7 +223,66 @@ def test_fitted_tokens_are_the_likeliest_codes_and_decode_to_images(trained):
     assert (decoded - images).square().mean() < 0.5 * (images - mean).square().mean()
     assert not any(parameter.requires_grad for parameter in fitted.parameters())
     picture = built.pictures(batch(3))["reconstructions"]
-    assert picture.shape == (3, 16, 24)
+    assert torch.equal(picture, tiled([batch(3).views[0], fitted.decode(fitted(batch(3).views[0]))]))
+
+
+def test_tokens_are_the_same_under_autocast(trained):
+    _, built, _ = trained
+    images = digits()[0][:300].float() / 255
+    for tokens in (CodeMap(built.autoencoder), DalleMap(Encoder(vocabulary=11, width=8), None)):
+        outside = tokens(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(tokens(images.clone()), outside)
+
+
+def test_pixels_are_compared_as_the_recipe_says():
+    images, other = torch.rand(2, 1, 3, 4, 4)
+    for option, slow in (("mse", lambda x: x**2), ("smooth-l1", lambda x: x**2 / 2 if abs(x) < 1 else abs(x) - 0.5)):
+        built = DiscreteVAE(**SMALL | {"reconstruction": option}).training().build(training_data())
+        expected = [slow(x) for x in (3 * images - other).flatten().tolist()]
+        assert built.distance(3 * images, other).item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+def test_the_stage_takes_the_options_of_the_tokenizer():
+    tokenizer = DiscreteVAE(epochs=3, batch_size=7, learning_rate=0.5, end_temperature=0.2, kl_weight=4.0)
+    training = tokenizer.training()
+    assert (training.epochs, training.batch_size, training.learning_rate, training.name) == (3, 7, 0.5, "dvae")
+    schedules = training.build(training_data()).schedules
+    assert schedules == {"temperature": Cosine(1.0, 0.2, 0.6), "kl_weight": Cosine(0.0, 4.0, 0.1)}
+
+
+def test_training_sees_crops_mirrored_or_not():
+    image = torch.randint(256, (3, 8, 8), dtype=torch.uint8)
+    for crop_scale, flip in ((1.0, False), (1.0, True), (0.5, False)):
+        views = DiscreteVAE(crop_scale=crop_scale, flip=flip).training().views(8, None)
+        seen = [views(image) for _ in range(20)]
+        assert all(len(view) == 1 and view[0].shape == image.shape for view in seen)
+        assert any(not torch.equal(view, image) for (view,) in seen) is (flip or crop_scale < 1)
+
+
+@pytest.mark.slow
+def test_codes_of_photographs_are_many_and_keep_most_of_the_image():
+    images = PhotoPatches(patch_size=16, count=600).open("train")
+    pixels = torch.stack([to_rgb(images.image(index)) for index in range(600)]).float() / 255
+    tokenizer = DiscreteVAE(vocabulary=64, hidden_width=32)
+    torch.manual_seed(0)
+    built = tokenizer.training().build(replace(training_data(), image_size=16))
+    optimizer = torch.optim.AdamW(built.parameters(), lr=2e-3)
+    for step in range(200):
+        built.before_step(step / 200)
+        loss = built(Batch((pixels[torch.randperm(500)[:32]],), torch.zeros(32)))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 19:
+            built.after_epoch()
+    tokens = CodeMap(built.autoencoder)
+    found = tokens(pixels[500:])
+    shares = found.flatten().bincount(minlength=64).double() / found.numel()
+    error = (tokens.decode(found) - pixels[500:]).square().mean()
+    print("PPL", torch.special.entr(shares).sum().exp(), len(found.unique()), error, pixels.var())
+    assert torch.special.entr(shares).sum().exp() > 8
+    assert error < 0.25 * pixels.var()
 
 
 def test_the_view_has_one_cell_for_every_patch():
@@ -187,24 +300,37 @@ def test_images_without_whole_cells_are_refused():
 # ------------------------------------------------------------------------------------------------------------ DALL-E
 
 
-def slow_encoder(state, images):
-    """The published architecture, written out: 7 x 7, four groups of two blocks, pools, 1 x 1."""
+def convolution(state, name, maps):
+    weight = state[f"{name}.w"]
+    return conv2d(maps, weight, state[f"{name}.b"], padding=weight.shape[-1] // 2)
 
-    def convolution(name, maps):
-        weight = state[f"{name}.w"]
-        return conv2d(maps, weight, state[f"{name}.b"], padding=weight.shape[-1] // 2)
 
-    maps = convolution("blocks.input", 0.8 * images + 0.1)
+def slow_groups(state, maps, between):
+    """The middle of encoder and decoder, written out: four groups of two blocks, the size changed in between."""
     for group in (1, 2, 3, 4):
         for block in (1, 2):
             name = f"blocks.group_{group}.block_{block}"
             branch = maps
             for number in (1, 2, 3, 4):
-                branch = convolution(f"{name}.res_path.conv_{number}", relu(branch))
-            identity = convolution(f"{name}.id_path", maps) if f"{name}.id_path.w" in state else maps
+                branch = convolution(state, f"{name}.res_path.conv_{number}", relu(branch))
+            identity = convolution(state, f"{name}.id_path", maps) if f"{name}.id_path.w" in state else maps
             maps = identity + branch / 64
-        maps = max_pool2d(maps, 2) if group < 4 else maps
-    return convolution("blocks.output.conv", relu(maps))
+        maps = between(maps) if group < 4 else maps
+    return convolution(state, "blocks.output.conv", relu(maps))
+
+
+def slow_encoder(state, images):
+    maps = convolution(state, "blocks.input", 0.8 * images + 0.1)
+    return slow_groups(state, maps, lambda maps: max_pool2d(maps, 2))
+
+
+def slow_decoder(state, tokens):
+    codes = one_hot(tokens, len(state["blocks.input.w"][0])).permute(0, 3, 1, 2).float()
+    double = partial(torch.repeat_interleave, repeats=2)
+    maps = slow_groups(
+        state, convolution(state, "blocks.input", codes), lambda maps: double(double(maps, dim=2), dim=3)
+    )
+    return ((torch.sigmoid(maps[:, :3]) - 0.1) / 0.8).clamp(0, 1)
 
 
 def test_the_encoder_is_the_published_one():
@@ -214,6 +340,25 @@ def test_the_encoder_is_the_published_one():
     state = encoder.state_dict()
     assert state["blocks.group_2.block_1.res_path.conv_1.w"].shape == (4, 8, 3, 3)
     assert state["blocks.group_2.block_1.res_path.conv_4.w"].shape == (16, 4, 1, 1)
+
+
+def test_the_decoder_is_the_published_one():
+    torch.manual_seed(0)
+    decoder, tokens = Decoder(vocabulary=11, width=8), torch.randint(11, (2, 3, 3))
+    for parameter in decoder.parameters():
+        parameter.data *= 2  # so that some pixels reach 0 and 1
+    state = decoder.state_dict()
+    torch.testing.assert_close(decoder(tokens), slow_decoder(state, tokens))
+    assert state["blocks.input.w"].shape == (128, 11, 1, 1)
+    assert state["blocks.group_1.block_1.id_path.w"].shape == (64, 128, 1, 1)
+    assert state["blocks.group_4.block_2.res_path.conv_1.w"].shape == (2, 8, 1, 1)
+    assert state["blocks.output.conv.w"].shape == (6, 8, 1, 1)
+
+
+def test_the_published_modules_have_as_many_weights_as_their_card_says():
+    with torch.device("meta"):
+        sizes = [sum(weight.numel() for weight in module().parameters()) for module in (Encoder, Decoder)]
+    assert [round(size / 1e6) for size in sizes] == [54, 44]
 
 
 def test_tokens_are_cells_row_by_row_and_decode_where_there_is_a_decoder():
@@ -240,6 +385,25 @@ def test_weights_come_from_a_file(tmp_path, ending):
     torch.testing.assert_close(load(small_encoder, path)(images), encoder(images))
 
 
+def test_the_tokenizer_reads_both_files(tmp_path, monkeypatch):
+    for name, module in (("Encoder", Encoder), ("Decoder", Decoder)):
+        small = partial(module, 11, 8)
+        monkeypatch.setattr(f"ood_dvae.published.{name}", small)
+        torch.save(small().half().state_dict(), tmp_path / f"{name}.pt")
+    images = torch.rand(2, 3, 16, 16)
+    bare = DalleTokenizer(weights=tmp_path / "Encoder.pt")
+    whole = DalleTokenizer(weights=tmp_path / "Encoder.pt", decoder=tmp_path / "Decoder.pt")
+    for tokenizer in (bare, whole):
+        tokenizer.check()
+    tokens = whole.fit(training_data(), (2, 2))
+    assert tokens.vocabulary == 11
+    assert all(weight.dtype == torch.float32 and not weight.requires_grad for weight in tokens.parameters())
+    found = tokens(images)
+    assert found.shape == (2, 4)
+    assert tokens.decode(found).shape == images.shape
+    assert bare.fit(training_data(), (2, 2)).decode(found) is None
+
+
 def test_a_file_of_other_weights_is_refused_with_what_differs(tmp_path):
     state = small_encoder().state_dict()
     state["blocks.extra"] = state.pop("blocks.input.w")
@@ -253,18 +417,30 @@ def test_a_file_of_other_weights_is_refused_with_what_differs(tmp_path):
         load(small_encoder, tmp_path / "other.safetensors")
 
 
-def test_a_pickled_module_is_refused_with_what_to_do(tmp_path):
-    torch.save(small_encoder(), tmp_path / "encoder.pkl")
-    with pytest.raises(
-        OODError, match=r"is a pickled module, which could run any code; where dall_e is installed, conv"
-    ):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_module_is_refused_with_what_to_do(tmp_path, zipped):
+    torch.save(small_encoder(), tmp_path / "encoder.pkl", _use_new_zipfile_serialization=zipped)
+    message = (
+        r"encoder\.pkl' is a pickled module, which could run any code; where dall_e is installed, convert it: "
+        r"torch\.save\(torch\.load\('encoder\.pkl', weights_only=False\)\.state_dict\(\), 'encoder\.pt'\)$"
+    )
+    with pytest.raises(OODError, match=message):
         DalleTokenizer(weights=tmp_path / "encoder.pkl").check()
 
 
-def test_a_broken_file_is_refused(tmp_path):
-    (tmp_path / "encoder.pt").write_bytes(b"nothing")
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(2)]])
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "encoder.pt")
+    with pytest.raises(OODError, match=r"encoder\.pt' holds no state dict, which has a tensor for every name$"):
+        load(small_encoder, tmp_path / "encoder.pt")
+
+
+@pytest.mark.parametrize("name", ["encoder.pt", "encoder.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04 cut off"])
+def test_a_broken_file_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(OODError, match="is no file of weights, or a damaged one"):
-        DalleTokenizer(weights=tmp_path / "encoder.pt").check()
+        DalleTokenizer(weights=tmp_path / name).check()
 
 
 def test_the_view_of_dalle_is_eight_pixels_a_patch(tmp_path):

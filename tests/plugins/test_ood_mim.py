@@ -1,18 +1,28 @@
 """The task: what is predicted, from what, at which places; on a network small enough to see through."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
+from ood_core import processes
+from ood_core.augmentation import flipped
+from ood_core.data import evaluation_view
 from ood_core.errors import OODError
-from ood_core.interfaces import Batch, Network, PatchNetwork, TrainingData
-from ood_mim.mask import BlockMasks
+from ood_core.interfaces import Batch, Network, PatchNetwork, Tokenizer, TokenMap, TrainingData
+from ood_core.pictures import uncovered
+from ood_core.vision import prepare_torchvision
+from ood_mim.crop import OneCrop
+from ood_mim.mask import BlockMasks, ExactBlockMasks
 from ood_mim.pretext import MaskedImageModelling
 from ood_mim.tokenizer import KMeansTokenizer, PatchDescriptor
+
+from .small_training import build_network, embeddings_tell_digits_better, losses_of, training_data
 
 
 class Patches(PatchNetwork):
@@ -24,6 +34,10 @@ class Patches(PatchNetwork):
         self.embed = nn.Conv2d(3, width, 2, 2)
         self.mix = nn.Linear(16, 16)
         self.body = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, width))
+        self.tied = False
+
+    def tie_position_biases(self):
+        self.tied = True
 
     def forward_masked(self, images, mask, mask_token):
         patches = self.embed(images).flatten(2).transpose(1, 2)
@@ -52,6 +66,26 @@ class NoPatches(Network):
 
     num_features = 3
     forward_features = forward_head = get_classifier = reset_classifier = lambda *_: None
+
+
+class Brightness(TokenMap):
+    """A token is the mean of a patch in eighths, whatever the size; there are no pictures of them."""
+
+    vocabulary = 9
+
+    def forward(self, images):
+        return (nn.functional.adaptive_avg_pool2d(images, 4).mean(1).flatten(1) * 8).round().long()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwiceAsLarge(Tokenizer):
+    name = "twice"
+
+    def view_size(self, image_size, grid):
+        return grid[0] * 4
+
+    def fit(self, data, grid):
+        return Brightness()
 
 
 def digits(count=1500):
@@ -126,6 +160,31 @@ def test_every_patch_is_hidden_sometimes():
     assert BlockMasks((4, 4), 6, 1).draw(500).any(0).all()
 
 
+@pytest.mark.parametrize(("grid", "budget", "min_block"), GRIDS)
+def test_exact_masks_add_single_patches_to_the_blocks_until_the_number_is_met(grid, budget, min_block):
+    blocks = BlockMasks(grid, budget, min_block)
+    torch.manual_seed(0)
+    before = blocks.draw(500)
+    torch.manual_seed(0)
+    masks = ExactBlockMasks(blocks).draw(500)
+    assert masks.shape == before.shape and masks.dtype == torch.bool
+    assert (masks.sum(1) == budget).all()
+    assert (masks | ~before).all()
+
+
+def test_what_exact_masks_add_lies_anywhere(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(BlockMasks, "draw", lambda self, images: torch.arange(16).lt(4).repeat(images, 1))
+    shares = ExactBlockMasks(BlockMasks((4, 4), 7, 1)).draw(3000).double().mean(0)
+    assert (shares[:4] == 1).all()
+    torch.testing.assert_close(shares[4:], torch.full((12,), 0.25, dtype=torch.float64), atol=0.04, rtol=0)
+
+
+def test_the_recipe_says_which_masks():
+    assert built().masks == BlockMasks((4, 4), 6, 1)
+    assert built(replace(PRETEXT, masks="blockwise-exact")).masks == ExactBlockMasks(BlockMasks((4, 4), 6, 1))
+
+
 # -------------------------------------------------------------------------------------------------- tokenizer
 
 
@@ -187,6 +246,24 @@ def test_more_tokens_than_different_patches_are_refused():
         KMeansTokenizer(samples=1000).fit(black, (4, 4))
 
 
+def test_tokens_are_decoded_to_the_mean_patch_of_each():
+    tokens, images = PRETEXT.tokenizer.fit(DATA, (4, 4)), digits(500)  # 8000 patches
+    ids = tokens(images)
+    sums, counts = torch.zeros(32, 3, 2, 2), [0] * 32
+    for i in range(500):
+        for j in range(16):
+            top, left = 2 * (j // 4), 2 * (j % 4)
+            sums[ids[i, j]] += images[i, :, top : top + 2, left : left + 2]
+            counts[ids[i, j]] += 1
+    decoded = tokens.decode(ids[:5])
+    assert decoded.shape == (5, 3, 8, 8)
+    for i in range(5):
+        for j in range(16):
+            top, left = 2 * (j // 4), 2 * (j % 4)
+            mean = sums[ids[i, j]] / counts[ids[i, j]]
+            torch.testing.assert_close(decoded[i, :, top : top + 2, left : left + 2], mean)
+
+
 # ------------------------------------------------------------------------------------------------------- task
 
 
@@ -235,6 +312,55 @@ def test_a_batch_in_which_nothing_is_hidden_costs_nothing():
     assert found["loss"] == 0 and found["masked_accuracy"] == 0
 
 
+def test_the_mean_is_one_over_the_hidden_patches_of_all_processes(monkeypatch):
+    task, images = built().double(), digits(6).double()
+    losses, counts = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        counts.append(task.masks.draw(3).sum().item())
+        torch.manual_seed(seed)
+        losses.append(task(Batch((images[3 * seed - 3 : 3 * seed],), torch.zeros(3)))["loss"].item() * counts[-1])
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "total", lambda values: torch.tensor(sum(counts)))
+    shares = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        shares.append(task(Batch((images[3 * seed - 3 : 3 * seed],), torch.zeros(3)))["loss"].item())
+    assert sum(shares) / 2 == pytest.approx(sum(losses) / sum(counts), rel=1e-12)
+
+
+def test_blocks_share_their_position_biases_in_pre_training():
+    assert built().network.tied
+
+
+def test_the_network_is_shown_the_first_view_and_the_tokenizer_the_second():
+    task = built(replace(PRETEXT, tokenizer=TwiceAsLarge())).double()
+    images, shown = torch.rand(5, 3, 8, 8).double(), torch.rand(5, 3, 16, 16).double()
+    torch.manual_seed(5)
+    found = task(Batch((images, shown), torch.zeros(5)))["loss"]
+    torch.manual_seed(5)
+    mask = task.masks.draw(5)
+    logits = task.head(task.network.forward_masked(images, mask, task.mask_token)[mask])
+    assert found.item() == pytest.approx(nn.functional.cross_entropy(logits, task.tokens(shown)[mask]).item())
+
+
+@torch.no_grad()
+def test_reconstructions_show_the_predicted_tokens_of_hidden_patches():
+    task, images = built(), digits(9)
+    torch.manual_seed(5)
+    picture = task.pictures(Batch((images,), torch.zeros(9)))["reconstructions"]
+    torch.manual_seed(5)
+    mask = task.masks.draw(8)
+    guesses = task.head(task.network.forward_masked(images[:8], mask, task.mask_token)).argmax(2)
+    assert torch.equal(picture, uncovered(images[:8], task.tokens.decode(guesses), mask.view(8, 4, 4)))
+
+
+@torch.no_grad()
+def test_there_is_no_picture_of_tokens_that_cannot_be_decoded():
+    task = built(replace(PRETEXT, tokenizer=TwiceAsLarge()))
+    assert task.pictures(Batch((torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16)), torch.zeros(2))) == {}
+
+
 def test_the_mask_token_starts_small():
     assert 0.01 < built(network=Patches(width=600)).mask_token.std() < 0.03
 
@@ -275,6 +401,54 @@ def test_every_part_of_the_augmentation_changes_images(option):
     assert any(not torch.equal(views(image)[0], image) for _ in range(20))
 
 
+def test_a_network_without_patches_gets_views_before_it_is_refused():
+    (view,) = MaskedImageModelling(epochs=1, tokenizer=TwiceAsLarge()).views(8, None)(torch.zeros(3, 9, 9).byte())
+    assert view.shape == (3, 8, 8)
+
+
+def test_both_views_are_one_crop_bicubic_for_the_network_and_by_lanczos_for_the_tokenizer():
+    prepare_torchvision()
+    from torchvision.transforms import v2
+
+    torch.manual_seed(0)
+    image = torch.randint(256, (3, 60, 40), dtype=torch.uint8)
+    pretext = MaskedImageModelling(epochs=1, tokenizer=TwiceAsLarge(), color_jitter=0.0, flip=False)
+    views = pretext.views(24, (4, 4))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        network, tokenizer = views(image)
+        torch.manual_seed(seed)
+        top, left, height, width = v2.RandomResizedCrop.get_params(image, [0.08, 1], [3 / 4, 4 / 3])
+        crop = Image.fromarray(image.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
+        bicubic = torch.tensor(np.asarray(crop.resize((24, 24), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+        lanczos = torch.tensor(np.asarray(crop.resize((16, 16), Image.Resampling.LANCZOS))).permute(2, 0, 1)
+        assert network.dtype == tokenizer.dtype == torch.uint8
+        assert (network.int() - bicubic.int()).abs().max() <= 1  # torchvision rounds in another place
+        assert torch.equal(tokenizer, lanczos)
+
+
+def test_both_views_are_jittered_and_mirrored_alike_and_cropped_last():
+    pretext = MaskedImageModelling(epochs=1, tokenizer=TwiceAsLarge())
+    views = pretext.views(24, (4, 4))
+    assert isinstance(views, OneCrop)
+    jitter, flip = views.change.changes
+    assert type(jitter).__name__ == "ColorJitter" and flip is flipped
+    # dark on the left, bright on the right: mirrored or not, in both views or in none
+    image = torch.linspace(0, 255, 64).byte().repeat(3, 64, 1)
+    torch.manual_seed(0)
+    rising = [[bool(view[0, :, -1].sum() > view[0, :, 0].sum()) for view in views(image)] for _ in range(40)]
+    assert all(network == tokenizer for network, tokenizer in rising)
+    assert 8 < sum(network for network, _ in rising) < 32
+
+
+def test_without_a_crop_both_are_evaluation_views():
+    image = torch.randint(256, (3, 60, 40), dtype=torch.uint8)
+    options = {"tokenizer": TwiceAsLarge(), "crop_scale": 1.0, "flip": False, "color_jitter": 0.0}
+    network, tokenizer = MaskedImageModelling(epochs=1, **options).views(24, (4, 4))(image)
+    assert torch.equal(network, evaluation_view(image, 24))
+    assert torch.equal(tokenizer, evaluation_view(image, 16))
+
+
 def test_some_steps_on_digits_lower_the_loss():
     task = built()
     optimizer = torch.optim.AdamW(task.parameters(), lr=5e-3)
@@ -287,3 +461,13 @@ def test_some_steps_on_digits_lower_the_loss():
         found["loss"].backward()
         optimizer.step()
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", ["blockwise", "blockwise-exact"])
+def test_the_loss_falls_and_embeddings_tell_digits_better_than_random_ones(masks):
+    network = build_network()
+    pretext = replace(PRETEXT, masks=masks, crop_scale=1.0, flip=False, color_jitter=0.0)
+    losses = losses_of(pretext.build(network, training_data()), pretext.views(8, network.grid), steps=300)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert embeddings_tell_digits_better(network)

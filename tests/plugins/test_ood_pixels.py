@@ -7,6 +7,8 @@ import torch
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch
+from ood_core.pictures import tiled, uncovered
+from ood_pixels.mae import Decoder
 from ood_pixels.patches import cut, join, random_mask
 from ood_pixels.pretext import MaskedAutoencoder, SimMIM
 
@@ -82,6 +84,35 @@ def test_mae_is_the_mean_square_over_hidden_normalised_patches():
     assert task(found)["loss"].item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
 
 
+def test_hidden_patches_of_simmim_are_predicted_from_the_others_alone():
+    task = SimMIM(epochs=1, mask_unit=4).build(build_network(), training_data()).eval()
+    images = batch().views[0]
+    mask = task._masks(images)
+    before = task._predict(images, mask)
+    hidden = join(mask.unsqueeze(2).expand(-1, -1, 12).float(), (4, 4), 8).bool()
+    torch.testing.assert_close(task._predict(images.masked_fill(hidden, 0.3), mask), before)
+    assert not torch.allclose(task._predict(images.masked_fill(~hidden, 0.3), mask), before)
+
+
+def test_blocks_of_the_decoder_begin_apart():
+    first, second, _ = Decoder(16, 2, 2).blocks()
+    assert not torch.equal(first.linear1.weight, second.linear1.weight)
+
+
+def test_positions_of_the_network_are_fixed_by_mae():
+    task = MaskedAutoencoder(epochs=1, **DECODER).build(build_network(), training_data())
+    assert not task.network.model.pos_embed.requires_grad
+    assert not task.positions.requires_grad and task.positions.shape == (16, 16)
+
+
+@pytest.mark.parametrize("pretext", [SimMIM(epochs=1, mask_unit=4), MaskedAutoencoder(epochs=1, **DECODER)])
+def test_the_loss_reaches_all_but_what_comes_behind_the_pooling(pretext):
+    task = pretext.build(build_network(), training_data())
+    task(batch(16))["loss"].backward()
+    left = {name for name, parameter in task.named_parameters() if parameter.requires_grad and parameter.grad is None}
+    assert left == {f"network.model.{layer}.{kind}" for layer in ("fc_norm", "head") for kind in ("weight", "bias")}
+
+
 def test_mae_predicts_from_visible_patches_alone():
     task = MaskedAutoencoder(epochs=1, **DECODER).build(build_network(), training_data()).eval()
     images = batch().views[0]
@@ -101,20 +132,47 @@ def test_raw_pixels_can_be_the_target():
 
 @pytest.mark.parametrize("pretext", [SimMIM(epochs=1, mask_unit=4), MaskedAutoencoder(epochs=1, **DECODER)])
 @torch.no_grad()
-def test_reconstructions_are_shown(pretext):
+def test_reconstructions_are_shown_in_three_rows(pretext):
     task = pretext.build(build_network(), training_data()).eval()
     picture = task.pictures(batch(3))["reconstructions"]
     assert picture.shape[0] == 3
     assert 0 <= picture.min() <= picture.max() <= 1
     height, width = picture.shape[1:]
-    assert height == width  # three rows of three images
+    assert height == width  # three images in each row
+
+
+def test_tiles_are_enlarged_and_framed_in_white():
+    rows = [torch.rand(9, 3, 8, 8), torch.rand(9, 3, 8, 8)]
+    picture = tiled(rows)
+    assert picture.shape == (3, 2 * 100, 8 * 100)  # 96 pixels and twice 2 of margin; the ninth image is left out
+    for row in range(2):
+        for column in range(8):
+            tile = picture[:, row * 100 : (row + 1) * 100, column * 100 : (column + 1) * 100]
+            assert torch.equal(tile[:, 2:-2:12, 2:-2:12], rows[row][column])
+            assert torch.equal(tile[:, 13, 13], rows[row][column][:, 0, 0])
+            assert (tile[:, :2] == 1).all() and (tile[:, :, -2:] == 1).all()
+
+
+def test_only_hidden_cells_show_a_prediction_whatever_its_size():
+    images, mask = torch.rand(2, 3, 96, 96), torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[1, 0, 3] = True
+    picture = uncovered(images, torch.full((2, 3, 16, 16), 0.25), mask)
+    covered, predicted, whole = (picture[:, top + 2 : top + 98, 102:198] for top in (0, 100, 200))
+    assert torch.equal(whole, images[1])
+    for shown, value in ((covered, 0.5), (predicted, 0.25)):
+        torch.testing.assert_close(shown[:, :24, 72:], torch.full((3, 24, 24), value))
+        assert torch.equal(shown[:, 24:], images[1][:, 24:]) and torch.equal(shown[:, :, :72], images[1][:, :, :72])
 
 
 @pytest.mark.parametrize(
     ("pretext", "message"),
     [
         (SimMIM(epochs=1, mask_unit=3), "mask_unit must be a multiple of the patch size 2 and divide the image size 8"),
-        (SimMIM(epochs=1, mask_unit=8), "it is 8"),
+        (SimMIM(epochs=1, mask_unit=8), "it is 8; possible: 2, 4$"),
+        (
+            SimMIM(epochs=1, mask_unit=4, mask_ratio=0.8),
+            "with mask_ratio 0.8 all 4 squares are hidden; lower it, or mask_unit 4",
+        ),
         (MaskedAutoencoder(epochs=1, mask_ratio=0.99, **DECODER), "with mask_ratio 0.99 16 of 16 patches are hidden"),
     ],
 )

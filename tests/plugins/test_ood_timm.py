@@ -185,6 +185,13 @@ def test_a_file_without_a_classifier_gets_a_fresh_one(tmp_path):
     assert loaded(images).shape == (3, 5)
 
 
+@pytest.mark.parametrize(("classes", "fresh"), [(None, ()), (1000, ()), (5, ("head",))])
+def test_the_head_of_downloaded_weights_is_fresh_for_other_classes(monkeypatch, classes, fresh):
+    made = VIT.build(SIZE, classes).model
+    monkeypatch.setattr("ood_timm.backbone.create", lambda *_: made)
+    assert Timm(model=VIT.model, options=VIT.options, pretrained=True).build(SIZE, classes).fresh == fresh
+
+
 def test_a_partial_checkpoint_is_refused_with_a_short_list_of_what_is_missing(tmp_path):
     network, _ = built("vit")
     state = {key: value for key, value in network.model.state_dict().items() if "blocks" not in key}

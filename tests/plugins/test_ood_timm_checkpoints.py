@@ -75,10 +75,6 @@ def mae(state):
     return {"model": state | decoder | {"mask_token": torch.ones(1, 1, 8), "decoder_pred.bias": torch.ones(48)}}
 
 
-def mae_encoder(state):
-    return {"model": state}
-
-
 def dino(state):
     head = {"head.mlp.0.weight": torch.ones(8, 16), "head.last_layer.weight_g": torch.ones(9, 1)}
     teacher = prefixed("backbone.", state) | head
@@ -90,23 +86,19 @@ def dino_student(state):
     return {"student": dino({key: tensor - 1 for key, tensor in state.items()})["student"]}
 
 
-def bare(state):
-    return dict(state)
-
-
 LAYOUTS = {
     "beit": (beit_pretraining, BEIT, SHARED),
     "beit v2": (beit_v2_pretraining, BEIT, SHARED),
     "moco v3": (mocov3, VIT, {}),
     "mae": (mae, VIT, {}),
-    "mae encoder": (mae_encoder, VIT, {}),
+    "mae encoder": (lambda state: {"model": state}, VIT, {}),
     "dino": (dino, VIT, {}),
     "dino student": (dino_student, VIT, {}),
-    "dino backbone": (bare, VIT, {}),
+    "dino backbone": (dict, VIT, {}),
 }
 
 
-def written(path, layout, changed=bare):
+def written(path, layout, changed=dict):
     """Write a checkpoint of pre-training, changed before it is put into its layout, and return the source."""
     publish, model, options = LAYOUTS[layout]
     network = source(model, **options)
@@ -132,6 +124,21 @@ def test_where_patches_are_averaged_the_norm_behind_is_fresh(tmp_path, layout):
     torch.testing.assert_close(network.model.norm(loaded.forward_features(images())), expected)
     assert (loaded.model.fc_norm.weight == 1).all() and (loaded.model.fc_norm.bias == 0).all()
     assert loaded.fresh == ("fc_norm", "head")
+
+
+def test_pretraining_without_a_norm_leaves_that_of_the_averaged_patches_fresh(tmp_path):
+    written(
+        tmp_path / "w.pth", "beit v2", lambda state: {key: state[key] for key in state if not key.startswith("norm.")}
+    )
+    assert load(tmp_path / "w.pth", BEIT).fresh == ("fc_norm",)
+
+
+def test_a_fine_tuned_beit_that_lost_its_head_keeps_its_norm(tmp_path):
+    network = source(BEIT)
+    torch.save({"model": network.model.state_dict()}, tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth", BEIT, classes=5)
+    assert torch.equal(loaded.model.fc_norm.weight, network.model.fc_norm.weight)
+    assert loaded.fresh == ("head",)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -230,6 +237,21 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_its_differences(tmp_path
     written(tmp_path / "w.pth", layout, damage)
     with pytest.raises(OODError, match=rf"weights '.*w\.pth' do not fit timm model '{model}': {message}"):
         load(tmp_path / "w.pth", model, classes=5)
+
+
+def test_what_timm_resamples_is_no_difference(tmp_path):
+    written(tmp_path / "w.pth", "mae", with_an_odd_key)
+    with pytest.raises(
+        OODError, match=r"do not fit timm model 'vit_tiny_patch16_224': Unexpected keys: 1 \(odd\.weight\)$"
+    ):
+        load(tmp_path / "w.pth", VIT, size=24)
+
+
+def test_a_plain_file_without_any_last_norm_is_refused(tmp_path):
+    state = source(VIT).model.state_dict()
+    torch.save({key: state[key] for key in state if not key.startswith("norm.")}, tmp_path / "w.pth")
+    with pytest.raises(OODError, match=r"Missing keys: 2 \(fc_norm\.weight, fc_norm\.bias\)$"):
+        load(tmp_path / "w.pth", VIT, global_pool="avg")
 
 
 def test_a_deeper_beit_is_refused_with_its_keys(tmp_path):

@@ -92,6 +92,13 @@ def test_other_families_drop_theirs_as_timm_does(model, options):
     assert len(rates(ours)) > 2
 
 
+def test_all_three_branches_of_an_xcit_are_dropped():
+    options = {"depth": 2, "embed_dim": 16, "num_heads": 2}
+    network = Timm(model="xcit_nano_12_p16_224", options=options).build(32, 2)
+    network.set_drop_path(0.3)
+    assert {f"model.blocks.1.drop_path{branch}" for branch in (1, 2, 3)} <= rates(network).keys()
+
+
 def test_a_network_without_branches_cannot_drop_paths():
     network = Timm(model="dla46_c").build(32, 2)
     network.set_drop_path(0)
