@@ -67,14 +67,14 @@ def test_a_mixture_is_a_softmax_of_logits_and_gumbel_noise():
 def test_a_mixture_is_that_of_loops():
     logits = torch.randn(2, 5, 3, 4, dtype=torch.float64)
     torch.manual_seed(2)
-    found = mixture(logits, torch.tensor(0.7))
+    found = mixture(logits, torch.tensor(0.75))
     torch.manual_seed(2)
     minus_log_u = torch.empty_like(logits).exponential_()  # of u uniform in (0, 1)
     for b in range(2):
         for row in range(3):
             for column in range(4):
                 noise = [-math.log(value) for value in minus_log_u[b, :, row, column]]
-                weights = [math.exp((logits[b, v, row, column] + noise[v]) / 0.7) for v in range(5)]
+                weights = [math.exp((logits[b, v, row, column] + noise[v]) / 0.75) for v in range(5)]
                 expected = [weight / sum(weights) for weight in weights]
                 assert found[b, :, row, column].tolist() == pytest.approx(expected, rel=1e-9)
 
@@ -268,21 +268,20 @@ def test_codes_of_photographs_are_many_and_keep_most_of_the_image():
     torch.manual_seed(0)
     built = tokenizer.training().build(replace(training_data(), image_size=16))
     optimizer = torch.optim.AdamW(built.parameters(), lr=2e-3)
-    for step in range(200):
-        built.before_step(step / 200)
+    for step in range(150):
+        built.before_step(step / 150)
         loss = built(Batch((pixels[torch.randperm(500)[:32]],), torch.zeros(32)))["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 20 == 19:
+        if step % 15 == 14:
             built.after_epoch()
     tokens = CodeMap(built.autoencoder)
     found = tokens(pixels[500:])
     shares = found.flatten().bincount(minlength=64).double() / found.numel()
     error = (tokens.decode(found) - pixels[500:]).square().mean()
-    print("PPL", torch.special.entr(shares).sum().exp(), len(found.unique()), error, pixels.var())
     assert torch.special.entr(shares).sum().exp() > 8
-    assert error < 0.25 * pixels.var()
+    assert error < 0.2 * pixels.var()
 
 
 def test_the_view_has_one_cell_for_every_patch():
