@@ -151,7 +151,7 @@ def _joined_statistics(task: Task) -> Task:
 def _shard(task: Task) -> None:
     """Cut the task's weights up over the processes: each layer of a list by itself, then the rest.
 
-    Layers that share a parameter with others stay with the rest.
+    Layers that share a parameter with others stay with the rest, and so do layers within a layer.
     """
     uses: dict[int, int] = {}
     for _, parameter in task.named_parameters(remove_duplicate=False):
@@ -160,7 +160,7 @@ def _shard(task: Task) -> None:
         if isinstance(module, (nn.Sequential, nn.ModuleList)):
             for layer in module:
                 own = list(layer.parameters())
-                if own and layer.__class__.forward is not nn.Module.forward and all(uses[id(p)] == 1 for p in own):
+                if own and layer.__class__.forward is not nn.Module.forward and all(uses.get(id(p)) == 1 for p in own):
                     fully_shard(layer)
     fully_shard(task)
 

@@ -18,6 +18,7 @@ from ood_timm.creation import create
 from ood_timm.network import TimmModel
 
 _WRAPPERS = ("module", "teacher", "student")  # of DeepSpeed, and DINO, whose teacher is the better network
+_COMPUTED = "relative_position_index"  # in the files of BEiT; timm leaves it out
 _SHOWN = 3  # keys of each kind that an error names
 _UNFIT = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -61,7 +62,9 @@ def restore(name: str, image_size: int, options: Mapping[str, Any], path: Path) 
         model = create(name, image_size, {**options, **outputs, "pretrained": True, "pretrained_cfg_overlay": source})
     except _UNFIT as error:
         differences = _told(error) or _found(converted.state, _wanted(name, image_size, {**options, **outputs}))
-        raise OODError(f"weights '{path}' do not fit timm model '{name}': {differences or error}") from error
+        raise OODError(
+            f"weights '{path}' do not fit timm model '{name}': {differences or shorten(str(error), 200)}"
+        ) from error
     model.pretrained_cfg.pop("state_dict")  # a second copy of all weights
     return model, converted.fresh
 
@@ -100,7 +103,7 @@ def _found(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     shapes = {key: (list(state[key].shape), list(wanted[key].shape)) for key in state if key in wanted}
     return _differences(
         [key for key in wanted if key not in state],
-        [key for key in state if key not in wanted],
+        [key for key in state if key not in wanted and not key.endswith(_COMPUTED)],
         [f"{key} {given} for {own}" for key, (given, own) in shapes.items() if given != own],
     )
 

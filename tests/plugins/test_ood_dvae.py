@@ -130,6 +130,13 @@ def test_the_codes_of_a_forward_pass_are_counted():
     assert torch.equal(small.counts, expected)
 
 
+def test_codes_are_counted_in_all_processes(monkeypatch):
+    monkeypatch.setattr("ood_core.processes.total", lambda values: 2 * values)  # the other one saw the same
+    small = task()
+    small(batch(5))
+    assert small.counts.sum() == 2 * 5 * 16
+
+
 def restarted(progress, counts, seed=0):
     """Return codes before and after an epoch in which they were used so often."""
     small = task()

@@ -141,6 +141,22 @@ def test_reconstructions_are_shown_in_three_rows(pretext):
     assert height == width  # three images in each row
 
 
+@pytest.mark.parametrize(
+    ("pretext", "perfect"),
+    [
+        (SimMIM(epochs=1, mask_unit=4), lambda task, images: cut(2 * images - 1, (4, 4))),
+        (MaskedAutoencoder(epochs=1, **DECODER), lambda task, images: task.targets.of(cut(images, (4, 4)))),
+    ],
+)
+@torch.no_grad()
+def test_a_perfect_prediction_looks_like_the_image(pretext, perfect, monkeypatch):
+    task = pretext.build(build_network(), training_data()).eval()
+    monkeypatch.setattr(task, "_predict", lambda images, mask: perfect(task, images))
+    covered, predicted, whole = task.pictures(batch(3))["reconstructions"].chunk(3, 1)
+    torch.testing.assert_close(predicted, whole)
+    assert not torch.allclose(covered, whole)
+
+
 def test_tiles_are_enlarged_and_framed_in_white():
     rows = [torch.rand(9, 3, 8, 8), torch.rand(9, 3, 8, 8)]
     picture = tiled(rows)
