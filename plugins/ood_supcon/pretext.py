@@ -18,89 +18,69 @@ from ood_core.interfaces import (
     TrainingData,
     Views,
 )
-from ood_supcon.task import ContrastTask, by_class, by_image
+from ood_supcon.task import ContrastTask, Grouping, by_class, by_image
 
 
+# A recipe writes options flat, so both tasks must have them as their own fields: inherited, they are declared once.
 @dataclass(frozen=True, kw_only=True)
-class SupervisedContrast(PretextTask):
-    """Draw embeddings of one class together (Khosla et al., 2020); the training of SSD+ (Sehwag et al., 2021).
+class Contrastive(PretextTask):
+    """What is shown and compared in both tasks, which differ in what they take for alike.
 
     The batch holds all positives and negatives, in several processes that of all of them; where `accumulation` cuts it,
     its parts are compared within themselves. The projection is thrown away: embeddings are what is scored.
 
     Attributes:
-        temperature: Of the softmax; 0.5 in SSD+, 0.1 in the paper of the loss.
-        output: Width of what is compared; 128 in the paper.
-        crop_scale: Smallest share of an image's area that a random crop keeps; 0.2 in SSD+.
+        temperature: Of the softmax; 0.5 in SSD and SSD+, 0.1 in the papers of the losses.
+        output: Width of what is compared; 128 in the papers.
+        crop_scale: Smallest share of an image's area that a random crop keeps; 0.2 in SSD and SSD+, 0.08 in SimCLR.
         flip: Whether half of the views are mirrored.
-        color_jitter: Strength for brightness, contrast and saturation; 0.4 in SSD+, 0 changes no colour.
+        color_jitter: Strength for brightness, contrast and saturation; 0.4 in SSD and SSD+, 0 changes no colour.
     """
+
+    temperature: PositiveFloat = 0.5
+    output: PositiveInt = 128
+    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.2
+    flip: bool = True
+    color_jitter: NonNegativeFloat = 0.4
+
+    def check(self) -> None:
+        """Refuse to compare a single image, which has nothing to differ from."""
+        least = 2 * self.accumulation
+        if self.batch_size < least:
+            reason = "it compares the images of a batch, or of each part that 'accumulation' cuts it into"
+            raise OODError(f"pretext '{self.name}' needs a batch_size of {least} or more: {reason}")
+
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation, two views drawn alike."""
+        both = Distortions(crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter, saturation=1.0)
+        return Apart((both.view(image_size), both.view(image_size)))
+
+    def task(self, network: Network, grouping: Grouping) -> ContrastTask:
+        """Return the task with a projection of two layers."""
+        return ContrastTask(network, self.output, self.temperature, grouping)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedContrast(Contrastive):
+    """Draw embeddings of one class together (Khosla et al., 2020); the training of SSD+ (Sehwag et al., 2021)."""
 
     name = "supcon"
     least_classes: ClassVar[int] = 2  # of one class there is nothing to push away
 
-    temperature: PositiveFloat = 0.5
-    output: PositiveInt = 128
-    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.2
-    flip: bool = True
-    color_jitter: NonNegativeFloat = 0.4
-
-    def check(self) -> None:
-        """Refuse to compare a single image, which has nothing to differ from."""
-        _require_others(self)
-
-    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, two views drawn alike."""
-        return _two_views(image_size, self.crop_scale, self.flip, self.color_jitter)
-
     def build(self, network: Network, data: TrainingData) -> ContrastTask:
-        """Return the task with a projection of two layers."""
-        return ContrastTask(network, self.output, self.temperature, by_class)
+        """Return the task in which images of one class are alike."""
+        return self.task(network, by_class)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimCLR(PretextTask):
+class SimCLR(Contrastive):
     """Draw the two views of an image together (Chen et al., 2020); the training of SSD (Sehwag et al., 2021).
 
-    All other images are negatives, whatever their class: those of the batch, in several processes that of all of them;
-    where `accumulation` cuts it, its parts are compared within themselves. The projection is thrown away.
-
-    Attributes:
-        temperature: Of the softmax; 0.5 in SSD, 0.1 in the paper of the loss for ImageNet.
-        output: Width of what is compared; 128 in the paper.
-        crop_scale: Smallest share of an image's area that a random crop keeps; 0.2 in SSD, 0.08 in the paper.
-        flip: Whether half of the views are mirrored.
-        color_jitter: Strength for brightness, contrast and saturation; 0.4 in SSD, 0 changes no colour.
+    All other images are negatives, whatever their class.
     """
 
     name = "simclr"
 
-    temperature: PositiveFloat = 0.5
-    output: PositiveInt = 128
-    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.2
-    flip: bool = True
-    color_jitter: NonNegativeFloat = 0.4
-
-    def check(self) -> None:
-        """Refuse to compare a single image, which has nothing to differ from."""
-        _require_others(self)
-
-    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, two views drawn alike."""
-        return _two_views(image_size, self.crop_scale, self.flip, self.color_jitter)
-
     def build(self, network: Network, data: TrainingData) -> ContrastTask:
-        """Return the task with a projection of two layers."""
-        return ContrastTask(network, self.output, self.temperature, by_image)
-
-
-def _require_others(pretext: PretextTask) -> None:
-    least = 2 * pretext.accumulation
-    if pretext.batch_size < least:
-        reason = "it compares the images of a batch, or of each part that 'accumulation' cuts it into"
-        raise OODError(f"pretext '{pretext.name}' needs a batch_size of {least} or more: {reason}")
-
-
-def _two_views(image_size: int, crop_scale: float, flip: bool, color_jitter: float) -> Views:
-    both = Distortions(crop_scale=crop_scale, flip=flip, color_jitter=color_jitter, saturation=1.0)
-    return Apart((both.view(image_size), both.view(image_size)))
+        """Return the task in which the views of one image are alike."""
+        return self.task(network, by_image)
