@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from ood_core.decoding import to_rgb
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_core.vision import prepare_torchvision
@@ -24,22 +21,6 @@ Part: TypeAlias = Literal["train", "holdout", "known", "test"]
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images kept in memory for one set; beyond that they are decoded again."""
-
-
-def file_digest(path: Path) -> str:
-    """Return a hash over a file's content."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def digest_files(paths: Iterable[Path]) -> str:
-    """Return a hash over names and contents; the folder they lie in does not count."""
-    files = sorted(paths)
-    root = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.relative_to(root).as_posix()}\0{file_digest(file)}\n".encode())
-    return total.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,17 +119,6 @@ def _fingerprint(source: str, classes: tuple[str, ...], rows: NDArray[np.int64],
     digest = hashlib.sha256("\0".join((source, part, *classes)).encode())
     digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
     return digest.hexdigest()
-
-
-def to_rgb(image: Image.Image) -> Tensor:
-    """Return a picture of any mode as uint8 [3, H, W], turned upright, transparency on white, 16 bits scaled to 8."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith(("I;16", "I")):
-        upright = Image.fromarray((np.asarray(upright).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def evaluation_view(image: Tensor, image_size: int) -> Tensor:

@@ -13,8 +13,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from ood_core.data import file_digest
 from ood_core.errors import OODError, suggest
+from ood_core.files import file_digest
 from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin, Probe, Scorer
 from ood_core.plugins import Plugins
 from ood_core.recipe import Node

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import PIL.Image
 
-from ood_core.data import digest_files
+from ood_core.decoding import decode
 from ood_core.errors import OODError
+from ood_core.files import digest_files, listing
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.listing import listing
-from ood_files.pictures import decode
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif"}

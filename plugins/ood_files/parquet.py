@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ood_core.data import digest_files
 from ood_core.errors import OODError
+from ood_core.files import digest_files, listing
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.listing import listing
 from ood_files.rows import ParquetImages, Shard
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import PIL.Image
 
+from ood_core.decoding import decode
 from ood_core.errors import OODError
 from ood_core.interfaces import ImageSet
-from ood_files.pictures import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import conv2d, max_pool2d, mse_loss, one_hot, relu
 
-from ood_core.data import to_rgb
+from ood_core.decoding import to_rgb
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch
 from ood_core.pictures import tiled

@@ -1,11 +1,15 @@
-"""Decoding, with an error that names the picture."""
+"""From encoded pictures to pixels, with an error that names the picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import PIL.Image
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from ood_core.errors import OODError
 
@@ -30,3 +34,14 @@ def decode(source: BinaryIO | Path, where: str) -> PIL.Image.Image:
         raise OODError(f"{where}: not a picture in a known format") from error
     except _BROKEN as error:
         raise OODError(f"{where}: broken picture: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Tensor:
+    """Return a picture of any mode as uint8 [3, H, W], turned upright, transparency on white, 16 bits scaled to 8."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I;16", "I")):
+        upright = Image.fromarray((np.asarray(upright).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        layer = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1).contiguous()
