@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from ood_core.decoding import to_rgb
 from ood_core.errors import OODError, suggest
-from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_core.interfaces import DatasetSource, EvaluationView, ImageSet, Split
 from ood_core.vision import prepare_torchvision
 
 Part: TypeAlias = Literal["train", "holdout", "known", "test"]
 """What a set of images is for: fitting, calibrating the threshold, being known as OOD, or measuring."""
+
+PLAIN = EvaluationView()
+"""The shorter side to S, then the centre."""
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images kept in memory for one set; beyond that they are decoded again."""
@@ -94,6 +98,7 @@ class SelectedImages:
         self.source = images.fingerprint
         self.fingerprint = _fingerprint(images.fingerprint, classes, self.rows, part)
         self._images = images
+        self.skip_broken = False
         self._decoded: dict[int, Tensor] = {}
         self._bytes = 0
 
@@ -121,15 +126,17 @@ def _fingerprint(source: str, classes: tuple[str, ...], rows: NDArray[np.int64],
     return digest.hexdigest()
 
 
-def evaluation_view(image: Tensor, image_size: int) -> Tensor:
-    """Return uint8 [3, S, S]: shorter side to S (bicubic, antialiased), then the centre."""
-    if image.shape[-2:] == (image_size, image_size):
+def evaluation_view(image: Tensor, image_size: int, view: EvaluationView = PLAIN) -> Tensor:
+    """Return uint8 [3, S, S]: the resized image's central square."""
+    side = math.floor(image_size / view.crop_fraction)
+    if image.shape[-2:] == (side, side) == (image_size, image_size):
         return image
     prepare_torchvision()
     from torchvision.transforms import InterpolationMode  # slow, and not needed where sizes fit already
     from torchvision.transforms.v2 import functional
 
-    resized = functional.resize(image, [image_size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    size = [side, side] if view.squash else [side]
+    resized = functional.resize(image, size, interpolation=InterpolationMode(view.interpolation), antialias=True)
     cropped: Tensor = functional.center_crop(resized, [image_size, image_size])
     return cropped
 

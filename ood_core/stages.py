@@ -17,6 +17,7 @@ from ood_core.data import Part, SelectedImages
 from ood_core.errors import OODError, OODErrors
 from ood_core.interfaces import (
     Backbone,
+    EvaluationView,
     Plugin,
     PretextTask,
     Probe,
@@ -54,6 +55,8 @@ class TrainStage:
     images: Images = field(compare=False)
     image_size: int
     seed: int
+    auxiliary: Images | None = field(default=None, compare=False)
+    """OOD images that may be trained on."""
     start: TrainStage | None = field(default=None, compare=False)
     tokenizers: tuple[tuple[Tokenizer, TrainStage], ...] = field(default=(), compare=False)
 
@@ -92,6 +95,9 @@ class ExtractStage:
     image_size: int
     classes: int
     """Number of ID classes, which is that of the network's outputs."""
+    view: EvaluationView = field(default_factory=EvaluationView)
+    augmented_by: PretextTask | None = field(default=None, compare=False)
+    """Whose augmentation the images are shown through, instead of the evaluation view."""
     probe: Probe | None = field(default=None, compare=False)
 
     @property
@@ -108,7 +114,14 @@ class ExtractStage:
     def passage(self) -> tuple[Any, ...]:
         """What the stages that can share a pass have in common."""
         network = self.weights.key if self.weights is not None else repr(self.backbone)
-        return (network, self.images.opened.fingerprint, self.image_size, self.classes)
+        return (
+            network,
+            self.images.opened.fingerprint,
+            self.image_size,
+            self.classes,
+            self.view,
+            repr(self.augmented_by),
+        )
 
     def __str__(self) -> str:
         what = str(self.images) if self.probe is None else f"{type(self.probe).__name__} of {self.images}"

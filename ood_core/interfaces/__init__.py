@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from ood_core.interfaces.data import DatasetSource, ImageSet, TrainingData
+from ood_core.interfaces.data import DatasetSource, EvaluationView, ImageSet, TrainingData
 from ood_core.interfaces.network import Backbone, Network, PatchNetwork
 from ood_core.interfaces.plugin import (
     NonNegativeFloat,
@@ -51,6 +51,7 @@ __all__ = (
     "Batch",
     "Card",
     "DatasetSource",
+    "EvaluationView",
     "Head",
     "ImageSet",
     "Network",

@@ -5,14 +5,31 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from ood_core.interfaces.plugin import Plugin, Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationView:
+    """How an image of any size becomes the square that is scored.
+
+    Attributes:
+        crop_fraction: Share of the resized image's shorter side that the central square keeps: the side becomes
+            floor(S / crop_fraction) pixels, and S of them are cut out. 0.875 is the usual 224 of 256.
+        interpolation: Of the resizing, which is antialiased.
+        squash: Resize both sides, whatever the aspect ratio, instead of the shorter one.
+    """
+
+    crop_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    squash: bool = False
 
 
 class ImageSet(ABC):
@@ -26,6 +43,9 @@ class ImageSet(ABC):
 
     fingerprint: str
     """Changes whenever an image or label does; depends on content, not on where the files lie."""
+
+    encoded: ClassVar[bool] = False
+    """Whether pictures lie encoded in files, so that it pays to keep them decoded."""
 
     @abstractmethod
     def image(self, index: int) -> Image:

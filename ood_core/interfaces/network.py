@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ood_core.errors import OODError
+from ood_core.interfaces.data import EvaluationView
 from ood_core.interfaces.plugin import Plugin
 
 
@@ -131,3 +132,7 @@ class Backbone(Plugin):
             image_size: S, in pixels.
             classes: Outputs of the classifier; None leaves the one the backbone comes with, for use without training.
         """
+
+    def evaluation_view(self) -> EvaluationView:
+        """Return how its pretrained weights want images shown, where a recipe does not say."""
+        return EvaluationView()

@@ -21,6 +21,10 @@ class Batch(NamedTuple):
     """One tensor [B, ...] for each view the pretext task asked for; uint8 views arrive as float32 in [0, 1]."""
     labels: Tensor
     """int64 [B]."""
+    outliers: Tensor | None = None
+    """Images [B', 3, S, S] of the auxiliary set, for tasks that need one; drawn anew for each step."""
+    broken: tuple[str, ...] = ()
+    """What was wrong with pictures that others stand in for, where the recipe says to skip such; a line each."""
 
 
 class Task(nn.Module, ABC):
@@ -118,6 +122,9 @@ class PretextTask(Training):
 
     least_classes: ClassVar[int] = 1
     """How many ID classes the task needs; checked when the recipe is planned."""
+
+    needs_auxiliary: ClassVar[bool] = False
+    """Whether batches carry images of the recipe's auxiliary OOD set; checked when the recipe is planned."""
 
     @abstractmethod
     def build(self, network: Network, data: TrainingData) -> Task:

@@ -8,9 +8,9 @@ from textwrap import shorten
 from typing import Any
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Backbone
+from ood_core.interfaces import Backbone, EvaluationView
 from ood_timm.checkpoint import restore
-from ood_timm.creation import check_name, create, own_image_size, survey
+from ood_timm.creation import check_name, create, own_image_size, own_view, survey
 from ood_timm.network import TimmModel, TimmNetwork
 
 
@@ -50,6 +50,10 @@ class Timm(Backbone):
         network = found.wrap(model)
         network.fresh = fresh
         return network
+
+    def evaluation_view(self) -> EvaluationView:
+        """Return timm's data config of the pretrained weights; weights from a file are taken for those of the name."""
+        return own_view(self.model) if self.pretrained or self.weights is not None else EvaluationView()
 
     def _created(self, image_size: int, classes: int | None) -> tuple[TimmModel, tuple[str, ...]]:
         options = self.options if classes is None else {**self.options, "num_classes": classes}

@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ood_core.errors import OODError, suggest
+from ood_core.interfaces import EvaluationView
 from ood_core.vision import prepare_torchvision
 from ood_timm.network import TimmModel, TimmNetwork, TimmPatchNetwork
 
@@ -54,6 +55,18 @@ def own_image_size(name: str) -> int:
 
     config = timm.get_pretrained_cfg(name)
     return 224 if config is None else int(config.input_size[-1])
+
+
+def own_view(name: str) -> EvaluationView:
+    """Return how timm shows images to the weights of this name."""
+    prepare_torchvision()
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return EvaluationView()
+    smooth: Literal["bilinear", "bicubic"] = "bilinear" if config.interpolation == "bilinear" else "bicubic"
+    return EvaluationView(crop_fraction=config.crop_pct, interpolation=smooth, squash=config.crop_mode == "squash")
 
 
 @dataclass(frozen=True)
