@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ood_core import extract
-from ood_core.batches import evaluation_batches
+from ood_core.batches import Shown, evaluation_batches
 from ood_core.data import Selection, to_unit
 from ood_core.plugins import find
 from ood_core.stages import ExtractStage, Images
@@ -63,7 +63,9 @@ def main(folder=None):
     plugins = find()
     network = stage_of(plugins, folder).backbone.build(SIZE, None).eval()
     images = stage_of(plugins, folder).images.opened
-    batches = [to_unit(batch.views[0]) for batch in evaluation_batches(images, SIZE, extract.BATCH_SIZE)]
+    batches = [
+        to_unit(batch.images) for batch in evaluation_batches(images, Shown(image_size=SIZE), extract.BATCH_SIZE)
+    ]
     bare(network, batches[:2])
     alone, ours = [], []
     for _ in range(REPETITIONS):

@@ -12,15 +12,22 @@ import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ood_core.data import SelectedImages, evaluation_view, to_unit
-from ood_core.interfaces import Batch, Views
+from ood_core.data import PLAIN, SelectedImages, evaluation_view, to_unit
+from ood_core.decoding import pixel_digest
+from ood_core.errors import OODError
+from ood_core.interfaces import Batch, EvaluationView, Views
+
+T = TypeVar("T")
+
+BROKEN = -1
+"""The digest of a picture that cannot be read."""
 
 INLINE_IMAGES = 50_000
 """Sets up to this size are decoded in the main process: starting workers would cost more than it saves."""
@@ -29,7 +36,7 @@ INLINE_IMAGES = 50_000
 def sample(images: SelectedImages, image_size: int, count: int) -> Tensor:
     """Return up to `count` images in a fixed random order, float32 [n, 3, S, S] in [0, 1]."""
     order = np.random.default_rng(0).permutation(len(images))[:count]
-    return to_unit(torch.stack([evaluation_view(images.pixels(int(i)), image_size) for i in order]))
+    return to_unit(torch.stack([evaluation_view(images.readable(int(i)).pixels, image_size) for i in order]))
 
 
 def step_seed(seed: int, step: int, purpose: str, of: int = 0) -> int:
@@ -108,29 +115,112 @@ class Steps(Sampler[Step]):
                 yield Step(epoch * self.per_epoch + index, self.process * share, rows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outliers:
+    """The images of an auxiliary set that come with every batch of a training.
+
+    Attributes:
+        images: The set.
+        of_a_step: How many, in all processes.
+        process: Number of this process, which takes its part of them.
+        processes: How many there are.
+    """
+
+    images: SelectedImages
+    of_a_step: int
+    process: int = 0
+    processes: int = 1
+
+    def drawn(self, seed: int, step: int, views: Views) -> tuple[Tensor, tuple[str, ...]]:
+        """Return this process's images of a step, through the first view, and what was wrong with broken ones."""
+        random = np.random.default_rng(step_seed(seed, step, "outliers"))
+        rows = random.choice(len(self.images), self.of_a_step, replace=self.of_a_step > len(self.images))
+        share = self.of_a_step // self.processes
+        drawn: list[Tensor] = []
+        broken: list[str] = []
+        for place in range(self.process * share, (self.process + 1) * share):
+            found = self.images.readable(int(rows[place]))
+            _seed_views(step_seed(seed, step, "outlier views", place))
+            drawn.append(views(found.pixels)[0])
+            broken += found.broken
+        return torch.stack(drawn), tuple(broken)
+
+
 @dataclass(frozen=True)
 class _AugmentedBatches(Dataset[Batch]):
     images: SelectedImages
     views: Views
     seed: int
+    outliers: Outliers | None = None
 
     def __getitems__(self, step: Step) -> Batch:
-        samples = []
+        samples, rows = [], []
+        broken: list[str] = []
         for place, row in enumerate(step.rows, step.first):
+            found = self.images.readable(row)
             # by image: however many processes share the batch, an image is augmented in the same way
             _seed_views(step_seed(self.seed, step.number, "views", place))
-            samples.append(self.views(self.images.pixels(row)))
-        return Batch(tuple(torch.stack(view) for view in zip(*samples, strict=True)), self.images.labels[step.rows])
+            samples.append(self.views(found.pixels))
+            rows.append(found.index)
+            broken += found.broken
+        views = tuple(torch.stack(view) for view in zip(*samples, strict=True))
+        if self.outliers is None:
+            return Batch(views, self.images.labels[rows], broken=tuple(broken))
+        outliers, unreadable = self.outliers.drawn(self.seed, step.number, self.views)
+        return Batch(views, self.images.labels[rows], outliers, (*broken, *unreadable))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How images are shown to a network that is evaluated.
+
+    Attributes:
+        image_size: S, in pixels.
+        view: How an image becomes a square of this size.
+        views: An augmentation whose first view is shown instead.
+        seed: Of the augmentation.
+    """
+
+    image_size: int
+    view: EvaluationView = PLAIN
+    views: Views | None = None
+    seed: int = 0
+
+    def show(self, pixels: Tensor, index: int) -> Tensor:
+        """Return the view of an image [3, S, S]; `index` is its place in the set."""
+        if self.views is None:
+            return evaluation_view(pixels, self.image_size, self.view)
+        _seed_views(step_seed(self.seed, 0, "views", index))
+        return self.views(pixels)[0]
+
+
+class EvaluationBatch(NamedTuple):
+    """Images in their own order."""
+
+    images: Tensor
+    """[B, 3, S, S]; uint8, or float32 in [0, 1] behind an augmentation. Black for a broken picture."""
+    digests: Tensor
+    """int64 [B], of the pictures' pixels before any view; -1 for a broken picture that the recipe says to skip."""
 
 
 @dataclass(frozen=True)
-class _PlainBatches(Dataset[Batch]):
+class _PlainBatches(Dataset[EvaluationBatch]):
     images: SelectedImages
-    image_size: int
+    shown: Shown
 
-    def __getitems__(self, rows: list[int]) -> Batch:
-        view = torch.stack([evaluation_view(self.images.pixels(row), self.image_size) for row in rows])
-        return Batch((view,), self.images.labels[rows])
+    def __getitems__(self, rows: list[int]) -> EvaluationBatch:
+        shown, digests = zip(*(self._one(row) for row in rows), strict=True)
+        return EvaluationBatch(torch.stack(shown), torch.tensor(digests))
+
+    def _one(self, row: int) -> tuple[Tensor, int]:
+        try:
+            pixels = self.images.pixels(row)
+        except OODError:
+            if not self.images.skip_broken:
+                raise
+            size = self.shown.image_size
+            return self.shown.show(torch.zeros(3, size, size, dtype=torch.uint8), row), BROKEN
+        return self.shown.show(pixels, row), pixel_digest(pixels)
 
 
 def sample_batch(images: SelectedImages, views: Views, count: int) -> Batch:
@@ -139,15 +229,17 @@ def sample_batch(images: SelectedImages, views: Views, count: int) -> Batch:
     return _AugmentedBatches(images, views, 0).__getitems__(Step(0, 0, rows))
 
 
-def training_batches(images: SelectedImages, views: Views, steps: Steps) -> Iterable[Batch]:
+def training_batches(
+    images: SelectedImages, views: Views, steps: Steps, outliers: Outliers | None = None
+) -> Iterable[Batch]:
     """Return the augmented batches of a training, in order."""
-    return _loader(_AugmentedBatches(images, views, steps.seed), steps, len(images))
+    return _loader(_AugmentedBatches(images, views, steps.seed, outliers), steps, len(images))
 
 
 def evaluation_batches(
-    images: SelectedImages, image_size: int, batch_size: int, process: int = 0, processes: int = 1
-) -> Iterable[Batch]:
-    """Return all images in their own order, un-augmented, uint8.
+    images: SelectedImages, shown: Shown, batch_size: int, process: int = 0, processes: int = 1
+) -> Iterator[EvaluationBatch]:
+    """Return all images in their own order.
 
     Several processes take turns, a batch each; where the images do not go round, the last one is given more than once.
     """
@@ -156,10 +248,10 @@ def evaluation_batches(
         share = -(-min(len(images) - begin, batch_size * processes) // processes)
         first = begin + process * share
         rows.append([min(row, len(images) - 1) for row in range(first, first + share)])
-    return _ahead(_loader(_PlainBatches(images, image_size), rows, len(images)))
+    return _ahead(_loader(_PlainBatches(images, shown), rows, len(images)))
 
 
-def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _ahead(batches: Iterable[T]) -> Iterator[T]:
     """Yield batches, each decoded in a thread while the one before it is at work.
 
     Not for training, where batches and network draw from one random generator. The thread gets one core: a second team
@@ -173,7 +265,7 @@ def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _loader(batches: Dataset[Batch], order: Any, images: int) -> Iterable[Batch]:
+def _loader(batches: Dataset[T], order: Any, images: int) -> Iterable[T]:
     """Return a loader of whole batches: `order` yields what `__getitems__` of the batches takes."""
     workers = 0 if images <= INLINE_IMAGES else min(8, max((os.cpu_count() or 1) - 1, 1))
     return DataLoader(batches, batch_sampler=order, collate_fn=_keep, num_workers=workers)

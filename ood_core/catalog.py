@@ -1,8 +1,8 @@
-"""The table of all installed scorers, made of what their classes say of themselves."""
+"""Tables of all installed scorers and data sources, made of what their classes say of themselves."""
 
 from __future__ import annotations
 
-from ood_core.interfaces import NEEDS, Card, Scorer
+from ood_core.interfaces import NEEDS, Card, DatasetSource, Scorer
 from ood_core.options import options_of
 from ood_core.plugins import Plugins
 
@@ -39,3 +39,25 @@ def _row(name: str, cls: type[Scorer]) -> str:
     needs = ", ".join(need.replace("_", "-") for need in _NEEDS if need in cls.needs)
     cells = (f"`{name}`", options_of(cls), card.formula, needs, card.fit, card.score, card.paper)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def datasets_table(plugins: Plugins) -> str:
+    """Return Markdown: the sources of images with their options, then the published sets that some know by name."""
+    sources = [
+        registered.cls
+        for (kind, _), registered in sorted(plugins.registered.items())
+        if kind == "dataset" and issubclass(registered.cls, DatasetSource)
+    ]
+    rows = [f"| `{cls.name}` | {options_of(cls)} | {first_line(cls)} |" for cls in sources]
+    blocks = ["\n".join(["| source | options | what it reads |", "|---|---|---|", *rows])]
+    for cls in sources:
+        if known := cls.catalogue():
+            head = ["| set | what it is | classes | images | licence | source |", "|---" * 6 + "|"]
+            lines = [f"| `{name}` | " + " | ".join(facts) + " |" for name, facts in known.items()]
+            blocks.append("\n".join([f"### `{{use: {cls.name}, dataset: ...}}`", "", *head, *lines]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def first_line(cls: type) -> str:
+    """Return what a class says of itself in the first line of its docstring."""
+    return (cls.__doc__ or "").strip().partition("\n")[0]

@@ -58,6 +58,9 @@ def _command(
     scorers: Annotated[
         bool, typer.Option("--scorers", help="List the installed scorers: formula, needs, costs, source (Markdown).")
     ] = False,
+    datasets: Annotated[
+        bool, typer.Option("--datasets", help="List the data sources, and the published sets by name (Markdown).")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Train, extract, score and report, as a recipe says; whatever is in the store is not done again."""
@@ -69,8 +72,10 @@ def _command(
         _list_plugins()
     elif scorers:
         _list_scorers()
+    elif datasets:
+        _list_datasets()
     elif recipe is None:
-        raise typer.BadParameter("name a recipe, --plugins or --scorers", param_hint="RECIPE")
+        raise typer.BadParameter("name a recipe, --plugins, --scorers or --datasets", param_hint="RECIPE")
     else:
         try:
             _run(recipe, overrides or [], out, store, plan)
@@ -127,10 +132,13 @@ def _show(plan: Plan, store: Store) -> None:
         state = "stored" if store.facts(stage) is not None else "to do"
         typer.echo(f"{state:6}  {stage.key[:8]}  {stage}")
     to_do = sum(store.facts(stage) is None for stage in stages)
+    for note in plan.notes:
+        typer.echo(f"note: {note}")
     typer.echo(f"{plan.name}: {len(plan.rows)} rows, {len(stages)} stages, {to_do} to do")
 
 
 def _list_plugins() -> None:
+    from ood_core.catalog import first_line
     from ood_core.plugins import find
 
     found = find()
@@ -138,7 +146,7 @@ def _list_plugins() -> None:
         typer.echo(str(package))
         for (kind, name), registered in sorted(found.registered.items()):
             if registered.package == package:
-                typer.echo(f"    {kind:9} {name:20} {_first_line(registered.cls)}")
+                typer.echo(f"    {kind:9} {name:20} {first_line(registered.cls)}")
     _show_disabled(found)
 
 
@@ -149,12 +157,15 @@ def _list_scorers() -> None:
     typer.echo(table(find()), nl=False)
 
 
+def _list_datasets() -> None:
+    from ood_core.catalog import datasets_table
+    from ood_core.plugins import find
+
+    typer.echo(datasets_table(find()), nl=False)
+
+
 def _show_disabled(found: Plugins) -> None:
     from ood_core.plugins import DISABLE
 
     if disabled := os.environ.get(DISABLE):
         typer.echo(f"left out by {DISABLE}: {disabled}")
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]

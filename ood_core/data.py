@@ -1,9 +1,10 @@
-"""From a data source to images: class selection, hold-out, decoding to RGB, the evaluation transform."""
+"""From a data source to the images of one purpose: classes, superclasses, limits, draws, hold-out, decoded pixels."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -17,14 +18,70 @@ from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, EvaluationView, ImageSet, Split
 from ood_core.vision import prepare_torchvision
 
-Part: TypeAlias = Literal["train", "holdout", "known", "test"]
-"""What a set of images is for: fitting, calibrating the threshold, being known as OOD, or measuring."""
+Part: TypeAlias = Literal["train", "holdout", "known", "auxiliary", "test"]
+"""What a set of images is for: fitting, calibrating the threshold, being known as OOD, being trained on as OOD, or
+measuring."""
+
+Groups: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
+"""Superclasses, each with its classes."""
+
+Rows: TypeAlias = NDArray[np.int64]
 
 PLAIN = EvaluationView()
 """The shorter side to S, then the centre."""
 
 CACHE_BYTES = 512 * 2**20
-"""Decoded images kept in memory for one set; beyond that they are decoded again."""
+"""Decoded images kept in memory for one source; beyond that they are decoded again."""
+
+
+class Pictures:
+    """One split of a source with its decoded images, shared by all selections from it."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+        self._decoded: dict[int, Tensor] = {}
+        self._bytes = 0
+
+    def pixels(self, row: int) -> Tensor:
+        """Return one image, uint8 [3, H, W].
+
+        Raises:
+            OODError: The picture is broken; names it.
+        """
+        if (found := self._decoded.get(row)) is not None:
+            return found
+        pixels = to_rgb(self.images.image(row))
+        if self._bytes + pixels.nbytes <= CACHE_BYTES:
+            self._decoded[row] = pixels
+            self._bytes += pixels.nbytes
+        return pixels
+
+
+class Library:
+    """The sources opened so far, so that variants, seeds, cases and parts share them and their decoded images."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[str, str, Split], Pictures] = {}
+
+    def open(self, source: DatasetSource, candidates: Sequence[DatasetSource], split: Split) -> Pictures:
+        """Return the first of the candidates that can be opened; the source itself where there are none.
+
+        Raises:
+            OODError: None can; the source says what is missing.
+        """
+        reasons: list[str] = []
+        for candidate in candidates or (source,):
+            try:
+                return self._open(candidate, split)
+            except OODError as error:
+                reasons.append(str(error))
+        raise OODError(source.missing(reasons))
+
+    def _open(self, source: DatasetSource, split: Split) -> Pictures:
+        key = (f"{type(source).__module__}.{type(source).__qualname__}", repr(source), split)
+        if key not in self._opened:
+            self._opened[key] = Pictures(source.open(split))
+        return self._opened[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,73 +91,156 @@ class Selection:
     Attributes:
         name: What the report calls them.
         source: Where they come from.
-        classes: Names of the classes to keep, in label order; None keeps all.
-        limit: At most so many images of each class, the first ones; None keeps all.
+        candidates: Sources that stand for it, where there are several; the first that can be opened is used.
+        split: Which split of the source; None takes `test` for measuring and `train` for everything else.
+        superclasses: Classes to take together, each group under one name and label; None leaves classes as they are.
+        classes: Names of the classes (or superclasses) to keep, in label order; None keeps all.
+        without: Names of classes (or superclasses) to leave out.
+        limit: At most so many images of each class; None keeps all.
+        draw: Seed of which images the limit leaves; None leaves the first ones.
         holdout: Share of every class's training images kept back for calibration.
+        minus: Other selections whose images are not among these.
+        skip_broken: Whether broken pictures are counted and left out, instead of stopping the run.
     """
 
     name: str
     source: DatasetSource
+    candidates: tuple[DatasetSource, ...] = ()
+    split: Split | None = None
+    superclasses: Groups | None = None
     classes: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
     limit: int | None = None
+    draw: int | None = None
     holdout: float = 0.0
+    minus: tuple[Selection, ...] = ()
+    skip_broken: bool = False
 
-    def open(self, part: Part) -> SelectedImages:
+    def open(self, part: Part, library: Library | None = None) -> SelectedImages:
         """Return the images for this purpose.
 
         Raises:
-            OODError: A class does not exist, or nothing is left.
+            OODError: The source cannot be opened, a class does not exist, or nothing is left.
         """
-        split: Split = "test" if part == "test" else "train"
-        images = self.source.open(split)
-        labels = range(len(images.classes)) if self.classes is None else [self._label(n, images) for n in self.classes]
+        library = library or Library()
+        pictures = self.pictures(part, library)
+        images = pictures.images
+        groups = self._groups(images)
+        chosen = self._chosen(tuple(groups))
+        taken = [other.open("known", library) for other in self.minus]
+        gone = np.concatenate([np.empty(0, np.int64), *(o.rows for o in taken if o.source == images.fingerprint)])
         known = np.asarray(images.labels)
-        chosen = [np.flatnonzero(known == label)[: self.limit] for label in labels]
-        rows = [_part_of(rows, part, self.holdout) for rows in chosen]
+        found = [np.flatnonzero(np.isin(known, groups[name])) for name in chosen]
+        left = [np.setdiff1d(rows, gone) for rows in found]
+        rows = [_part_of(self._limited(rows), part, self.holdout) for rows in left]
         if not any(len(of_class) for of_class in rows):
             hint = "; holdout: 0 does without" if part == "holdout" else ""
             raise OODError(f"data set '{self.name}' has no image for {part}{hint}")
-        return SelectedImages(images, tuple(images.classes[label] for label in labels), rows, part)
+        selected = SelectedImages(pictures, chosen, rows, self._fingerprint(images, chosen, rows, part))
+        selected.all_classes, selected.found = len(groups), sum(map(len, found))
+        selected.skip_broken = self.skip_broken
+        return selected
 
-    def _label(self, name: str, images: ImageSet) -> int:
-        found = [label for label, known in enumerate(images.classes) if known == name]
-        if not found:
-            raise OODError(f"no class '{name}' in data set '{self.name}'.{suggest(name, images.classes)}")
-        if len(found) > 1:
-            raise OODError(
-                f"data set '{self.name}' has {len(found)} classes called '{name}'; it cannot be chosen by name"
-            )
-        return found[0]
+    def class_names(self, library: Library) -> tuple[str, ...]:
+        """Return the names of the classes (or superclasses) that measuring would have, in label order."""
+        return self._chosen(tuple(self._groups(self.pictures("test", library).images)))
+
+    def pictures(self, part: Part, library: Library) -> Pictures:
+        """Return the split of the source that images for this purpose come from.
+
+        Raises:
+            OODError: It cannot be opened.
+        """
+        split: Split = self.split or ("test" if part == "test" else "train")
+        return library.open(self.source, self.candidates, split)
+
+    def _groups(self, images: ImageSet) -> dict[str, list[int]]:
+        """Return the labels that stand for each class or superclass, by name."""
+        labels: dict[str, list[int]] = {}
+        for label, name in enumerate(images.classes):
+            labels.setdefault(name, []).append(label)
+        if self.superclasses is not None:
+            return {
+                name: [label for one in classes for label in labels[self._known(one, labels)]]
+                for name, classes in self.superclasses
+            }
+        if self.classes is None and not self.without:  # classes that share a name stay apart
+            return {
+                name if len(same) == 1 else f"{name} #{n}": [label]
+                for name, same in labels.items()
+                for n, label in enumerate(same)
+            }
+        for name in (*(self.classes or ()), *self.without):
+            if len(labels.get(name, ())) > 1:
+                message = f"has {len(labels[name])} classes called '{name}'; it cannot be chosen by name"
+                raise OODError(f"data set '{self.name}' {message}")
+        return labels
+
+    def _chosen(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in (*(self.classes or ()), *self.without):
+            self._known(name, names)
+        return tuple(name for name in self.classes or names if name not in self.without)
+
+    def _known(self, name: str, names: Sequence[str] | Mapping[str, object]) -> str:
+        if name not in names:
+            raise OODError(f"no class '{name}' in data set '{self.name}'.{suggest(name, names)}")
+        return name
+
+    def _limited(self, rows: Rows) -> Rows:
+        if self.limit is None or self.draw is None:
+            return rows[: self.limit]
+        return np.sort(np.random.default_rng(self.draw).permutation(rows)[: self.limit])
+
+    def _fingerprint(self, images: ImageSet, classes: tuple[str, ...], rows: Sequence[Rows], part: Part) -> str:
+        policy = ("skip broken",) if self.skip_broken else ()
+        digest = hashlib.sha256("\0".join((images.fingerprint, part, *policy, *classes)).encode())
+        for of_class in rows:
+            digest.update(f"\0{len(of_class)}\0".encode() + np.ascontiguousarray(of_class, dtype="<i8").tobytes())
+        return digest.hexdigest()
 
 
-def _part_of(rows: NDArray[np.int64], part: Part, holdout: float) -> NDArray[np.int64]:
+def _part_of(rows: Rows, part: Part, holdout: float) -> Rows:
     """Cut one class's ID training rows in two by a fixed shuffle; other sets stay whole."""
-    if part in ("known", "test"):
+    if part not in ("train", "holdout"):
         return rows
     shuffled = np.random.default_rng(0).permutation(rows)
     held = round(len(rows) * holdout)
     return np.sort(shuffled[:held] if part == "holdout" else shuffled[held:])
 
 
+@dataclass(frozen=True)
+class Readable:
+    """An image that could be read, and what was wrong with those before it that could not."""
+
+    index: int
+    pixels: Tensor
+    broken: tuple[str, ...]
+
+
 class SelectedImages:
     """Decoded images and labels of a selection; label c is the c-th selected class."""
 
+    all_classes: int
+    """Number of classes (or superclasses) of the source, before some were selected."""
+
+    found: int
+    """Number of images before limit, draw and hold-out."""
+
+    skip_broken = False
+    """Whether a broken picture is counted and left out, instead of stopping the run."""
+
     def __init__(
-        self, images: ImageSet, classes: tuple[str, ...], rows_by_class: list[NDArray[np.int64]], part: Part
+        self, pictures: Pictures, classes: tuple[str, ...], rows_by_class: list[Rows], fingerprint: str
     ) -> None:
         rows = np.concatenate(rows_by_class)
         labels = np.concatenate([np.full(len(rows), label) for label, rows in enumerate(rows_by_class)])
         order = np.argsort(rows, kind="stable")
         self.classes = classes
-        self.all_classes = len(images.classes)
         self.rows = rows[order]
         self.labels = torch.from_numpy(labels[order])
-        self.source = images.fingerprint
-        self.fingerprint = _fingerprint(images.fingerprint, classes, self.rows, part)
-        self._images = images
-        self.skip_broken = False
-        self._decoded: dict[int, Tensor] = {}
-        self._bytes = 0
+        self.source = pictures.images.fingerprint
+        self.fingerprint = fingerprint
+        self._pictures = pictures
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -110,20 +250,29 @@ class SelectedImages:
         return len(np.intersect1d(self.rows, other.rows)) if self.source == other.source else 0
 
     def pixels(self, index: int) -> Tensor:
-        """Return one image, uint8 [3, H, W]."""
-        if (found := self._decoded.get(index)) is not None:
-            return found
-        pixels = to_rgb(self._images.image(int(self.rows[index])))
-        if self._bytes + pixels.nbytes <= CACHE_BYTES:
-            self._decoded[index] = pixels
-            self._bytes += pixels.nbytes
-        return pixels
+        """Return one image, uint8 [3, H, W].
 
+        Raises:
+            OODError: The picture is broken; names it.
+        """
+        return self._pictures.pixels(int(self.rows[index]))
 
-def _fingerprint(source: str, classes: tuple[str, ...], rows: NDArray[np.int64], part: Part) -> str:
-    digest = hashlib.sha256("\0".join((source, part, *classes)).encode())
-    digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
-    return digest.hexdigest()
+    def readable(self, index: int) -> Readable:
+        """Return the image, or the next one that is not broken where such are skipped.
+
+        Raises:
+            OODError: The picture is broken and the recipe says to stop, or all are.
+        """
+        broken: list[str] = []
+        for place in range(len(self)):
+            here = (index + place) % len(self)
+            try:
+                return Readable(here, self.pixels(here), tuple(broken))
+            except OODError as error:
+                if not self.skip_broken:
+                    raise
+                broken.append(str(error))
+        raise OODError(f"none of the {len(self)} pictures can be read; the first: {broken[0]}")
 
 
 def evaluation_view(image: Tensor, image_size: int, view: EvaluationView = PLAIN) -> Tensor:

@@ -9,24 +9,35 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ood_core import network as networks
 from ood_core import processes
 from ood_core.artifacts import HEAD, layer_file, save_layers
-from ood_core.batches import evaluation_batches
-from ood_core.data import to_unit
+from ood_core.batches import BROKEN, Shown, evaluation_batches
+from ood_core.data import SelectedImages, to_unit
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import Head, Network, Probe
 from ood_core.stages import ExtractStage, Observer
-from ood_core.store import Store, create_array, save_tensors
+from ood_core.store import Store, create_array, map_array, save_tensors
 
 BATCH_SIZE = 128
+
+DIGESTS = "digests.npy"
+"""int64 [N]: a digest of each picture's pixels, by which the same picture in two sets is found."""
+
+COPIED = 65536
+"""Rows that are copied at once where some are left out."""
+
+ROWS = "rows.npy"
+"""int64 [N]: which images of the set these are; not all where broken pictures are skipped."""
 
 
 def execute(stages: Sequence[ExtractStage], store: Store, observer: Observer) -> None:
@@ -41,28 +52,69 @@ def execute(stages: Sequence[ExtractStage], store: Store, observer: Observer) ->
             folder, facts = stack.enter_context(store.put(stage)) if processes.rank() == 0 else (None, {})
             writers.append(_writer(stage, network, folder, facts))
         begun = time.monotonic()
-        _pass(stages[0], network, writers, observer)
+        good = _pass(stages[0], network, writers, observer)
         seconds = time.monotonic() - begun
         shared = seconds - sum(writer.seconds for writer in writers)
         for stage, writer in zip(stages, writers, strict=True):
             alone = shared + writer.seconds if stage is stages[0] else writer.seconds
-            writer.finish(len(stage.images.opened), alone)
+            writer.finish(good, alone)
+
+
+def shown(stage: ExtractStage, network: Network) -> Shown:
+    """Return how an extraction stage shows images to its network."""
+    if stage.augmented_by is None:
+        return Shown(image_size=stage.image_size, view=stage.view)
+    views = stage.augmented_by.views(stage.image_size, getattr(network, "grid", None))
+    return Shown(image_size=stage.image_size, views=views, seed=stage.seed or 0)
 
 
 @torch.inference_mode()
-def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], observer: Observer) -> None:
-    count, done = len(stage.images.opened), 0
-    batches = evaluation_batches(stage.images.opened, stage.image_size, BATCH_SIZE, processes.rank(), processes.count())
+def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], observer: Observer) -> Good:
+    """Pass all images, and return which of them could be read."""
+    images, done = stage.images.opened, 0
+    count, digests = len(images), np.empty(len(images), np.int64)
+    how = shown(stage, network)
+    batches = evaluation_batches(images, how, BATCH_SIZE, processes.rank(), processes.count())
     with _listening(network, [name for writer in writers for name in writer.layers]) as maps:
         for batch in batches:
-            features = network.forward_features(to_unit(batch.views[0].to(networks.device())))
-            rows = slice(done, min(done + len(batch.labels) * processes.count(), count))
+            features = network.forward_features(to_unit(batch.images.to(networks.device())))
+            rows = slice(done, min(done + len(batch.digests) * processes.count(), count))
+            all_digests = processes.gathered(batch.digests.to(networks.device())).cpu().numpy()
+            digests[rows] = all_digests[: rows.stop - rows.start]
             for writer in writers:
                 begun = time.monotonic()
                 writer.write(rows, features, maps)
                 writer.seconds += time.monotonic() - begun
             done = rows.stop
             observer.progress(done, count)
+    good = Good(digests, _reasons(images, np.flatnonzero(digests == BROKEN)))
+    if len(good.reasons) == count:
+        raise OODError(f"none of the {count} pictures can be read; the first: {good.reasons[0]}")
+    return good
+
+
+def _reasons(images: SelectedImages, rows: NDArray[np.int64]) -> list[str]:
+    """Return what is wrong with broken pictures."""
+    found = []
+    for row in rows:
+        try:
+            images.pixels(int(row))
+        except OODError as error:
+            found.append(str(error))
+    return found
+
+
+@dataclass(frozen=True)
+class Good:
+    """Which images of a set could be read: their digests, with `BROKEN` for the others, and why those could not."""
+
+    digests: NDArray[np.int64]
+    reasons: list[str]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Their places in the set."""
+        return np.flatnonzero(self.digests != BROKEN)
 
 
 @contextmanager
@@ -116,14 +168,18 @@ class _Writer(ABC):
                     self.arrays[name] = create_array(self.file(self.folder, name), (self.count, values.shape[1]))
                 self.arrays[name][rows] = all_values.cpu().numpy()
 
-    def finish(self, images: int, seconds: float) -> None:
+    def finish(self, good: Good, seconds: float) -> None:
         """Complete the arrays, and note what is particular to this stage."""
-        for array in self.arrays.values():
+        rows = good.rows
+        for name, array in self.arrays.items():
             array.flush()
+            if self.folder is not None and len(rows) < self.count:
+                _keep_rows(self.file(self.folder, name), rows)
         self.facts |= {
-            "images": images,
+            "images": len(rows),
+            "skipped": good.reasons,
             "seconds": round(seconds, 3),
-            "images_per_second": round(images / max(seconds, 1e-9), 1),
+            "images_per_second": round(self.count / max(seconds, 1e-9), 1),
         }
 
 
@@ -133,11 +189,7 @@ class _OutputsWriter(_Writer):
     def __init__(self, stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any]) -> None:
         super().__init__(stage, network, folder, facts)
         self.head = _usable_head(stage, network)
-        if folder is not None:
-            labels = create_array(folder / "labels.npy", (self.count,), int)
-            labels[:] = stage.images.opened.labels.numpy()
-            if self.head is None:
-                create_array(folder / "logits.npy", (self.count, 0))
+        self.labels = stage.images.opened.labels.numpy()
 
     def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return embeddings, and logits where they mean something."""
@@ -148,11 +200,17 @@ class _OutputsWriter(_Writer):
         """Return the file of this name."""
         return folder / f"{name}.npy"
 
-    def finish(self, images: int, seconds: float) -> None:
-        """Add the head."""
-        super().finish(images, seconds)
-        if self.head is not None and self.folder is not None:
-            save_tensors(self.folder / HEAD, {"weight": self.head.weight, "bias": self.head.bias})
+    def finish(self, good: Good, seconds: float) -> None:
+        """Add labels, digests and the head."""
+        super().finish(good, seconds)
+        if self.folder is not None:
+            np.save(self.folder / ROWS, good.rows)
+            np.save(self.folder / DIGESTS, good.digests[good.rows])
+            np.save(self.folder / "labels.npy", self.labels[good.rows])
+            if self.head is None:
+                np.save(self.folder / "logits.npy", np.empty((len(good.rows), 0), np.float32))
+            else:
+                save_tensors(self.folder / HEAD, {"weight": self.head.weight, "bias": self.head.bias})
         self.facts |= {"dimensions": self.network.num_features, "logits": self.head is not None}
 
 
@@ -174,12 +232,22 @@ class _LayersWriter(_Writer):
         """Return the next numbered file."""
         return layer_file(folder, len(self.arrays))
 
-    def finish(self, images: int, seconds: float) -> None:
+    def finish(self, good: Good, seconds: float) -> None:
         """Add the names of the arrays."""
-        super().finish(images, seconds)
+        super().finish(good, seconds)
         if self.folder is not None:
             save_layers(self.folder, list(self.arrays))
         self.facts["dimensions"] = sum(array.shape[1] for array in self.arrays.values())
+
+
+def _keep_rows(file: Path, rows: NDArray[np.int64]) -> None:
+    """Write an array again with these rows alone."""
+    array = map_array(file)
+    kept = create_array(file.with_name("kept.npy"), (len(rows), *array.shape[1:]), array.dtype.type)
+    for start in range(0, len(rows), COPIED):
+        kept[start : start + COPIED] = array[rows[start : start + COPIED]]
+    kept.flush()
+    file.with_name("kept.npy").replace(file)
 
 
 def _usable_head(stage: ExtractStage, network: Network) -> Head | None:

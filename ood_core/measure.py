@@ -3,30 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ood_core import metrics
 from ood_core.artifacts import load_outputs
+from ood_core.errors import OODError
+from ood_core.extract import DIGESTS
+from ood_core.interfaces import Outputs
 from ood_core.score import SCORES
 from ood_core.stages import Extraction, MeasureStage, Observer, ScoreStage
 from ood_core.store import Store, load_array
 
+ACCEPTED = "accepted.npy"
+"""int64 [O, C]: of the images of each OOD class, how many are accepted as ID and taken for each ID class."""
+
+RECALL = 0.95
+"""Share of ID test images that the threshold behind `ACCEPTED` accepts."""
+
 
 def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
     """Measure, and file the numbers as facts."""
-    with store.put(stage) as (_, facts):
-        inside, outside = _scores(stage.id_scores, store), _scores(stage.ood_scores, store)
-        facts |= asdict(metrics.measure(inside, outside))
-        facts["id_accuracy"] = _accuracy(stage.id_scores.outputs, store)
+    with store.put(stage) as (folder, facts):
+        inside = torch.cat([_scores(scores, store) for scores in (stage.id_scores, *stage.shifted_scores)])
+        outside, duplicates = _scores(stage.ood_scores, store), _Duplicates(stage, store)
+        facts |= {"duplicates_test": int(duplicates.test.sum()), "duplicates_train": int(duplicates.train.sum())}
+        kept = ~duplicates.any if stage.overlap == "remove" else torch.ones_like(duplicates.any)
+        if not kept.any():
+            raise OODError("all its images are also ID images; nothing is left to measure")
+        outside = outside[kept]
+        facts |= {"id_images": len(inside), "ood_images": len(outside)} | asdict(metrics.measure(inside, outside))
+        facts |= _classification(load_outputs(stage.id_scores.outputs, store))
         if stage.held_scores is not None:
             facts |= _calibrated(inside, outside, _scores(stage.held_scores, store))
+        _file_accepted(folder, stage, load_outputs(stage.ood_scores.outputs, store), inside, (outside, kept))
     observer.progress(1, 1)
 
 
-def _accuracy(extraction: Extraction, store: Store) -> float | None:
-    outputs = load_outputs(extraction, store)
-    return None if outputs.head is None else metrics.accuracy(outputs.logits, outputs.labels)
+class _Duplicates:
+    """Which OOD images are exactly equal, pixel for pixel, to an ID image; bool [M] each."""
+
+    def __init__(self, stage: MeasureStage, store: Store) -> None:
+        outside = _digests(stage.ood_scores.outputs, store)
+        tested = [_digests(scores.outputs, store) for scores in (stage.id_scores, *stage.shifted_scores)]
+        trained = _digests(stage.id_scores.fit.train, store)
+        self.test = torch.from_numpy(np.isin(outside, np.concatenate(tested)))
+        self.train = torch.from_numpy(np.isin(outside, trained))
+        self.any = self.test | self.train
+
+
+def _digests(extraction: Extraction, store: Store) -> Any:
+    return load_array(store.folder(extraction.base) / DIGESTS).numpy()
+
+
+def _classification(outputs: Outputs) -> dict[str, float | None]:
+    """Return how well the ID test images are classified, and how well the confidence says so."""
+    if outputs.head is None or outputs.classes < 2:
+        return {"id_accuracy": None, "ece": None}
+    return {
+        "id_accuracy": metrics.accuracy(outputs.logits, outputs.labels),
+        "ece": metrics.expected_calibration_error(outputs.logits, outputs.labels),
+    }
 
 
 def _calibrated(inside: Tensor, outside: Tensor, held: Tensor) -> dict[str, float]:
@@ -37,6 +78,20 @@ def _calibrated(inside: Tensor, outside: Tensor, held: Tensor) -> dict[str, floa
         "id_accepted": float((inside <= threshold).double().mean()),
         "ood_accepted": float((outside <= threshold).double().mean()),
     }
+
+
+def _file_accepted(
+    folder: Path, stage: MeasureStage, outputs: Outputs, inside: Tensor, measured: tuple[Tensor, Tensor]
+) -> None:
+    """Count which OOD classes are accepted as which ID classes, where a classifier tells those apart."""
+    outside, kept = measured
+    if outputs.head is None:
+        return
+    accepted = outside <= metrics.threshold(inside, RECALL)
+    foreign, taken_for = outputs.labels[kept][accepted], outputs.logits[kept][accepted].argmax(1)
+    counts = np.zeros((len(stage.ood_scores.images.opened.classes), outputs.logits.shape[1]), np.int64)
+    np.add.at(counts, (foreign.numpy(), taken_for.numpy()), 1)
+    np.save(folder / ACCEPTED, counts)
 
 
 def _scores(stage: ScoreStage, store: Store) -> Tensor:

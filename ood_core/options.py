@@ -9,7 +9,7 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +20,9 @@ from ood_core.plugins import Plugins
 from ood_core.recipe import Node
 
 _ABSENT = object()
+
+Made = TypeVar("Made")
+"""A dataclass whose fields are options: a plugin's, or a protocol's."""
 
 
 class Reader:
@@ -66,9 +69,10 @@ class Reader:
             self.wrong(entries["use"], str(error))
             return None
         options = {key: entry for key, entry in entries.items() if key not in ("use", *reserved)}
-        return self._build(cls, options, node, f"{kind} '{cls.name}'")
+        return self.build(cls, options, node, f"{kind} '{cls.name}'")
 
-    def _build(self, cls: type[Plugin], options: Mapping[str, Node], node: Node, what: str) -> Plugin | None:
+    def build(self, cls: type[Made], options: Mapping[str, Node], node: Node, what: str) -> Made | None:
+        """Return a dataclass made of these options; None after a mistake."""
         before = len(self.errors)
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         hints = typing.get_type_hints(cls, include_extras=True)

@@ -7,17 +7,18 @@ at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ood_core import sections
+from ood_core.data import Library
 from ood_core.errors import OODError, OODErrors
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
 from ood_core.options import Reader, digest, identity, probe_identity, with_nested
 from ood_core.plugins import Plugins, core_version
 from ood_core.recipe import Recipe
-from ood_core.sections import Experiment, Opened
+from ood_core.sections import Experiment
 from ood_core.stages import (
     Extraction,
     ExtractStage,
@@ -40,12 +41,11 @@ def make(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
     """
     errors: list[OODError] = []
     experiments: list[Experiment] = []
-    opened: Opened = {}
+    library = Library()
     for recipe in recipes:
         reader = Reader(plugins)
-        experiment = sections.read(recipe, reader, opened)
+        experiments += sections.read(recipe, reader, library)
         errors += reader.errors
-        experiments += [experiment] if experiment is not None else []
     if errors:
         raise OODErrors(each_once(errors))
     builder = _Builder(plugins, core_version())
@@ -55,6 +55,8 @@ def make(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
         resolved={f"{e.recipe.variant}, seed {e.recipe.seed}": e.resolved for e in experiments},
         plugins=plugins,
         checks=tuple({(place, repr(p)): (place, p) for e in experiments for place, p in e.checks}.values()),
+        notes=tuple(dict.fromkeys(note for experiment in experiments for note in experiment.notes)),
+        averaged=all(experiment.averaged for experiment in experiments),
     )
 
 
@@ -70,14 +72,23 @@ class _Builder:
         rows = []
         for name, scorer in experiment.scorers:
             fit = self._fit(experiment, weights, name, scorer)
-            read = partial(self._extraction, experiment, weights, scorer)
-            held = experiment.data.holdout
-            id_scores = self._score(fit, read(experiment.data.test))
-            held_scores = self._score(fit, read(held)) if held is not None else None
-            for group, images in experiment.data.ood:
-                measure = self._measure(id_scores, held_scores, self._score(fit, read(images)))
-                rows.append(Row(experiment.recipe.variant, experiment.recipe.seed, name, images.name, group, measure))
+            for inside in self._inside(experiment, fit, weights):
+                for group, images in experiment.data.ood:
+                    outside = self._score(fit, self._extraction(experiment, weights, scorer, images))
+                    rows.append(_row(experiment, name, group, self._measure(experiment, inside, outside)))
         return rows
+
+    def _inside(self, experiment: Experiment, fit: FitStage, weights: TrainStage | None) -> list[_Inside]:
+        """Return what OOD is compared with: the ID test set, and where there is any the shifted ID images with it."""
+        data = experiment.data
+
+        def scores(images: Images) -> ScoreStage:
+            return self._score(fit, self._extraction(experiment, weights, fit.scorer, images))
+
+        held = scores(data.holdout) if data.holdout is not None else None
+        plain = _Inside(scores(data.test), held)
+        shifted = tuple(scores(images) for images in data.shifted)
+        return [plain, replace(plain, shifted=shifted)] if shifted else [plain]
 
     def _key(self, kind: str, **decides: Any) -> str:
         return digest({"kind": kind, "core": self.core} | decides)
@@ -85,14 +96,17 @@ class _Builder:
     def _training(self, experiment: Experiment) -> TrainStage | None:
         stage: TrainStage | None = None
         data, seed = experiment.data, experiment.recipe.seed
-        for task in experiment.tasks:
-            tokenizers = self._tokenizers(experiment, task)
+        for step in experiment.steps:
+            task, images = step.task, step.images or data.train
+            auxiliary = data.auxiliary if task.needs_auxiliary else None
+            tokenizers = self._tokenizers(experiment, task, images)
             key = self._key(
                 "train",
                 task=identity(task, self.plugins),
                 backbone=identity(experiment.backbone, self.plugins),
-                images=data.train.opened.fingerprint,
-                image_size=data.image_size,
+                images=images.opened.fingerprint,
+                auxiliary=None if auxiliary is None else auxiliary.opened.fingerprint,
+                image_size=experiment.settings.image_size,
                 seed=seed,
                 start=stage.key if stage is not None else None,
                 tokenizers=[trained.key for _, trained in tokenizers],
@@ -101,30 +115,34 @@ class _Builder:
                 key=key,
                 backbone=experiment.backbone,
                 task=task,
-                images=data.train,
-                image_size=data.image_size,
+                images=images,
+                image_size=experiment.settings.image_size,
                 seed=seed,
+                auxiliary=auxiliary,
+                id_classes=step.images is None,
                 start=stage,
                 tokenizers=tokenizers,
             )
         return stage
 
-    def _tokenizers(self, experiment: Experiment, task: PretextTask) -> tuple[tuple[Tokenizer, TrainStage], ...]:
+    def _tokenizers(
+        self, experiment: Experiment, task: PretextTask, images: Images
+    ) -> tuple[tuple[Tokenizer, TrainStage], ...]:
         """Return the stages that train the task's tokenizers, where those need any training."""
         stages = {}
-        data, seed = experiment.data, experiment.recipe.seed
+        size, seed = experiment.settings.image_size, experiment.recipe.seed
         for tokenizer in with_nested(task):
             if not isinstance(tokenizer, Tokenizer) or (training := tokenizer.training()) is None:
                 continue
             key = self._key(
                 "train",
                 tokenizer=identity(tokenizer, self.plugins),
-                images=data.train.opened.fingerprint,
-                image_size=data.image_size,
+                images=images.opened.fingerprint,
+                image_size=size,
                 seed=seed,
             )
             stages[tokenizer] = TrainStage(
-                key=key, backbone=None, task=training, images=data.train, image_size=data.image_size, seed=seed
+                key=key, backbone=None, task=training, images=images, image_size=size, seed=seed
             )
         return tuple(stages.items())
 
@@ -166,11 +184,18 @@ class _Builder:
         probe: Probe | None = None,
         asked_by: Scorer | None = None,
     ) -> ExtractStage:
-        size, classes = experiment.data.image_size, len(experiment.data.train.opened.classes)
+        size, classes = experiment.settings.image_size, len(experiment.data.train.opened.classes)
+        augmented = _augmented_by(experiment, images)
         network = weights.key if weights is not None else identity(experiment.backbone, self.plugins)
         read = {} if probe is None or asked_by is None else {"probe": probe_identity(probe, asked_by, self.plugins)}
         key = self._key(
-            "extract", network=network, images=images.opened.fingerprint, image_size=size, classes=classes, **read
+            "extract",
+            network=network,
+            images=images.opened.fingerprint,
+            image_size=size,
+            view=vars(experiment.view) if augmented is None else identity(augmented, self.plugins),
+            classes=classes,
+            **read,
         )
         return ExtractStage(
             key=key,
@@ -179,15 +204,64 @@ class _Builder:
             images=images,
             image_size=size,
             classes=classes,
+            view=experiment.view,
+            augmented_by=augmented,
             probe=probe,
         )
 
     def _score(self, fit: FitStage, outputs: Extraction) -> ScoreStage:
         return ScoreStage(key=self._key("score", fit=fit.key, outputs=_keys(outputs)), fit=fit, outputs=outputs)
 
-    def _measure(self, inside: ScoreStage, held: ScoreStage | None, outside: ScoreStage) -> MeasureStage:
-        key = self._key("measure", id=inside.key, held=held.key if held is not None else None, ood=outside.key)
-        return MeasureStage(key=key, id_scores=inside, held_scores=held, ood_scores=outside)
+    def _measure(self, experiment: Experiment, inside: _Inside, outside: ScoreStage) -> MeasureStage:
+        overlap = experiment.settings.overlap
+        key = self._key(
+            "measure",
+            id=inside.test.key,
+            shifted=[stage.key for stage in inside.shifted],
+            held=inside.held.key if inside.held is not None else None,
+            ood=outside.key,
+            classes=[inside.test.images.opened.classes, outside.images.opened.classes],
+            overlap=overlap,
+        )
+        return MeasureStage(
+            key=key,
+            id_scores=inside.test,
+            shifted_scores=inside.shifted,
+            held_scores=inside.held,
+            ood_scores=outside,
+            overlap=overlap,
+        )
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """Scores of ID images: of the test set, of the held-out ones, and of shifted ones that count as ID."""
+
+    test: ScoreStage
+    held: ScoreStage | None
+    shifted: tuple[ScoreStage, ...] = ()
+
+
+def _row(experiment: Experiment, scorer: str, group: str, measure: MeasureStage) -> Row:
+    data, recipe = experiment.data, experiment.recipe
+    return Row(
+        variant=recipe.variant,
+        case=data.case,
+        draw=data.draw,
+        seed=recipe.seed,
+        scorer=scorer,
+        id_set=measure.id_set,
+        ood_set=measure.ood_scores.images.name,
+        group=group,
+        measure=measure,
+    )
+
+
+def _augmented_by(experiment: Experiment, images: Images) -> PretextTask | None:
+    """Return the task through whose augmentation the images are shown: those that scorers are fitted to, if asked."""
+    if experiment.settings.fit_images == "augmented" and images.part == "train":
+        return experiment.steps[-1].task
+    return None
 
 
 def _keys(extraction: Extraction) -> list[str]:

@@ -67,8 +67,10 @@ def find(name: str) -> Path:
     Raises:
         OODError: There is none.
     """
-    if (path := Path(name)).is_file():
-        return path
+    return path if (path := Path(name)).is_file() else _shipped(name)
+
+
+def _shipped(name: str) -> Path:
     folder = shipped_folder()
     if (path := folder / f"{name.removesuffix('.yaml')}.yaml").is_file():
         return path
@@ -172,7 +174,7 @@ class _Converter:
 
 
 def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
-    """Return a file's mapping laid over that of its `base:`, which is found beside it."""
+    """Return a file's mapping laid over that of its `base:`: a file beside it, or the name of a shipped recipe."""
     if path.resolve() in derived:
         raise OODError(f"{path.name}: its base leads back to itself")
     try:
@@ -187,7 +189,10 @@ def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
         raise base.error("'base' must be the path of a recipe")
     parent = path.parent / base.value
     if not parent.is_file():
-        raise base.error(f"no recipe '{base.value}' beside {path.name}")
+        try:
+            parent = _shipped(base.value)
+        except OODError as error:
+            raise base.error(f"no recipe '{base.value}' beside {path.name}; {error}") from None
     return _lay(_with_base(parent, (*derived, path.resolve())), Node(entries, node.place))
 
 

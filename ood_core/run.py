@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pluggy
@@ -26,15 +26,28 @@ class ResultRow:
     """One line of the table; rates are fractions in [0, 1], None where they cannot be had."""
 
     variant: str
+    case: str
+    draw: int
     seed: int
     scorer: str
+    spectrum: str
+    id_set: str
     ood_set: str
     group: str
+    id_images: int
+    ood_images: int
     auroc: float
     fpr95: float
+    fpr95_ood_recall: float
     aupr_in: float
     aupr_out: float
+    aupr_in_trapezoid: float
+    aupr_out_trapezoid: float
+    ties: float
+    duplicates_test: int
+    duplicates_train: int
     id_accuracy: float | None
+    ece: float | None
     threshold: float | None = None
     id_accepted: float | None = None
     ood_accepted: float | None = None
@@ -72,7 +85,18 @@ def run(plan: Plan, store: Store) -> Results:
     for stages in _groups(plan, needed, store):
         records |= {record.stage.key: record for record in _carry_out(stages, store, hook)}
     rows = tuple(
-        ResultRow(row.variant, row.seed, row.scorer, row.ood_set, row.group, **_numbers(records[row.measure.key].facts))
+        ResultRow(
+            variant=row.variant,
+            case=row.case,
+            draw=row.draw,
+            seed=row.seed,
+            scorer=row.scorer,
+            spectrum=row.measure.spectrum,
+            id_set=row.id_set,
+            ood_set=row.ood_set,
+            group=row.group,
+            **_numbers(records[row.measure.key].facts),
+        )
         for row in plan.rows
     )
     results = Results(rows, tuple(records.values()), time.monotonic() - begun)
@@ -172,4 +196,4 @@ _EXECUTE: dict[str, Callable[..., None]] = {
 
 
 def _numbers(facts: StageFacts) -> dict[str, Any]:
-    return {name: facts[name] for name in ResultRow.__dataclass_fields__ if name in facts}
+    return {name: facts[name] for name in (field.name for field in fields(ResultRow)) if name in facts}

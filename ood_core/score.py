@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ood_core import network as networks
 from ood_core.artifacts import load_outputs, load_score
-from ood_core.batches import evaluation_batches
+from ood_core.batches import BROKEN, evaluation_batches
 from ood_core.data import to_unit
 from ood_core.errors import OODError
+from ood_core.extract import shown
 from ood_core.interfaces import Outputs, Score
 from ood_core.stages import Observer, ScoreStage
 from ood_core.store import Store, create_array
@@ -44,8 +45,8 @@ def _chunks(stage: ScoreStage, store: Store, outputs: Outputs) -> Iterator[Outpu
     base = stage.outputs.base
     network = networks.extracted(base, store)
     start = 0
-    for batch in evaluation_batches(base.images.opened, base.image_size, BATCH_SIZE):
-        images = to_unit(batch.views[0].to(networks.device()))
+    for batch in evaluation_batches(base.images.opened, shown(base, network), BATCH_SIZE):
+        images = to_unit(batch.images[batch.digests != BROKEN].to(networks.device()))
         yield replace(outputs[start : start + len(images)], network=network, images=images)
         start += len(images)
 

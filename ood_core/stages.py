@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import pluggy
 
@@ -57,6 +57,8 @@ class TrainStage:
     seed: int
     auxiliary: Images | None = field(default=None, compare=False)
     """OOD images that may be trained on."""
+    id_classes: bool = True
+    """Whether the images are those of the ID classes, so that a classifier tells these apart."""
     start: TrainStage | None = field(default=None, compare=False)
     tokenizers: tuple[tuple[Tokenizer, TrainStage], ...] = field(default=(), compare=False)
 
@@ -69,7 +71,7 @@ class TrainStage:
     @property
     def trains_head(self) -> bool:
         """Whether the network's classifier means something afterwards."""
-        return isinstance(self.task, PretextTask) and self.task.trains_head
+        return isinstance(self.task, PretextTask) and self.task.trains_head and self.id_classes
 
     @property
     def path(self) -> str:
@@ -189,19 +191,34 @@ class ScoreStage:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureStage:
-    """Compare the scores of ID and OOD test images; the threshold comes from held-out ID images."""
+    """Compare the scores of ID and OOD test images; the threshold comes from held-out ID images.
+
+    Shifted ID images count as ID. OOD images that are also among the ID images are counted, or taken out.
+    """
 
     kind: ClassVar[str] = "measure"
     key: str
     id_scores: ScoreStage = field(compare=False)
+    shifted_scores: tuple[ScoreStage, ...] = field(compare=False)
     held_scores: ScoreStage | None = field(compare=False)
     ood_scores: ScoreStage = field(compare=False)
+    overlap: Literal["count", "remove"] = "count"
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
         """Stages whose results this one needs."""
         held = () if self.held_scores is None else (self.held_scores,)
-        return (self.id_scores, *held, self.ood_scores)
+        return (self.id_scores, *self.shifted_scores, *held, self.ood_scores)
+
+    @property
+    def spectrum(self) -> Literal["standard", "full"]:
+        """Whether shifted images count as ID."""
+        return "full" if self.shifted_scores else "standard"
+
+    @property
+    def id_set(self) -> str:
+        """What counts as in-distribution, in words."""
+        return " + ".join(str(stage.images) for stage in (self.id_scores, *self.shifted_scores))
 
     def __str__(self) -> str:
         return f"measure {self.id_scores.fit.name} on {self.ood_scores.images}"
@@ -217,8 +234,11 @@ class Row:
     """One line of the result table."""
 
     variant: str
+    case: str
+    draw: int
     seed: int
     scorer: str
+    id_set: str
     ood_set: str
     group: str
     measure: MeasureStage
@@ -234,6 +254,8 @@ class Plan:
         resolved: Every option of every variant, also those a recipe leaves at their default.
         plugins: All that is installed.
         checks: Plugin objects with the place in the recipe that asks for them.
+        notes: What makes the numbers hard to compare with a benchmark's.
+        averaged: Whether the mean over the cases of the protocol means something.
     """
 
     name: str
@@ -241,6 +263,8 @@ class Plan:
     resolved: dict[str, Any]
     plugins: Plugins
     checks: tuple[tuple[str, Plugin], ...]
+    notes: tuple[str, ...] = ()
+    averaged: bool = True
 
     @property
     def stages(self) -> tuple[Stage, ...]:

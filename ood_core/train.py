@@ -18,7 +18,7 @@ from torch import Tensor
 from ood_core import network as networks
 from ood_core import processes
 from ood_core.artifacts import save_picture
-from ood_core.batches import Steps, sample, sample_batch, step_seed, training_batches
+from ood_core.batches import Outliers, Steps, sample, sample_batch, step_seed, training_batches
 from ood_core.data import to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PretextTask, Task, TokenizerTraining, TrainingData
@@ -80,12 +80,16 @@ class _Training:
         self._require_equal_parts()
 
     def _require_equal_parts(self) -> None:
-        batch, parts = self.steps.of_a_step, processes.count() * self.options.accumulation
-        if batch % parts:
-            raise OODError(
-                f"a batch of {batch} images cannot be cut into {processes.count()} processes x "
-                f"{self.options.accumulation} parts of equal size; change 'batch_size' or 'accumulation'"
-            )
+        parts = processes.count() * self.options.accumulation
+        outliers = self._outliers()
+        sizes = {"batch_size": self.steps.of_a_step}
+        sizes |= {"auxiliary_batch_size": outliers.of_a_step} if outliers is not None else {}
+        for option, size in sizes.items():
+            if size % parts:
+                raise OODError(
+                    f"a batch of {size} images cannot be cut into {processes.count()} processes x "
+                    f"{self.options.accumulation} parts of equal size; change '{option}' or 'accumulation'"
+                )
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -94,7 +98,8 @@ class _Training:
         total = self.progress.step + len(steps)
         begun, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         self.engine.task.train()
-        for batch in self._arriving(training_batches(self.images, self._views(), steps)):
+        for batch in self._arriving(training_batches(self.images, self._views(), steps, self._outliers())):
+            self.progress.skipped = sorted({*self.progress.skipped, *batch.broken})
             self._step(batch, steps.per_epoch, total)
             self.progress.seconds = time.monotonic() - begun
             observer.progress(self.progress.step, total)
@@ -103,6 +108,18 @@ class _Training:
             if self._should_save(saved) and self.progress.step < total:
                 self.save()
                 saved = time.monotonic()
+
+    def _outliers(self) -> Outliers | None:
+        """Return the images of the auxiliary set that come with each batch, for tasks that need them."""
+        if not isinstance(self.options, PretextTask) or not self.options.needs_auxiliary:
+            return None
+        assert self.stage.auxiliary is not None, "the recipe was checked to name an auxiliary set"
+        return Outliers(
+            images=self.stage.auxiliary.opened,
+            of_a_step=self.options.auxiliary_images(),
+            process=self.steps.process,
+            processes=self.steps.processes,
+        )
 
     def _views(self) -> Any:
         return self.options.views(self.stage.image_size, self.grid)
@@ -129,7 +146,8 @@ class _Training:
     def _on_device(self, batch: Batch) -> Batch:
         device = self.engine.device
         views = tuple(to_unit(view.to(device, non_blocking=True)) for view in batch.views)
-        return Batch(views, batch.labels.to(device, non_blocking=True))
+        outliers = None if batch.outliers is None else to_unit(batch.outliers.to(device, non_blocking=True))
+        return Batch(views, batch.labels.to(device, non_blocking=True), outliers)
 
     def _see_loss(self) -> None:
         """Stop at a loss that is not finite."""
@@ -194,6 +212,7 @@ class _Training:
             "processes": processes.count(),
             "precision": self.engine.accelerator.mixed_precision.replace("no", "float32"),
             "epochs": self.progress.epochs,
+            "skipped": self.progress.skipped,
         }
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, Le
 from torch import Tensor
@@ -70,6 +70,22 @@ class DatasetSource(Plugin):
         Raises:
             OODError: Files are missing; says what was looked for and where.
         """
+
+    @classmethod
+    def catalogue(cls) -> Mapping[str, tuple[str, str, str, str, str]]:
+        """Return what is known of the sets that this source has by name: title, classes, images, licence, address."""
+        return {}
+
+    def alternatives(self) -> tuple[Mapping[str, Any], ...]:
+        """Return other sources that stand for this one, as a recipe would write each: {"use": name, option: value}.
+
+        The first one that can be opened is used, and this source's own `open` never. None unless a source says so.
+        """
+        return ()
+
+    def missing(self, reasons: Sequence[str]) -> str:
+        """Return the line for the user when no alternative could be opened, given why not, in their order."""
+        return "; ".join(reasons)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,6 +126,10 @@ class PretextTask(Training):
     needs_auxiliary: ClassVar[bool] = False
     """Whether batches carry images of the recipe's auxiliary OOD set; checked when the recipe is planned."""
 
+    def auxiliary_images(self) -> int:
+        """Return how many images of the auxiliary set come with each batch, in all processes."""
+        return 0
+
     @abstractmethod
     def build(self, network: Network, data: TrainingData) -> Task:
         """Return the task around this network.

@@ -17,15 +17,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from ood_core.errors import OODError
+from ood_core.report.accepted import AcceptedPair, accepted_pairs, most_frequent, table
+from ood_core.report.notes import duplicates, skipped
 from ood_core.report.pictures import Picture, copy_pictures
-from ood_core.report.summary import columns, percent, summarise
+from ood_core.report.summary import TITLES, by_case, case_columns, columns, percent, summarise
 from ood_core.report.versions import versions
 from ood_core.run import ResultRow, Results
 from ood_core.stages import Plan
 from ood_core.store import Store, write_text
 
-FORMAT = 1
-REPORTS = ("report.json", "report.csv", "report.md")
+FORMAT = 2
+REPORTS = ("report.json", "report.csv", "accepted.csv", "report.md")
 
 
 def prepare(folder: Path) -> None:
@@ -46,11 +48,13 @@ def prepare(folder: Path) -> None:
 
 
 def write(plan: Plan, results: Results, store: Store, folder: Path) -> None:
-    """Write the three reports into a folder, each whole or not at all, and the pictures they show beside them."""
+    """Write the reports into a folder, each whole or not at all, and the pictures they show beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = copy_pictures(results, store, folder)
     document = json.dumps(_finite(_document(plan, results)), indent=1, allow_nan=False) + "\n"
-    for name, text in zip(REPORTS, (document, _csv(results), _markdown(plan, results, pictures)), strict=True):
+    accepted = accepted_pairs(plan, store)
+    texts = (document, _csv(results), table(accepted), _markdown(plan, results, pictures, accepted))
+    for name, text in zip(REPORTS, texts, strict=True):
         write_text(folder / name, text)
 
 
@@ -67,6 +71,7 @@ def _document(plan: Plan, results: Results) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "recipe": plan.name,
+        "notes": _notes(plan, results),
         "rows": [asdict(row) for row in results.rows],
         "resolved": plan.resolved,
         "versions": versions(plan.plugins),
@@ -83,13 +88,25 @@ def _csv(results: Results) -> str:
     return text.getvalue()
 
 
-def _markdown(plan: Plan, results: Results, pictures: Sequence[Picture]) -> str:
+def _notes(plan: Plan, results: Results) -> list[str]:
+    return [*plan.notes, *skipped(results), *duplicates(results)]
+
+
+def _case_tables(plan: Plan, results: Results) -> list[tuple[str, dict[str, Any]]]:
+    found = {name: by_case(results.rows, name, plan.averaged) for name in ("auroc", "fpr95")}
+    return [(TITLES[name], {"lines": of, "columns": case_columns(of)}) for name, of in found.items() if of]
+
+
+def _markdown(plan: Plan, results: Results, pictures: Sequence[Picture], accepted: Sequence[AcceptedPair]) -> str:
     environment = Environment(loader=PackageLoader("ood_core.report"), trim_blocks=True, lstrip_blocks=True)
     lines = summarise(results.rows)
     return environment.get_template("report.md.j2").render(
         plan=plan,
         results=results,
         pictures=pictures,
+        notes=_notes(plan, results),
+        case_tables=_case_tables(plan, results),
+        accepted=most_frequent(accepted),
         columns=columns(lines),
         lines=lines,
         calibrated=[row for row in results.rows if row.threshold is not None],

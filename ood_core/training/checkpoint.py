@@ -32,6 +32,7 @@ class Progress:
         totals: Sums of the metrics since the epoch began.
         epochs: Mean metrics of the epochs that are over.
         scaler: State of the gradient scaler.
+        skipped: What was wrong with broken pictures that others stood in for, in this process.
     """
 
     step: int = 0
@@ -40,6 +41,7 @@ class Progress:
     totals: dict[str, float] = field(default_factory=dict)
     epochs: list[dict[str, float]] = field(default_factory=list)
     scaler: dict[str, Any] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console as Screen
@@ -16,6 +17,7 @@ from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import StageFacts
 
 if TYPE_CHECKING:
+    from ood_core.report.summary import Column
     from ood_core.run import Results
     from ood_core.stages import Plan, Stage
 
@@ -90,20 +92,24 @@ class Console:
             )
 
     @hookimpl
-    def ood_after_run(self, results: Results) -> None:
+    def ood_after_run(self, plan: Plan, results: Results) -> None:
         """Show the table."""
-        from ood_core.report.summary import columns, summarise  # above the plugins in the core's layers
+        from ood_core.report.notes import duplicates, skipped
+        from ood_core.report.summary import (  # above the plugins in the core's layers
+            by_case,
+            case_columns,
+            columns,
+            summarise,
+        )
 
         self._progress.stop()
         if self._reused:
             self._screen.print(f"{self._reused} stages were in the store")
+        for note in (*plan.notes, *skipped(results), *duplicates(results)):
+            self._screen.print(f"[yellow]note[/] {escape(note)}")
+        cases = by_case(results.rows, "auroc", plan.averaged)
         lines = summarise(results.rows)
-        shown = columns(lines)
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for column in shown:
-            table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
-        for line in lines:
-            table.add_row(*(escape(column.text(line)) for column in shown))
+        table = _table(case_columns(cases), cases, "AUROC in %") if cases else _table(columns(lines), lines)
         Screen(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
 
     @hookimpl
@@ -117,6 +123,15 @@ class Console:
         """Return the stage in words, with its seed where there are several."""
         seed = getattr(stage, "seed", None)
         return f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
+
+
+def _table(columns: Sequence[Column], lines: Sequence[Any], title: str | None = None) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*(escape(column.text(line)) for column in columns))
+    return table
 
 
 def _metrics(metrics: StageFacts) -> str:

@@ -55,7 +55,12 @@ def test_a_run_ends_with_the_table_and_the_reports(tmp_path):
     assert "AUROC" in done.stdout
     assert "mahalanobis" in done.stdout
     assert "report: here/report.md" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["report.csv", "report.json", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
+        "accepted.csv",
+        "report.csv",
+        "report.json",
+        "report.md",
+    ]
     again = ood_run("tiny.yaml", "--out", "here", cwd=tmp_path)
     assert again.returncode == 0
     assert "were in the store" in again.stderr

@@ -54,6 +54,83 @@ def test_the_limit_counts_for_each_class():
     assert levels(select(limit=2)) == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_draw_takes_other_images_of_each_class_the_same_each_time():
+    first, second = select(limit=2, draw=0), select(limit=2, draw=1)
+    assert torch.bincount(first.labels).tolist() == torch.bincount(second.labels).tolist() == [2, 2, 2]
+    assert levels(first) == levels(select(limit=2, draw=0))
+    assert levels(first) not in (levels(second), levels(select(limit=2)))
+
+
+def test_classes_can_be_left_out():
+    images = select(without=("b",))
+    assert images.classes == ("a", "c")
+    assert levels(images)[:4] == [0, 2, 3, 5]
+    assert images.labels[:4].tolist() == [0, 1, 0, 1]
+
+
+def test_leaving_all_classes_out_leaves_nothing():
+    with pytest.raises(OODError, match="data set 'flat' has no image for train"):
+        select(without=("a", "b", "c"))
+
+
+def test_superclasses_take_classes_together_under_one_label():
+    images = select(superclasses=(("vowels", ("a",)), ("consonants", ("c", "b"))))
+    assert images.classes == ("vowels", "consonants")
+    assert images.labels[:6].tolist() == [0, 1, 1, 0, 1, 1]
+    assert images.all_classes == 2
+    assert select(superclasses=(("vowels", ("a",)), ("consonants", ("c", "b"))), classes=("consonants",)).classes == (
+        "consonants",
+    )
+
+
+def test_a_superclass_of_classes_that_are_not_there_is_refused():
+    with pytest.raises(OODError, match="no class 'd' in data set 'flat'"):
+        select(superclasses=(("all", ("a", "d")),))
+
+
+def test_images_of_another_selection_are_taken_out():
+    few = Selection(name="few", source=FlatSource(), limit=2)
+    assert levels(select(minus=(few,)))[:3] == [6, 7, 8]
+    elsewhere = Selection(name="few", source=FlatSource(train=9), limit=2)
+    assert len(select(minus=(elsewhere,))) == 60
+
+
+def test_the_split_can_be_chosen_against_the_purpose():
+    assert levels(select("test", split="train")) == list(range(60))
+    assert levels(select("known", split="test"))[0] == 100
+
+
+def test_how_many_images_there_were_before_limit_and_holdout_is_known():
+    assert select(limit=2).found == select(holdout=0.5).found == 60
+    assert select(without=("a",)).found == 40
+
+
+class Empty(FlatSource):
+    name = "empty"
+
+    def open(self, split):
+        raise OODError("no such folder")
+
+
+def test_the_first_candidate_that_can_be_opened_is_used():
+    found = Selection(name="x", source=Empty(), candidates=(Empty(), FlatSource(train=6), FlatSource())).open("train")
+    assert len(found) == 6
+
+
+def test_without_any_candidate_all_reasons_are_told():
+    with pytest.raises(OODError, match="no such folder; no such folder"):
+        Selection(name="x", source=FlatSource(), candidates=(Empty(), Empty(test=1))).open("train")
+
+
+def test_selections_of_one_library_open_a_source_once(monkeypatch):
+    opened = []
+    monkeypatch.setattr(FlatSource, "open", lambda self, split: opened.append(split) or Flat(60))
+    library = data.Library()
+    for name in ("a", "b"):
+        Selection(name=name, source=FlatSource(), classes=(name,)).open("train", library)
+    assert opened == ["train"]
+
+
 def test_holdout_and_training_images_share_nothing_and_miss_nothing():
     train, held = select(holdout=0.2), select("holdout", holdout=0.2)
     assert len(held) == 12
@@ -101,6 +178,9 @@ def test_the_fingerprint_tells_content_classes_and_purpose_apart():
         select(holdout=0.1).fingerprint,
         select("holdout", holdout=0.1).fingerprint,
         select("test").fingerprint,
+        select(limit=3, draw=1).fingerprint,
+        select(superclasses=(("a", ("a",)), ("b", ("b", "c")))).fingerprint,
+        select(skip_broken=True).fingerprint,
     ]
     assert len(set(prints)) == len(prints)
     assert select().fingerprint == prints[0]

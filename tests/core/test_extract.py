@@ -6,7 +6,7 @@ import torch
 from ood_core import extract
 from ood_core import network as networks
 from ood_core.artifacts import load_outputs
-from ood_core.batches import evaluation_batches
+from ood_core.batches import Shown, evaluation_batches
 from ood_core.data import to_unit
 from ood_core.run import run
 from ood_core.stages import Extraction
@@ -34,11 +34,11 @@ def test_outputs_are_what_the_network_gives_in_the_order_of_the_images(finished)
     plan, store = finished
     for stage in extractions(plan):
         network = networks.trained(stage.weights, store).eval()
-        (batch,) = evaluation_batches(stage.images.opened, stage.image_size, 1000)
+        (batch,) = evaluation_batches(stage.images.opened, Shown(image_size=stage.image_size), 1000)
         with torch.inference_mode():
-            features = network.forward_features(to_unit(batch.views[0]))
+            features = network.forward_features(to_unit(batch.images))
             expected = network.forward_head(features, pre_logits=True)
-            logits = network(to_unit(batch.views[0]))
+            logits = network(to_unit(batch.images))
         outputs = load_outputs(Extraction(stage), store)
         torch.testing.assert_close(outputs.embeddings, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(outputs.logits, logits, rtol=1e-5, atol=1e-5)

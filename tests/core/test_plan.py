@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
+from ood_core.datasets import HOLDOUT
 from ood_core.errors import OODError, OODErrors
-from ood_core.sections import HOLDOUT
 
 from ..conftest import TINY
 

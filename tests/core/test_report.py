@@ -1,16 +1,45 @@
 """The table as people read it."""
 
+from dataclasses import replace
+
 import pytest
 
 from ood_core import report
 from ood_core.errors import OODError
-from ood_core.report.summary import columns, percent, summarise
-from ood_core.run import ResultRow, run
+from ood_core.report.notes import duplicates
+from ood_core.report.summary import by_case, case_columns, columns, percent, summarise
+from ood_core.run import ResultRow, Results, run
 from ood_core.store import Store
 
+ROW = ResultRow(
+    variant="v",
+    case="",
+    draw=0,
+    seed=0,
+    scorer="energy",
+    spectrum="standard",
+    id_set="digits",
+    ood_set="noise",
+    group="far",
+    id_images=10,
+    ood_images=20,
+    auroc=0.9,
+    fpr95=0.1,
+    fpr95_ood_recall=0.15,
+    aupr_in=0.2,
+    aupr_out=0.3,
+    aupr_in_trapezoid=0.25,
+    aupr_out_trapezoid=0.35,
+    ties=0.0,
+    duplicates_test=0,
+    duplicates_train=0,
+    id_accuracy=0.5,
+    ece=0.01,
+)
 
-def row(auroc, seed=0, variant="v", accuracy=0.5):
-    return ResultRow(variant, seed, "energy", "noise", "far", auroc, 0.1, 0.2, 0.3, accuracy)
+
+def row(auroc, seed=0, variant="v", accuracy=0.5, **others):
+    return replace(ROW, auroc=auroc, seed=seed, variant=variant, id_accuracy=accuracy, **others)
 
 
 def texts(lines):
@@ -32,7 +61,7 @@ def test_a_single_seed_is_shown_as_it_is_in_percent():
 
 def test_seeds_become_mean_and_standard_deviation():
     (line,) = summarise([row(0.9, 0), row(0.8, 1), row(0.7, 2)])
-    assert line.seeds == 3
+    assert line.repeats == 3
     assert line.cells["auroc"].mean == pytest.approx(0.8)
     assert line.cells["auroc"].deviation == pytest.approx(0.1)
     assert str(line.cells["auroc"]) == "80.00 ± 10.00"
@@ -73,3 +102,66 @@ def test_variants_keep_their_order_and_get_a_column():
     lines = summarise([row(0.9, variant="b"), row(0.8, variant="a")])
     assert [line.variant for line in lines] == ["b", "a"]
     assert columns(lines)[0].title == "variant"
+
+
+def test_several_sets_of_a_group_are_followed_by_their_mean():
+    lines = summarise([row(0.9), row(0.8, ood_set="photos"), row(0.6, group="near", ood_set="digits")])
+    assert [(line.ood_set, line.group, str(line.cells["auroc"])) for line in lines] == [
+        ("noise", "far", "90.00"),
+        ("photos", "far", "80.00"),
+        ("mean of 2", "far", "85.00"),
+        ("digits", "near", "60.00"),
+    ]
+
+
+def test_the_deviation_of_a_mean_is_that_of_the_means_of_each_seed():
+    rows = [row(0.9, 0), row(0.7, 1), row(0.7, 0, ood_set="photos"), row(0.9, 1, ood_set="photos")]
+    assert str(summarise(rows)[-1].cells["auroc"]) == "80.00 ± 0.00"
+
+
+def test_rows_with_shifted_images_as_id_are_told_apart():
+    lines = summarise([row(0.9), row(0.8, spectrum="full", id_set="digits + shifted")])
+    assert [column.title for column in columns(lines)][1] == "ID set"
+    assert columns(lines)[1].text(lines[1]) == "digits + shifted"
+
+
+def cases(*pairs, **others):
+    return [row(auroc, case=case, group="rest", ood_set=f"not {case}", **others) for case, auroc in pairs]
+
+
+def test_cases_become_columns_with_their_mean():
+    (line,) = by_case([*cases(("cat", 0.9), ("dog", 0.7)), *cases(("cat", 0.8), ("dog", 0.8), seed=1)], "auroc", True)
+    assert [(c.title, c.text(line)) for c in case_columns([line])] == [
+        ("scorer", "energy"),
+        ("cat", "85.00 ± 7.07"),
+        ("dog", "75.00 ± 7.07"),
+        ("mean", "80.00 ± 0.00"),
+    ]
+
+
+def test_the_mean_over_cases_is_left_out_where_it_says_nothing():
+    lines = by_case(cases(("1 a class", 0.9), ("5 a class", 0.7)), "auroc", False)
+    assert [column.title for column in case_columns(lines)] == ["scorer", "1 a class", "5 a class"]
+
+
+def test_draws_are_averaged_as_seeds_are():
+    (line, _) = summarise([row(0.9, draw=0), row(0.7, draw=1), row(0.5, ood_set="x", group="near")])
+    assert (line.repeats, str(line.cells["auroc"])) == (2, "80.00 ± 14.14")
+
+
+def test_sets_that_the_recipe_names_have_lines_of_their_own_over_the_cases():
+    rows = [*cases(("cat", 0.9), ("dog", 0.7)), row(0.6, case="cat"), row(0.5, case="dog")]
+    lines = by_case(rows, "auroc", True)
+    assert [(line.ood_set, str(line.mean)) for line in lines] == [("rest", "80.00"), ("noise", "55.00")]
+
+
+def test_one_case_makes_no_table_of_cases():
+    assert by_case([row(0.9)], "auroc", True) == []
+
+
+def test_images_that_are_in_two_sets_are_noted():
+    results = Results((row(0.9, duplicates_test=1), row(0.9, duplicates_train=3)), (), 0.0)
+    assert duplicates(results) == [
+        "noise: 1 image is also among the ID test images of digits",
+        "noise: 3 images are also among the ID training images of digits",
+    ]

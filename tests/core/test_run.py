@@ -277,7 +277,7 @@ def test_the_report_holds_all_it_promises(make_plan, tiny, store, tmp_path):
     plan = make_plan(tiny)
     report.write(plan, run(plan, store), store, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert document["format"] == 1
+    assert document["format"] == 2
     assert set(document["rows"][0]) >= {
         "variant", "seed", "scorer", "ood_set", "group", "auroc", "fpr95", "aupr_in", "aupr_out", "id_accuracy"
     }  # fmt: skip
@@ -287,7 +287,9 @@ def test_the_report_holds_all_it_promises(make_plan, tiny, store, tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| energy | unseen | near |" in text
     table = (tmp_path / "out" / "report.csv").read_text().splitlines()
-    assert table[0].startswith("variant,seed,scorer,ood_set,group,auroc,fpr95,aupr_in,aupr_out,id_accuracy")
+    assert table[0].startswith(
+        "variant,case,draw,seed,scorer,spectrum,id_set,ood_set,group,id_images,ood_images,auroc,fpr95"
+    )
     assert len(table) == 1 + len(document["rows"])
 
 

@@ -1,0 +1,199 @@
+"""The section `data`: settings, several sources for one set, roles that are kept apart, and notes for the report."""
+
+import pytest
+from PIL import Image
+
+from ood_core.errors import OODErrors
+
+
+def write_folder(root, classes=("cat", "dog"), count=3, level=0):
+    """Make `root/CLASS/N.png`, each picture of another grey, and return the root."""
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (8, 8), level + 10 * label + number).save(root / name / f"{number}.png")
+    return root
+
+
+def outside(plan):
+    return {row.ood_set: row.measure.ood_scores.images.opened for row in plan.rows}
+
+
+# ----------------------------------------------------------------------------------------------------- settings
+
+
+def test_relative_paths_lie_beneath_the_root(make_plan, tiny, tmp_path):
+    write_folder(tmp_path / "sets" / "pets")
+    near = "data.near=[{use: folder, path: pets, name: pets}]"
+    assert len(outside(make_plan(tiny, f"data.root={tmp_path}/sets", near))["pets"]) == 6
+
+
+def test_absolute_paths_do_not(make_plan, tiny, tmp_path):
+    write_folder(tmp_path / "sets" / "pets")
+    near = f"data.near=[{{use: folder, path: {tmp_path}/sets/pets, name: pets}}]"
+    assert "pets" in outside(make_plan(tiny, "data.root=/nowhere", near))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.broken=ignore", "'broken' must be 'stop' or 'skip'"),
+        ("data.overlap=no", "'overlap' must be 'count' or 'remove'"),
+        ("data.absent=skip", "'absent' must be 'stop' or 'leave-out'"),
+        ("data.fit_images=train", "'fit_images' must be 'plain' or 'augmented'"),
+        ("data.evaluation={crop_fraction: 0}", "option 'crop_fraction' of 'evaluation'"),
+        ("data.evaluation={crop_frac: 0.5}", "no key of 'evaluation': 'crop_frac'. Did you mean 'crop_fraction'?"),
+        ("data.near.0.draw=-1", "'draw' must be greater than or equal to 0"),
+        ("data.near.0.split=val", "'split' must be 'train' or 'test'"),
+        ("data.near.0.expected={val: 3}", "'expected'"),
+        ("data.near.0.superclasses=cifar10", "no superclasses 'cifar10'. Did you mean 'cifar100'?"),
+        ("benchmark={licens: MIT}", "no key of 'benchmark': 'licens'. Did you mean 'licence'?"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(make_plan, tiny, override, message):
+    with pytest.raises(OODErrors, match=message):
+        make_plan(tiny, override)
+
+
+def keys(plan, kind):
+    return [stage.key for stage in plan.stages if stage.kind == kind]
+
+
+def test_the_evaluation_view_decides_outputs_and_not_weights(make_plan, tiny):
+    before, after = make_plan(tiny), make_plan(tiny, "data.evaluation={crop_fraction: 0.8}")
+    assert keys(before, "train") == keys(after, "train")
+    assert not set(keys(before, "extract")) & set(keys(after, "extract"))
+
+
+def test_fitting_to_augmented_images_changes_those_alone(make_plan, tiny):
+    before, after = make_plan(tiny), make_plan(tiny, "data.fit_images=augmented")
+    changed = [s for s in after.stages if s.kind == "extract" and s.key not in keys(before, "extract")]
+    assert [str(stage) for stage in changed] == ["extract digits train (classification)"]
+    assert changed[0].augmented_by is not None
+
+
+def test_without_training_there_is_no_augmentation_to_fit_to(make_plan, tiny):
+    with pytest.raises(OODErrors, match="'fit_images: augmented' needs a training stage"):
+        make_plan(tiny, "data.fit_images=augmented", "training=[]", "scorers=[mahalanobis]")
+
+
+# ------------------------------------------------------------------------------------------- sources that may lack
+
+
+def test_another_source_stands_in_where_the_first_is_missing(make_plan, tiny, tmp_path):
+    write_folder(tmp_path / "pets")
+    near = f"{{use: folder, path: {tmp_path}/nothing, name: pets, otherwise: {{use: folder, path: {tmp_path}/pets}}}}"
+    assert len(outside(make_plan(tiny, f"data.near=[{near}]"))["pets"]) == 6
+
+
+def test_the_first_source_is_used_where_it_is_there(make_plan, tiny, tmp_path):
+    write_folder(tmp_path / "pets")
+    near = f"{{use: folder, path: {tmp_path}/pets, name: pets, otherwise: {{use: noise, count: 7}}}}"
+    assert len(outside(make_plan(tiny, f"data.near=[{near}]"))["pets"]) == 6
+
+
+def test_where_none_is_there_both_are_told(make_plan, tiny, tmp_path):
+    near = f"{{use: folder, path: {tmp_path}/one, otherwise: {{use: folder, path: {tmp_path}/two}}}}"
+    with pytest.raises(OODErrors, match=r"one: no such folder; .*two: no such folder"):
+        make_plan(tiny, f"data.near=[{near}]")
+
+
+def test_missing_ood_sets_are_left_out_and_noted_if_asked(make_plan, tiny, tmp_path):
+    plan = make_plan(tiny, "data.absent=leave-out", f"data.near.0={{use: folder, path: {tmp_path}/no, name: gone}}")
+    assert set(outside(plan)) == {"noise(size=8, count=30)"}
+    assert plan.notes == (f"left out: gone: {tmp_path}/no: no such folder",)
+
+
+def test_a_class_that_is_not_there_is_a_mistake_all_the_same(make_plan, tiny):
+    with pytest.raises(OODErrors, match="no class '11'"):
+        make_plan(tiny, "data.absent=leave-out", "data.near.0.classes=[11]")
+
+
+def test_without_any_ood_set_left_there_is_nothing_to_measure(make_plan, tiny, tmp_path):
+    gone = f"data.near=[{{use: folder, path: {tmp_path}/no}}]"
+    with pytest.raises(OODErrors, match="names an OOD set"):
+        make_plan(tiny, "data.absent=leave-out", gone, "data.far=[]")
+
+
+def test_other_numbers_of_images_than_a_benchmark_has_are_noted(make_plan, tiny):
+    plan = make_plan(tiny, "data.near.0.expected={test: 50}", "data.id.expected={train: 1, test: 161}")
+    assert plan.notes == (
+        "digits: 376 images in the train split, the benchmark has 1; numbers do not compare",
+        "unseen: 106 images in the test split, the benchmark has 50; numbers do not compare",
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- roles
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data.known=[{use: digits, name: peek, classes: [8], split: test, limit: 3}]"],
+            "known OOD set 'peek' shares 3 images with OOD set 'unseen'; what is fitted to must not measure",
+        ),
+        (
+            ["data.auxiliary={use: digits, name: more, classes: [9], split: test}"],
+            "auxiliary set 'more' shares 20 images with OOD set 'unseen'",
+        ),
+        (
+            [
+                "data.near.0={use: digits, name: seen, split: train, classes: [8]}",
+                "data.known=[{use: digits, name: few, classes: [8], limit: 2}]",
+            ],
+            "known OOD set 'few' shares 2 images with OOD set 'seen'",
+        ),
+        (
+            ["data.shifted=[{use: digits, name: again, classes: [0], split: train}]"],
+            "ID training set 'digits' shares",
+        ),
+        (
+            ["training.0.on={use: digits, name: all of it, split: test}"],
+            "'all of it' shares .* images with 'digits'; what is trained on must neither measure nor set the threshold",
+        ),
+        (
+            ["training.0.on={use: digits, name: all of it, limit: 40}"],
+            "'all of it' shares 12 images with 'digits'",
+        ),
+    ],
+)
+def test_what_anything_is_fitted_to_may_not_measure(make_plan, tiny, overrides, message):
+    with pytest.raises(OODErrors, match=message):
+        make_plan(tiny, *overrides)
+
+
+def test_other_classes_in_training_than_in_test_are_refused(make_plan, tiny, plugins, monkeypatch):
+    source = plugins.get("dataset", "digits")
+    opened = source.open
+
+    def renamed(self, split):
+        images = opened(self, split)
+        images.classes = images.classes if split == "test" else ("zero", *images.classes[1:])
+        return images
+
+    monkeypatch.setattr(source, "open", renamed)
+    with pytest.raises(OODErrors, match="'digits' has other classes for training than for test: 'zero' and '0'"):
+        make_plan(tiny, "data.id={use: digits}", "data.near=[]")
+
+
+def test_a_stage_on_other_images_leaves_no_classifier_of_the_id_classes(make_plan, tiny):
+    with pytest.raises(OODErrors, match="needs logits, but pretext 'classification' was not trained on the ID classes"):
+        make_plan(tiny, "training.0.on={use: digits, name: rest, classes: [3, 4]}")
+
+
+def test_a_pretext_that_needs_an_auxiliary_set_says_so(make_plan, tiny, monkeypatch, plugins):
+    task = plugins.get("pretext", "classification")
+    monkeypatch.setattr(task, "needs_auxiliary", True)
+    with pytest.raises(OODErrors, match="pretext 'classification' needs an auxiliary set; name it under 'auxiliary'"):
+        make_plan(tiny)
+    plan = make_plan(tiny, "data.auxiliary={use: noise, name: aux, size: 8, count: 9}")
+    (training,) = [stage for stage in plan.stages if stage.kind == "train"]
+    assert len(training.auxiliary.opened) == 9
+    other = make_plan(tiny, "data.auxiliary={use: noise, name: aux, size: 8, count: 10}")
+    assert keys(plan, "train") != keys(other, "train")
+
+
+def test_an_auxiliary_set_that_no_task_needs_decides_nothing(make_plan, tiny):
+    plan = make_plan(tiny, "data.auxiliary={use: noise, name: aux, size: 8, count: 9}")
+    assert keys(plan, "train") == keys(make_plan(tiny), "train")
