@@ -1,1 +1,1 @@
-"""Images in files of your own: Hugging Face style parquet, or folders of pictures."""
+"""Images in files of your own: parquet, folders, lists, manifests, numpy arrays, tar shards."""

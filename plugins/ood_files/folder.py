@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
-import PIL.Image
-
-from ood_core.decoding import decode
 from ood_core.errors import OODError
-from ood_core.files import digest_files, listing
+from ood_core.files import listing
 from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_files.images import SUFFIXES, FileImages, require_distinct
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif"}
-)
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
 
@@ -49,23 +43,9 @@ class ImageFolder(DatasetSource):
         files = {name: _pictures(roots[split] / name) for name in classes}
         if not any(files.values()):
             raise OODError(f"{roots[split]}: {_what_is_wrong(roots[split])}")
-        return FolderImages(files)
-
-
-class FolderImages(ImageSet):
-    """Pictures by the name of their class."""
-
-    def __init__(self, files: dict[str, list[Path]]) -> None:
-        self.classes = tuple(files)
-        self.labels = [label for label, paths in enumerate(files.values()) for _ in paths]
-        self._paths = [path for paths in files.values() for path in paths]
-        content = digest_files(self._paths), self.classes, self.labels
-        self.fingerprint = sha256(repr(content).encode()).hexdigest()
-
-    def image(self, index: int) -> PIL.Image.Image:
-        """Return one picture, in the mode it is stored in."""
-        path = self._paths[index]
-        return decode(path, str(path))
+        require_distinct(classes, str(self.path))
+        labels = [label for label, paths in enumerate(files.values()) for _ in paths]
+        return FileImages([path for paths in files.values() for path in paths], labels, classes)
 
 
 def _split_roots(path: Path) -> dict[Split, Path]:

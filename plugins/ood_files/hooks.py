@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import DatasetSource
+from ood_files.arrays import Arrays
 from ood_files.folder import ImageFolder
+from ood_files.lists import ImageList
+from ood_files.manifests import Manifest
 from ood_files.parquet import ParquetFiles
+from ood_files.tars import TarShards
 
 
 @hookimpl
 def ood_register_datasets() -> list[type[DatasetSource]]:
-    """Return parquet files and image folders."""
-    return [ParquetFiles, ImageFolder]
+    """Return sources of pictures in files of the user's own."""
+    return [ParquetFiles, ImageFolder, ImageList, Manifest, Arrays, TarShards]

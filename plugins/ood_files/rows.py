@@ -57,6 +57,8 @@ class ParquetImages(ImageSet):
     It holds no open file, so that it can be pickled and used in forked processes.
     """
 
+    encoded = True
+
     def __init__(self, shards: Sequence[Shard], classes: tuple[str, ...], fingerprint: str) -> None:
         self.classes = classes
         self.labels = [label for shard in shards for label in shard.labels]

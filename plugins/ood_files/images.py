@@ -1,0 +1,68 @@
+"""Pictures that are files of their own, with their labels; and names for classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import PIL.Image
+
+from ood_core.decoding import decode
+from ood_core.errors import OODError
+from ood_core.files import digest_files
+from ood_core.interfaces import ImageSet
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif"}
+)
+
+UNLABELLED = "unlabelled"
+"""The one class of pictures without labels."""
+
+
+class FileImages(ImageSet):
+    """Pictures by their paths."""
+
+    encoded = True
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self.labels = list(labels)
+        self._paths = list(paths)
+        content = digest_files(self._paths), self.classes, self.labels
+        self.fingerprint = sha256(repr(content).encode()).hexdigest()
+
+    def image(self, index: int) -> PIL.Image.Image:
+        """Return one picture, in the mode it is stored in."""
+        path = self._paths[index]
+        return decode(path, str(path))
+
+
+def numbers_first(name: str) -> tuple[bool, int, str]:
+    """Return what sorts class numbers by their value, and names by the alphabet."""
+    return (False, int(name), "") if name.isdecimal() else (True, 0, name)
+
+
+def require_files(paths: Iterable[Path], listed: str) -> None:
+    """Refuse a list of pictures of which some are not there.
+
+    Raises:
+        OODError: Names the first one, and how many there are.
+    """
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise OODError(f"{listed}: {len(absent)} of its pictures are not there, such as {absent[0]}")
+
+
+def require_distinct(classes: Iterable[str], where: str) -> None:
+    """Refuse class names that differ by case or by blanks around them alone: most likely one class, written twice.
+
+    Raises:
+        OODError: Names both.
+    """
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(name.strip().casefold(), name)
+        if other != name:
+            raise OODError(f"{where}: the classes '{other}' and '{name}' differ in writing alone; give them one name")
