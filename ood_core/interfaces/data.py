@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt, Le
 from torch import Tensor
@@ -44,7 +44,7 @@ class ImageSet(ABC):
     fingerprint: str
     """Changes whenever an image or label does; depends on content, not on where the files lie."""
 
-    encoded: ClassVar[bool] = False
+    encoded: bool = False
     """Whether pictures lie encoded in files, so that it pays to keep them decoded."""
 
     @abstractmethod

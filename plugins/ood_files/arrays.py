@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ood_core.errors import OODError
 from ood_core.files import listing
+from ood_core.image_files import UNLABELLED
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.images import UNLABELLED
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "targets", "arr_1")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ood_core.errors import OODError
 from ood_core.files import listing
+from ood_core.image_files import SUFFIXES, FileImages, pictures_in, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.images import SUFFIXES, FileImages, require_distinct
 
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
@@ -40,7 +40,7 @@ class ImageFolder(DatasetSource):
             wanted = " or ".join(SPLIT_FOLDERS[split])
             raise OODError(f"{self.path}: no folder {wanted} for the {split} split, only {listing(self.path)}")
         classes = sorted({folder.name for root in roots.values() for folder in _folders(root)})
-        files = {name: _pictures(roots[split] / name) for name in classes}
+        files = {name: pictures_in(roots[split] / name) for name in classes}
         if not any(files.values()):
             raise OODError(f"{roots[split]}: {_what_is_wrong(roots[split])}")
         require_distinct(classes, str(self.path))
@@ -60,13 +60,6 @@ def _split_roots(path: Path) -> dict[Split, Path]:
 
 def _folders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    # Hidden files are left out: macOS puts a "._1.png" without a picture beside every 1.png it copies.
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
 
 
 def _what_is_wrong(root: Path) -> str:

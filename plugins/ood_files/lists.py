@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ood_core.errors import OODError
+from ood_core.image_files import UNLABELLED, FileImages, require_distinct, require_files
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.images import UNLABELLED, FileImages, require_distinct, require_files
 
 NO_LABEL = -1
 """What a list has for pictures of no known class."""

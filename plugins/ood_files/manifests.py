@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ood_core.errors import OODError, suggest
+from ood_core.image_files import UNLABELLED, FileImages, numbers_first, require_distinct, require_files
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.images import UNLABELLED, FileImages, numbers_first, require_distinct, require_files
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "test": ("test", "val", "validation")}
 FORMATS = (".csv", ".jsonl")

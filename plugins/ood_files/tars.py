@@ -17,8 +17,8 @@ import PIL.Image
 from ood_core.decoding import decode
 from ood_core.errors import OODError
 from ood_core.files import digest_files, listing
+from ood_core.image_files import SUFFIXES, UNLABELLED, numbers_first, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.images import SUFFIXES, UNLABELLED, numbers_first, require_distinct
 from ood_files.manifests import SPLIT_NAMES
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -14,7 +13,7 @@ from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_core.vision import prepare_torchvision
 from ood_torchvision.images import TorchvisionImages
-from ood_torchvision.splits import SPLITS
+from ood_torchvision.splits import GONE, SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class TorchvisionDataset(DatasetSource):
         """Raise OODError for an unknown set, or one that cannot be downloaded and should be."""
         if self.dataset not in SPLITS:
             raise OODError(f"no torchvision data set '{self.dataset}'.{suggest(self.dataset, SPLITS)}")
-        if self.download and not _can_download(self._constructor()):
+        if self.download and (self.dataset in GONE or not _can_download(self._constructor())):
             raise OODError(f"torchvision data set '{self.dataset}' cannot be downloaded, so set download: false")
 
     def open(self, split: Split) -> ImageSet:
@@ -46,7 +45,7 @@ class TorchvisionDataset(DatasetSource):
             raise self._missing("no such folder")
         try:
             found = self._construct(split)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, ValueError) as error:
             raise self._missing(" ".join(str(error).split()).partition(". ")[0].rstrip(".")) from error
         return TorchvisionImages(self.dataset, found)
 
@@ -55,19 +54,21 @@ class TorchvisionDataset(DatasetSource):
         arguments = dict(SPLITS[self.dataset][split])
         if _can_download(constructor):
             arguments["download"] = self.download  # said in any case: SEMEION downloads by default
-        return constructor(str(self.root), **arguments)
+        return constructor(str(self.root), **arguments)  # type: ignore[call-arg]
 
-    def _constructor(self) -> Callable[..., Dataset[Any]]:
+    def _constructor(self) -> type[Dataset[Any]]:
         prepare_torchvision()
         from torchvision import datasets
 
-        constructor: Callable[..., Dataset[Any]] = getattr(datasets, self.dataset)
+        constructor: type[Dataset[Any]] = getattr(datasets, self.dataset)
         return constructor
 
     def _missing(self, reason: str) -> OODError:
-        hint = "" if self.download or not _can_download(self._constructor()) else "; download: true fetches it"
+        known = self.dataset not in GONE and _can_download(self._constructor())
+        hint = "; download: true fetches it" if known and not self.download else ""
         return OODError(f"torchvision data set '{self.dataset}' in {self.root}: {reason}{hint}")
 
 
-def _can_download(constructor: Callable[..., Dataset[Any]]) -> bool:
-    return "download" in signature(constructor).parameters
+def _can_download(constructor: type[Dataset[Any]]) -> bool:
+    # EMNIST hands it on to the class it is made of
+    return any("download" in signature(cls).parameters for cls in constructor.__mro__[:-1])

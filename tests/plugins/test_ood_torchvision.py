@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import PIL.Image
 import pytest
+from scipy.io import savemat
 
 from ood_core.errors import OODError
 from ood_core.vision import prepare_torchvision
@@ -85,6 +86,86 @@ def test_set_without_splits_gives_all_images_for_either(tmp_path):
     assert source.open("test").classes == ("Forest", "River")
 
 
+def test_emnist_is_turned_upright(tmp_path):
+    folder = tmp_path / "EMNIST" / "raw"
+    folder.mkdir(parents=True)
+    pixels = np.zeros((2, 28, 28), np.uint8)
+    pixels[:, 3, :] = 200  # a row in the file, a column in the picture
+    for split in ("train", "test"):
+        header = struct.pack(">IIII", 0x803, 2, 28, 28)
+        (folder / f"emnist-balanced-{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = struct.pack(">II", 0x801, 2) + bytes([0, 46])
+        (folder / f"emnist-balanced-{split}-labels-idx1-ubyte").write_bytes(labels)
+    images = TorchvisionDataset(dataset="EMNIST", root=tmp_path).open("test")
+    assert images.labels == [0, 46]
+    assert len(images.classes) == 47
+    assert np.asarray(images.image(1))[:, 3].tolist() == [200] * 28
+
+
+def save(path, value=0, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new(mode, (8, 8), value).save(path)
+
+
+def test_sun397_is_sorted_whatever_the_file_system_says(tmp_path):
+    root = tmp_path / "SUN397"
+    for name in ("b/bar/sun_z.jpg", "a/abbey/sun_b.jpg", "a/abbey/sun_a.jpg"):
+        save(root / name)
+    (root / "ClassName.txt").write_text("/a/abbey\n/b/bar\n")
+    images = TorchvisionDataset(dataset="SUN397", root=tmp_path).open("test")
+    assert images.classes == ("abbey", "bar")
+    assert images.labels == [0, 0, 1]
+    source = datasets.SUN397(str(tmp_path))
+    assert [source._image_files[row].name for row in images._order] == ["sun_a.jpg", "sun_b.jpg", "sun_z.jpg"]
+
+
+def test_stanford_cars_are_read_by_their_annotations(tmp_path):
+    root = tmp_path / "stanford_cars"
+    for split in ("train", "test"):
+        for number in (1, 2):
+            save(root / f"cars_{split}" / f"{number}.jpg")
+    kinds = [("fname", object), ("class", object)]
+    rows = np.array([("1.jpg", 2), ("2.jpg", 1)], dtype=kinds)
+    (root / "devkit").mkdir()
+    savemat(root / "devkit" / "cars_train_annos.mat", {"annotations": rows})
+    savemat(root / "cars_test_annos_withlabels.mat", {"annotations": rows})
+    savemat(root / "devkit" / "cars_meta.mat", {"class_names": np.array(["Acura", "BMW"], dtype=object)})
+    images = TorchvisionDataset(dataset="StanfordCars", root=tmp_path).open("train")
+    assert (images.classes, images.labels) == (("Acura", "BMW"), [1, 0])
+    assert images.image(0).size == (8, 8)
+
+
+def test_stanford_cars_cannot_be_downloaded(tmp_path):
+    with pytest.raises(OODError, match="'StanfordCars' cannot be downloaded, so set download: false"):
+        TorchvisionDataset(dataset="StanfordCars", root=tmp_path, download=True).check()
+    with pytest.raises(OODError) as caught:
+        TorchvisionDataset(dataset="StanfordCars", root=tmp_path).open("train")
+    assert "download" not in str(caught.value)
+
+
+def test_omniglot_has_a_class_for_each_character(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.Omniglot, "_check_integrity", lambda self: True)
+    for folder, alphabet in (("images_background", "Greek"), ("images_evaluation", "Ge_ez")):
+        for character in ("character01", "character02"):
+            save(tmp_path / "omniglot-py" / folder / alphabet / character / "1_01.png", 255, "L")
+    source = TorchvisionDataset(dataset="Omniglot", root=tmp_path)
+    assert source.open("train").classes == ("Greek/character01", "Greek/character02")
+    test = source.open("test")
+    assert test.labels == [0, 1]
+    assert test.image(1).mode == "L"
+
+
+def test_inaturalist_has_a_class_for_each_species(tmp_path):
+    species = ("00000_Animalia_A_B_C_D_E_f", "00001_Animalia_A_B_C_D_E_g")
+    for version in ("2021_train_mini", "2021_valid"):
+        for name in species:
+            for number in (2, 1):
+                save(tmp_path / version / name / f"{number}.jpg", number)
+    images = TorchvisionDataset(dataset="INaturalist", root=tmp_path).open("test")
+    assert images.classes == species
+    assert images.labels == [0, 0, 1, 1]
+
+
 def test_set_that_keeps_no_list_of_files_has_a_fingerprint_of_them(tmp_path):
     folder = tmp_path / "caltech256" / "256_ObjectCategories" / "001.ak47"
     folder.mkdir(parents=True)
@@ -151,7 +232,7 @@ def test_every_set_knows_the_name_of_the_split_and_misses_its_files(tmp_path, da
         TorchvisionDataset(dataset=dataset, root=tmp_path).open(split)
     assert "\n" not in str(caught.value)
     assert "download=True" not in str(caught.value)
-    assert ("download: true" in str(caught.value)) == (dataset != "ImageNet")
+    assert ("download: true" in str(caught.value)) == (dataset not in ("ImageNet", "StanfordCars"))
 
 
 def test_download_is_passed_on_and_its_failure_is_one_line(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Pictures that are files of their own, with their labels; and names for classes."""
+"""Parts that data sources are made of: pictures that are files, with their labels, and names for classes."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ class FileImages(ImageSet):
         """Return one picture, in the mode it is stored in."""
         path = self._paths[index]
         return decode(path, str(path))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return all pictures in a folder and beneath it, sorted by path."""
+    # Hidden files are left out: macOS puts a "._1.png" without a picture beside every 1.png it copies.
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def numbers_first(name: str) -> tuple[bool, int, str]:

@@ -1,0 +1,130 @@
+"""Sets that say in files of their own which picture is of what class and of which split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ood_core.errors import OODError
+from ood_core.image_files import FileImages, pictures_in, require_files
+from ood_core.interfaces import DatasetSource, ImageSet, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyImageNet(DatasetSource):
+    """Tiny ImageNet as it is distributed: train/WNID/images, val/images with val_annotations.txt, words.txt.
+
+    Attributes:
+        path: The folder, tiny-imagenet-200.
+    """
+
+    name = "tiny-imagenet"
+    path: Path
+
+    def open(self, split: Split) -> ImageSet:
+        """Return one split; the validation images are the test split, whose labels are public."""
+        wnids = _lines(self.path / "wnids.txt")
+        words = dict(line.split("\t", 1) for line in _lines(self.path / "words.txt") if "\t" in line)
+        names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
+        repeated = {name for name in names if names.count(name) > 1}
+        classes = [f"{n} ({wnid})" if n in repeated else n for n, wnid in zip(names, wnids, strict=True)]
+        entries = self._train(wnids) if split == "train" else self._validation(wnids)
+        return FileImages([path for path, _ in entries], [label for _, label in entries], classes)
+
+    def _train(self, wnids: list[str]) -> list[tuple[Path, int]]:
+        folders = [self.path / "train" / wnid / "images" for wnid in wnids]
+        entries = [(path, label) for label, folder in enumerate(folders) for path in pictures_in(folder)]
+        if not entries:
+            raise OODError(f"{self.path / 'train'}: no pictures in WNID/images")
+        return entries
+
+    def _validation(self, wnids: list[str]) -> list[tuple[Path, int]]:
+        listed = self.path / "val" / "val_annotations.txt"
+        rows = [line.split("\t") for line in _lines(listed)]
+        numbers = {wnid: label for label, wnid in enumerate(wnids)}
+        unknown = next((row for row in rows if len(row) < 2 or row[1] not in numbers), None)
+        if unknown is not None:
+            raise OODError(f"{listed}: '{' '.join(unknown[:2])}' names no class of wnids.txt")
+        entries = [(self.path / "val" / "images" / row[0], numbers[row[1]]) for row in rows]
+        require_files((path for path, _ in entries), str(listed))
+        return entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Birds(DatasetSource):
+    """CUB-200-2011 as it is distributed, with its own split into training and test.
+
+    Attributes:
+        path: The folder CUB_200_2011.
+    """
+
+    name = "cub"
+    path: Path
+
+    def open(self, split: Split) -> ImageSet:
+        """Return one split."""
+        pictures, classes = _table(self.path / "images.txt"), _table(self.path / "classes.txt")
+        labels, training = _table(self.path / "image_class_labels.txt"), _table(self.path / "train_test_split.txt")
+        chosen = [key for key in pictures if (training.get(key) == "1") == (split == "train")]
+        numbers = {key: number for number, key in enumerate(classes)}
+        unknown = next((key for key in chosen if labels.get(key) not in numbers), None)
+        if unknown is not None:
+            raise OODError(f"{self.path / 'image_class_labels.txt'}: no class for image {unknown}")
+        paths = [self.path / "images" / pictures[key] for key in chosen]
+        require_files(paths, str(self.path / "images.txt"))
+        names = [name.partition(".")[2] or name for name in classes.values()]
+        return FileImages(paths, [numbers[labels[key]] for key in chosen], names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dogs(DatasetSource):
+    """Stanford Dogs as it is distributed: Images/WNID-breed/*.jpg, and the split in train_list.mat and test_list.mat.
+
+    Attributes:
+        path: The folder with `Images` and the lists (or `lists`).
+    """
+
+    name = "stanford-dogs"
+    path: Path
+
+    def open(self, split: Split) -> ImageSet:
+        """Return one split."""
+        file = f"{split}_list.mat"
+        found = next((path for path in (self.path / file, self.path / "lists" / file) if path.is_file()), None)
+        if found is None:
+            raise OODError(f"{self.path / file}: no such file")
+        names, labels = _matlab_list(found)
+        paths = [self.path / "Images" / name for name in names]
+        require_files(paths, str(found))
+        folders = {label: PurePosixPath(name).parent.name for name, label in zip(names, labels, strict=True)}
+        breeds = {label: folder.partition("-")[2] or folder for label, folder in folders.items()}
+        return FileImages(paths, labels, [breeds.get(label, str(label)) for label in range(max(labels) + 1)])
+
+
+def _matlab_list(path: Path) -> tuple[list[str], list[int]]:
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+        names = [str(row[0][0]) for row in content["file_list"]]
+        return names, [int(row[0]) - 1 for row in content["labels"]]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise OODError(f"{path}: not one of Stanford Dogs' lists: {error}") from error
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise OODError(f"{path}: no such file")
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OODError(f"{path}: cannot be read: {error}") from error
+
+
+def _table(path: Path) -> dict[str, str]:
+    """Return a file of two columns as a mapping, in its order."""
+    rows = [line.split(maxsplit=1) for line in _lines(path)]
+    broken = next((row for row in rows if len(row) < 2), None)
+    if broken is not None:
+        raise OODError(f"{path}: '{broken[0]}' is not two columns")
+    return {key: value.strip() for key, value in rows}

@@ -1,0 +1,79 @@
+"""Folders of pictures that are no folders of classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ood_core.errors import OODError
+from ood_core.files import listing
+from ood_core.image_files import UNLABELLED, FileImages, pictures_in, require_distinct
+from ood_core.interfaces import DatasetSource, ImageSet, Split
+
+SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("val", "test")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatFolder(DatasetSource):
+    """Pictures in a folder and beneath it, all of one class; both splits are all of them.
+
+    Attributes:
+        path: The folder.
+        label: What the one class is called.
+    """
+
+    name = "flat"
+    path: Path
+    label: str = UNLABELLED
+
+    def open(self, split: Split) -> ImageSet:
+        """Return all pictures, sorted by path."""
+        if not self.path.is_dir():
+            raise OODError(f"{self.path}: no such folder")
+        pictures = pictures_in(self.path)
+        if not pictures:
+            raise OODError(f"{self.path}: no pictures, only {listing(self.path)}")
+        return FileImages(pictures, [0] * len(pictures), [self.label])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordNetFolders(DatasetSource):
+    """ImageNet's layout, train/WNID/*.JPEG and val/WNID/*.JPEG, or some classes carved out of it.
+
+    Attributes:
+        path: The folder with `train` and `val`.
+        wnids: A file with the classes to keep, in label order: a WordNet id and a name in each line. Without it all
+            folders are classes, under their WordNet ids.
+    """
+
+    name = "wnids"
+    path: Path
+    wnids: Path | None = None
+
+    def open(self, split: Split) -> ImageSet:
+        """Return the pictures of one split, class by class."""
+        root = next((self.path / name for name in SPLITS[split] if (self.path / name).is_dir()), None)
+        if root is None:
+            wanted = " or ".join(str(self.path / name) for name in SPLITS[split])
+            raise OODError(f"{wanted}: no such folder")
+        classes = self._classes(root)
+        absent = [wnid for wnid in classes if not (root / wnid).is_dir()]
+        if absent:
+            raise OODError(f"{root}: no folder for {len(absent)} of {len(classes)} classes, such as {absent[0]}")
+        pictures = [pictures_in(root / wnid) for wnid in classes]
+        labels = [label for label, of_class in enumerate(pictures) for _ in of_class]
+        if not labels:
+            raise OODError(f"{root}: no pictures in its folders")
+        return FileImages([path for of_class in pictures for path in of_class], labels, list(classes.values()))
+
+    def _classes(self, root: Path) -> dict[str, str]:
+        """Return the names of the classes by their WordNet ids."""
+        if self.wnids is None:
+            folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+            return dict(zip(folders, folders, strict=True))
+        if not self.wnids.is_file():
+            raise OODError(f"{self.wnids}: no such file")
+        pairs = [line.split(maxsplit=1) for line in self.wnids.read_text(encoding="utf-8").splitlines() if line.strip()]
+        classes = {pair[0]: pair[-1].strip() for pair in pairs}
+        require_distinct(classes.values(), str(self.wnids))
+        return classes

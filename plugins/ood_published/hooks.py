@@ -1,0 +1,15 @@
+"""Registration of the data sources."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import DatasetSource
+from ood_published.annotated import Birds, Dogs, TinyImageNet
+from ood_published.folders import FlatFolder, WordNetFolders
+from ood_published.source import Published
+
+
+@hookimpl
+def ood_register_datasets() -> list[type[DatasetSource]]:
+    """Return published sets by name, and the layouts that some of them have to themselves."""
+    return [Published, FlatFolder, WordNetFolders, TinyImageNet, Birds, Dogs]
