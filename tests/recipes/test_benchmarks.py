@@ -1,0 +1,178 @@
+"""Every benchmark is planned over small sets in the layouts it names, and run where real sets are at hand."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ood_core import plan, recipe
+from ood_core.errors import OODErrors
+from ood_core.run import run
+from ood_core.sections import BENCHMARK_KEYS
+from ood_core.store import Store
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "benchmarks"
+DATA = Path(__file__).parents[3] / "shared" / "data"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+SMALL = (
+    "data.image_size=32",
+    "backbone={use: timm, model: vit_tiny_patch16_224, options: {patch_size: 8, embed_dim: 8, depth: 1, num_heads: 1}}",
+    "training=[{use: classification, epochs: 1, warmup_epochs: 0, batch_size: 16}]",
+    "scorers=[softmax, mahalanobis]",
+)
+
+
+def folder(root, *classes, count=2):
+    """Write pictures for each class, `root/CLASS/N.png`."""
+    random = np.random.default_rng(len(str(root)))
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(root / name / f"{number}.png")
+
+
+def split_folder(root, *classes):
+    for split in ("train", "test"):
+        folder(root / split, *classes)
+
+
+def wordnet_folder(root):
+    """Write the folders of ImageNet-30 and ImageNet-200, which share some classes."""
+    from ood_published.source import LISTS
+
+    wnids = {line.split()[0] for file in LISTS.glob("*.txt") for line in file.read_text().splitlines()}
+    folder(root / "train", *sorted(wnids), count=6)  # one is held out
+    folder(root / "val", *sorted(wnids))
+
+
+def lists(root, data, benchmark, **of_lists):
+    """Write image lists as OpenOOD has them, and their pictures."""
+    for name, count in of_lists.items():
+        lines = []
+        for number in range(count):
+            label = number % 2 if benchmark in name else -1
+            folder(root / data / benchmark / name, str(number), count=1)
+            lines.append(f"{benchmark}/{name}/{number}/0.png {label}")
+        path = root / "benchmark_imglist" / benchmark / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def small_sets(tmp_path_factory):
+    """A data folder with a few pictures of every set that a benchmark names."""
+    root = tmp_path_factory.mktemp("sets")
+    for name in ("iSUN", "LSUN_resize", "iNaturalist", "SUN", "Places"):
+        folder(root / name, "images")
+    for name in ("stanford-dogs", "places365", "flowers102", "oxford-pets"):
+        split_folder(root / name, "one", "two")
+    folder(root / "food-101" / "images", "pizza", "hot_dog")
+    folder(root / "256_ObjectCategories", *("104.homer-simpson", "053.desk-globe"))
+    folder(root / "dtd" / "images", "woven", "dotted")
+    wordnet_folder(root / "imagenet")
+    for one, other in (("cifar10", "cifar100"), ("cifar100", "cifar10")):
+        sets = {f"test_{name}": 3 for name in (other, "tin", "mnist", "svhn", "texture", "places365")}
+        lists(root, "images_classic", one, **{f"train_{one}": 40, f"test_{one}": 6}, **sets)
+    for one in ("imagenet", "imagenet200"):
+        shifted = {f"test_{one}_{kind}": 2 for kind in ("v2", "c", "r")}
+        sets = {f"test_{name}": 3 for name in ("ssb_hard", "ninco", "inaturalist", "openimage_o")}
+        lists(root, "images_largescale", one, **{f"train_{one}": 40, f"test_{one}": 6}, **shifted, **sets)
+        lists(root, "images_classic", one, test_textures=3)
+    parquet(root / "cifar10", "airplane", "automobile", "bird")
+    parquet(root / "cifar100", "apple", "baby", "bear")
+    parquet(root / "svhn", "0", "1")
+    return root
+
+
+def parquet(root, *classes):
+    """Write a train and a test file of eight pictures a class in Hugging Face's format."""
+    root.mkdir(parents=True)
+    features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(classes)}}
+    for seed, split in enumerate(("train", "test")):
+        random = np.random.default_rng([seed, len(classes), len(str(root))])
+        rows = []
+        for _ in range(8 * len(classes)):
+            target = io.BytesIO()
+            PIL.Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(target, "PNG")
+            rows.append({"bytes": target.getvalue(), "path": None})
+        table = pa.table({"img": rows, "label": [n % len(classes) for n in range(len(rows))]})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pq.write_table(table, root / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_says_what_it_is_and_where_it_comes_from(name):
+    (first, *_) = recipe.read(FOLDER / f"{name}.yaml")
+    described = first.root.plain()["benchmark"]
+    assert set(described) <= set(BENCHMARK_KEYS)
+    assert {"title", "paper", "source", "licence", "splits"} <= set(described)
+    text = (FOLDER / f"{name}.yaml").read_text()
+    assert text.startswith(f"# {name}: ")
+
+
+def test_there_are_the_eight_benchmarks():
+    mood = {f"mood-{name}" for name in ("cifar10", "cifar100", "imagenet30", "imagenet1k")}
+    openood = {f"openood-{name}" for name in ("cifar10", "cifar100", "imagenet200", "imagenet1k")}
+    assert set(NAMES) == mood | openood
+
+
+def planned(plugins, name, root, *overrides):
+    found = recipe.read(FOLDER / f"{name}.yaml", [f"data.root={root}", *overrides])
+    return plan.make(found, plugins)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_is_planned_over_the_layouts_it_names(plugins, small_sets, name):
+    made = planned(plugins, name, small_sets)
+    made.check()
+    assert len({row.ood_set for row in made.rows}) >= 3
+    # every set of these tests is smaller than the real one, and the benchmark knows
+    assert sum("numbers do not compare" in note for note in made.notes) >= 4
+    shifted = {row.measure.spectrum for row in made.rows}
+    assert shifted == ({"standard", "full"} if name.startswith("openood-imagenet") else {"standard"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs_with_a_small_network(plugins, small_sets, tmp_path, name):
+    made = planned(plugins, name, small_sets, *SMALL)
+    results = run(made, Store(tmp_path / "store"))
+    assert {row.scorer for row in results.rows} == {"softmax", "mahalanobis"}
+    assert {row.ood_set for row in results.rows} == {row.ood_set for row in made.rows}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_sets_are_told_line_by_line(plugins, tmp_path, name):
+    with pytest.raises(OODErrors) as caught:
+        planned(plugins, name, tmp_path)
+    lines = str(caught.value).splitlines()
+    assert all("fetch it from http" in line or "no such file" in line for line in lines), lines
+    assert all(line.startswith(("mood-", "openood-")) for line in lines)
+
+
+def test_without_openoods_lists_whole_sets_stand_in_and_missing_ones_can_be_left_out(plugins, tmp_path):
+    for name, classes in (("cifar10", ("airplane", "bird")), ("cifar100", ("apple", "baby"))):
+        parquet(tmp_path / name, *classes)
+    made = planned(plugins, "openood-cifar10", tmp_path, "data.absent=leave-out")
+    assert {row.ood_set for row in made.rows} == {"CIFAR-100"}
+    assert sum(note.startswith("left out: ") for note in made.notes) == 5
+    assert "CIFAR-100: 16 images in the test split, the benchmark has 9000; numbers do not compare" in made.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mood-cifar10", "openood-cifar10"])
+def test_a_benchmark_runs_on_real_images_where_they_are_at_hand(plugins, tmp_path, name):
+    if not DATA.is_dir():
+        pytest.skip("needs the CIFAR parquet files, which are not beside this repository")
+    few = ("data.absent=leave-out", "data.id.limit=8", "data.near.0.limit=2")
+    made = planned(plugins, name, DATA, *SMALL, *few)
+    (softmax, mahalanobis) = run(made, Store(tmp_path / "store")).rows
+    assert (softmax.ood_set, softmax.ood_images) == ("CIFAR-100", 200)
+    assert 0 < mahalanobis.auroc < 1
