@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -91,7 +91,8 @@ class Selection:
     Attributes:
         name: What the report calls them.
         source: Where they come from.
-        candidates: Sources that stand for it, where there are several; the first that can be opened is used.
+        candidates: Sources that it is a name for; the first that can be opened is used. None where it is its own.
+        otherwise: Whose source stands in where this one's cannot be opened.
         split: Which split of the source; None takes `test` for measuring and `train` for everything else.
         superclasses: Classes to take together, each group under one name and label; None leaves classes as they are.
         classes: Names of the classes (or superclasses) to keep, in label order; None keeps all.
@@ -106,6 +107,7 @@ class Selection:
     name: str
     source: DatasetSource
     candidates: tuple[DatasetSource, ...] = ()
+    otherwise: Selection | None = None
     split: Split | None = None
     superclasses: Groups | None = None
     classes: tuple[str, ...] | None = None
@@ -152,7 +154,15 @@ class Selection:
             OODError: It cannot be opened.
         """
         split: Split = self.split or ("test" if part == "test" else "train")
-        return library.open(self.source, self.candidates, split)
+        try:
+            return library.open(self.source, self.candidates, split)
+        except OODError as error:
+            if self.otherwise is None:
+                raise
+            try:
+                return replace(self.otherwise, split=split).pictures(part, library)
+            except OODError as other:
+                raise OODError(f"{error}; otherwise: {other}") from other
 
     def _groups(self, images: ImageSet) -> dict[str, list[int]]:
         """Return the labels that stand for each class or superclass, by name."""

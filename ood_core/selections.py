@@ -65,7 +65,8 @@ class SelectionReader:
         selection = Selection(
             name=self._value(entries, "name", str, label(source)),
             source=source,
-            candidates=self._candidates(source, node),
+            candidates=self._alternatives(source, node),
+            otherwise=self._otherwise(node),
             split=self._value(entries, "split", Split, None),
             superclasses=self._superclasses(entries["superclasses"]) if "superclasses" in entries else None,
             classes=self._class_names(entries, "classes"),
@@ -80,17 +81,17 @@ class SelectionReader:
     def _value(self, entries: Mapping[str, Node], key: str, hint: Any, default: Any) -> Any:
         return self.reader.value(entries[key], hint, f"'{key}'", default) if key in entries else default
 
-    def _candidates(self, source: DatasetSource, node: Node) -> tuple[DatasetSource, ...]:
-        """Return the sources that stand for this one, then those named otherwise; none where it is alone."""
-        found = self._alternatives(source, node)
+    def _otherwise(self, node: Node) -> Selection | None:
+        """Return what is read where the first source cannot be opened."""
         other = node.value.get(OTHERWISE) if isinstance(node.value, dict) else None
         if other is None:
-            return found
-        second = cast(DatasetSource | None, self.reader.plugin("dataset", other, (OTHERWISE,)))
-        if second is None:
-            return ()
-        second = _rooted(second, self.settings.root)
-        return (*(found or (source,)), *(self._candidates(second, other) or (second,)))
+            return None
+        source = cast(DatasetSource | None, self.reader.plugin("dataset", other, (OTHERWISE,)))
+        if source is None:
+            return None
+        source = _rooted(source, self.settings.root)
+        candidates = self._alternatives(source, other)
+        return Selection(name=label(source), source=source, candidates=candidates, otherwise=self._otherwise(other))
 
     def _alternatives(self, source: DatasetSource, node: Node) -> tuple[DatasetSource, ...]:
         """Return the sources that this one is a name for, as far as they are installed."""

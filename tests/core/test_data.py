@@ -117,6 +117,13 @@ def test_the_first_candidate_that_can_be_opened_is_used():
     assert len(found) == 6
 
 
+def test_another_selection_stands_in_where_none_can():
+    other = Selection(name="y", source=FlatSource(train=9))
+    assert len(Selection(name="x", source=Empty(), otherwise=other).open("train")) == 9
+    with pytest.raises(OODError, match="^no such folder; otherwise: no such folder$"):
+        Selection(name="x", source=Empty(), otherwise=Selection(name="y", source=Empty())).open("train")
+
+
 def test_without_any_candidate_all_reasons_are_told():
     with pytest.raises(OODError, match="no such folder; no such folder"):
         Selection(name="x", source=FlatSource(), candidates=(Empty(), Empty(test=1))).open("train")

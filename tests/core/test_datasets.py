@@ -94,7 +94,7 @@ def test_the_first_source_is_used_where_it_is_there(make_plan, tiny, tmp_path):
 
 def test_where_none_is_there_both_are_told(make_plan, tiny, tmp_path):
     near = f"{{use: folder, path: {tmp_path}/one, otherwise: {{use: folder, path: {tmp_path}/two}}}}"
-    with pytest.raises(OODErrors, match=r"one: no such folder; .*two: no such folder"):
+    with pytest.raises(OODErrors, match=r"one: no such folder; otherwise: .*two: no such folder"):
         make_plan(tiny, f"data.near=[{near}]")
 
 
