@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ood_core.cache import PixelCache
 from ood_core.decoding import to_rgb
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, EvaluationView, ImageSet, Split
@@ -30,17 +31,22 @@ Rows: TypeAlias = NDArray[np.int64]
 PLAIN = EvaluationView()
 """The shorter side to S, then the centre."""
 
-CACHE_BYTES = 512 * 2**20
-"""Decoded images kept in memory for one source; beyond that they are decoded again."""
+MEMORY_BYTES = 512 * 2**20
+"""Images kept in memory for one source that has them not in files; beyond that they are made again."""
 
 
 class Pictures:
-    """One split of a source with its decoded images, shared by all selections from it."""
+    """One split of a source with its decoded images, shared by all selections from it.
+
+    Those that lie encoded in files are kept in the cache of this machine if they are few and small enough.
+    """
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
         self._decoded: dict[int, Tensor] = {}
         self._bytes = 0
+        self._cache: PixelCache | None = None
+        self._asked = False
 
     def pixels(self, row: int) -> Tensor:
         """Return one image, uint8 [3, H, W].
@@ -48,10 +54,24 @@ class Pictures:
         Raises:
             OODError: The picture is broken; names it.
         """
+        return self._from_files(row) if self.images.encoded else self._from_memory(row)
+
+    def _from_files(self, row: int) -> Tensor:
+        if self._cache is not None and (found := self._cache.get(row)) is not None:
+            return found
+        pixels = to_rgb(self.images.image(row))
+        if not self._asked:  # the first picture tells the size; one of another size is not kept
+            self._asked = True
+            self._cache = PixelCache.of(self.images.fingerprint, len(self.images), tuple(pixels.shape))
+        if self._cache is not None:
+            self._cache.put(row, pixels)
+        return pixels
+
+    def _from_memory(self, row: int) -> Tensor:
         if (found := self._decoded.get(row)) is not None:
             return found
         pixels = to_rgb(self.images.image(row))
-        if self._bytes + pixels.nbytes <= CACHE_BYTES:
+        if self._bytes + pixels.nbytes <= MEMORY_BYTES:
             self._decoded[row] = pixels
             self._bytes += pixels.nbytes
         return pixels

@@ -120,7 +120,7 @@ def test_the_first_candidate_that_can_be_opened_is_used():
 def test_another_selection_stands_in_where_none_can():
     other = Selection(name="y", source=FlatSource(train=9))
     assert len(Selection(name="x", source=Empty(), otherwise=other).open("train")) == 9
-    with pytest.raises(OODError, match="^no such folder; otherwise: no such folder$"):
+    with pytest.raises(OODError, match=r"^no such folder; otherwise: no such folder$"):
         Selection(name="x", source=Empty(), otherwise=Selection(name="y", source=Empty())).open("train")
 
 
@@ -210,6 +210,6 @@ def test_an_image_that_fits_passes_unchanged():
 def test_a_decoded_image_is_kept_within_the_budget(monkeypatch):
     images = select()
     assert images.pixels(0) is images.pixels(0)
-    monkeypatch.setattr(data, "CACHE_BYTES", 0)
+    monkeypatch.setattr(data, "MEMORY_BYTES", 0)
     images = select()
     assert images.pixels(0) is not images.pixels(0)

@@ -1,4 +1,8 @@
-"""Pictures of every kind become RGB pixels."""
+"""Pictures of every kind become RGB pixels; broken, cut off and exploding ones become one line."""
+
+import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -6,6 +10,8 @@ import torch
 from PIL import Image
 
 from ood_core import decoding
+from ood_core.decoding import decode, pixel_digest, to_rgb
+from ood_core.errors import OODError
 
 
 @pytest.mark.parametrize(
@@ -42,3 +48,137 @@ def test_a_picture_is_turned_upright(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert decoding.to_rgb(Image.open(tmp_path / "turned.jpg")).shape == (3, 4, 2)
+
+
+def photograph(width=60, height=40, mode="RGB"):
+    """Return something with edges and colours, so that decoders could differ."""
+    x, y = np.meshgrid(np.linspace(0, 6, width), np.linspace(0, 4, height))
+    waves = np.stack([np.sin(x * y), np.cos(3 * x), np.sin(2 * y + x)], -1)
+    return Image.fromarray(((waves + 1) * 127.5).astype(np.uint8)).convert(mode)
+
+
+def encoded(image, form="JPEG", **options):
+    target = io.BytesIO()
+    image.save(target, form, **options)
+    return target.getvalue()
+
+
+def by_pillow(content):
+    with Image.open(io.BytesIO(content)) as picture:
+        return to_rgb(picture)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("quality", [30, 95])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_has_the_pixels_that_pillow_finds(subsampling, quality, progressive):
+    content = encoded(photograph(), subsampling=subsampling, quality=quality, progressive=progressive)
+    assert torch.equal(to_rgb(decode(content, "here")), by_pillow(content))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_so_has_a_jpeg_without_colours_or_in_four(mode):
+    content = encoded(photograph(mode=mode))
+    assert torch.equal(to_rgb(decode(content, "here")), by_pillow(content))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_is_turned_as_its_exif_data_say(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(photograph(), exif=exif)
+    pixels = to_rgb(decode(content, "here"))
+    assert pixels.shape == ((3, 60, 40) if orientation > 4 else (3, 40, 60))
+    assert torch.equal(pixels, by_pillow(content))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_other_formats_are_read(form):
+    image = photograph()
+    pixels = to_rgb(decode(encoded(image, form), "here"))
+    assert pixels.shape == (3, 40, 60)
+    if form not in ("WEBP", "GIF"):
+        assert torch.equal(pixels, to_rgb(image))
+
+
+def test_of_an_animation_the_first_frame_is_read():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert to_rgb(decode(content, "here"))[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_paths_and_open_files_are_read_as_bytes_are(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(photograph()))
+    from_path = to_rgb(decode(tmp_path / "a.jpg", "here"))
+    with (tmp_path / "a.jpg").open("rb") as opened:
+        assert torch.equal(from_path, to_rgb(decode(opened, "here")))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.95])
+def test_a_picture_that_is_cut_off_is_refused_not_half_decoded(form, share):
+    content = encoded(photograph(300, 200), form)
+    with pytest.raises(OODError, match=r"^cat\.img: broken picture: \S"):
+        decode(content[: int(len(content) * share)], "cat.img")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, I am no picture", b"\xff\xd8\xff\xe0 no more"])
+def test_what_is_no_picture_is_named(content):
+    with pytest.raises(OODError, match=r"^cat\.img: (not a picture in a known format|broken picture: \S)"):
+        decode(content, "cat.img")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OODError, match=r"^gone: broken picture: .*No such file"):
+        decode(tmp_path / "gone.png", "gone")
+
+
+def bomb(width, height):
+    """Return a small PNG that claims to be huge."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"0" * 1000)), (b"IEND", b"")]
+    chunks = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("size", [(40_000, 40_000), (13_400, 13_400)])
+def test_a_decompression_bomb_is_refused(size):
+    with pytest.raises(OODError, match=r"^cat\.img: refused: "):
+        decode(bomb(*size), "cat.img")
+
+
+def test_a_jpeg_bomb_is_refused_by_its_header():
+    content = bytearray(encoded(photograph()))
+    start = content.index(b"\xff\xc0") + 5  # where the frame's header has height and width
+    content[start : start + 4] = struct.pack(">HH", 60_000, 60_000)
+    with pytest.raises(OODError, match=r"^cat\.img: refused: 60000 x 60000 is more than 178956970 pixels"):
+        decode(bytes(content), "cat.img")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.ones((4, 4), np.float32), "refused: floats have no known range; save it with 8 or 16 bits"),
+        (np.full((4, 4), 70_000, np.int32), "refused: more than 16 bits have no known range"),
+    ],
+)
+def test_numbers_without_a_range_are_refused(pixels, message):
+    with pytest.raises(OODError, match=f"^cat: {message}"):
+        decode(encoded(Image.fromarray(pixels), "TIFF"), "cat")
+
+
+def test_sixteen_bits_are_scaled_to_eight():
+    content = encoded(Image.fromarray(np.full((4, 4), 257 * 9, np.uint16)), "PNG")
+    assert to_rgb(decode(content, "here")).unique().tolist() == [9]
+
+
+def test_equal_pixels_have_one_digest_and_others_another():
+    pixels = to_rgb(photograph())
+    assert pixel_digest(pixels) == pixel_digest(pixels.clone()) >= 0
+    changed = pixels.clone()
+    changed[0, 0, 0] ^= 1
+    assert pixel_digest(changed) != pixel_digest(pixels)
+    assert pixel_digest(torch.zeros(3, 2, 8, dtype=torch.uint8)) != pixel_digest(
+        torch.zeros(3, 4, 4, dtype=torch.uint8)
+    )
+    assert pixel_digest(pixels.transpose(1, 2)) == pixel_digest(pixels.transpose(1, 2).contiguous())
