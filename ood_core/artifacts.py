@@ -12,6 +12,7 @@ import mmap
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,15 @@ def load_outputs(extraction: Extraction, store: Store) -> Outputs:
 
 
 def load_together(extractions: Sequence[Extraction], store: Store) -> Outputs:
-    """Return the outputs of several small sets as one, in memory."""
+    """Return the outputs of several small sets as one, in memory; classes are numbered set after set."""
     parts = [load_outputs(extraction, store) for extraction in extractions]
+    sizes = [len(extraction.base.images.opened.classes) for extraction in extractions]
+    firsts = accumulate(sizes[:-1], initial=0)
     return replace(
         parts[0],
         embeddings=torch.cat([part.embeddings for part in parts]),
         logits=torch.cat([part.logits for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
+        labels=torch.cat([part.labels + first for part, first in zip(parts, firsts, strict=True)]),
         layers={name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers},
         release=None,
     )

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ood_core.data import evaluation_view
 from ood_core.vision import prepare_torchvision
@@ -54,6 +55,13 @@ class Apart:
 def flipped(image: Tensor) -> Tensor:
     """Return the image, mirrored half of the time."""
     return image.flip(-1) if torch.rand(()) < 0.5 else image
+
+
+def padded_crop(image: Tensor, padding: int) -> Tensor:
+    """Return a random cut of the same size out of the image with so many black pixels around it."""
+    height, width = image.shape[-2:]
+    top, left = torch.randint(2 * padding + 1, (2,)).tolist()
+    return functional.pad(image, [padding] * 4)[:, top : top + height, left : left + width]
 
 
 def jittered(strength: float) -> Change:

@@ -133,8 +133,8 @@ class Outliers:
 
     def drawn(self, seed: int, step: int, views: Views) -> tuple[Tensor, tuple[str, ...]]:
         """Return this process's images of a step, through the first view, and what was wrong with broken ones."""
-        random = np.random.default_rng(step_seed(seed, step, "outliers"))
-        rows = random.choice(len(self.images), self.of_a_step, replace=self.of_a_step > len(self.images))
+        generator = np.random.default_rng(step_seed(seed, step, "outliers"))
+        rows = generator.choice(len(self.images), self.of_a_step, replace=self.of_a_step > len(self.images))
         share = self.of_a_step // self.processes
         drawn: list[Tensor] = []
         broken: list[str] = []

@@ -149,6 +149,7 @@ class _Writer(ABC):
         self.network, self.folder, self.facts = network, folder, facts
         self.count = len(stage.images.opened)
         self.arrays: dict[str, np.memmap[Any, Any]] = {}
+        self.files: dict[str, Path] = {}
         self.seconds = 0.0
 
     @abstractmethod
@@ -157,7 +158,7 @@ class _Writer(ABC):
 
     @abstractmethod
     def file(self, folder: Path, name: str) -> Path:
-        """Return where an array goes."""
+        """Return where the next array goes."""
 
     def write(self, rows: slice, features: Tensor, maps: Mapping[str, Tensor]) -> None:
         """Write the rows of a batch; the first one tells how wide the arrays are."""
@@ -165,7 +166,8 @@ class _Writer(ABC):
             all_values = processes.gathered(values.float())[: rows.stop - rows.start]
             if self.folder is not None:
                 if name not in self.arrays:
-                    self.arrays[name] = create_array(self.file(self.folder, name), (self.count, values.shape[1]))
+                    self.files[name] = self.file(self.folder, name)
+                    self.arrays[name] = create_array(self.files[name], (self.count, values.shape[1]))
                 self.arrays[name][rows] = all_values.cpu().numpy()
 
     def finish(self, good: Good, seconds: float) -> None:
@@ -173,8 +175,8 @@ class _Writer(ABC):
         rows = good.rows
         for name, array in self.arrays.items():
             array.flush()
-            if self.folder is not None and len(rows) < self.count:
-                _keep_rows(self.file(self.folder, name), rows)
+            if len(rows) < self.count:
+                _keep_rows(self.files[name], rows)
         self.facts |= {
             "images": len(rows),
             "skipped": good.reasons,

@@ -6,6 +6,7 @@ Everything here does nothing, or returns what it was given, where there is only 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -71,10 +72,29 @@ def total_with_gradient(values: Tensor) -> Tensor:
     """Return the sum over all processes; gradients of all of them flow back into each part."""
     if count() == 1:
         return values
-    from torch.distributed.nn.functional import all_reduce
-
-    summed: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    summed: Tensor = _Total.apply(values)  # type: ignore[no-untyped-call]
     return summed
+
+
+class _Total(torch.autograd.Function):
+    """Each process's part goes into what all of them get, so it is owed the gradients of all."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        return total(values)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return total(gradient)
+
+
+def united(lines: Iterable[str]) -> list[str]:
+    """Return the lines of all processes, sorted, each once."""
+    found = [list(lines)]
+    if count() > 1:
+        found = [[] for _ in range(count())]
+        distributed.all_gather_object(found, list(lines))
+    return sorted({line for part in found for line in part})
 
 
 def gathered(rows: Tensor) -> Tensor:

@@ -46,8 +46,10 @@ def _chunks(stage: ScoreStage, store: Store, outputs: Outputs) -> Iterator[Outpu
     network = networks.extracted(base, store)
     start = 0
     for batch in evaluation_batches(base.images.opened, shown(base, network), BATCH_SIZE):
-        images = to_unit(batch.images[batch.digests != BROKEN].to(networks.device()))
-        yield replace(outputs[start : start + len(images)], network=network, images=images)
+        images = batch.images[batch.digests != BROKEN]
+        if len(images):
+            rows = outputs[start : start + len(images)]
+            yield replace(rows, network=network, images=to_unit(images.to(networks.device())))
         start += len(images)
 
 

@@ -99,7 +99,7 @@ class _Training:
         begun, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         self.engine.task.train()
         for batch in self._arriving(training_batches(self.images, self._views(), steps, self._outliers())):
-            self.progress.skipped = sorted({*self.progress.skipped, *batch.broken})
+            self.progress.skipped += batch.broken
             self._step(batch, steps.per_epoch, total)
             self.progress.seconds = time.monotonic() - begun
             observer.progress(self.progress.step, total)
@@ -108,6 +108,7 @@ class _Training:
             if self._should_save(saved) and self.progress.step < total:
                 self.save()
                 saved = time.monotonic()
+        self.progress.skipped = processes.united(self.progress.skipped)
 
     def _outliers(self) -> Outliers | None:
         """Return the images of the auxiliary set that come with each batch, for tasks that need them."""
@@ -181,6 +182,7 @@ class _Training:
 
     def save(self) -> None:
         self._see_loss()
+        self.progress.skipped = processes.united(self.progress.skipped)
         self.progress.totals = {name: float(total) for name, total in self.totals.items()}
         scaler = self.engine.scaler
         self.progress.scaler = scaler.state_dict() if scaler is not None else {}

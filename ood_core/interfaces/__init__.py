@@ -42,6 +42,7 @@ from ood_core.interfaces.training import (
     TokenizerTraining,
     TokenMap,
     Training,
+    refuse_single_images,
 )
 from ood_core.outputs import Head, Outputs
 
@@ -75,6 +76,7 @@ __all__ = (
     "Training",
     "TrainingData",
     "Views",
+    "refuse_single_images",
 )
 
 PLUGIN_KINDS: dict[str, type[Plugin]] = {

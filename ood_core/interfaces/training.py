@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
+from ood_core.errors import OODError
 from ood_core.interfaces.data import TrainingData
 from ood_core.interfaces.network import Network
 from ood_core.interfaces.plugin import NonNegativeFloat, Plugin, PositiveFloat, PositiveInt, Views
@@ -137,6 +138,14 @@ class PretextTask(Training):
         Raises:
             OODError: The network cannot do this task.
         """
+
+
+def refuse_single_images(task: PretextTask) -> None:
+    """Raise OODError where a task that compares images would be given one alone, which has nothing to differ from."""
+    least = 2 * task.accumulation
+    if task.batch_size < least:
+        reason = "it compares the images of a batch, or of each part that 'accumulation' cuts it into"
+        raise OODError(f"pretext '{task.name}' needs a batch_size of {least} or more: {reason}")
 
 
 @dataclass(frozen=True, kw_only=True)

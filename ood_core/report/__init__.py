@@ -20,7 +20,7 @@ from ood_core.errors import OODError
 from ood_core.report.accepted import AcceptedPair, accepted_pairs, most_frequent, table
 from ood_core.report.notes import duplicates, skipped
 from ood_core.report.pictures import Picture, copy_pictures
-from ood_core.report.summary import TITLES, by_case, case_columns, columns, percent, summarise
+from ood_core.report.summary import TITLES, by_case, case_columns, columns, percent, summarise, tables
 from ood_core.report.versions import versions
 from ood_core.run import ResultRow, Results
 from ood_core.stages import Plan
@@ -94,7 +94,11 @@ def _notes(plan: Plan, results: Results) -> list[str]:
 
 def _case_tables(plan: Plan, results: Results) -> list[tuple[str, dict[str, Any]]]:
     found = {name: by_case(results.rows, name, plan.averaged) for name in ("auroc", "fpr95")}
-    return [(TITLES[name], {"lines": of, "columns": case_columns(of)}) for name, of in found.items() if of]
+    return [
+        (TITLES[name], {"lines": lines, "columns": case_columns(lines)})
+        for name, of in found.items()
+        for lines in tables(of)
+    ]
 
 
 def _markdown(plan: Plan, results: Results, pictures: Sequence[Picture], accepted: Sequence[AcceptedPair]) -> str:

@@ -123,6 +123,14 @@ def by_case(rows: Sequence[ResultRow], metric: str, averaged: bool) -> list[Case
     return lines
 
 
+def tables(lines: Sequence[CaseLine]) -> list[list[CaseLine]]:
+    """Return the lines in tables of their own for each set of cases: variants may be of other classes."""
+    grouped: dict[tuple[str, ...], list[CaseLine]] = {}
+    for line in lines:
+        grouped.setdefault(tuple(line.cells), []).append(line)
+    return list(grouped.values())
+
+
 def case_columns(lines: Sequence[CaseLine]) -> list[Column]:
     """Return the columns of the table over cases."""
     cases = list(dict.fromkeys(case for line in lines for case in line.cells))

@@ -32,7 +32,7 @@ class Progress:
         totals: Sums of the metrics since the epoch began.
         epochs: Mean metrics of the epochs that are over.
         scaler: State of the gradient scaler.
-        skipped: What was wrong with broken pictures that others stood in for, in this process.
+        skipped: What was wrong with broken pictures that others stood in for.
     """
 
     step: int = 0

@@ -8,10 +8,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn import functional
 
 from ood_core.augmentation import Change
 from ood_core.vision import prepare_torchvision
@@ -25,13 +23,6 @@ POLICIES = re.compile(
     r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
 )
 """The strings by which timm knows policies of automatic augmentation."""
-
-
-def padded_crop(image: Tensor, padding: int) -> Tensor:
-    """Return a random cut of the same size out of the image with so many black pixels around it."""
-    height, width = image.shape[-2:]
-    top, left = torch.randint(2 * padding + 1, (2,)).tolist()
-    return functional.pad(image, [padding] * 4)[:, top : top + height, left : left + width]
 
 
 def recoloured(image_size: int, policy: str | None, jitter: float) -> Change:

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 
-from ood_classification.augmentation import POLICIES, erasing, mixing, padded_crop, recoloured
+from ood_classification.augmentation import POLICIES, erasing, mixing, recoloured
 from ood_classification.task import ClassificationTask, OneClassTask, Supervision
-from ood_core.augmentation import Apart, Change, InARow, flipped, random_crop
+from ood_core.augmentation import Apart, Change, InARow, flipped, padded_crop, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     Network,

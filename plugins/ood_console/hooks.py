@@ -100,6 +100,7 @@ class Console:
             case_columns,
             columns,
             summarise,
+            tables,
         )
 
         self._progress.stop()
@@ -107,10 +108,10 @@ class Console:
             self._screen.print(f"{self._reused} stages were in the store")
         for note in (*plan.notes, *skipped(results), *duplicates(results)):
             self._screen.print(f"[yellow]note[/] {escape(note)}")
-        cases = by_case(results.rows, "auroc", plan.averaged)
         lines = summarise(results.rows)
-        table = _table(case_columns(cases), cases, "AUROC in %") if cases else _table(columns(lines), lines)
-        Screen(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
+        by_cases = tables(by_case(results.rows, "auroc", plan.averaged))
+        shown = [_table(case_columns(of), of, "AUROC in %") for of in by_cases] or [_table(columns(lines), lines)]
+        Screen(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*shown)
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from ood_core.augmentation import Apart, Distortions
-from ood_core.errors import OODError
 from ood_core.interfaces import (
     Network,
     NonNegativeFloat,
@@ -17,6 +16,7 @@ from ood_core.interfaces import (
     PretextTask,
     TrainingData,
     Views,
+    refuse_single_images,
 )
 from ood_mocov3.task import Contrast, MoCoV3Task
 
@@ -62,10 +62,7 @@ class MoCoV3(PretextTask):
 
     def check(self) -> None:
         """Refuse to compare a single image, which has nothing to differ from."""
-        least = 2 * self.accumulation
-        if self.batch_size < least:
-            reason = "it compares the images of a batch, or of each part that 'accumulation' cuts it into"
-            raise OODError(f"pretext 'mocov3' needs a batch_size of {least} or more: {reason}")
+        refuse_single_images(self)
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, two views."""

@@ -9,6 +9,13 @@ from ood_core.errors import OODError
 from ood_core.image_files import FileImages, pictures_in, require_files
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
+SCENE_LISTS: dict[Split, str] = {"train": "places365_train_standard.txt", "test": "places365_val.txt"}
+SCENE_FOLDERS: dict[Split, tuple[str, ...]] = {
+    "train": ("data_256_standard", "data_256", "data_large_standard"),
+    "test": ("val_256", "val_large"),
+}
+"""Where the pictures of Places365 may lie; the smaller ones come first, which OOD detection is measured with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TinyImageNet(DatasetSource):
@@ -99,6 +106,40 @@ class Dogs(DatasetSource):
         folders = {label: PurePosixPath(name).parent.name for name, label in zip(names, labels, strict=True)}
         breeds = {label: folder.partition("-")[2] or folder for label, folder in folders.items()}
         return FileImages(paths, labels, [breeds.get(label, str(label)) for label in range(max(labels) + 1)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes(DatasetSource):
+    """Places365 as it is distributed: lists of pictures with their labels, beside val_256 and data_256_standard.
+
+    Attributes:
+        path: The folder with the lists.
+    """
+
+    name = "places365"
+    path: Path
+
+    def open(self, split: Split) -> ImageSet:
+        """Return one split; the validation pictures are the test split, whose labels are public."""
+        listed = self.path / SCENE_LISTS[split]
+        entries, classes = _table(listed), _table(self.path / "categories_places365.txt")
+        labels = {number: label for label, number in enumerate(classes.values())}
+        unknown = next((name for name, number in entries.items() if number not in labels), None)
+        if unknown is not None:
+            raise OODError(
+                f"{listed}: {unknown} has label {entries[unknown]}, which is not in categories_places365.txt"
+            )
+        folder = self._folder(split)
+        paths = [folder / name.lstrip("/") for name in entries]
+        require_files(paths, str(listed))
+        return FileImages(paths, [labels[number] for number in entries.values()], list(classes))
+
+    def _folder(self, split: Split) -> Path:
+        places = [self.path / name for name in SCENE_FOLDERS[split]]
+        found = next((place for place in places if place.is_dir()), None)
+        if found is None:
+            raise OODError(f"{' or '.join(map(str, places))}: no such folder")
+        return found
 
 
 def _matlab_list(path: Path) -> tuple[list[str], list[int]]:

@@ -22,7 +22,7 @@ class FlatFolder(DatasetSource):
         label: What the one class is called.
     """
 
-    name = "flat"
+    name = "flat-folder"
     path: Path
     label: str = UNLABELLED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import DatasetSource
-from ood_published.annotated import Birds, Dogs, TinyImageNet
+from ood_published.annotated import Birds, Dogs, Scenes, TinyImageNet
 from ood_published.folders import FlatFolder, WordNetFolders
 from ood_published.source import Published
 
@@ -12,4 +12,4 @@ from ood_published.source import Published
 @hookimpl
 def ood_register_datasets() -> list[type[DatasetSource]]:
     """Return published sets by name, and the layouts that some of them have to themselves."""
-    return [Published, FlatFolder, WordNetFolders, TinyImageNet, Birds, Dogs]
+    return [Published, FlatFolder, WordNetFolders, TinyImageNet, Birds, Dogs, Scenes]

@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt, Le
 
 from ood_core.augmentation import Apart, Distortions
-from ood_core.errors import OODError
 from ood_core.interfaces import (
     Network,
     NonNegativeFloat,
@@ -17,6 +16,7 @@ from ood_core.interfaces import (
     PretextTask,
     TrainingData,
     Views,
+    refuse_single_images,
 )
 from ood_supcon.task import ContrastTask, Grouping, by_class, by_image
 
@@ -45,10 +45,7 @@ class Contrastive(PretextTask):
 
     def check(self) -> None:
         """Refuse to compare a single image, which has nothing to differ from."""
-        least = 2 * self.accumulation
-        if self.batch_size < least:
-            reason = "it compares the images of a batch, or of each part that 'accumulation' cuts it into"
-            raise OODError(f"pretext '{self.name}' needs a batch_size of {least} or more: {reason}")
+        refuse_single_images(self)
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, two views drawn alike."""

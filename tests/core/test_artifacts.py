@@ -4,13 +4,14 @@ import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
-from ood_core.artifacts import SCORE, load_outputs, load_score, plain_values, save_score
+from ood_core.artifacts import SCORE, load_outputs, load_score, load_together, plain_values, save_score
 from ood_core.errors import OODError
 from ood_core.interfaces import Score, Scorer
 from ood_core.stages import Extraction, ExtractStage
@@ -159,3 +160,25 @@ def test_reading_in_chunks_leaves_no_page_resident(extraction):
     assert after - before < ROWS * WIDTH * 4 / 4
     outputs.embeddings.sum()
     assert resident() - after > ROWS * WIDTH * 4 / 2  # so that the above could have failed
+
+
+def small_set(store, key, labels, classes):
+    """Return the extraction of one embedding a label, from a set with so many classes."""
+    images = SimpleNamespace(opened=SimpleNamespace(classes=("class",) * classes))
+    stage = ExtractStage(key=key, backbone=None, weights=None, images=images, image_size=8, classes=2)
+    folder = store.folder(stage)
+    folder.mkdir(parents=True)
+    np.save(folder / "embeddings.npy", np.full((len(labels), 4), len(labels), np.float32))
+    np.save(folder / "logits.npy", np.empty((len(labels), 0), np.float32))
+    np.save(folder / "labels.npy", np.array(labels))
+    return Extraction(stage)
+
+
+def test_classes_of_sets_that_are_taken_together_are_numbered_set_after_set(tmp_path):
+    store = Store(tmp_path)
+    # the second set has a class without an image
+    sets = [small_set(store, "a", [0, 1], 2), small_set(store, "b", [0, 0, 2], 4), small_set(store, "c", [0], 1)]
+    together = load_together(sets, store)
+    assert together.labels.tolist() == [0, 1, 2, 2, 4, 6]
+    assert together.embeddings[:, 0].tolist() == [2, 2, 3, 3, 3, 1]
+    assert load_together(sets[1:2], store).labels.tolist() == [0, 0, 2]

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ood_core import processes
 from ood_core.store import load_tensors
@@ -57,6 +59,7 @@ def assert_close(folder, one, other):
 def test_a_single_process_is_told_what_it_said_and_sums_its_own():
     assert (processes.count(), processes.rank()) == (1, 0)
     assert processes.told("word") == "word"
+    assert processes.united(["b", "a", "b"]) == ["a", "b"]
 
 
 @pytest.mark.slow
@@ -115,3 +118,48 @@ def test_the_first_process_says_what_is_wrong(tmp_path):
     told = [line for line in both.stderr.splitlines() if "cannot be cut into 2 processes x 5 parts" in line]
     assert told
     assert not any(line.startswith("process 1") for line in told)
+
+
+def write_pictures(folder, count, seed, broken=()):
+    """Write random pictures, of which some cannot be read."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
+    for number in broken:
+        (folder / f"{number:02}.png").write_bytes(b"no picture")
+
+
+@pytest.mark.slow
+def test_outliers_and_what_is_skipped_do_not_depend_on_the_number_of_processes(tmp_path):
+    for split, broken in (("train", (0, 3, 7, 11, 15)), ("test", (4,))):
+        for seed, name in enumerate(("cat", "dog")):
+            write_pictures(tmp_path / "ID" / split / name, 16, seed, broken if name == "cat" else ())
+    write_pictures(tmp_path / "OOD" / "fox", 15, 2, broken=(14,))
+    write_pictures(tmp_path / "MORE" / "elk", 40, 3, broken=(1, 30))
+    settings = (
+        f"data={{image_size: 8, broken: skip, holdout: 0, id: {{use: folder, path: {tmp_path}/ID}}, "
+        f"near: [{{use: folder, name: fox, path: {tmp_path}/OOD}}], "
+        f"auxiliary: {{use: folder, name: more, path: {tmp_path}/MORE}}}}",
+        "training=[{use: outlier-exposure, epochs: 1, batch_size: 8, auxiliary_batch_size: 12, accumulation: 2}]",
+    )
+    for name, count in (("one", 1), ("two", 2)):
+        done = go(tmp_path, name, *settings, count=count)
+        assert done.returncode == 0, done.stderr
+    assert_close(tmp_path, "one", "two")
+    one, two = (
+        {
+            str(f.parent.relative_to(tmp_path / n)): json.loads(f.read_text())
+            for f in (tmp_path / n).glob("*/*/stage.json")
+        }
+        for n in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    skipped = {key: facts["skipped"] for key, facts in one.items() if facts.get("skipped")}
+    assert skipped == {key: facts["skipped"] for key, facts in two.items() if facts.get("skipped")}
+    # the training meets those of both its sets; two extractions for each set, with what a probe reads
+    assert sorted(map(len, skipped.values())) == [1, 1, 1, 1, 5, 5, 7]
+    for key in skipped:
+        for file in (tmp_path / "one" / key).glob("*.npy"):
+            first, second = (np.load(tmp_path / n / key / file.name) for n in ("one", "two"))
+            np.testing.assert_allclose(first, second, atol=1e-4, err_msg=f"{key} {file.name}")

@@ -7,7 +7,7 @@ import pytest
 from ood_core import report
 from ood_core.errors import OODError
 from ood_core.report.notes import duplicates
-from ood_core.report.summary import by_case, case_columns, columns, percent, summarise
+from ood_core.report.summary import by_case, case_columns, columns, percent, summarise, tables
 from ood_core.run import ResultRow, Results, run
 from ood_core.store import Store
 
@@ -153,6 +153,11 @@ def test_sets_that_the_recipe_names_have_lines_of_their_own_over_the_cases():
     rows = [*cases(("cat", 0.9), ("dog", 0.7)), row(0.6, case="cat"), row(0.5, case="dog")]
     lines = by_case(rows, "auroc", True)
     assert [(line.ood_set, str(line.mean)) for line in lines] == [("rest", "80.00"), ("noise", "55.00")]
+
+
+def test_variants_of_other_cases_get_a_table_of_their_own():
+    lines = by_case([*cases(("cat", 0.9), ("dog", 0.7)), *cases(("1", 0.6), ("2", 0.5), variant="w")], "auroc", True)
+    assert [[line.variant for line in of] for of in tables(lines)] == [["v"], ["w"]]
 
 
 def test_one_case_makes_no_table_of_cases():

@@ -158,15 +158,8 @@ def test_other_errors_of_torch_keep_their_traceback(make_plan, tiny, tmp_path, m
         run(make_plan(tiny), Store(tmp_path / "store"))
 
 
-@pytest.mark.parametrize("stop", [1, 6, 9])
-@pytest.mark.parametrize("option", ["ema_decay=0.9", "accumulation=2", "drop_path=0.3", "mixup=0.8"])
-def test_an_interrupted_training_ends_with_the_bits_of_a_whole_one(
-    make_plan, tiny, tmp_path, monkeypatch, stop, option
-):
-    plan = make_plan(tiny, f"training.0.{option}")
-    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
-    run(plan, whole)
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+def interrupt(plan, store, monkeypatch, stop):
+    """Run until this step begins, with a checkpoint at each."""
     really, calls = train._Training._step, []
 
     def step(self, *arguments):
@@ -175,14 +168,52 @@ def test_an_interrupted_training_ends_with_the_bits_of_a_whole_one(
         calls.append(1)
         really(self, *arguments)
 
-    monkeypatch.setattr(train._Training, "_step", step)
-    with pytest.raises(KeyboardInterrupt):
-        run(plan, broken)
-    monkeypatch.setattr(train._Training, "_step", really)
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+        patched.setattr(train._Training, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            run(plan, store)
+
+
+@pytest.mark.parametrize("stop", [1, 6, 9])
+@pytest.mark.parametrize("option", ["ema_decay=0.9", "accumulation=2", "drop_path=0.3", "mixup=0.8"])
+def test_an_interrupted_training_ends_with_the_bits_of_a_whole_one(
+    make_plan, tiny, tmp_path, monkeypatch, stop, option
+):
+    plan = make_plan(tiny, f"training.0.{option}")
+    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    run(plan, whole)
+    interrupt(plan, broken, monkeypatch, stop)
     run(plan, broken)
     assert largest_difference(weights(plan, whole), weights(plan, broken)) == 0
     records = [store.facts(plan.stages[0])["epochs"] for store in (whole, broken)]
     assert records[0] == records[1]
+
+
+def test_outliers_and_broken_pictures_are_the_same_after_an_interruption(make_plan, tiny, tmp_path, monkeypatch):
+    task = "{use: outlier-exposure, epochs: 2, batch_size: 16, auxiliary_batch_size: 10}"
+    more = "{use: digits, name: more, classes: [5, 6], limit: 20}"
+    plan = make_plan(tiny, f"training=[{task}]", f"data.auxiliary={more}", "scorers=[energy]")
+    (stage,) = (stage for stage in plan.stages if stage.kind == "train")
+    for images in (stage.images.opened, stage.auxiliary.opened):
+
+        def some(row, images=images, pixels=images.pixels):
+            if row < 4:
+                raise OODError(f"{len(images)} images: {row}.png: broken picture")
+            return pixels(row)
+
+        monkeypatch.setattr(images, "pixels", some)
+        monkeypatch.setattr(images, "skip_broken", True)
+    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    interrupt(plan, broken, monkeypatch, 9)
+    for store in (whole, broken):
+        run(plan, store)
+    assert largest_difference(weights(plan, whole), weights(plan, broken)) == 0
+    first, second = (store.facts(stage) for store in (whole, broken))
+    assert first["epochs"] == second["epochs"]
+    assert first["skipped"] == second["skipped"]
+    sizes = (len(stage.images.opened), len(stage.auxiliary.opened))
+    assert first["skipped"] == sorted(f"{size} images: {row}.png: broken picture" for size in sizes for row in range(4))
 
 
 def test_compilation_is_asked_for(trained, monkeypatch):

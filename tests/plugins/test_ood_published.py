@@ -1,6 +1,8 @@
 """Published sets: every one is described, found in each of its layouts, and said to be missing with what to do."""
 
+import importlib.util
 import io
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -10,7 +12,7 @@ import yaml
 
 from ood_core.errors import OODError, OODErrors
 from ood_core.plugins import find
-from ood_published.annotated import Birds, Dogs, TinyImageNet
+from ood_published.annotated import Birds, Dogs, Scenes, TinyImageNet
 from ood_published.folders import FlatFolder, WordNetFolders
 from ood_published.source import LISTS, PATHS, SETS, Published, facts, names
 
@@ -66,6 +68,12 @@ def test_lists_of_classes_are_whole():
     assert thirty == sorted(thirty)  # the order of the labels in the paper
 
 
+def test_the_200_classes_are_those_of_imagenet_r_as_timm_lists_them():
+    timm = Path(importlib.util.find_spec("timm").origin).parent
+    listed = (timm / "data" / "_info" / "imagenet_r_synsets.txt").read_text().split()
+    assert [line.split()[0] for line in (LISTS / "imagenet-200.txt").read_text().splitlines()] == listed
+
+
 def test_every_file_in_the_folder_is_yaml():
     assert sorted(path.suffix for path in SETS.iterdir()) == [".yaml"] * len(names())
     assert all(yaml.safe_load(path.read_text()) for path in SETS.iterdir())
@@ -108,7 +116,7 @@ def test_a_missing_set_says_what_to_fetch_from_where_and_how_to_lay_it_out(make_
     for part in (
         f"LSUN (resized), of ODIN is not in '{tmp_path}'",
         "fetch it from https://github.com/ShiyuLiang/odin-pytorch",
-        "lay it out as flat (LSUN_resize) or flat (lsun-resize) there",
+        "lay it out as flat-folder (LSUN_resize) or flat-folder (lsun-resize) there",
         "or set 'root' (of all sets: 'data.root')",
         "LSUN_resize: no such folder",
     ):
@@ -224,6 +232,41 @@ def test_what_cub_lacks_is_named(birds):
     (birds / "images.txt").unlink()
     with pytest.raises(OODError, match=r"images\.txt: no such file"):
         Birds(path=birds).open("test")
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    text(tmp_path / "categories_places365.txt", "/a/airfield 0", "/b/barn 1")
+    text(tmp_path / "places365_val.txt", "Places365_val_1.jpg 1", "Places365_val_2.jpg 0")
+    text(tmp_path / "places365_train_standard.txt", "/a/airfield/1.jpg 0")
+    for number in (1, 2):
+        picture(tmp_path / "val_256" / f"Places365_val_{number}.jpg", number)
+    picture(tmp_path / "data_256_standard" / "a" / "airfield" / "1.jpg")
+    return tmp_path
+
+
+def test_places365_has_the_classes_of_its_lists(scenes):
+    train, test = (Scenes(path=scenes).open(split) for split in ("train", "test"))
+    assert train.classes == test.classes == ("/a/airfield", "/b/barn")
+    assert (train.labels, test.labels) == ([0], [1, 0])
+
+
+def test_pictures_of_places365_may_be_large(scenes):
+    expected = Scenes(path=scenes).open("test").fingerprint
+    (scenes / "val_256").rename(scenes / "val_large")
+    assert Scenes(path=scenes).open("test").fingerprint == expected
+
+
+def test_what_places365_lacks_is_named(scenes):
+    (scenes / "data_256_standard").rename(scenes / "data")
+    with pytest.raises(OODError, match=r"data_256_standard or .*data_256 or .*data_large_standard: no such folder$"):
+        Scenes(path=scenes).open("train")
+    text(scenes / "places365_val.txt", "Places365_val_1.jpg 2")
+    with pytest.raises(OODError, match=r"places365_val\.txt: Places365_val_1\.jpg has label 2, which is not in cat"):
+        Scenes(path=scenes).open("test")
+    (scenes / "categories_places365.txt").unlink()
+    with pytest.raises(OODError, match=r"categories_places365\.txt: no such file$"):
+        Scenes(path=scenes).open("test")
 
 
 def write_matlab_list(path, *rows):

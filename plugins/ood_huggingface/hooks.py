@@ -1,0 +1,13 @@
+"""Registration of the data source."""
+
+from __future__ import annotations
+
+from ood_core.hookspecs import hookimpl
+from ood_core.interfaces import DatasetSource
+from ood_huggingface.source import HubDataset
+
+
+@hookimpl
+def ood_register_datasets() -> list[type[DatasetSource]]:
+    """Return the data sets of the hub."""
+    return [HubDataset]

@@ -1,0 +1,121 @@
+"""The pretext tasks `outlier-exposure` and `energy-exposure`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Le, Lt
+from torch import nn
+
+from ood_core.augmentation import Apart, Change, InARow, flipped, padded_crop, random_crop
+from ood_core.errors import OODError
+from ood_core.interfaces import (
+    Network,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    PretextTask,
+    TrainingData,
+    Views,
+)
+from ood_outliers.task import ExposureTask, Margins, Penalty, Uniformity
+
+
+# A recipe writes options flat, so both tasks must have them as their own fields: inherited, they are declared once.
+@dataclass(frozen=True, kw_only=True)
+class Exposure(PretextTask):
+    """What is shown in both tasks: ID images with their labels, and with every batch images of the auxiliary set.
+
+    A classifier that an earlier stage has trained is kept and trained on, as in the papers' fine-tuning.
+
+    Attributes:
+        auxiliary_batch_size: Outliers a step of the optimiser, in all processes together; twice the ID images in the
+            papers, 256.
+        label_smoothing: Share of an ID image's target that is spread over all classes; 0 in the papers.
+        crop_scale: Smallest share of an image's area that a random crop keeps; 1, as in the papers, crops nothing.
+        crop_padding: Black pixels put around the view before it is cut out at random again; 4 in the papers, for 32
+            pixels.
+        flip: Whether half of the images are mirrored.
+    """
+
+    trains_head: ClassVar[bool] = True
+    least_classes: ClassVar[int] = 2  # the softmax of one output is uniform already
+    needs_auxiliary: ClassVar[bool] = True
+
+    auxiliary_batch_size: PositiveInt = 256
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    crop_scale: Annotated[float, Gt(0), Le(1)] = 1.0
+    crop_padding: NonNegativeInt = 4
+    flip: bool = True
+
+    def auxiliary_images(self) -> int:
+        """Return the option of this name."""
+        return self.auxiliary_batch_size
+
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation, one view, of ID images and outliers alike."""
+        changes: list[Change] = [random_crop(image_size, self.crop_scale)]
+        changes += [partial(padded_crop, padding=self.crop_padding)] if self.crop_padding else []
+        changes += [flipped] if self.flip else []
+        return Apart((InARow(tuple(changes)),))
+
+    def task(self, network: Network, data: TrainingData, penalty: Penalty, weight: float) -> ExposureTask:
+        """Return the task; the network gets a fresh classifier unless it has an output for each class."""
+        classifier = network.get_classifier()
+        kept = isinstance(classifier, (nn.Linear, nn.Conv2d)) and len(classifier.weight) == data.classes
+        if not kept:
+            network.reset_classifier(data.classes)
+        return ExposureTask(network, self.label_smoothing, penalty, weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierExposure(Exposure):
+    """Classify ID images and be undecided about outliers (Hendrycks et al., 2019).
+
+    loss = cross-entropy of the ID images + weight * mean over outliers of logsumexp(z) - mean_j z_j.
+
+    Attributes:
+        weight: Of the outliers' part; 0.5 in the paper.
+    """
+
+    name = "outlier-exposure"
+
+    weight: NonNegativeFloat = 0.5
+
+    def build(self, network: Network, data: TrainingData) -> ExposureTask:
+        """Return the task with the cross-entropy from uniform to the outliers' softmax."""
+        return self.task(network, data, Uniformity(), self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyExposure(Exposure):
+    """Classify ID images, and push energies of ID images and outliers behind two margins (Liu et al., 2020).
+
+    loss = cross-entropy of the ID images + weight * (mean over ID images of max(0, E - margin_id)^2 + mean over
+    outliers of max(0, margin_ood - E)^2), E = -logsumexp(z). It is meant for a classifier that was trained before.
+
+    Attributes:
+        weight: Of the energies' part; 0.1 in the paper.
+        margin_id: Energy that ID images should not exceed; -23 in the paper for CIFAR-10, -27 for CIFAR-100.
+        margin_ood: Energy that outliers should reach; -5 in the paper.
+    """
+
+    name = "energy-exposure"
+
+    weight: NonNegativeFloat = 0.1
+    margin_id: float = -23.0
+    margin_ood: float = -5.0
+
+    def check(self) -> None:
+        """Refuse margins that would push ID images above the outliers."""
+        if self.margin_id >= self.margin_ood:
+            raise OODError(
+                f"pretext '{self.name}': 'margin_id' {self.margin_id:g} has to be below 'margin_ood' "
+                f"{self.margin_ood:g}: ID images are those with little energy"
+            )
+
+    def build(self, network: Network, data: TrainingData) -> ExposureTask:
+        """Return the task with the squared hinges."""
+        return self.task(network, data, Margins(self.margin_id, self.margin_ood), self.weight)
