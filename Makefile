@@ -26,6 +26,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/scorers.py
 
 # faiss-cpu and faiss-gpu own the same folder `faiss`: the one must be gone before the other comes
