@@ -25,7 +25,8 @@ class HubDataset(DatasetSource):
     """A data set of the Hugging Face hub, through the library `datasets`.
 
     Attributes:
-        dataset: Its name on the hub, or a folder that `save_to_disk` made; one saved without splits is both of ours.
+        dataset: Its name on the hub, or a folder that `save_to_disk` made, relative to where the run is started; a set
+            saved without splits is both of ours.
         config: Which configuration of it; None where it has only one.
         train_split: What its training split is called.
         test_split: What its test split is called; "validation" where test labels are secret, as in ImageNet.

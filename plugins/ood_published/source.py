@@ -60,7 +60,7 @@ class Published(DatasetSource):
         known = facts(self.dataset)
         return (
             f"{known['title']} is not in '{self.root}'; fetch it from {known['source']} and lay it out as "
-            f"{' or '.join(map(_in_words, known['layouts']))} there, or set 'root' (of all sets: 'data.root'); "
+            f"{layouts(self.dataset)} there, or set 'root' (of all sets: 'data.root'); "
             f"looked for: {'; '.join(reasons)}"
         )
 
@@ -89,6 +89,11 @@ def facts(name: str) -> dict[str, Any]:
     if name not in names():
         raise OODError(f"no published set '{name}'.{suggest(name, names())}")
     return dict(yaml.safe_load((SETS / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def layouts(name: str) -> str:
+    """Return in words how the files of a set may lie beneath the root: the source that reads them, and where."""
+    return " or ".join(_in_words(layout) for layout in facts(name)["layouts"])
 
 
 def _in_words(layout: Mapping[str, Any]) -> str:

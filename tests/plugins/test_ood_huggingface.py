@@ -133,6 +133,13 @@ def test_images_can_be_handed_to_another_process(tmp_path):
     assert reds(pickle.loads(pickle.dumps(images))) == [1, 2, 3]  # noqa: S301 - it was written here
 
 
+def test_a_recipe_takes_classes_of_a_saved_set(make_plan, tiny, saved):
+    near = f"{{use: huggingface, dataset: {saved(train=rows(), test=rows())}, name: pets, classes: [owl, cat]}}"
+    (row, *_) = [row for row in make_plan(tiny, f"data.near=[{near}]").rows if row.group == "near"]
+    images = row.measure.ood_scores.images
+    assert (images.name, images.opened.classes, len(images.opened)) == ("pets", ("owl", "cat"), 2)
+
+
 # ---------------------------------------------------------------------------------------------------- fingerprint
 
 

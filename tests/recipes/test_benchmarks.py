@@ -83,8 +83,9 @@ def small_sets(tmp_path_factory):
     for one in ("imagenet", "imagenet200"):
         shifted = {f"test_{one}_{kind}": 2 for kind in ("v2", "c", "r")}
         sets = {f"test_{name}": 3 for name in ("ssb_hard", "ninco", "inaturalist", "openimage_o")}
-        lists(root, "images_largescale", one, **{f"train_{one}": 40, f"test_{one}": 6}, **shifted, **sets)
-        lists(root, "images_classic", one, test_textures=3)
+        lists(root, "images_largescale", one, **{f"train_{one}": 40, f"test_{one}": 6}, **shifted)
+    lists(root, "images_largescale", "imagenet", **sets)  # of both
+    lists(root, "images_classic", "imagenet", test_textures=3)
     parquet(root / "cifar10", "airplane", "automobile", "bird")
     parquet(root / "cifar100", "apple", "baby", "bear")
     parquet(root / "svhn", "0", "1")
