@@ -32,7 +32,7 @@ PLAIN = EvaluationView()
 """The shorter side to S, then the centre."""
 
 MEMORY_BYTES = 512 * 2**20
-"""Images kept in memory for one source that has them not in files; beyond that they are made again."""
+"""Images kept in memory for one source, where the cache does not keep them; beyond that they are made again."""
 
 
 class Pictures:
@@ -54,27 +54,23 @@ class Pictures:
         Raises:
             OODError: The picture is broken; names it.
         """
-        return self._from_files(row) if self.images.encoded else self._from_memory(row)
-
-    def _from_files(self, row: int) -> Tensor:
-        if self._cache is not None and (found := self._cache.get(row)) is not None:
+        if self.images.encoded and self._cache is not None and (found := self._cache.get(row)) is not None:
             return found
-        pixels = to_rgb(self.images.image(row))
-        if not self._asked:  # the first picture tells the size; one of another size is not kept
-            self._asked = True
-            self._cache = PixelCache.of(self.images.fingerprint, len(self.images), tuple(pixels.shape))
-        if self._cache is not None:
-            self._cache.put(row, pixels)
-        return pixels
-
-    def _from_memory(self, row: int) -> Tensor:
         if (found := self._decoded.get(row)) is not None:
             return found
         pixels = to_rgb(self.images.image(row))
+        self._keep(row, pixels)
+        return pixels
+
+    def _keep(self, row: int, pixels: Tensor) -> None:
+        if self.images.encoded and not self._asked:  # the first picture tells the size
+            self._asked = True
+            self._cache = PixelCache.of(self.images.fingerprint, len(self.images), tuple(pixels.shape))
+        if self._cache is not None and self._cache.put(row, pixels):
+            return
         if self._bytes + pixels.nbytes <= MEMORY_BYTES:
             self._decoded[row] = pixels
             self._bytes += pixels.nbytes
-        return pixels
 
 
 class Library:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import warnings
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -20,9 +23,13 @@ from ood_core.errors import OODError
 MOST_PIXELS = 178_956_970
 """Pictures above this are refused: a small file may unpack to whatever size its header claims. Pillow's limit."""
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for broken files
-_JPEG, _EXIF, _HEAD = b"\xff\xd8\xff", b"Exif\0\0", 2**16
-_QUICK = {"Gray": "Gray", "YCbCr": "RGB"}  # what simplejpeg decodes as Pillow does, and into what
+# What Pillow raises for broken files. Random damage to files of sixteen formats brought up the first line alone.
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, RuntimeError),
+    *(EOFError, LookupError, TypeError, ArithmeticError, struct.error),
+)
+_QUICK = {"Gray": "Gray", "YCbCr": "RGB", "RGB": "RGB"}  # what simplejpeg decodes as Pillow does, and into what
+_UNLIMITED = Lock()  # while Pillow's limit is lifted for one header
 
 
 class _RefusedError(Exception):
@@ -32,8 +39,8 @@ class _RefusedError(Exception):
 def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
     """Return the decoded picture, in its own mode; of several frames the first.
 
-    Usual JPEGs go through simplejpeg, which gives the pixels of Pillow in less time; those with EXIF data, in CMYK or
-    of a rare kind, and all other formats, go through Pillow.
+    JPEGs are decoded by simplejpeg, which gives the pixels of Pillow bit for bit and refuses what libjpeg only warns
+    of: Pillow fills up the holes in a file that has its end. Those in CMYK are checked by it and decoded by Pillow.
 
     Args:
         source: A picture in any format Pillow knows.
@@ -43,12 +50,10 @@ def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
         OODError: There is no picture, it is broken or cut off, far too large, or of numbers without a range.
     """
     try:
-        encoded = _read(source)
-        usual = encoded.startswith(_JPEG) and _EXIF not in encoded[:_HEAD]
-        return (_quick(encoded) if usual else None) or _thorough(encoded)
+        return _decoded(_read(source))
     except PIL.UnidentifiedImageError as error:
         raise OODError(f"{where}: not a picture in a known format") from error
-    except (_RefusedError, PIL.Image.DecompressionBombError) as error:
+    except _RefusedError as error:
         raise OODError(f"{where}: refused: {error}") from error
     except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -61,27 +66,53 @@ def _read(source: BinaryIO | Path | bytes) -> bytes:
     return source.read_bytes() if isinstance(source, Path) else source.read()
 
 
-def _quick(encoded: bytes) -> PIL.Image.Image | None:
-    """Return a usual JPEG, None for one that Pillow has to look at."""
+def _decoded(encoded: bytes) -> PIL.Image.Image:
+    _quieten()
+    with _opened(BytesIO(encoded)) as picture:
+        _require_size(*picture.size)
+        if picture.format in ("JPEG", "MPO") and (quick := _quick(encoded)) is not None:
+            quick.info = picture.info  # which holds the EXIF data
+            return quick
+        picture.load()
+        _require_depth(picture)
+        return picture
+
+
+def _opened(source: BinaryIO) -> PIL.Image.Image:
+    """Return a picture of which the header alone was read, also above Pillow's limit, whose error names no size."""
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
+        return PIL.Image.open(source)
+    except PIL.Image.DecompressionBombError:
+        with _UNLIMITED:
+            limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+            try:
+                return PIL.Image.open(source)
+            finally:
+                PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+@cache
+def _quieten() -> None:
+    """Silence Pillow's warnings of pictures of half the limit, and of broken EXIF data; once, for all threads."""
+    warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", ".*orrupt EXIF data", UserWarning)
+
+
+def _quick(encoded: bytes) -> PIL.Image.Image | None:
+    """Return a usual JPEG, None for one that Pillow has to look at.
+
+    Raises:
+        ValueError: Data are lost, whichever it is.
+    """
+    try:
+        colours = simplejpeg.decode_jpeg_header(encoded)[2]
     except ValueError:  # rare kinds of subsampling; or it is broken, which Pillow will say
         return None
-    _require_size(width, height)
-    if colours not in _QUICK:
+    wanted = _QUICK.get(colours)
+    pixels = simplejpeg.decode_jpeg(encoded, wanted or "CMYK", fastdct=False, fastupsample=False, strict=True)
+    if wanted is None:
         return None
-    pixels = simplejpeg.decode_jpeg(encoded, _QUICK[colours], fastdct=False, fastupsample=False, strict=True)
-    return PIL.Image.fromarray(pixels[..., 0] if colours == "Gray" else pixels)
-
-
-def _thorough(encoded: bytes) -> PIL.Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # at half the limit
-        with PIL.Image.open(BytesIO(encoded)) as picture:
-            _require_size(*picture.size)
-            picture.load()
-            _require_depth(picture)
-            return picture
+    return PIL.Image.fromarray(pixels[..., 0] if wanted == "Gray" else pixels)
 
 
 def _require_depth(picture: PIL.Image.Image) -> None:
@@ -99,7 +130,7 @@ def _require_size(width: int, height: int) -> None:
 
 def to_rgb(image: PIL.Image.Image) -> Tensor:
     """Return a picture as uint8 [3, H, W], turned upright, transparency on white, 16 bits scaled to 8."""
-    upright = ImageOps.exif_transpose(image) if image.getexif() else image
+    upright = _upright(image)
     if upright.mode.startswith("I"):
         upright = PIL.Image.fromarray((np.asarray(upright).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
@@ -109,8 +140,15 @@ def to_rgb(image: PIL.Image.Image) -> Tensor:
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
+def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    try:
+        return ImageOps.exif_transpose(image) if image.getexif() else image
+    except _BROKEN:  # nobody looks at EXIF data: a picture is not broken because they are
+        return image
+
+
 def pixel_digest(pixels: Tensor) -> int:
     """Return a digest of an image's shape and pixels, uint8 [3, H, W], in [0, 2**63): equal images, equal digest."""
-    digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=8)
+    digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())  # processors have instructions for it
     digest.update(pixels.contiguous().numpy().data)
-    return int.from_bytes(digest.digest(), "big") >> 1
+    return int.from_bytes(digest.digest()[:8], "big") >> 1

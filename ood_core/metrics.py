@@ -63,12 +63,10 @@ def measure(id_scores: Tensor, ood_scores: Tensor) -> Metrics:
     below = np.searchsorted(known, foreign)  # ID scores below each OOD score
     upto = _up_to(known, foreign, below)  # and those that are not above it
     pairs = len(known) * len(foreign)
-    above_id = np.cumsum(np.bincount(below, minlength=len(known) + 1))[
-        :-1
-    ]  # OOD scores that are not above each ID score
+    reached = np.cumsum(np.bincount(below, minlength=len(known) + 1))[:-1]  # OOD scores not above each ID score
     below_id = np.cumsum(np.bincount(upto, minlength=len(known) + 1))[:-1]  # and those below it
     aupr_out, aupr_out_trapezoid = _areas(foreign[::-1], (len(known) - upto)[::-1], (len(known) - below)[::-1])
-    aupr_in, aupr_in_trapezoid = _areas(known, below_id, above_id)
+    aupr_in, aupr_in_trapezoid = _areas(known, below_id, reached)
     return Metrics(
         auroc=(int(below.sum()) + int(upto.sum())) / 2 / pairs,
         fpr95=int(np.searchsorted(foreign, _quantile(known, RECALL), side="right")) / len(foreign),

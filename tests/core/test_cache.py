@@ -1,5 +1,7 @@
 """What is kept on the machine: found again where it is right, and absent wherever it might not be."""
 
+import errno
+import hashlib
 import os
 import pickle
 import sqlite3
@@ -7,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,55 +25,94 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def old(path, text):
-    """Write a file as if long ago."""
+@pytest.fixture
+def trusting(monkeypatch):
+    """Files that were written just now count as old ones: the time of an inode's change cannot be set."""
+    monkeypatch.setattr(cache, "RACY_SECONDS", -1.0)
+
+
+def written(path, text, age=100):
+    """Write a file with a time long ago."""
     path.write_text(text)
-    os.utime(path, (time.time() - 100,) * 2)
+    os.utime(path, (1_700_000_000 - age,) * 2)
     return path
 
 
 # ------------------------------------------------------------------------------------------------------- digests
 
 
-def test_a_file_that_did_not_change_is_not_read_again(root, tmp_path, monkeypatch):
-    path = old(tmp_path / "a", "content")
+def test_a_file_that_did_not_change_is_not_read_again(root, trusting, tmp_path, monkeypatch):
+    path = written(tmp_path / "a", "content")
     first = files.file_digest(path)
     monkeypatch.setattr(files, "_read", lambda path: pytest.fail("read again"))
     assert files.file_digest(path) == first
 
 
-@pytest.mark.parametrize("change", ["content", "size", "time"])
-def test_a_file_that_changed_is_read_again(root, tmp_path, change):
-    path = old(tmp_path / "a", "content")
-    first = files.file_digest(path)
-    if change == "time":
-        os.utime(path, (time.time() - 50,) * 2)
+@pytest.mark.parametrize("change", ["content", "size", "time", "content under the same time", "another file"])
+def test_a_file_that_changed_is_read_again(root, trusting, tmp_path, monkeypatch, change):
+    path = written(tmp_path / "a", "content")
+    files.file_digest(path)
+    if change == "another file":  # as an archive is unpacked over an older one
+        written(tmp_path / "b", "c0ntent").replace(path)
     else:
-        old(path, "c0ntent" if change == "content" else "longer content")
-        os.utime(path, (time.time() - 60,) * 2)
-    assert (files.file_digest(path) == first) == (change == "time")
+        text = {"size": "longer content", "time": "content"}.get(change, "c0ntent")
+        written(path, text, age=100 if change == "content under the same time" else 50)
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    reads = []
+    original = files._read
+    monkeypatch.setattr(files, "_read", lambda path: reads.append(path) or original(path))
+    assert files.file_digest(path) == expected
+    assert reads == [path]
 
 
-def test_a_file_that_was_written_just_now_is_not_trusted(root, tmp_path):
-    path = tmp_path / "a"
-    path.write_text("one")
-    first, known = files.file_digest(path), path.stat().st_mtime_ns
-    path.write_text("two")
-    os.utime(path, ns=(known, known))  # as a second write within the clock's resolution would look
-    assert files.file_digest(path) != first
+def test_a_file_that_changes_while_others_are_read_is_read_again(root, trusting, tmp_path, monkeypatch):
+    path, original = written(tmp_path / "a", "one"), files._read
+
+    def read(path):
+        digest = original(path)
+        written(path, "two", age=60)
+        return digest
+
+    monkeypatch.setattr(files, "_read", read)
+    first = files.file_digest(path)
+    monkeypatch.setattr(files, "_read", original)
+    assert files.file_digest(path) == hashlib.sha256(b"two").hexdigest() != first
 
 
-def test_many_files_are_looked_up_in_parts(root, tmp_path, monkeypatch):
+def test_a_file_that_was_written_just_now_is_not_trusted(root, tmp_path, monkeypatch):
+    path = written(tmp_path / "a", "one")
+    files.file_digest(path)
+    monkeypatch.setattr(files, "_read", lambda path: "read again")
+    assert files.file_digest(path) == "read again"
+
+
+def test_many_files_are_looked_up_in_parts(root, trusting, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "AT_ONCE", 3)
-    paths = [old(tmp_path / str(n), str(n)) for n in range(10)]
+    paths = [written(tmp_path / str(n), str(n)) for n in range(10)]
     first = files.digest_files(paths)
-    assert len(cache.known_digests(paths)) == 10
+    monkeypatch.setattr(files, "_read", lambda path: pytest.fail("read again"))
     assert files.digest_files(paths) == first
 
 
+def test_an_interruption_loses_little_of_what_was_read(root, trusting, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SAVED_EVERY", 0.0)
+    paths, reads = [written(tmp_path / str(n), str(n)) for n in range(6)], []
+
+    def read(path):
+        if len(reads) == 4:
+            raise KeyboardInterrupt
+        reads.append(path)
+        return "digest"
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.digests(paths, read)
+    cache.digests(paths, lambda path: reads.append(path) or "digest")
+    assert sorted(reads) == paths
+
+
 @pytest.mark.parametrize("trouble", ["off", "a file", "broken", "locked"])
-def test_without_a_usable_cache_everything_is_read(root, tmp_path, monkeypatch, trouble):
-    path = old(tmp_path / "a", "content")
+def test_without_a_usable_cache_everything_is_read(root, trusting, tmp_path, monkeypatch, trouble):
+    path = written(tmp_path / "a", "content")
     expected = files.file_digest(path)
     held = None
     if trouble == "off":
@@ -143,11 +183,51 @@ def test_a_row_that_was_half_written_counts_as_absent(root):
     kept = opened()
     kept.put(3, picture(9))
     with kept.file.open("r+b") as file:
-        file.seek(3 * 60 + 5)
+        file.seek(3 * (60 + 4) + 5)
         file.write(b"x")
     assert opened().get(3) is None
     opened().put(3, picture(9))
     assert torch.equal(opened().get(3), picture(9))
+
+
+def test_the_picture_of_another_row_counts_as_absent(root):
+    kept = opened()
+    kept.put(3, picture(9))
+    with kept.file.open("r+b") as file:
+        file.seek(3 * (60 + 4))
+        record = file.read(60 + 4)
+        file.seek(0)
+        file.write(record)
+    assert opened().get(0) is None
+
+
+def test_a_file_that_was_deleted_or_cut_off_holds_nothing(root):
+    kept = opened()
+    kept.put(0, picture(1))
+    os.truncate(kept.file, 60)
+    assert kept.get(0) is None
+    assert opened().get(0) is None  # made anew, as its size is wrong
+    handed = pickle.loads(pickle.dumps(opened()))  # noqa: S301 - our own
+    handed.file.unlink()
+    handed.put(0, picture(1))
+    assert handed.get(0) is None
+
+
+def test_a_disk_that_fills_up_is_no_trouble(root, monkeypatch):
+    kept = opened()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    kept.put(0, picture(1))
+    assert kept.get(0) is None
+
+
+def test_pictures_of_another_decoder_are_not_taken(root, monkeypatch):
+    opened().put(0, picture(7))
+    monkeypatch.setattr(cache, "CONVERSION", 0)
+    assert opened().get(0) is None
 
 
 def test_what_is_given_out_is_a_copy(root):
@@ -211,8 +291,8 @@ def test_encoded_pictures_are_decoded_once_for_all_processes_and_runs(root, monk
     assert decoded == [0]  # tells the size
 
 
-def test_without_a_cache_they_are_decoded_each_time(monkeypatch):
+def test_without_a_cache_they_are_kept_in_memory(monkeypatch):
     monkeypatch.setenv(cache.FOLDER, "off")
     images = Selection(name="flat", source=FlatSource()).open("train")
     images._pictures.images.encoded = True
-    assert np.array_equal(images.pixels(3), images.pixels(3))
+    assert images.pixels(3) is images.pixels(3)

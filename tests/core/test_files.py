@@ -1,5 +1,11 @@
 """What lies in a folder, and digests over content."""
 
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
 from ood_core import files
 
 
@@ -12,3 +18,33 @@ def test_a_digest_depends_on_names_and_content_but_not_on_the_folder(tmp_path):
     assert files.digest_files(listed[0]) == files.digest_files(reversed(listed[1]))
     (tmp_path / "two" / "sub" / "b").write_text("c")
     assert files.digest_files(listed[0]) != files.digest_files(listed[1])
+
+
+def slow_digest(paths):
+    """The names in the order of paths, below the folder that all lie in, each with the hash of its content."""
+    ordered = sorted(paths)
+    root = Path(os.path.commonpath([path.parent for path in ordered])) if ordered else Path()
+    lines = [f"{p.relative_to(root).as_posix()}\0{hashlib.sha256(p.read_bytes()).hexdigest()}\n" for p in ordered]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["one"],
+        ["deep/one"],
+        ["deep/one", "deep/two", "deep/er/three"],
+        ["a/b/x", "a/c/x", "a/c!/x", "a/x"],
+        ["a-b/x", "a/b", "a b/x", "A/x"],
+        ["b", "b.d/x", "b.c"],
+    ],
+)
+def test_the_digest_is_that_of_names_below_the_common_folder(tmp_path, monkeypatch, names):
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(name)
+    for folder in (tmp_path, Path()):
+        paths = [folder / name for name in names]
+        assert files.digest_files(paths) == slow_digest(paths)
