@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -147,9 +147,9 @@ class Selection:
         chosen = self._chosen(tuple(groups))
         taken = [other.open("known", library) for other in self.minus]
         gone = np.concatenate([np.empty(0, np.int64), *(o.rows for o in taken if o.source == images.fingerprint)])
-        known = np.asarray(images.labels)
-        found = [np.flatnonzero(np.isin(known, groups[name])) for name in chosen]
-        left = [np.setdiff1d(rows, gone) for rows in found]
+        of_label = _rows_by_label(np.asarray(images.labels))
+        found = [np.sort(np.concatenate([of_label(label) for label in groups[name]])) for name in chosen]
+        left = [np.setdiff1d(rows, gone) for rows in found] if len(gone) else found
         rows = [_part_of(self._limited(rows), part, self.holdout) for rows in left]
         if not any(len(of_class) for of_class in rows):
             hint = "; holdout: 0 does without" if part == "holdout" else ""
@@ -223,6 +223,18 @@ class Selection:
         for of_class in rows:
             digest.update(f"\0{len(of_class)}\0".encode() + np.ascontiguousarray(of_class, dtype="<i8").tobytes())
         return digest.hexdigest()
+
+
+def _rows_by_label(labels: NDArray[np.int64]) -> Callable[[int], Rows]:
+    """Return what gives the rows of a label, in order; sorted once, because there may be a thousand labels."""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+
+    def rows(label: int) -> Rows:
+        first, last = np.searchsorted(ordered, [label, label + 1])
+        return order[first:last]
+
+    return rows
 
 
 def _part_of(rows: Rows, part: Part, holdout: float) -> Rows:

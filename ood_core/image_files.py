@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -30,7 +31,9 @@ class FileImages(ImageSet):
         self.classes = tuple(classes)
         self.labels = list(labels)
         self._paths = list(paths)
-        content = digest_files(self._paths), self.classes, self.labels
+        # The digest is over names in their order; a row's place and label belong to one of them.
+        ranks = {path: rank for rank, path in enumerate(sorted(set(self._paths)))}
+        content = digest_files(ranks), self.classes, [ranks[path] for path in self._paths], self.labels
         self.fingerprint = sha256(repr(content).encode()).hexdigest()
 
     def image(self, index: int) -> PIL.Image.Image:
@@ -40,11 +43,23 @@ class FileImages(ImageSet):
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return all pictures in a folder and beneath it, sorted by path."""
+    """Return all pictures in a folder and beneath it, sorted by path; links to folders beneath it are not followed.
+
+    Raises:
+        OODError: A folder may not be read.
+    """
     # Hidden files are left out: macOS puts a "._1.png" without a picture beside every 1.png it copies.
     return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=_refuse)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     )
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a class may have no folder in one of the splits
+        raise OODError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def numbers_first(name: str) -> tuple[bool, int, str]:

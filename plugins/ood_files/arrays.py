@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,16 +13,19 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from ood_core.errors import OODError
-from ood_core.files import listing
+from ood_core.files import file_digest, listing
 from ood_core.image_files import UNLABELLED
 from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_files.labels import named, numbered
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "targets", "arr_1")
 CLASSES_KEY = "classes"
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +51,34 @@ class Arrays(DatasetSource):
     rows: tuple[int, int] | None = None
 
     def check(self) -> None:
-        """Raise OODError where there is no such file or folder."""
+        """Raise OODError where there is no such file or folder, or an option is for the other kind of file."""
         if not self.path.exists():
-            raise OODError(f"{self.path}: no such file or folder")
+            raise OODError(f"{self.path}: no such file or folder; the option 'path' sets it")
+        if self.labels is not None and not self._is_one_array():
+            raise OODError(f"{self.path}: 'labels' is for an .npy file; in an archive 'label_key' chooses the labels")
+        if self.labels is not None and not self.labels.is_file():
+            raise OODError(f"{self.labels}: no such file; the option 'labels' sets it")
+        if self._is_one_array() and (self.image_key or self.label_key):
+            raise OODError(
+                f"{self.path}: 'image_key' and 'label_key' are for archives (.npz); 'labels' is for .npy files"
+            )
 
     def open(self, split: Split) -> ImageSet:
-        """Return the images of one split."""
+        """Return the images of one split; those of .npy files stay on the disk until they are asked for."""
         self.check()
         path = self._file(split)
-        if path.suffix == ".npy":
-            images, labels, names = _array(path), None if self.labels is None else _array(self.labels), None
-        else:
-            images, labels, names = self._archive(path)
-        if labels is not None and len(labels) != len(images):
-            raise OODError(f"{path}: {len(images)} images, but {len(labels)} labels")
-        rows = slice(None) if self.rows is None else slice(*self._checked_rows(path, len(images)))
-        images = _pixels(path, images)[rows]
-        numbers = np.zeros(len(images), np.int64) if labels is None else _numbers(path, labels)[rows]
-        return ArrayImages(images, numbers, _classes(path, numbers if labels is not None else None, names))
+        key, images = self._images(path)
+        told = self._told(path)
+        classes, numbers = _classes(told), told[path].labels
+        if numbers is not None and len(numbers) != len(images):
+            raise OODError(f"{path}: {len(images)} images, but {len(numbers)} labels")
+        first, stop = self._rows(path, len(images))
+        labels = [0] * (stop - first) if numbers is None else numbers[first:stop].tolist()
+        content = file_digest(path), key, first, stop, labels, classes
+        return ArrayImages(images[first:stop], labels, classes, sha256(repr(content).encode()).hexdigest())
+
+    def _is_one_array(self) -> bool:
+        return self.path.suffix == ".npy"
 
     def _file(self, split: Split) -> Path:
         if self.path.is_file():
@@ -72,38 +88,56 @@ class Arrays(DatasetSource):
             raise OODError(f"{self.path}: no {split}.npz for the {split} split, only {listing(self.path)}")
         return path
 
-    def _archive(self, path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None]:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                if not hasattr(archive, "files"):
-                    raise OODError(f"{path}: no .npz archive")
-                image = _key(path, archive.files, self.image_key, IMAGE_KEYS, "image_key")
-                label = next((key for key in LABEL_KEYS if key in archive.files), None)
-                if self.label_key is not None:
-                    label = _key(path, archive.files, self.label_key, (), "label_key")
-                names = archive[CLASSES_KEY] if CLASSES_KEY in archive.files else None
-                return archive[image], None if label is None else archive[label], names
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise OODError(f"{path}: {_reason(error)}") from error
+    def _images(self, path: Path) -> tuple[str, NDArray[np.uint8]]:
+        """Return the images, and under which key they are."""
+        if self._is_one_array():
+            return "", _pixels(path, _array(path))
+        with _archive(path) as archive:
+            key = _key(path, archive.files, self.image_key, IMAGE_KEYS, "image_key")
+            return key, _pixels(path, archive[key])
 
-    def _checked_rows(self, path: Path, count: int) -> tuple[int, int]:
-        assert self.rows is not None, "asked for only where rows are chosen"
-        first, stop = self.rows
+    def _told(self, path: Path) -> dict[Path, _Told]:
+        """Return what is said of the classes for each split, because both number the same ones."""
+        if self._is_one_array():
+            return {path: _Told(None if self.labels is None else _numbers(self.labels, _array(self.labels)), None)}
+        files = {self.path} if self.path.is_file() else {self.path / f"{split}.npz" for split in SPLITS}
+        return {file: self._told_by(file) for file in sorted(files) if file.is_file()}
+
+    def _told_by(self, path: Path) -> _Told:
+        with _archive(path) as archive:
+            key = next((key for key in LABEL_KEYS if key in archive.files), None)
+            if self.label_key is not None:
+                key = _key(path, archive.files, self.label_key, (), "label_key")
+            names = archive[CLASSES_KEY] if CLASSES_KEY in archive.files else None
+            return _Told(
+                None if key is None else _numbers(path, archive[key]),
+                None if names is None else named(map(str, names.ravel().tolist()), str(path)),
+            )
+
+    def _rows(self, path: Path, count: int) -> tuple[int, int]:
+        first, stop = self.rows or (0, count)
         if not 0 <= first < stop <= count:
             raise OODError(f"{path}: 'rows' [{first}, {stop}] must lie within the {count} images")
         return first, stop
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a file says of its images."""
+
+    labels: NDArray[np.int64] | None
+    names: tuple[str, ...] | None
+
+
 class ArrayImages(ImageSet):
     """Images in one array."""
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, images: NDArray[np.uint8], labels: list[int], classes: tuple[str, ...], fingerprint: str
+    ) -> None:
         self.classes = classes
-        self.labels = labels.tolist()
-        digest = sha256(repr((images.shape, classes, self.labels)).encode())
-        for image in images:
-            digest.update(np.ascontiguousarray(image).data)
-        self.fingerprint = digest.hexdigest()
+        self.labels = labels
+        self.fingerprint = fingerprint
         self._images = images
 
     def image(self, index: int) -> PIL.Image.Image:
@@ -111,20 +145,29 @@ class ArrayImages(ImageSet):
         return PIL.Image.fromarray(np.asarray(self._images[index]))
 
 
-def _array(path: Path) -> NDArray[Any]:
-    if not path.is_file():
-        raise OODError(f"{path}: no such file")
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what numpy raises for a broken file into a line that names it."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        yield
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
+            raise OODError(f"{path}: it holds pickled objects, which are not read; save plain arrays") from error
+        raise OODError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _array(path: Path) -> NDArray[Any]:
+    with _readable(path):
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         return array
-    except (OSError, ValueError, EOFError) as error:
-        raise OODError(f"{path}: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
-    if "allow_pickle" in str(error):
-        return "it holds pickled objects, which are not read; save plain arrays"
-    return f"cannot be read: {' '.join(str(error).split())}"
+@contextmanager
+def _archive(path: Path) -> Iterator[NpzFile]:
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
+        raise OODError(f"{path}: not a whole numpy archive (.npz)")
+    with _readable(path), np.load(path, allow_pickle=False) as archive:
+        yield archive
 
 
 def _key(path: Path, there: list[str], wanted: str | None, usual: tuple[str, ...], option: str) -> str:
@@ -153,11 +196,26 @@ def _numbers(path: Path, labels: NDArray[Any]) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _classes(path: Path, labels: NDArray[np.int64] | None, names: NDArray[Any] | None) -> tuple[str, ...]:
-    if labels is None:
+def _classes(told: Mapping[Path, _Told]) -> tuple[str, ...]:
+    """Return the classes of all splits: their names, or numbers up to the largest label."""
+    where = " and ".join(map(str, told))
+    labels = [one.labels for one in told.values() if one.labels is not None]
+    names = {one.names for one in told.values() if one.names is not None}
+    if not labels:
         return (UNLABELLED,)
-    if names is None:
-        return tuple(map(str, range(int(labels.max()) + 1)))
-    if labels.max() >= len(names):
-        raise OODError(f"{path}: label {labels.max()}, but only {len(names)} names in '{CLASSES_KEY}'")
-    return tuple(map(str, names.tolist()))
+    if len(labels) < len(told):
+        raise OODError(f"{where}: one has labels, the other has none")
+    if len(names) > 1:
+        raise OODError(f"{where}: the names in '{CLASSES_KEY}' differ: {_difference(*names)}")
+    largest = max(int(one.max(initial=0)) for one in labels)
+    if not names:
+        return numbered(largest, where)
+    classes = names.pop()
+    if largest >= len(classes):
+        raise OODError(f"{where}: label {largest}, but only {len(classes)} names in '{CLASSES_KEY}'")
+    return classes
+
+
+def _difference(one: tuple[str, ...], other: tuple[str, ...]) -> str:
+    pairs = zip(one, other, strict=False)
+    return next((f"'{a}' and '{b}'" for a, b in pairs if a != b), f"{len(one)} and {len(other)} of them")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ood_core.errors import OODError
 from ood_core.files import listing
-from ood_core.image_files import SUFFIXES, FileImages, pictures_in, require_distinct
+from ood_core.image_files import SUFFIXES, pictures_in, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_files.pictures import file_images
 
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
@@ -35,6 +37,12 @@ class ImageFolder(DatasetSource):
     def open(self, split: Split) -> ImageSet:
         """Return the pictures of one split, sorted by class and name."""
         self.check()
+        try:
+            return self._open(split)
+        except OSError as error:
+            raise OODError(f"{error.filename or self.path}: cannot be read: {error.strerror}") from error
+
+    def _open(self, split: Split) -> ImageSet:
         roots = _split_roots(self.path)
         if split not in roots:
             wanted = " or ".join(SPLIT_FOLDERS[split])
@@ -45,7 +53,8 @@ class ImageFolder(DatasetSource):
             raise OODError(f"{roots[split]}: {_what_is_wrong(roots[split])}")
         require_distinct(classes, str(self.path))
         labels = [label for label, paths in enumerate(files.values()) for _ in paths]
-        return FileImages([path for paths in files.values() for path in paths], labels, classes)
+        paths = [path for paths in files.values() for path in paths]
+        return file_images(paths, labels, classes, str(roots[split]))
 
 
 def _split_roots(path: Path) -> dict[Split, Path]:
@@ -59,7 +68,27 @@ def _split_roots(path: Path) -> dict[Split, Path]:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Return the folders in a folder.
+
+    Raises:
+        OODError: One is a link that leads nowhere, in a circle, or to a folder above.
+        OSError: One may not be read.
+    """
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        if entry.is_symlink():
+            _require_below(entry, path)
+    folders = [entry for entry in entries if entry.is_dir()]
+    for folder in folders:
+        os.scandir(folder).close()  # pictures_in passes over folders that may not be read
+    return folders
+
+
+def _require_below(link: Path, path: Path) -> None:
+    if not link.exists():
+        raise OODError(f"{link}: a link that leads nowhere, or in a circle")
+    if path.resolve().is_relative_to(link.resolve()):
+        raise OODError(f"{link}: a link to a folder that it lies in")
 
 
 def _what_is_wrong(root: Path) -> str:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ood_core.errors import OODError
-from ood_core.image_files import UNLABELLED, FileImages, require_distinct, require_files
+from ood_core.image_files import UNLABELLED
 from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_files.labels import named, numbered
+from ood_files.pictures import file_images
 
 NO_LABEL = -1
 """What a list has for pictures of no known class."""
+
+Entries: TypeAlias = list[tuple[str, int]]
+
+# The path may have blanks in it. OpenOOD reads a dict as well where the label stands.
+_LINE = re.compile(r"(?P<path>.+?)\s+(?:(?P<label>[+-]?\d+)\s*)?(?P<more>[{\[].*[}\]])?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageList(DatasetSource):
     """Text files with `path label` in each line, as OpenOOD's benchmark_imglist.
+
+    What stands in brackets behind the label is left alone. Both splits have the classes of both lists.
 
     Attributes:
         train: The list of the training split.
@@ -38,58 +51,75 @@ class ImageList(DatasetSource):
     def open(self, split: Split) -> ImageSet:
         """Return the pictures of one list, in its order."""
         self.check()
-        listed = self.train if split == "train" else self.test
-        if listed is None:
+        given = {option: path for option, path in (("train", self.train), ("test", self.test)) if path is not None}
+        if split not in given:
             raise OODError(f"dataset '{self.name}' has no list for the {split} split; the option '{split}' sets it")
-        entries = _read(listed)
+        lists = {path: _read(path, option) for option, path in given.items()}
+        classes = self._classes(lists)
+        for path, entries in lists.items():
+            _require_below(len(classes), path, entries)
+        listed = given[split]
+        root = self._root(listed)
+        paths = [root / name for name, _ in lists[listed]]
+        return file_images(paths, [max(label, 0) for _, label in lists[listed]], classes, str(listed))
+
+    def _root(self, listed: Path) -> Path:
         root = self.path or listed.parent
-        paths = [root / name for name, _ in entries]
         if not root.is_dir():
             raise OODError(f"{root}: no such folder; the option 'path' sets what the paths in {listed} are relative to")
-        require_files(paths, str(listed))
-        classes = self._classes()
-        labels = [max(label, 0) for _, label in entries]
-        _check(listed, [label for _, label in entries], len(classes))
-        return FileImages(paths, labels, classes)
+        return root
 
-    def _classes(self) -> tuple[str, ...]:
+    def _classes(self, lists: Mapping[Path, Entries]) -> tuple[str, ...]:
         """Return the names of the classes; without names, of as many as the lists of both splits number."""
-        if self.names is not None:
-            classes = tuple(line for line in _lines(self.names) if line.strip())
-            require_distinct(classes, str(self.names))
-            return classes
-        lists = [path for path in (self.train, self.test) if path is not None and path.is_file()]
-        largest = max(label for path in lists for _, label in _read(path))
-        return (UNLABELLED,) if largest == NO_LABEL else tuple(map(str, range(largest + 1)))
+        where = " and ".join(map(str, lists))
+        labels = {label for entries in lists.values() for _, label in entries}
+        if NO_LABEL in labels and len(labels) > 1:
+            raise OODError(f"{where}: some pictures have the label {NO_LABEL}, no class, and others have a class")
+        if self.names is None:
+            return (UNLABELLED,) if NO_LABEL in labels else numbered(max(labels), where)
+        if NO_LABEL in labels:
+            raise OODError(f"{self.names}: names of classes, but all labels in {where} are {NO_LABEL}, no class")
+        return named(_lines(self.names, "names"), str(self.names))
 
 
-def _read(path: Path) -> list[tuple[str, int]]:
+def _read(path: Path, option: str) -> Entries:
     """Return the paths and labels of a list."""
     entries = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(path, option), 1):
         if not line.strip():
             continue
-        name, _, label = line.strip().rpartition(" ")
-        if not name or not label.lstrip("-").isdecimal():
+        match = _LINE.fullmatch(line.strip())
+        label = _label(match["label"], match["more"]) if match else None
+        if match is None or label is None:
             raise OODError(f"{path}: line {number} is not 'path label': {line.strip()}")
-        entries.append((name.strip(), int(label)))
+        entries.append((match["path"], label))
     if not entries:
         raise OODError(f"{path}: the list is empty")
     return entries
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise OODError(f"{path}: no such file")
+def _label(number: str | None, more: str | None) -> int | None:
+    """Return the label of a line, None where it has none: a number, or that of a dict in its place."""
+    if number is not None:
+        return int(number)
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        told = ast.literal_eval(more or "")
+    except (ValueError, SyntaxError):
+        return None
+    label = told.get("label") if isinstance(told, dict) else None
+    return label if isinstance(label, int) else None
+
+
+def _lines(path: Path, option: str) -> list[str]:
+    if not path.is_file():
+        raise OODError(f"{path}: no such file; the option '{option}' sets it")
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OODError(f"{path}: cannot be read: {error}") from error
 
 
-def _check(path: Path, labels: list[int], classes: int) -> None:
-    if NO_LABEL in labels and any(label != NO_LABEL for label in labels):
-        raise OODError(f"{path}: some pictures have the label {NO_LABEL}, no class, and others have a class")
-    outside = next((label for label in labels if label < NO_LABEL or label >= classes), None)
+def _require_below(classes: int, path: Path, entries: Entries) -> None:
+    outside = next((label for _, label in entries if label < NO_LABEL or label >= classes), None)
     if outside is not None:
         raise OODError(f"{path}: label {outside} is not a class number below {classes}")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ood_core.errors import OODError, suggest
-from ood_core.image_files import UNLABELLED, FileImages, numbers_first, require_distinct, require_files
+from ood_core.image_files import UNLABELLED, numbers_first, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_files.pictures import file_images
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "test": ("test", "val", "validation")}
 FORMATS = (".csv", ".jsonl")
@@ -38,8 +39,8 @@ class Manifest(DatasetSource):
     def check(self) -> None:
         """Raise OODError where there is no such file, or its name has another ending."""
         if not self.path.is_file():
-            raise OODError(f"{self.path}: no such file")
-        if self.path.suffix not in FORMATS:
+            raise OODError(f"{self.path}: no such file; the option 'path' sets it")
+        if self.path.suffix.lower() not in FORMATS:
             raise OODError(f"{self.path}: a manifest ends in {' or '.join(FORMATS)}")
 
     def open(self, split: Split) -> ImageSet:
@@ -53,12 +54,16 @@ class Manifest(DatasetSource):
         classes = sorted(set(labels), key=numbers_first)
         require_distinct(classes, str(self.path))
         chosen = self._of_split(rows, split)
-        require_files([paths[index] for index in chosen], str(self.path))
         numbers = {name: number for number, name in enumerate(classes)}
-        return FileImages([paths[i] for i in chosen], [numbers[labels[i]] for i in chosen], classes)
+        return file_images([paths[i] for i in chosen], [numbers[labels[i]] for i in chosen], classes, str(self.path))
 
     def _label(self, row: Mapping[str, Any], number: int) -> str:
-        return UNLABELLED if self.label_column is None else str(self._value(row, self.label_column, number))
+        if self.label_column is None:
+            return UNLABELLED
+        value = self._value(row, self.label_column, number)
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise OODError(f"{self.path}: line {number} has the label {json.dumps(value)}, neither a name nor a number")
+        return str(value)
 
     def _of_split(self, rows: list[tuple[int, dict[str, Any]]], split: Split) -> list[int]:
         if self.split_column is None:
@@ -83,7 +88,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows with their line numbers."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as opened:
-            if path.suffix == ".csv":
+            if path.suffix.lower() == ".csv":
                 reader = csv.DictReader(opened, restkey="", restval="")
                 for row in reader:
                     yield reader.line_num, row

@@ -14,6 +14,7 @@ import numpy as np
 from ood_core.errors import OODError
 from ood_core.files import digest_files, listing
 from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_files.labels import numbered
 from ood_files.rows import ParquetImages, Shard
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class ParquetFiles(DatasetSource):
         self.check()
         files = self._files(split)
         shards = [self._read(file) for file in files]
-        classes = shards[0].classes or tuple(map(str, range(1 + max(max(shard.labels) for shard in shards))))
+        classes = shards[0].classes or _numbered(shards)
+        if not any(shard.labels for shard in shards):
+            raise OODError(f"{self.path}: no rows for the {split} split")
         for shard in shards:
             _check_labels(shard, len(classes))
         columns = shards[0].image_column, shards[0].label_column
@@ -112,6 +115,12 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
     description = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = description.get("info", {}).get("features", {}).get(label, {})
     return tuple(feature.get("names", ()))
+
+
+def _numbered(shards: list[Shard]) -> tuple[str, ...]:
+    """Return numbers for names; what is no class number is refused with its row afterwards."""
+    labels = (label for shard in shards for label in shard.labels if label is not None)
+    return numbered(max(labels, default=-1), str(shards[0].path.parent))
 
 
 def _check_labels(shard: Shard, classes: int) -> None:

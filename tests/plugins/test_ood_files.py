@@ -1,6 +1,5 @@
-"""Parquet files and image folders."""
+"""Parquet files."""
 
-import io
 import json
 import multiprocessing
 import pickle
@@ -8,34 +7,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ood_core.errors import OODError
 from ood_files import rows
-from ood_files.folder import ImageFolder
 from ood_files.parquet import ParquetFiles
 
+from .small_files import cut_off, encoded, red
+
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-def picture(value, size=(4, 3)):
-    return PIL.Image.new("RGB", size, (value, 0, 255 - value))
-
-
-def encoded(value):
-    target = io.BytesIO()
-    picture(value).save(target, "PNG")
-    return target.getvalue()
-
-
-def cut_off():
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    target = io.BytesIO()
-    PIL.Image.fromarray(noise).save(target, "PNG")
-    return target.getvalue()[:1000]
 
 
 def write_parquet(path, labels, names=("cat", "dog"), image="img", label="label", pictures=None, group=2):
@@ -48,18 +30,12 @@ def write_parquet(path, labels, names=("cat", "dog"), image="img", label="label"
     return path
 
 
-def red(images, index):
-    return np.asarray(images.image(index).convert("RGB"))[0, 0, 0]
-
-
-# ---------------------------------------------------------------------------------------------------- parquet
-
-
 def test_rows_of_several_files_follow_each_other(tmp_path):
     write_parquet(tmp_path / "train-00001.parquet", [1, 1], pictures=[encoded(30), encoded(31)])
     write_parquet(tmp_path / "train-00000.parquet", [0, 1, 0])
     write_parquet(tmp_path / "test-00000.parquet", [1])
     images = ParquetFiles(path=tmp_path).open("train")
+    assert images.encoded
     assert images.classes == ("cat", "dog")
     assert images.labels == [0, 1, 0, 1, 1]
     assert [red(images, i) for i in (4, 0, 2, 3, 1)] == [31, 0, 2, 30, 1]
@@ -183,6 +159,19 @@ def test_label_without_a_class_is_refused(tmp_path, label):
         ParquetFiles(path=path).open("test")
 
 
+def test_row_without_a_label_is_named_where_classes_are_numbers(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [0, None], names=())
+    with pytest.raises(OODError, match=r"a\.parquet: row 1 has label None, not a class number below 1$"):
+        ParquetFiles(path=path).open("test")
+
+
+def test_parquet_without_rows_is_refused(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [0], names=())
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(OODError, match=r"a\.parquet: no rows for the test split$"):
+        ParquetFiles(path=path).open("test")
+
+
 def test_file_that_is_no_parquet_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 or not")
@@ -200,100 +189,3 @@ def test_cifar_opens(folder, classes):
     assert len(images.classes) == classes
     assert np.bincount(images.labels).tolist() == [10000 // classes] * classes
     assert {images.image(i).size for i in (0, 999, 1000, 9999)} == {(32, 32)}
-
-
-# ----------------------------------------------------------------------------------------------------- folder
-
-
-def write_folder(root, *files):
-    for number, file in enumerate(files):
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        picture(number).save(root / file)
-    return root
-
-
-def test_folders_are_classes(tmp_path):
-    write_folder(tmp_path, "dog/1.png", "cat/b/2.bmp", "cat/a.PNG")
-    (tmp_path / "cat" / "notes.txt").write_text("not a picture")
-    (tmp_path / "cat" / "._a.PNG").write_bytes(b"not a picture either")
-    images = ImageFolder(path=tmp_path).open("train")
-    assert images.classes == ("cat", "dog")
-    assert images.labels == [0, 0, 1]
-    assert [red(images, i) for i in range(3)] == [2, 1, 0]
-    assert ImageFolder(path=tmp_path).open("test").fingerprint == images.fingerprint
-
-
-@pytest.mark.parametrize("test", ["test", "val"])
-def test_classes_have_the_same_labels_in_both_splits(tmp_path, test):
-    write_folder(tmp_path, "train/cat/1.png", "train/dog/1.png", f"{test}/dog/1.png", f"{test}/emu/1.png")
-    train, tested = ImageFolder(path=tmp_path).open("train"), ImageFolder(path=tmp_path).open("test")
-    assert train.classes == tested.classes == ("cat", "dog", "emu")
-    assert (train.labels, tested.labels) == ([0, 1], [1, 2])
-    assert red(tested, 0) == 2
-
-
-def test_test_is_preferred_to_val(tmp_path):
-    write_folder(tmp_path, "train/cat/1.png", "val/cat/1.png", "test/cat/1.png")
-    assert red(ImageFolder(path=tmp_path).open("test"), 0) == 2
-
-
-def test_class_may_be_called_train(tmp_path):
-    write_folder(tmp_path, "bus/1.png", "train/1.png")
-    assert ImageFolder(path=tmp_path).open("test").classes == ("bus", "train")
-
-
-def test_folder_fingerprint_follows_content_and_class(tmp_path):
-    names = ("cat/1.png", "dog/1.png")
-    a, b = (ImageFolder(path=write_folder(tmp_path / root, *names)).open("test").fingerprint for root in "ab")
-    c = ImageFolder(path=write_folder(tmp_path / "c", *reversed(names))).open("test").fingerprint
-    (tmp_path / "b" / "bee").mkdir()
-    d = ImageFolder(path=tmp_path / "b").open("test").fingerprint
-    assert a == b
-    assert len({a, c, d}) == 3
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
-def test_picture_keeps_its_mode(tmp_path, mode):
-    (tmp_path / "cat").mkdir()
-    picture(200).convert(mode).save(tmp_path / "cat" / "1.png")
-    assert ImageFolder(path=tmp_path).open("test").image(0).mode == mode
-
-
-def test_broken_file_is_named(tmp_path):
-    write_folder(tmp_path, "cat/1.png")
-    images = ImageFolder(path=tmp_path).open("test")
-    (tmp_path / "cat" / "1.png").write_bytes(b"")
-    with pytest.raises(OODError, match=r"cat/1\.png: not a picture in a known format$"):
-        images.image(0)
-    (tmp_path / "cat" / "1.png").unlink()
-    with pytest.raises(OODError, match=r"cat/1\.png: broken picture: .*No such file"):
-        images.image(0)
-
-
-def test_missing_folder_is_refused_before_the_run(tmp_path):
-    with pytest.raises(OODError, match=r"nowhere: no such folder$"):
-        ImageFolder(path=tmp_path / "nowhere").check()
-    (tmp_path / "file").touch()
-    with pytest.raises(OODError, match=r"file: not a folder$"):
-        ImageFolder(path=tmp_path / "file").check()
-
-
-def test_folder_without_pictures_is_refused(tmp_path):
-    with pytest.raises(OODError, match=r"no pictures in class folders, only nothing$"):
-        ImageFolder(path=tmp_path).open("test")
-    for name in "abcdefg":
-        (tmp_path / name).mkdir()
-    with pytest.raises(OODError, match=r"no pictures in class folders, only a, b, c, d, e, 2 more$"):
-        ImageFolder(path=tmp_path).open("test")
-
-
-def test_pictures_without_class_folders_are_refused(tmp_path):
-    write_folder(tmp_path, "1.png")
-    with pytest.raises(OODError, match=r"the pictures lie in no class folder; put them into one folder a class$"):
-        ImageFolder(path=tmp_path).open("test")
-
-
-def test_missing_split_folder_is_named(tmp_path):
-    write_folder(tmp_path, "test/cat/1.png")
-    with pytest.raises(OODError, match=r"no folder train for the train split, only test$"):
-        ImageFolder(path=tmp_path).open("train")

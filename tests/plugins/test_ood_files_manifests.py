@@ -1,0 +1,132 @@
+"""Manifests: rows of CSV and JSONL files, their splits, and the line that names a wrong one."""
+
+import csv
+import shutil
+
+import pytest
+
+from ood_core.errors import OODError
+from ood_files.manifests import Manifest
+
+from .small_files import encoded, reds, text, write
+
+ROWS = [("1.png", "dog", "train"), ("2.png", "cat", "train"), ("3.png", "dog", "val"), ("4.png", "eel", "train")]
+
+
+def write_csv(path, rows, header=("image", "label", "split")):
+    with path.open("w", newline="") as opened:
+        csv.writer(opened).writerows([header, *rows])
+    return path
+
+
+def test_a_csv_gives_the_rows_of_a_split(tmp_path):
+    write(tmp_path, 1, 2, 3, 4)
+    source = Manifest(path=write_csv(tmp_path / "m.csv", ROWS), split_column="split")
+    train, test = source.open("train"), source.open("test")
+    assert train.classes == test.classes == ("cat", "dog", "eel")
+    assert (reds(train), train.labels) == ([1, 2, 4], [1, 0, 2])
+    assert (reds(test), test.labels) == ([3], [1])
+    assert train.encoded
+
+
+def test_test_is_preferred_to_val(tmp_path):
+    write(tmp_path, 1, 2, 3, 4)
+    path = write_csv(tmp_path / "m.csv", [*ROWS[:3], ("4.png", "cat", "test")])
+    assert reds(Manifest(path=path, split_column="split").open("test")) == [4]
+
+
+def test_without_a_split_column_both_splits_are_all_rows(tmp_path):
+    write(tmp_path, 1, 2, 3, 4)
+    source = Manifest(path=write_csv(tmp_path / "m.csv", ROWS))
+    assert reds(source.open("train")) == reds(source.open("test")) == [1, 2, 3, 4]
+
+
+def test_json_lines_are_read_alike(tmp_path):
+    write(tmp_path, 1, 2)
+    path = text(tmp_path / "m.jsonl", '{"file": "2.png", "y": 10}', "", '{"file": "1.png", "y": 9}')
+    images = Manifest(path=path, image_column="file", label_column="y").open("train")
+    assert (images.classes, images.labels, reds(images)) == (("9", "10"), [1, 0], [2, 1])
+
+
+def test_paths_may_be_absolute_and_endings_in_capitals(tmp_path):
+    picture = write(tmp_path / "elsewhere", 6) / "6.png"
+    path = write_csv(tmp_path / "m.CSV", [(picture, "cat", "")])
+    assert reds(Manifest(path=path).open("test")) == [6]
+
+
+def test_without_labels_all_is_one_class(tmp_path):
+    write(tmp_path, 1)
+    path = write_csv(tmp_path / "m.csv", [("1.png",)], ("image",))
+    assert Manifest(path=path, label_column=None).open("test").classes == ("unlabelled",)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (ROWS, {"image_column": "img"}, r"m\.csv: line 2 has no column 'img'\. Did you mean 'image'\?$"),
+        (ROWS, {"label_column": "y"}, r"m\.csv: line 2 has no column 'y'\. There is: image, label, split$"),
+        (ROWS, {"split_column": "part"}, r"m\.csv: line 2 has no column 'part'\. There is: image, label, split$"),
+        ([("1.png", "", "train")], {}, r"m\.csv: line 2 has nothing in column 'label'$"),
+        ([("1.png",)], {}, r"m\.csv: line 2 has nothing in column 'label'$"),
+        ([("1.png", "cat", "x")], {"split_column": "split"}, r"no row whose 'split' is train or training, only x$"),
+        ([("9.png", "cat", "train")], {}, r"m\.csv: 1 of its pictures are not there, such as .*/9\.png$"),
+        (
+            [("1.png", "cat", "train"), ("2.png", "Cat", "test")],
+            {"split_column": "split"},
+            r"m\.csv: the classes 'Cat' and 'cat' differ in writing alone; give them one name$",
+        ),
+        ([], {}, r"m\.csv: no rows$"),
+    ],
+)
+def test_a_wrong_manifest_is_one_line(tmp_path, rows, options, message):
+    write(tmp_path, 1, 2, 3, 4)
+    with pytest.raises(OODError, match=message):
+        Manifest(path=write_csv(tmp_path / "m.csv", rows), **options).open("train")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"m\.jsonl: line 2 is not JSON: "),
+        ("[1]", r"m\.jsonl: line 2 is no JSON object$"),
+        ('{"image": "1.png"}', r"m\.jsonl: line 2 has no column 'label'\. There is: image$"),
+        ('{"image": "1.png", "label": null}', r"m\.jsonl: line 2 has nothing in column 'label'$"),
+        ('{"image": "1.png", "label": [1]}', r"m\.jsonl: line 2 has the label \[1\], neither a name nor a number$"),
+        ('{"image": "1.png", "label": true}', r"m\.jsonl: line 2 has the label true, neither a name nor a number$"),
+        ('{"image": "1.png", "label": 1.5}', r"m\.jsonl: line 2 has the label 1\.5, neither a name nor a number$"),
+    ],
+)
+def test_a_wrong_line_of_json_is_named(tmp_path, line, message):
+    write(tmp_path, 1)
+    with pytest.raises(OODError, match=message):
+        Manifest(path=text(tmp_path / "m.jsonl", '{"image": "1.png", "label": 1}', line)).open("test")
+
+
+def test_a_manifest_of_another_kind_or_none_is_refused(tmp_path):
+    with pytest.raises(OODError, match=r"m\.csv: no such file; the option 'path' sets it$"):
+        Manifest(path=tmp_path / "m.csv").open("test")
+    with pytest.raises(OODError, match=r"m\.txt: a manifest ends in \.csv or \.jsonl$"):
+        Manifest(path=text(tmp_path / "m.txt", "x")).open("test")
+    (tmp_path / "m.csv").write_bytes(encoded(1))
+    with pytest.raises(OODError, match=r"m\.csv: cannot be read: 'utf-8' codec"):
+        Manifest(path=tmp_path / "m.csv").open("test")
+
+
+def test_the_fingerprint_follows_pixels_and_labels_and_not_the_place(tmp_path):
+    def fingerprint(folder, label="cat"):
+        rows = [("1.png", label, ""), ("2.png", "dog", ""), ("3.png", "cat", "")]
+        return Manifest(path=write_csv(folder / "m.csv", rows)).open("test").fingerprint
+
+    first = fingerprint(write(tmp_path / "one", 1, 2, 3))
+    shutil.copytree(tmp_path / "one", tmp_path / "elsewhere" / "two")
+    assert fingerprint(tmp_path / "elsewhere" / "two") == first
+    assert fingerprint(tmp_path / "one", "dog") != first
+    (tmp_path / "one" / "1.png").write_bytes(encoded(4))
+    assert fingerprint(tmp_path / "one") != first
+
+
+def test_a_broken_picture_is_named_when_it_is_read(tmp_path):
+    write(tmp_path, 1)
+    (tmp_path / "1.png").write_bytes(encoded(1)[:40])
+    with pytest.raises(OODError, match=r"/1\.png: (broken picture|not a picture)"):
+        Manifest(path=write_csv(tmp_path / "m.csv", [("1.png", "cat", "")])).open("test").image(0)
