@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ood_core.cache import PixelCache
-from ood_core.decoding import to_rgb
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, EvaluationView, ImageSet, Split
+from ood_core.library import Library, Pictures
 from ood_core.vision import prepare_torchvision
 
 Part: TypeAlias = Literal["train", "holdout", "known", "auxiliary", "test"]
@@ -30,74 +29,6 @@ Rows: TypeAlias = NDArray[np.int64]
 
 PLAIN = EvaluationView()
 """The shorter side to S, then the centre."""
-
-MEMORY_BYTES = 512 * 2**20
-"""Images kept in memory for one source, where the cache does not keep them; beyond that they are made again."""
-
-
-class Pictures:
-    """One split of a source with its decoded images, shared by all selections from it.
-
-    Those that lie encoded in files are kept in the cache of this machine if they are few and small enough.
-    """
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-        self._decoded: dict[int, Tensor] = {}
-        self._bytes = 0
-        self._cache: PixelCache | None = None
-        self._asked = False
-
-    def pixels(self, row: int) -> Tensor:
-        """Return one image, uint8 [3, H, W].
-
-        Raises:
-            OODError: The picture is broken; names it.
-        """
-        if self.images.encoded and self._cache is not None and (found := self._cache.get(row)) is not None:
-            return found
-        if (found := self._decoded.get(row)) is not None:
-            return found
-        pixels = to_rgb(self.images.image(row))
-        self._keep(row, pixels)
-        return pixels
-
-    def _keep(self, row: int, pixels: Tensor) -> None:
-        if self.images.encoded and not self._asked:  # the first picture tells the size
-            self._asked = True
-            self._cache = PixelCache.of(self.images.fingerprint, len(self.images), tuple(pixels.shape))
-        if self._cache is not None and self._cache.put(row, pixels):
-            return
-        if self._bytes + pixels.nbytes <= MEMORY_BYTES:
-            self._decoded[row] = pixels
-            self._bytes += pixels.nbytes
-
-
-class Library:
-    """The sources opened so far, so that variants, seeds, cases and parts share them and their decoded images."""
-
-    def __init__(self) -> None:
-        self._opened: dict[tuple[str, str, Split], Pictures] = {}
-
-    def open(self, source: DatasetSource, candidates: Sequence[DatasetSource], split: Split) -> Pictures:
-        """Return the first of the candidates that can be opened; the source itself where there are none.
-
-        Raises:
-            OODError: None can; the source says what is missing.
-        """
-        reasons: list[str] = []
-        for candidate in candidates or (source,):
-            try:
-                return self._open(candidate, split)
-            except OODError as error:
-                reasons.append(str(error))
-        raise OODError(source.missing(reasons))
-
-    def _open(self, source: DatasetSource, split: Split) -> Pictures:
-        key = (f"{type(source).__module__}.{type(source).__qualname__}", repr(source), split)
-        if key not in self._opened:
-            self._opened[key] = Pictures(source.open(split))
-        return self._opened[key]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
-from ood_core.data import Library, Part
+from ood_core.data import Part
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import EvaluationView, PositiveInt
+from ood_core.library import Library
 from ood_core.options import Reader
 from ood_core.protocols import PROTOCOLS, Case, MultiClass, Protocol, Sets
 from ood_core.recipe import Node

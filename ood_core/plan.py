@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 from ood_core import sections
-from ood_core.data import Library
 from ood_core.errors import OODError, OODErrors
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
+from ood_core.library import Library
 from ood_core.options import Reader, digest, identity, probe_identity, with_nested
 from ood_core.plugins import Plugins, core_version
 from ood_core.recipe import Recipe

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ood_core.data import Library
 from ood_core.datasets import Data, DataSets
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
+from ood_core.library import Library
 from ood_core.options import Reader, describe, label, with_nested
 from ood_core.recipe import Node, Recipe
 from ood_core.selections import Selected, Settings, described

@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ood_core import data
+from ood_core import data, library
 from ood_core.data import Selection
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet
+from ood_core.library import Library
 
 
 class Flat(ImageSet):
@@ -132,9 +133,9 @@ def test_without_any_candidate_all_reasons_are_told():
 def test_selections_of_one_library_open_a_source_once(monkeypatch):
     opened = []
     monkeypatch.setattr(FlatSource, "open", lambda self, split: opened.append(split) or Flat(60))
-    library = data.Library()
+    shared = Library()
     for name in ("a", "b"):
-        Selection(name=name, source=FlatSource(), classes=(name,)).open("train", library)
+        Selection(name=name, source=FlatSource(), classes=(name,)).open("train", shared)
     assert opened == ["train"]
 
 
@@ -210,6 +211,6 @@ def test_an_image_that_fits_passes_unchanged():
 def test_a_decoded_image_is_kept_within_the_budget(monkeypatch):
     images = select()
     assert images.pixels(0) is images.pixels(0)
-    monkeypatch.setattr(data, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(library, "MEMORY_BYTES", 0)
     images = select()
     assert images.pixels(0) is not images.pixels(0)
