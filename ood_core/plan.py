@@ -98,7 +98,7 @@ class _Builder:
         data, seed = experiment.data, experiment.recipe.seed
         for step in experiment.steps:
             task, images = step.task, step.images or data.train
-            auxiliary = data.auxiliary if task.needs_auxiliary else None
+            auxiliary = data.auxiliary if task.auxiliary_images() else None
             tokenizers = self._tokenizers(experiment, task, images)
             key = self._key(
                 "train",

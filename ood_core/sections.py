@@ -202,7 +202,7 @@ class _Reading:
                 continue
             if task.warmup_epochs > task.epochs:
                 self.reader.wrong(item, f"'warmup_epochs' {task.warmup_epochs:g} is more than 'epochs' {task.epochs}")
-            if task.needs_auxiliary and data is not None and data.auxiliary is None:
+            if task.auxiliary_images() and data is not None and data.auxiliary is None:
                 self.reader.wrong(item, f"pretext '{task.name}' needs an auxiliary set; name it under 'auxiliary'")
             tasks.append(_Task(item, task, self._on(item, data)))
         return tasks

@@ -112,7 +112,7 @@ class _Training:
 
     def _outliers(self) -> Outliers | None:
         """Return the images of the auxiliary set that come with each batch, for tasks that need them."""
-        if not isinstance(self.options, PretextTask) or not self.options.needs_auxiliary:
+        if not isinstance(self.options, PretextTask) or not self.options.auxiliary_images():
             return None
         assert self.stage.auxiliary is not None, "the recipe was checked to name an auxiliary set"
         return Outliers(

@@ -124,11 +124,8 @@ class PretextTask(Training):
     least_classes: ClassVar[int] = 1
     """How many ID classes the task needs; checked when the recipe is planned."""
 
-    needs_auxiliary: ClassVar[bool] = False
-    """Whether batches carry images of the recipe's auxiliary OOD set; checked when the recipe is planned."""
-
     def auxiliary_images(self) -> int:
-        """Return how many images of the auxiliary set come with each batch, in all processes."""
+        """Return how many images of the recipe's auxiliary OOD set come with each batch, in all processes; 0 for none."""
         return 0
 
     @abstractmethod

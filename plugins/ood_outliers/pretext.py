@@ -42,7 +42,6 @@ class Exposure(PretextTask):
 
     trains_head: ClassVar[bool] = True
     least_classes: ClassVar[int] = 2  # the softmax of one output is uniform already
-    needs_auxiliary: ClassVar[bool] = True
 
     auxiliary_batch_size: PositiveInt = 256
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0

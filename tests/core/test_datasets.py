@@ -184,7 +184,7 @@ def test_a_stage_on_other_images_leaves_no_classifier_of_the_id_classes(make_pla
 
 def test_a_pretext_that_needs_an_auxiliary_set_says_so(make_plan, tiny, monkeypatch, plugins):
     task = plugins.get("pretext", "classification")
-    monkeypatch.setattr(task, "needs_auxiliary", True)
+    monkeypatch.setattr(task, "auxiliary_images", lambda self: 4)
     with pytest.raises(OODErrors, match="pretext 'classification' needs an auxiliary set; name it under 'auxiliary'"):
         make_plan(tiny)
     plan = make_plan(tiny, "data.auxiliary={use: noise, name: aux, size: 8, count: 9}")
