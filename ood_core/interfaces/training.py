@@ -125,7 +125,7 @@ class PretextTask(Training):
     """How many ID classes the task needs; checked when the recipe is planned."""
 
     def auxiliary_images(self) -> int:
-        """Return how many images of the recipe's auxiliary OOD set come with each batch, in all processes; 0 for none."""
+        """Return how many auxiliary OOD images come with each batch, in all processes together; 0 for none."""
         return 0
 
     @abstractmethod
