@@ -149,6 +149,28 @@ def test_a_benchmark_runs_with_a_small_network(plugins, small_sets, tmp_path, na
     assert {row.ood_set for row in results.rows} == {row.ood_set for row in made.rows}
 
 
+@pytest.mark.slow
+def test_the_full_spectrum_is_measured_with_images_of_cifar10_c(plugins, small_sets, tmp_path):
+    folder = tmp_path / "CIFAR-10-C"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("fog", "contrast"):
+        np.save(folder / f"{name}.npy", random.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
+    np.save(folder / "labels.npy", np.arange(6) % 3)
+    paths = [
+        f"data.shifted.{n}.{key}={folder / file}"
+        for n, name in enumerate(("fog", "contrast"))
+        for key, file in (("path", f"{name}.npy"), ("labels", "labels.npy"))
+    ]
+    rows = [f"data.shifted.{n}.rows=[2, 6]" for n in (0, 1)]
+    found = recipe.read(recipe.find("protocols/full_spectrum"), [f"data.root={small_sets}", *paths, *rows, *SMALL])
+    results = run(plan.make(found, plugins), Store(tmp_path / "store"))
+    sizes = {(row.spectrum, row.id_images) for row in results.rows}
+    assert {spectrum for spectrum, _ in sizes} == {"standard", "full"}
+    (standard,), (full,) = ([size for of, size in sizes if of == name] for name in ("standard", "full"))
+    assert full == standard + 8
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_sets_are_told_line_by_line(plugins, tmp_path, name):
     with pytest.raises(OODErrors) as caught:
