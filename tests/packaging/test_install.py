@@ -93,21 +93,24 @@ def test_the_wheel_holds_the_packages_and_nothing_else(files):
 @pytest.mark.slow
 def test_the_wheel_holds_every_recipe_in_the_core_and_no_readme(files):
     recipes = {path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
-    assert {f"ood_core/recipes/{name}" for name in recipes} == {name for name in files if name.endswith(".yaml")}
+    assert {f"ood_core/recipes/{name}" for name in recipes} == {
+        name for name in files if name.startswith("ood_core/recipes/")
+    }
     assert [name for name in files if name.endswith(".md")] == []
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_packages(files):
     sources = {ROOT / "ood_core": ROOT, ROOT / "plugins": ROOT / "plugins"}
-    kinds = (".py", ".typed", ".j2")
+    kinds = (".py", ".typed", ".j2", ".yaml", ".txt")
     wanted = {
         path.relative_to(base).as_posix()
         for folder, base in sources.items()
         for path in folder.rglob("*")
         if path.suffix in kinds
     }
-    assert wanted == {name for name in files if Path(name).suffix in kinds}
+    shipped = {name for name in files if Path(name).suffix in kinds and ".dist-info/" not in name}
+    assert wanted == {name for name in shipped if not name.startswith("ood_core/recipes/")}
     assert any(name.startswith("ood_core/report/templates/") for name in files)
     assert "ood_core/py.typed" in files
 
