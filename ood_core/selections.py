@@ -62,7 +62,6 @@ class SelectionReader:
             return None
         entries = node.value if isinstance(node.value, dict) else {}
         source = _rooted(source, self.settings.root)
-        self.sources.append((node.place, source))
         selection = Selection(
             name=self._value(entries, "name", str, label(source)),
             source=source,
@@ -77,6 +76,8 @@ class SelectionReader:
             holdout=holdout,
             skip_broken=self.settings.broken == "skip",
         )
+        if not selection.candidates and selection.otherwise is None and self.settings.absent == "stop":
+            self.sources.append((node.place, source))  # to be checked; of others it is no mistake to be missing
         return Selected(node, selection, self._value(entries, "expected", dict[Split, PositiveInt], {}))
 
     def _value(self, entries: Mapping[str, Node], key: str, hint: Any, default: Any) -> Any:

@@ -83,7 +83,9 @@ def test_without_training_there_is_no_augmentation_to_fit_to(make_plan, tiny):
 def test_another_source_stands_in_where_the_first_is_missing(make_plan, tiny, tmp_path):
     write_folder(tmp_path / "pets")
     near = f"{{use: folder, path: {tmp_path}/nothing, name: pets, otherwise: {{use: folder, path: {tmp_path}/pets}}}}"
-    assert len(outside(make_plan(tiny, f"data.near=[{near}]"))["pets"]) == 6
+    plan = make_plan(tiny, f"data.near=[{near}]")
+    plan.check()
+    assert len(outside(plan)["pets"]) == 6
 
 
 def test_the_first_source_is_used_where_it_is_there(make_plan, tiny, tmp_path):
@@ -100,6 +102,7 @@ def test_where_none_is_there_both_are_told(make_plan, tiny, tmp_path):
 
 def test_missing_ood_sets_are_left_out_and_noted_if_asked(make_plan, tiny, tmp_path):
     plan = make_plan(tiny, "data.absent=leave-out", f"data.near.0={{use: folder, path: {tmp_path}/no, name: gone}}")
+    plan.check()
     assert set(outside(plan)) == {"noise(size=8, count=30)"}
     assert plan.notes == (f"left out: gone: {tmp_path}/no: no such folder",)
 
