@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -86,7 +87,7 @@ class Selection:
             hint = "; holdout: 0 does without" if part == "holdout" else ""
             raise OODError(f"data set '{self.name}' has no image for {part}{hint}")
         selected = SelectedImages(pictures, chosen, rows, self._fingerprint(images, chosen, rows, part))
-        selected.all_classes, selected.found = len(groups), sum(map(len, found))
+        selected.all_classes, selected.found = len(groups), sum(len(self._limited(rows)) for rows in found)
         selected.skip_broken = self.skip_broken
         return selected
 
@@ -111,6 +112,14 @@ class Selection:
             except OODError as other:
                 raise OODError(f"{error}; otherwise: {other}") from other
 
+    def stands_in(self, part: Part, library: Library) -> bool:
+        """Return whether the source `otherwise` is read in place of this one's."""
+        try:
+            replace(self, otherwise=None).pictures(part, library)
+        except OODError:
+            return self.otherwise is not None
+        return False
+
     def _groups(self, images: ImageSet) -> dict[str, list[int]]:
         """Return the labels that stand for each class or superclass, by name."""
         labels: dict[str, list[int]] = {}
@@ -118,7 +127,7 @@ class Selection:
             labels.setdefault(name, []).append(label)
         if self.superclasses is not None:
             return {
-                name: [label for one in classes for label in labels[self._known(one, labels)]]
+                name: [label for one in classes for label in labels[self._grouped(one, name, labels)]]
                 for name, classes in self.superclasses
             }
         if self.classes is None and not self.without:  # classes that share a name stay apart
@@ -137,6 +146,14 @@ class Selection:
         for name in (*(self.classes or ()), *self.without):
             self._known(name, names)
         return tuple(name for name in self.classes or names if name not in self.without)
+
+    def _grouped(self, name: str, superclass: str, names: Mapping[str, object]) -> str:
+        if name not in names:
+            raise OODError(
+                f"superclass '{superclass}' takes in a class '{name}', which data set '{self.name}' does not have."
+                f"{suggest(name, names)}"
+            )
+        return name
 
     def _known(self, name: str, names: Sequence[str] | Mapping[str, object]) -> str:
         if name not in names:
@@ -193,7 +210,7 @@ class SelectedImages:
     """Number of classes (or superclasses) of the source, before some were selected."""
 
     found: int
-    """Number of images before limit, draw and hold-out."""
+    """Number of images before the hold-out, and before others are taken out of them."""
 
     skip_broken = False
     """Whether a broken picture is counted and left out, instead of stopping the run."""
@@ -215,8 +232,15 @@ class SelectedImages:
         return len(self.rows)
 
     def shared_with(self, other: SelectedImages) -> int:
-        """Return how many images of one source both have."""
-        return len(np.intersect1d(self.rows, other.rows)) if self.source == other.source else 0
+        """Return how many images both have, of one source or of the same files."""
+        if self.source == other.source:
+            return len(np.intersect1d(self.rows, other.rows))
+        return len(self._places & other._places)
+
+    @cached_property
+    def _places(self) -> set[str]:
+        places = self._pictures.images.places
+        return set() if places is None else {places[row] for row in self.rows}
 
     def pixels(self, index: int) -> Tensor:
         """Return one image, uint8 [3, H, W].
@@ -224,7 +248,12 @@ class SelectedImages:
         Raises:
             OODError: The picture is broken; names it.
         """
-        return self._pictures.pixels(int(self.rows[index]))
+        try:
+            return self._pictures.pixels(int(self.rows[index]))
+        except OODError as error:
+            if self.skip_broken:
+                raise
+            raise OODError(f"{error}; 'broken: skip' in 'data' goes on without such pictures") from error
 
     def readable(self, index: int) -> Readable:
         """Return the image, or the next one that is not broken where such are skipped.

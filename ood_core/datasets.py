@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Ge, Lt
 
 from ood_core.data import Part
@@ -17,8 +18,9 @@ from ood_core.errors import OODError, suggest
 from ood_core.interfaces import EvaluationView, PositiveInt
 from ood_core.library import Library
 from ood_core.options import Reader
-from ood_core.protocols import PROTOCOLS, Case, MultiClass, Protocol, Sets
+from ood_core.protocols import PROTOCOLS, Case, FewShot, MultiClass, Protocol, Sets
 from ood_core.recipe import Node
+from ood_core.roles import DataSets, gaps, mistakes
 from ood_core.selections import Selected, SelectionReader, Settings, described
 from ood_core.stages import Images
 
@@ -40,40 +42,15 @@ LISTS = ("known", "shifted", *GROUPS)
 DATA_KEYS = ("image_size", "evaluation", *SETTINGS, "id", "auxiliary", *LISTS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataSets:
-    """The data of one case: the ID set in its parts, OOD sets that may be known, and those that measure.
-
-    Attributes:
-        case: Its name; empty where the protocol has only one.
-        draw: Which random draw of it.
-        train: ID images to train on and to fit scorers to.
-        holdout: ID images kept back from `train`, for the threshold.
-        test: ID images that measure.
-        known: OOD images that scorers may be fitted to.
-        auxiliary: OOD images that networks may be trained on.
-        shifted: Covariate-shifted ID images; OOD is measured once without and once with them as ID.
-        ood: Groups and OOD sets that measure.
-    """
-
-    case: str
-    draw: int
-    train: Images
-    holdout: Images | None
-    test: Images
-    known: tuple[Images, ...]
-    auxiliary: Images | None
-    shifted: tuple[Images, ...]
-    ood: tuple[tuple[str, Images], ...]
-
-
 class Data:
     """The section `data` as it was read, before the protocol takes it apart."""
 
     def __init__(self, reader: Reader, library: Library, node: Node, protocol: Node | None) -> None:
         self.reader, self.node = reader, node
         self.entries = reader.keys(node, "'data'", DATA_KEYS)
+        before = len(reader.errors)
         self.protocol = _protocol(reader, protocol)
+        self.understood = len(reader.errors) == before
         self.protocol_node = protocol or node
         self.settings = _settings(reader, self.entries)
         self.selections = SelectionReader(reader, library, self.settings)
@@ -87,7 +64,7 @@ class Data:
         for name in ("image_size", "id"):
             if name not in self.entries:
                 self.reader.wrong(self.node, f"'data' needs '{name}'")
-        if not self.protocol.own_outside and not set(GROUPS) & self.entries.keys():
+        if self.understood and not self.protocol.own_outside and not set(GROUPS) & self.entries.keys():
             self.reader.wrong(self.node, "'data' needs 'near' or 'far', the sets that are not in-distribution")
 
     def _inside(self) -> Selected | None:
@@ -199,49 +176,32 @@ class _Opening:
     # -------------------------------------------------------------------------------------------------------- checks
 
     def _check(self, sets: DataSets) -> None:
-        self._check_inside(sets)
-        self._check_classes(sets)
-        self._check_roles(sets)
+        for images, message in mistakes(sets):
+            self._wrong(images, message)
+        self._check_shots()
+        self.data.selections.notes.extend(gaps(sets))
         self._note_sizes(sets)
         if not sets.ood:
-            self._wrong(sets.test, "neither 'near' nor 'far' names an OOD set")
+            named = any(self.data.named[group] for group in GROUPS)
+            why = "all OOD sets were left out" if named else "neither 'near' nor 'far' names an OOD set"
+            self._wrong(sets.test, why)
 
     def _wrong(self, images: Images, message: str) -> None:
         self.data.reader.wrong(self.data.place(images.name), message)
 
-    def _check_inside(self, sets: DataSets) -> None:
-        train, test = sets.train.opened, sets.test.opened
-        name = sets.test.name
-        if train.source == test.source:
-            message = f"ID set '{name}' gives the same images for training and test; it needs a split of each"
-            self._wrong(sets.test, message)
-        if train.classes != test.classes:
-            differ = next((pair for pair in zip(train.classes, test.classes, strict=False) if len(set(pair)) > 1), None)
-            first = f"'{differ[0]}' and '{differ[1]}'" if differ else f"{len(train.classes)} and {len(test.classes)}"
-            self._wrong(sets.test, f"ID set '{name}' has other classes for training than for test: {first}")
-
-    def _check_classes(self, sets: DataSets) -> None:
-        """Images of the ID classes, out of the ID set itself, are not OOD."""
-        for images in (*(images for _, images in sets.ood), *sets.known):
-            shared = [name for name in images.opened.classes if name in sets.test.opened.classes]
-            if shared and images.opened.source in (sets.test.opened.source, sets.train.opened.source):
-                self._wrong(images, f"OOD set '{images.name}' shares classes with the ID set: {', '.join(shared)}")
-
-    def _check_roles(self, sets: DataSets) -> None:
-        """No image that anything is fitted to or tuned on may measure."""
-        fitted = {"known OOD set": sets.known, "ID training set": (sets.train,)}
-        fitted |= {"held-out ID set": (sets.holdout,) if sets.holdout is not None else ()}
-        fitted |= {"auxiliary set": (sets.auxiliary,) if sets.auxiliary is not None else ()}
-        measures = [("OOD set", images) for _, images in sets.ood]
-        measures += [("shifted ID set", images) for images in sets.shifted]
-        if sets.train.opened.source != sets.test.opened.source:
-            measures += [("ID test set", sets.test)]
-        for role, several in fitted.items():
-            for images in several:
-                for kind, tested in measures:
-                    if shared := images.opened.shared_with(tested.opened):
-                        pair = f"{role} '{images.name}' shares {shared} images with {kind} '{tested.name}'"
-                        self._wrong(images, f"{pair}; what is fitted to must not measure")
+    def _check_shots(self) -> None:
+        """Every class of a set that few shots are drawn from must have so many."""
+        if not isinstance(self.data.protocol, FewShot):
+            return
+        library = self.data.selections.library
+        for drawn in self.case.sets.known:
+            if drawn.draw is None or drawn.limit is None:
+                continue
+            opened = drawn.open("known", library)
+            counts = np.bincount(opened.labels.numpy(), minlength=len(opened.classes))
+            if counts.min() < drawn.limit:
+                few = f"{counts.min()} images of the class '{opened.classes[int(counts.argmin())]}'"
+                self.data.reader.wrong(self.data.protocol_node, f"'{drawn.name}' has {few}, not {drawn.limit}")
 
     def _note_sizes(self, sets: DataSets) -> None:
         selections = self.data.selections

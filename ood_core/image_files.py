@@ -23,7 +23,11 @@ UNLABELLED = "unlabelled"
 
 
 class FileImages(ImageSet):
-    """Pictures by their paths."""
+    """Pictures by their paths.
+
+    Raises:
+        OODError: One is there twice.
+    """
 
     encoded = True
 
@@ -31,7 +35,9 @@ class FileImages(ImageSet):
         self.classes = tuple(classes)
         self.labels = list(labels)
         self._paths = list(paths)
+        self.places = [str(path.absolute()) for path in self._paths]
         # The digest is over names in their order; a row's place and label belong to one of them.
+        _require_once(self.places)
         ranks = {path: rank for rank, path in enumerate(sorted(set(self._paths)))}
         content = digest_files(ranks), self.classes, [ranks[path] for path in self._paths], self.labels
         self.fingerprint = sha256(repr(content).encode()).hexdigest()
@@ -40,6 +46,14 @@ class FileImages(ImageSet):
         """Return one picture, in the mode it is stored in."""
         path = self._paths[index]
         return decode(path, str(path))
+
+
+def _require_once(places: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for place in places:
+        if place in seen:
+            raise OODError(f"{place}: the picture is there twice")
+        seen.add(place)
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -85,7 +85,7 @@ def _file_accepted(
 ) -> None:
     """Count which OOD classes are accepted as which ID classes, where a classifier tells those apart."""
     outside, kept = measured
-    if outputs.head is None:
+    if outputs.head is None or outputs.logits.shape[1] != outputs.classes:  # one class, in front of outputs for many
         return
     accepted = outside <= metrics.threshold(inside, RECALL)
     foreign, taken_for = outputs.labels[kept][accepted], outputs.logits[kept][accepted].argmax(1)

@@ -69,17 +69,27 @@ class Reader:
             self.wrong(entries["use"], str(error))
             return None
         options = {key: entry for key, entry in entries.items() if key not in ("use", *reserved)}
-        return self.build(cls, options, node, f"{kind} '{cls.name}'")
+        return self.build(cls, options, node, f"{kind} '{cls.name}'", reserved)
 
-    def build(self, cls: type[Made], options: Mapping[str, Node], node: Node, what: str) -> Made | None:
-        """Return a dataclass made of these options; None after a mistake."""
+    def build(
+        self, cls: type[Made], options: Mapping[str, Node], node: Node, what: str, others: Collection[str] = ()
+    ) -> Made | None:
+        """Return a dataclass made of these options; None after a mistake.
+
+        Args:
+            cls: The class.
+            options: What the recipe says.
+            node: Where it says so.
+            what: How messages call it.
+            others: Keys that might have been meant besides the options.
+        """
         before = len(self.errors)
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         hints = typing.get_type_hints(cls, include_extras=True)
         values = {}
         for key, entry in options.items():
             if key not in fields:
-                self.wrong(entry, f"no option of {what}: '{key}'.{suggest(key, fields)}")
+                self.wrong(entry, f"no option of {what}: '{key}'.{suggest(key, [*fields, *others])}")
             else:
                 values[key] = self._option(entry, hints[key], f"option '{key}' of {what}")
                 if isinstance(values[key], Path) and not issubclass(cls, DatasetSource) and not values[key].is_file():

@@ -6,7 +6,7 @@ The default, multi-class, is one case: the sets as the recipe names them. docs/p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -98,6 +98,9 @@ class OneClass(Protocol):
     classes: tuple[str | int, ...] | None = None
     superclasses: str | None = None
 
+    def __post_init__(self) -> None:
+        _require_once("classes", self.classes or ())
+
     def cases(self, sets: Sets, class_names: Callable[[], Names]) -> Iterator[Case]:
         """Yield a case for each class."""
         known = class_names()
@@ -116,7 +119,13 @@ class Pairs(Protocol):
     """
 
     name = "pairs"
-    pairs: Annotated[tuple[tuple[str | int, str | int], ...], Len(1)]
+    pairs: Annotated[tuple[tuple[str | int, ...], ...], Len(1)]
+
+    def __post_init__(self) -> None:
+        for pair in self.pairs:
+            if len(pair) != 2:
+                raise OODError(f"each of 'pairs' is [ID class, OOD class], not {list(pair)}")
+        _require_once("pairs", self.pairs)
 
     def cases(self, sets: Sets, class_names: Callable[[], Names]) -> Iterator[Case]:
         """Yield a case for each pair."""
@@ -148,6 +157,9 @@ class OpenSet(Protocol):
     def __post_init__(self) -> None:
         if bool(self.splits) == (self.known is not None):
             raise OODError("give either 'splits' or 'known'")
+        for split in self.splits:
+            _require_once("splits", split)
+        _require_once("splits", [frozenset(split) for split in self.splits])
 
     def cases(self, sets: Sets, class_names: Callable[[], Names]) -> Iterator[Case]:
         """Yield a case for each split."""
@@ -187,6 +199,9 @@ class FewShot(Protocol):
     draws: PositiveInt = 3
     split: Split = "train"
 
+    def __post_init__(self) -> None:
+        _require_once("shots", self.shots)
+
     def cases(self, sets: Sets, class_names: Callable[[], Names]) -> Iterator[Case]:
         """Yield a case for each number of images and each draw."""
         for shots in self.shots:
@@ -216,6 +231,13 @@ def _split(sets: Sets, inside: Names, of: Names, group: str) -> Sets:
         inside=replace(sets.inside, classes=inside, without=(), name=_joined(inside)),
         outside=((group, outside), *sets.outside),
     )
+
+
+def _require_once(option: str, values: Sequence[object]) -> None:
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            shown = sorted(map(str, value)) if isinstance(value, frozenset) else value
+            raise OODError(f"'{option}' has {shown} twice")
 
 
 def _joined(names: Names) -> str:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ood_core.datasets import Data, DataSets
+from ood_core.datasets import Data
+from ood_core.errors import suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
 from ood_core.library import Library
 from ood_core.options import Reader, describe, label, with_nested
 from ood_core.recipe import Node, Recipe
+from ood_core.roles import DataSets
 from ood_core.selections import Selected, Settings, described
 from ood_core.stages import Images
 
@@ -211,7 +213,13 @@ class _Reading:
         node = item.value.get(ON) if isinstance(item.value, dict) else None
         if node is None or data is None:
             return None
-        return data.inside if node.value == ALL_CLASSES else data.selections.read(node)
+        if node.value == ALL_CLASSES:
+            return data.inside
+        sources = self.reader.plugins.classes("dataset")
+        if isinstance(node.value, str) and node.value not in sources:
+            self.reader.wrong(node, f"no dataset '{node.value}'.{suggest(node.value, [ALL_CLASSES, *sources])}")
+            return None
+        return data.selections.read(node)
 
     def steps(self, tasks: Sequence[_Task], data: Data, case: DataSets) -> tuple[Step, ...]:
         """Return the training stages of a case, their own images opened."""

@@ -63,7 +63,7 @@ class SelectionReader:
         entries = node.value if isinstance(node.value, dict) else {}
         source = _rooted(source, self.settings.root)
         selection = Selection(
-            name=self._value(entries, "name", str, label(source)),
+            name=self._value(entries, "name", str, _own_name(source)),
             source=source,
             candidates=self._alternatives(source, node),
             otherwise=self._otherwise(node),
@@ -93,7 +93,7 @@ class SelectionReader:
             return None
         source = _rooted(source, self.settings.root)
         candidates = self._alternatives(source, other)
-        return Selection(name=label(source), source=source, candidates=candidates, otherwise=self._otherwise(other))
+        return Selection(name=_own_name(source), source=source, candidates=candidates, otherwise=self._otherwise(other))
 
     def _alternatives(self, source: DatasetSource, node: Node) -> tuple[DatasetSource, ...]:
         """Return the sources that this one is a name for, as far as they are installed."""
@@ -114,6 +114,9 @@ class SelectionReader:
                 self.reader.wrong(node, str(error))
                 return None
         groups = self.reader.value(node, dict[str, tuple[str | int, ...]], "'superclasses'", {})
+        every = [str(one) for classes in groups.values() for one in classes]
+        for twice in {one for one in every if every.count(one) > 1}:
+            self.reader.wrong(node, f"'superclasses' has the class '{twice}' twice")
         return tuple((name, tuple(map(str, classes))) for name, classes in groups.items())
 
     def _class_names(self, entries: Mapping[str, Node], key: str) -> tuple[str, ...] | None:
@@ -131,7 +134,10 @@ class SelectionReader:
     def images(self, node: Node, selection: Selection, part: Part) -> Images | None:
         """Return the opened images; None after a mistake."""
         try:
-            return Images(selection.name, part, selection.open(part, self.library))
+            opened = selection.open(part, self.library)
+            if selection.otherwise is not None and selection.stands_in(part, self.library):
+                self.notes.append(f"{selection.name}: '{selection.otherwise.name}' stands in for what is missing")
+            return Images(selection.name, part, opened)
         except OODError as error:
             self.reader.wrong(node, str(error))
             return None
@@ -165,6 +171,14 @@ def described(selection: Selection) -> dict[str, Any]:
         if field.name in _CHOICES and value != field.default:
             chosen[field.name] = value
     return describe(selection.source) | chosen
+
+
+def _own_name(source: DatasetSource) -> str:
+    """Return what a set without a name is called: as the data set, the file or folder, or else the source."""
+    for option in ("dataset", "path", "test", "train"):
+        if value := getattr(source, option, None):
+            return value.stem if isinstance(value, Path) else str(value)
+    return label(source)
 
 
 def _rooted(source: DatasetSource, root: Path) -> DatasetSource:

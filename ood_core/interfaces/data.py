@@ -47,6 +47,9 @@ class ImageSet(ABC):
     encoded: bool = False
     """Whether pictures lie encoded in files, so that it pays to keep them decoded."""
 
+    places: Sequence[str] | None = None
+    """Where each picture lies, for pictures that are files, so that one file in two sets is noticed."""
+
     @abstractmethod
     def image(self, index: int) -> Image:
         """Return one picture in any Pillow mode and size.

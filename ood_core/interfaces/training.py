@@ -88,7 +88,7 @@ class Training(Plugin):
 
     epochs: PositiveInt
     batch_size: PositiveInt = 128
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: Annotated[float, Gt(0), Le(1000)] = 1e-3
     min_learning_rate: NonNegativeFloat = 0.0
     warmup_epochs: NonNegativeFloat = 1.0
     weight_decay: NonNegativeFloat = 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -111,7 +112,7 @@ class Console:
         lines = summarise(results.rows)
         by_cases = tables(by_case(results.rows, "auroc", plan.averaged))
         shown = [_table(case_columns(of), of, "AUROC in %") for of in by_cases] or [_table(columns(lines), lines)]
-        Screen(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*shown)
+        _Table(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*shown)
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:
@@ -124,6 +125,14 @@ class Console:
         """Return the stage in words, with its seed where there are several."""
         seed = getattr(stage, "seed", None)
         return f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
+
+
+class _Table(Screen):
+    """Standard output, which somebody may have closed: `ood-run mood | head` must not lose the report."""
+
+    def on_broken_pipe(self) -> None:
+        """Send the rest nowhere."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _table(columns: Sequence[Column], lines: Sequence[Any], title: str | None = None) -> Table:

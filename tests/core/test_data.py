@@ -85,8 +85,16 @@ def test_superclasses_take_classes_together_under_one_label():
 
 
 def test_a_superclass_of_classes_that_are_not_there_is_refused():
-    with pytest.raises(OODError, match="no class 'd' in data set 'flat'"):
+    with pytest.raises(OODError, match="superclass 'all' takes in a class 'd', which data set 'flat' does not have"):
         select(superclasses=(("all", ("a", "d")),))
+
+
+def test_files_that_two_sources_share_are_images_that_both_have():
+    one, other = select(), Selection(name="other", source=FlatSource(train=9)).open("train")
+    one._pictures.images.places = [f"{row}.png" for row in range(60)]
+    other._pictures.images.places = [f"{row}.png" for row in range(55, 64)]
+    assert one.shared_with(other) == other.shared_with(one) == 5
+    assert select().shared_with(Selection(name="other", source=FlatSource(train=9)).open("train")) == 0
 
 
 def test_images_of_another_selection_are_taken_out():
@@ -101,8 +109,10 @@ def test_the_split_can_be_chosen_against_the_purpose():
     assert levels(select("known", split="test"))[0] == 100
 
 
-def test_how_many_images_there_were_before_limit_and_holdout_is_known():
-    assert select(limit=2).found == select(holdout=0.5).found == 60
+def test_how_many_images_there_were_before_the_holdout_is_known():
+    assert select(holdout=0.5).found == 60
+    assert select(limit=2).found == 6
+    assert select(minus=(Selection(name="few", source=FlatSource(), limit=2),)).found == 60
     assert select(without=("a",)).found == 40
 
 

@@ -114,15 +114,16 @@ def test_a_class_that_is_not_there_is_a_mistake_all_the_same(make_plan, tiny):
 
 def test_without_any_ood_set_left_there_is_nothing_to_measure(make_plan, tiny, tmp_path):
     gone = f"data.near=[{{use: folder, path: {tmp_path}/no}}]"
-    with pytest.raises(OODErrors, match="names an OOD set"):
+    with pytest.raises(OODErrors, match="all OOD sets were left out"):
         make_plan(tiny, "data.absent=leave-out", gone, "data.far=[]")
 
 
 def test_other_numbers_of_images_than_a_benchmark_has_are_noted(make_plan, tiny):
     plan = make_plan(tiny, "data.near.0.expected={test: 50}", "data.id.expected={train: 1, test: 161}")
     assert plan.notes == (
-        "digits: 376 images in the train split, the benchmark has 1; numbers do not compare",
-        "unseen: 106 images in the test split, the benchmark has 50; numbers do not compare",
+        "digits: 120 images in the train split, the benchmark has 1; numbers do not compare",
+        "digits: 120 images in the test split, the benchmark has 161; numbers do not compare",
+        "unseen: 40 images in the test split, the benchmark has 50; numbers do not compare",
     )
 
 
@@ -152,6 +153,14 @@ def test_other_numbers_of_images_than_a_benchmark_has_are_noted(make_plan, tiny)
             "ID training set 'digits' shares",
         ),
         (
+            ["data.shifted=[{use: digits, name: again, classes: [0]}]"],
+            "shifted ID set 'again' shares 40 images with the ID test set",
+        ),
+        (
+            ["data.auxiliary={use: digits, name: again, classes: [0, 1]}"],
+            "auxiliary set 'again' shares .* images with the ID training set",
+        ),
+        (
             ["training.0.on={use: digits, name: all of it, split: test}"],
             "'all of it' shares .* images with 'digits'; what is trained on must neither measure nor set the threshold",
         ),
@@ -164,6 +173,66 @@ def test_other_numbers_of_images_than_a_benchmark_has_are_noted(make_plan, tiny)
 def test_what_anything_is_fitted_to_may_not_measure(make_plan, tiny, overrides, message):
     with pytest.raises(OODErrors, match=message):
         make_plan(tiny, *overrides)
+
+
+def write_list(path, *names):
+    path.write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
+    return path
+
+
+def test_a_file_in_two_lists_has_two_roles_and_is_refused(make_plan, tiny, tmp_path):
+    write_folder(tmp_path / "all", ("x",), count=6)
+    names = [f"all/x/{number}.png" for number in range(6)]
+    train, test = write_list(tmp_path / "a.txt", *names[:4]), write_list(tmp_path / "b.txt", *names[2:])
+    lists = f"data.id={{use: image-list, train: {train}, test: {test}, name: leak}}"
+    with pytest.raises(OODErrors, match="ID training set 'leak' shares 2 images with ID test set 'leak'"):
+        make_plan(tiny, lists, "data.holdout=0")
+
+
+def test_a_picture_that_a_list_has_twice_is_named(make_plan, tiny, tmp_path):
+    write_folder(tmp_path / "all", ("x",))
+    listed = write_list(tmp_path / "a.txt", "all/x/0.png", "all/x/1.png", "all/x/0.png")
+    with pytest.raises(OODErrors, match=r"all/x/0\.png: the picture is there twice"):
+        make_plan(tiny, f"data.near=[{{use: image-list, test: {listed}}}]")
+
+
+def test_a_class_in_two_superclasses_is_refused(make_plan, tiny):
+    with pytest.raises(OODErrors, match="'superclasses' has the class '1' twice"):
+        make_plan(tiny, "data.id.superclasses={a: [0, 1], b: [1, 2]}", "data.id.classes=[a, b]")
+
+
+def test_a_class_without_images_is_noted(make_plan, tiny, tmp_path):
+    for split in ("train", "test"):
+        write_folder(tmp_path / "pets" / split, ("cat", "dog"), count=12, level=30 if split == "test" else 0)
+    (tmp_path / "pets" / "train" / "zebra").mkdir()
+    plan = make_plan(tiny, f"data.id={{use: folder, path: {tmp_path}/pets}}")
+    assert plan.notes == ("pets train: no image of the class 'zebra'", "pets: no image of the class 'zebra'")
+
+
+def test_a_set_without_a_name_is_called_as_what_lies_there(make_plan, tiny, tmp_path):
+    write_folder(tmp_path / "weeds")
+    write_folder(tmp_path / "stones")
+    near = f"data.near=[{{use: folder, path: {tmp_path}/weeds}}, {{use: folder, path: {tmp_path}/stones}}]"
+    assert {"weeds", "stones"} <= set(outside(make_plan(tiny, near)))
+
+
+def test_that_another_source_stands_in_is_noted(make_plan, tiny, tmp_path):
+    write_folder(tmp_path / "pets")
+    near = f"{{use: folder, path: {tmp_path}/no, name: animals, otherwise: {{use: folder, path: {tmp_path}/pets}}}}"
+    assert make_plan(tiny, f"data.near=[{near}]").notes == ("animals: 'pets' stands in for what is missing",)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.near.0.clases=[8]", r"no option of dataset 'digits': 'clases'\. Did you mean 'classes'"),
+        ("training.0.on=all-clases", r"no dataset 'all-clases'\. Did you mean 'all-classes'"),
+        ("training.0.learning_rate=1e39", "'learning_rate' of pretext 'classification' must be less than or equal to"),
+    ],
+)
+def test_the_nearest_right_thing_is_told(make_plan, tiny, override, message):
+    with pytest.raises(OODErrors, match=message):
+        make_plan(tiny, override)
 
 
 def test_other_classes_in_training_than_in_test_are_refused(make_plan, tiny, plugins, monkeypatch):

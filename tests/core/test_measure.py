@@ -102,8 +102,8 @@ def test_shifted_images_count_as_id_besides_the_test_set(carry_out, tmp_path):
         write(tmp_path / "SHIFTED" / name, 4, 50)
     _, results = carry_out(f"data.shifted=[{{use: folder, name: shifted, path: {tmp_path}/SHIFTED}}]")
     standard, full = results.rows
-    assert (standard.spectrum, standard.id_set, standard.id_images) == ("standard", "folder", 12)
-    assert (full.spectrum, full.id_set, full.id_images) == ("full", "folder + shifted", 20)
+    assert (standard.spectrum, standard.id_set, standard.id_images) == ("standard", "ID", 12)
+    assert (full.spectrum, full.id_set, full.id_images) == ("full", "ID + shifted", 20)
     assert standard.id_accuracy == full.id_accuracy
 
 
@@ -121,6 +121,14 @@ def test_ood_images_that_are_accepted_are_counted_by_class(carry_out, tmp_path):
     assert all(pair["images"] == "5" for pair in pairs)
 
 
+def test_one_class_in_front_of_outputs_for_many_is_taken_for_none(carry_out, tmp_path):
+    training = "training=[{use: one-class, epochs: 1, batch_size: 8}]"
+    plan, results = carry_out("protocol=one-class", training, "scorers=[mahalanobis]", "data.near=[]")
+    report.write(plan, results, Store(tmp_path / "store"), tmp_path / "out")
+    assert len((tmp_path / "out" / "accepted.csv").read_text().splitlines()) == 1
+    assert [row.id_accuracy for row in results.rows] == [None, None]
+
+
 # ----------------------------------------------------------------------------------------------- broken pictures
 
 
@@ -130,7 +138,8 @@ def cut(path):
 
 def test_a_broken_picture_stops_the_run_and_is_named(carry_out, tmp_path):
     cut(tmp_path / "OOD" / "elk" / "2.png")
-    with pytest.raises(OODError, match=r"extract other .*: .*OOD/elk/2\.png: broken picture"):
+    hint = "'broken: skip' in 'data' goes on without such pictures"
+    with pytest.raises(OODError, match=rf"extract other .*: .*OOD/elk/2\.png: broken picture: .*; {hint}"):
         carry_out()
 
 
@@ -141,7 +150,7 @@ def test_broken_pictures_are_skipped_and_counted_if_asked(carry_out, tmp_path):
     assert [row.ood_images for row in results.rows] == [9, 9]
     facts = {str(record.stage): record.facts for record in results.records}
     assert len(facts["train classification"]["skipped"]) == 1
-    assert facts["extract folder train (classification)"]["images"] == 19
+    assert facts["extract ID train (classification)"]["images"] == 19
     (reason,) = facts["extract other (classification)"]["skipped"]
     assert "OOD/elk/2.png: broken picture" in reason
     store = Store(tmp_path / "store")

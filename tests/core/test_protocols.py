@@ -195,6 +195,28 @@ def test_shifted_images_count_as_id_in_rows_of_their_own(make_plan, tiny):
 # ----------------------------------------------------------------------------------------------- names, options
 
 
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ("{use: one-class, classes: [3, 3]}", "'classes' has 3 twice"),
+        ("{use: pairs, pairs: [[1, 7], [1, 7]]}", r"'pairs' has \(1, 7\) twice"),
+        ("{use: pairs, pairs: [[1, 7, 3]]}", r"each of 'pairs' is \[ID class, OOD class\], not \[1, 7, 3\]"),
+        ("{use: open-set, splits: [[0, 1], [1, 0]]}", r"'splits' has \['0', '1'\] twice"),
+        ("{use: open-set, splits: [[0, 1, 1]]}", "'splits' has 1 twice"),
+        ("{use: few-shot, shots: [1, 1]}", "'shots' has 1 twice"),
+    ],
+)
+def test_the_same_case_twice_is_refused_in_one_line(make_plan, one_class, protocol, message):
+    with pytest.raises(OODErrors, match=message) as caught:
+        make_plan(one_class, f"protocol={protocol}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_more_shots_than_images_are_refused(make_plan, tiny):
+    with pytest.raises(OODErrors, match=r"'unseen known' has .* images of the class '[89]', not 1000"):
+        make_plan(tiny, "protocol={use: few-shot, shots: [5, 1000]}", KNOWING, "data.far=[]")
+
+
 def test_multi_class_is_what_a_recipe_without_a_protocol_means(make_plan, tiny):
     assert make_plan(tiny, "protocol=multi-class").rows == make_plan(tiny).rows
 
