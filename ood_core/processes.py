@@ -30,6 +30,7 @@ def join() -> None:
 def leave() -> None:
     """Part from the other processes."""
     if count() > 1:
+        distributed.barrier()  # a process that ends while another still talks takes it down
         distributed.destroy_process_group()
 
 

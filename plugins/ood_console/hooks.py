@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console as Screen
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from ood_console.table import Output, table
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import StageFacts
 
 if TYPE_CHECKING:
-    from ood_core.report.summary import Column
     from ood_core.run import Results
     from ood_core.stages import Plan, Stage
 
@@ -111,8 +107,8 @@ class Console:
             self._screen.print(f"[yellow]note[/] {escape(note)}")
         lines = summarise(results.rows)
         by_cases = tables(by_case(results.rows, "auroc", plan.averaged))
-        shown = [_table(case_columns(of), of, "AUROC in %") for of in by_cases] or [_table(columns(lines), lines)]
-        _Table(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*shown)
+        shown = [table(case_columns(of), of, "AUROC in %") for of in by_cases] or [table(columns(lines), lines)]
+        Output(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*shown)
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:
@@ -125,23 +121,6 @@ class Console:
         """Return the stage in words, with its seed where there are several."""
         seed = getattr(stage, "seed", None)
         return f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
-
-
-class _Table(Screen):
-    """Standard output, which somebody may have closed: `ood-run mood | head` must not lose the report."""
-
-    def on_broken_pipe(self) -> None:
-        """Send the rest nowhere."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _table(columns: Sequence[Column], lines: Sequence[Any], title: str | None = None) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*(escape(column.text(line)) for column in columns))
-    return table
 
 
 def _metrics(metrics: StageFacts) -> str:

@@ -1,6 +1,8 @@
 """What a person sees on the console: lines for the stages, the table, an error that leaves the screen in order."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console as Screen
@@ -9,6 +11,8 @@ from ood_console.hooks import Console
 from ood_core.errors import OODError
 from ood_core.run import run
 from ood_core.store import Store
+
+from ..conftest import TINY
 
 
 @pytest.fixture
@@ -69,3 +73,10 @@ def test_stages_of_several_seeds_are_told_apart(make_plan, tiny, tmp_path, watch
     for seed in (4, 5):
         assert f"done train classification, seed {seed}" in watched.getvalue()
         assert f"done extract unseen (classification), seed {seed}" in watched.getvalue()
+
+
+def test_a_reader_that_went_away_does_not_cost_the_report(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = f"{sys.executable} -c 'from ood_core.cli import run; run()' tiny.yaml --out here | true"
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "here" / "report.md").is_file()
