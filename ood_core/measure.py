@@ -20,10 +20,8 @@ from ood_core.stages import Extraction, MeasureStage, Observer, ScoreStage
 from ood_core.store import Store, load_array
 
 ACCEPTED = "accepted.npy"
-"""int64 [O, C]: of the images of each OOD class, how many are accepted as ID and taken for each ID class."""
-
-RECALL = 0.95
-"""Share of ID test images that the threshold behind `ACCEPTED` accepts."""
+"""int64 [O, C]: of the images of each OOD class, how many are taken for each ID class, at a threshold that
+accepts 95 % of the ID test images."""
 
 
 def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
@@ -87,7 +85,7 @@ def _file_accepted(
     outside, kept = measured
     if outputs.head is None or outputs.logits.shape[1] != outputs.classes:  # one class, in front of outputs for many
         return
-    accepted = outside <= metrics.threshold(inside, RECALL)
+    accepted = outside <= metrics.threshold(inside)
     foreign, taken_for = outputs.labels[kept][accepted], outputs.logits[kept][accepted].argmax(1)
     counts = np.zeros((len(stage.ood_scores.images.opened.classes), outputs.logits.shape[1]), np.int64)
     np.add.at(counts, (foreign.numpy(), taken_for.numpy()), 1)
