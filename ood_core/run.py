@@ -51,6 +51,16 @@ class ResultRow:
     threshold: float | None = None
     id_accepted: float | None = None
     ood_accepted: float | None = None
+    auroc_low: float | None = None
+    auroc_high: float | None = None
+    fpr95_low: float | None = None
+    fpr95_high: float | None = None
+    aupr_in_low: float | None = None
+    aupr_in_high: float | None = None
+    aupr_out_low: float | None = None
+    aupr_out_high: float | None = None
+    images: str = ""
+    """A digest of the measured images, pixel for pixel and in order: rows that have it in common are paired."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,21 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A stage that failed, and why, in one line; what needs it was left out."""
+
+    stage: Stage
+    message: str
+
+
+@dataclass(frozen=True)
 class Results:
-    """What a run found."""
+    """What a run found: without the rows that need a stage that failed."""
 
     rows: tuple[ResultRow, ...]
     records: tuple[Record, ...]
     seconds: float
+    failures: tuple[Failure, ...] = ()
 
 
 def run(plan: Plan, store: Store) -> Results:

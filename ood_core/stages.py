@@ -245,6 +245,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What each row of the table is compared with: the same case, seed, draw and OOD set under this variant and scorer.
+
+    Attributes:
+        variant: "" stands for the row's own, where only scorers are compared.
+        scorer: "" stands for the row's own, where only variants are compared.
+    """
+
+    variant: str = ""
+    scorer: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to be done.
 
@@ -256,6 +269,8 @@ class Plan:
         checks: Plugin objects with the place in the recipe that asks for them.
         notes: What makes the numbers hard to compare with a benchmark's.
         averaged: Whether the mean over the cases of the protocol means something.
+        coordinates: For each variant its value on each axis that the recipe varies; {} where nothing varies.
+        baseline: What the rows are compared with.
     """
 
     name: str
@@ -265,6 +280,8 @@ class Plan:
     checks: tuple[tuple[str, Plugin], ...]
     notes: tuple[str, ...] = ()
     averaged: bool = True
+    coordinates: dict[str, dict[str, str]] = field(default_factory=dict)
+    baseline: Baseline = field(default_factory=Baseline)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
