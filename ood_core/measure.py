@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,11 @@ accepts 95 % of the ID test images."""
 def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
     """Measure, and file the numbers as facts."""
     with store.put(stage) as (folder, facts):
-        inside = torch.cat([_scores(scores, store) for scores in (stage.id_scores, *stage.shifted_scores)])
-        outside, duplicates = _scores(stage.ood_scores, store), _Duplicates(stage, store)
+        found = compared(stage, store)
+        inside, outside, kept, duplicates = found.inside, found.outside, found.kept, found.duplicates
         facts |= {"duplicates_test": int(duplicates.test.sum()), "duplicates_train": int(duplicates.train.sum())}
-        kept = ~duplicates.any if stage.overlap == "remove" else torch.ones_like(duplicates.any)
         if not kept.any():
             raise OODError("all its images are also ID images; nothing is left to measure")
-        outside = outside[kept]
         facts |= {"id_images": len(inside), "ood_images": len(outside)} | asdict(metrics.measure(inside, outside))
         facts |= _classification(load_outputs(stage.id_scores.outputs, store))
         if stage.held_scores is not None:
@@ -42,7 +40,31 @@ def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
     observer.progress(1, 1)
 
 
-class _Duplicates:
+@dataclass(frozen=True)
+class Compared:
+    """What a stage compares.
+
+    Attributes:
+        inside: Scores of the ID test images, and of the shifted ones behind them; float64 [N].
+        outside: Scores of the OOD images that count, float64 [M].
+        kept: Which of the OOD images those are, bool.
+    """
+
+    inside: Tensor
+    outside: Tensor
+    kept: Tensor
+    duplicates: Duplicates
+
+
+def compared(stage: MeasureStage, store: Store) -> Compared:
+    """Return the scores that are measured, without the OOD images that are taken out for being ID images as well."""
+    inside = torch.cat([_scores(scores, store) for scores in (stage.id_scores, *stage.shifted_scores)])
+    outside, duplicates = _scores(stage.ood_scores, store), Duplicates(stage, store)
+    kept = ~duplicates.any if stage.overlap == "remove" else torch.ones_like(duplicates.any)
+    return Compared(inside, outside[kept], kept, duplicates)
+
+
+class Duplicates:
     """Which OOD images are exactly equal, pixel for pixel, to an ID image; bool [M] each."""
 
     def __init__(self, stage: MeasureStage, store: Store) -> None:
