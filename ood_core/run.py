@@ -1,23 +1,22 @@
-"""Carries out a plan: every stage that is not in the store, and the table from what they recorded.
+"""Carries out a plan: decides which of the missing stages are ready, and makes the table from what they record.
 
-Where several processes share the run, the first one does as if it were alone; it tells the others which training or
-extraction comes next, and they take part in it.
+Where torchrun has started several processes, the first one does as if it were alone; it tells the others which training
+or extraction comes next, and they take part in it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
-import pluggy
-
-from ood_core import extract, fit, measure, processes, score, train
-from ood_core.errors import OODError
+from ood_core import execute, processes
+from ood_core.execute import Failure
+from ood_core.executor import Executor, InProcess, Job, Outcome
 from ood_core.interfaces import StageFacts
-from ood_core.stages import ExtractStage, Observer, Plan, Stage, TrainStage
+from ood_core.stages import ExtractStage, FitStage, Hooks, Plan, Row, ScoreStage, Stage, TrainStage
 from ood_core.store import Store
 
 
@@ -73,14 +72,6 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A stage that failed, and why, in one line; what needs it was left out."""
-
-    stage: Stage
-    message: str
-
-
-@dataclass(frozen=True)
 class Results:
     """What a run found: without the rows that need a stage that failed."""
 
@@ -90,36 +81,36 @@ class Results:
     failures: tuple[Failure, ...] = ()
 
 
-def run(plan: Plan, store: Store) -> Results:
+def run(plan: Plan, store: Store, executor: Executor | None = None) -> Results:
     """Carry out a plan; `Plan.check` should have been called before if anything is missing.
 
+    A stage that fails takes down what needs it, nothing else: it is among the failures of the results, and the rows
+    that need it are missing. The error is raised only if no row is left.
+
+    Args:
+        plan: What to do.
+        store: Where results are found and filed.
+        executor: Where missing stages are carried out; by default one after another in this process.
+
     Raises:
-        OODError: A stage fails for a reason that the user can mend.
+        OODError: Nothing could be measured, for a reason that the user can mend.
     """
     begun = time.monotonic()
-    needed = missing(plan, store)
-    hook = plan.plugins.hook
-    hook.ood_before_run(plan=plan)
-    records: dict[str, Record] = {}
-    for stages in _groups(plan, needed, store):
-        records |= {record.stage.key: record for record in _carry_out(stages, store, hook)}
-    rows = tuple(
-        ResultRow(
-            variant=row.variant,
-            case=row.case,
-            draw=row.draw,
-            seed=row.seed,
-            scorer=row.scorer,
-            spectrum=row.measure.spectrum,
-            id_set=row.id_set,
-            ood_set=row.ood_set,
-            group=row.group,
-            **_numbers(records[row.measure.key].facts),
-        )
-        for row in plan.rows
-    )
-    results = Results(rows, tuple(records.values()), time.monotonic() - begun)
-    hook.ood_after_run(plan=plan, results=results)
+    hooks = cast(Hooks, plan.plugins.hook)
+    todo = jobs(plan, store)
+    plan.plugins.hook.ood_before_run(plan=plan)
+    records = {stage.key: _stored(stage, store, hooks) for stage in _found(plan, todo, store)}
+    with closing(executor or InProcess(store, hooks)) as at_work:
+        carried_out, failures = _Schedule(todo, at_work).work()
+    for stage in plan.stages:
+        if stage.key not in records and (facts := store.facts(stage)) is not None:
+            records[stage.key] = Record(stage, stage.key not in carried_out, facts)
+    rows = tuple(_row(row, records[row.measure.key].facts) for row in plan.rows if row.measure.key in records)
+    if not rows:
+        raise failures[0].error
+    ordered = tuple(records[stage.key] for stage in plan.stages if stage.key in records)
+    results = Results(rows, ordered, time.monotonic() - begun, failures)
+    plan.plugins.hook.ood_after_run(plan=plan, results=results)
     processes.told(())
     return results
 
@@ -128,7 +119,7 @@ def follow(plan: Plan, store: Store) -> None:
     """Take part, in every process but the first, in the stages that `run` shares out; return when it is done."""
     stages = {stage.key: stage for stage in plan.stages}
     while keys := processes.told(()):
-        _together([stages[key] for key in keys], store, Observer(None, stages[keys[0]]))
+        execute.follow(keys, stages, store)
 
 
 def missing(plan: Plan, store: Store) -> set[str]:
@@ -146,73 +137,106 @@ def missing(plan: Plan, store: Store) -> set[str]:
     return needed
 
 
-def _groups(plan: Plan, needed: set[str], store: Store) -> Iterator[list[Stage]]:
-    """Yield the stages to go through in order; extractions that can share a pass over the images come together."""
-    passes: dict[Any, list[Stage]] = {}
+def jobs(plan: Plan, store: Store) -> list[Job]:
+    """Return what is to be done in pieces for one process: a training, a pass over images, all of one fitted scorer."""
+    needed = missing(plan, store)
+    pieces: dict[Any, list[Stage]] = {}
     for stage in plan.stages:
-        if stage.key in needed or store.facts(stage) is not None:
-            passes.setdefault(stage.passage if isinstance(stage, ExtractStage) else stage.key, []).append(stage)
-    yield from passes.values()
+        if stage.key in needed:
+            pieces.setdefault(_piece(stage), []).append(stage)
+    return [Job(tuple(stages)) for stages in pieces.values()]
 
 
-def _carry_out(stages: Sequence[Stage], store: Store, hook: pluggy.HookRelay) -> Iterator[Record]:
-    """Yield the records of stages that are carried out together; of some the facts may lie in the store already."""
-    missing = [stage for stage in stages if store.facts(stage) is None]
-    for stage in stages:
-        if stage not in missing:
-            hook.ood_before_stage(stage=stage, stored=True)
-            yield _record(stage, True, store, hook)
-    for stage in missing:
-        hook.ood_before_stage(stage=stage, stored=False)
-        stored = stage is missing[0] and not _execute(missing, store, Observer(hook, stage))
-        yield _record(stage, stored, store, hook)
+def _piece(stage: Stage) -> Any:
+    if isinstance(stage, TrainStage):
+        return stage.key
+    if isinstance(stage, ExtractStage):
+        return stage.passage
+    if isinstance(stage, FitStage):
+        return stage.key
+    return (stage if isinstance(stage, ScoreStage) else stage.id_scores).fit.key
 
 
-def _record(stage: Stage, stored: bool, store: Store, hook: pluggy.HookRelay) -> Record:
+def _found(plan: Plan, todo: Sequence[Job], store: Store) -> Iterator[Stage]:
+    """Yield the stages that are in the store already; others may be gone that only they needed."""
+    missing = {stage.key for job in todo for stage in job.stages}
+    yield from (stage for stage in plan.stages if stage.key not in missing and store.facts(stage) is not None)
+
+
+def _stored(stage: Stage, store: Store, hooks: Hooks) -> Record:
     facts = store.facts(stage)
-    assert facts is not None, "a stage that was carried out is in the store"
-    hook.ood_after_stage(stage=stage, facts=facts)
-    return Record(stage, stored, facts)
+    assert facts is not None, "it was found in the store"
+    hooks.ood_before_stage(stage=stage, stored=True)
+    hooks.ood_after_stage(stage=stage, facts=facts)
+    return Record(stage, True, facts)
 
 
-def _execute(stages: Sequence[Stage], store: Store, observer: Observer) -> bool:
-    """Carry out what another process has not done while this one waited; return whether there was anything to do."""
-    stage, hook = observer.stage, observer.hook
-    assert hook is not None, "the first process tells the hooks"
-    try:
-        with ExitStack() as stack:
-            for locked in sorted(stages, key=lambda stage: stage.key):  # the same order everywhere: no deadlock
-                stack.enter_context(store.lock(locked))
-            left = [stage for stage in stages if store.facts(stage) is None]
-            if left and isinstance(stage, (TrainStage, ExtractStage)):
-                processes.told(tuple(stage.key for stage in left))
-                _together(left, store, observer)
-            elif left:
-                _EXECUTE[stage.kind](stage, store, observer)
-            return bool(left)
-    except OODError as error:
-        hook.ood_on_error(stage=stage, error=error)
-        raise OODError(f"{stage}: {error}") from error
-    except BaseException as error:
-        error.add_note(f"This happened in the stage: {stage}")
-        hook.ood_on_error(stage=stage, error=error)
-        raise
+def _row(row: Row, facts: StageFacts) -> ResultRow:
+    numbers = {field.name: facts[field.name] for field in fields(ResultRow) if field.name in facts}
+    return ResultRow(
+        variant=row.variant,
+        case=row.case,
+        draw=row.draw,
+        seed=row.seed,
+        scorer=row.scorer,
+        spectrum=row.measure.spectrum,
+        id_set=row.id_set,
+        ood_set=row.ood_set,
+        group=row.group,
+        **numbers,
+    )
 
 
-def _together(stages: Sequence[Stage], store: Store, observer: Observer) -> None:
-    """Carry out what all processes share: a training, or the extractions of one pass."""
-    if isinstance(stages[0], TrainStage):
-        train.execute(stages[0], store, observer)
-    else:
-        extract.execute([stage for stage in stages if isinstance(stage, ExtractStage)], store, observer)
+class _Schedule:
+    """Hands jobs to an executor as soon as what they need is done, and leaves out what needs a stage that failed."""
 
+    def __init__(self, todo: Sequence[Job], executor: Executor) -> None:
+        self.waiting, self.executor = list(todo), executor
+        self.open = {stage.key for job in todo for stage in job.stages}
+        """Keys of the stages that are neither done nor failed."""
+        self.at_work = 0
+        self.carried_out: set[str] = set()
+        self.failures: list[Failure] = []
+        self.lost: set[str] = set()
 
-_EXECUTE: dict[str, Callable[..., None]] = {
-    "fit": fit.execute,
-    "score": score.execute,
-    "measure": measure.execute,
-}
+    def work(self) -> tuple[set[str], tuple[Failure, ...]]:
+        """Return what was carried out, and what failed."""
+        while self.waiting or self.at_work:
+            self._begin_what_is_ready()
+            if self.at_work:
+                self._take(self.executor.outcome())
+        return self.carried_out, tuple(self.failures)
 
+    def _begin_what_is_ready(self) -> None:
+        for job in list(self.waiting):
+            if not self.executor.has_room():
+                return
+            if job.needs & self.open:
+                continue
+            self.waiting.remove(job)
+            left = self._without_lost(job.stages)
+            if left:
+                self.at_work += 1
+                self.executor.begin(Job(left))
 
-def _numbers(facts: StageFacts) -> dict[str, Any]:
-    return {name: facts[name] for name in (field.name for field in fields(ResultRow)) if name in facts}
+    def _without_lost(self, stages: Sequence[Stage]) -> tuple[Stage, ...]:
+        """Return the stages without those that need a failed one, directly or not; these are lost too."""
+        left = []
+        for stage in stages:
+            if any(earlier.key in self.lost for earlier in stage.inputs):
+                self.lost.add(stage.key)
+                self.open.discard(stage.key)
+            else:
+                left.append(stage)
+        return tuple(left)
+
+    def _take(self, outcome: Outcome) -> None:
+        self.at_work -= 1
+        done = outcome.done
+        self.failures += done.failures
+        self.carried_out |= set(done.carried_out)
+        self.lost |= {failure.stage.key for failure in done.failures}
+        self.open -= self.lost | set(done.finished)
+        left = self._without_lost([stage for stage in outcome.job.stages if stage.key in self.open])
+        if left:  # of a process that died before it came to them
+            self.waiting.insert(0, Job(left))

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
-
-import pluggy
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from ood_core.data import Part, SelectedImages
 from ood_core.errors import OODError, OODErrors
@@ -315,11 +313,30 @@ def each_once(errors: Sequence[OODError]) -> list[OODError]:
     return list({str(error): error for error in errors}.values())
 
 
+class Hooks(Protocol):
+    """Who is told how stages get on: the lifecycle hooks of the plugins, or the process that waits for this one."""
+
+    def ood_before_stage(self, *, stage: Stage, stored: bool) -> Any:
+        """Hear that a stage begins."""
+
+    def ood_on_progress(self, *, stage: Stage, done: int, total: int) -> Any:
+        """Hear how far it is."""
+
+    def ood_after_epoch(self, *, stage: Stage, metrics: StageFacts) -> Any:
+        """Hear the metrics of an epoch."""
+
+    def ood_after_stage(self, *, stage: Stage, facts: StageFacts) -> Any:
+        """Hear what it recorded."""
+
+    def ood_on_error(self, *, stage: Stage, error: BaseException) -> Any:
+        """Hear that it failed."""
+
+
 @dataclass(frozen=True)
 class Observer:
     """Tells the lifecycle hooks how one stage gets on; without hooks, in all processes but the first, nobody."""
 
-    hook: pluggy.HookRelay | None
+    hook: Hooks | None
     stage: Stage
 
     def progress(self, done: int, total: int) -> None:

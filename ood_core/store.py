@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ood_core import memory
 from ood_core.errors import OODError
 from ood_core.interfaces import StageFacts
 from ood_core.stages import Stage
@@ -85,6 +86,7 @@ class Store:
         try:
             yield temporary, facts
             facts = {"stage": str(stage), "key": stage.key, "seconds": round(time.monotonic() - begun, 3)} | facts
+            facts |= {"threads": torch.get_num_threads(), **memory.peaks()}
             write_text(temporary / FACTS, json.dumps(facts, indent=1))
             for file in temporary.iterdir():
                 _flush(file)
