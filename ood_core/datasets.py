@@ -17,9 +17,9 @@ from ood_core.data import Part
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import EvaluationView, PositiveInt
 from ood_core.library import Library
+from ood_core.nodes import Node
 from ood_core.options import Reader
 from ood_core.protocols import PROTOCOLS, Case, FewShot, MultiClass, Protocol, Sets
-from ood_core.recipe import Node
 from ood_core.roles import DataSets, gaps, mistakes
 from ood_core.selections import Selected, SelectionReader, Settings, described
 from ood_core.stages import Images

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from ood_core.errors import OODError, suggest
 from ood_core.files import file_digest
 from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin, Probe, Scorer
+from ood_core.nodes import Node
 from ood_core.plugins import Plugins
-from ood_core.recipe import Node
 
 _ABSENT = object()
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ood_core import sections
-from ood_core.errors import OODError, OODErrors
+from ood_core.errors import OODError, OODErrors, suggest
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
 from ood_core.library import Library
 from ood_core.options import Reader, digest, identity, probe_identity, with_nested
@@ -20,6 +20,7 @@ from ood_core.plugins import Plugins, core_version
 from ood_core.recipe import Recipe
 from ood_core.sections import Experiment
 from ood_core.stages import (
+    Baseline,
     Extraction,
     ExtractStage,
     FitStage,
@@ -48,6 +49,7 @@ def make(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
         errors += reader.errors
     if errors:
         raise OODErrors(each_once(errors))
+    baseline = _baseline(recipes[0], experiments)
     builder = _Builder(plugins, core_version())
     return Plan(
         name=recipes[0].name,
@@ -57,7 +59,20 @@ def make(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
         checks=tuple({(place, repr(p)): (place, p) for e in experiments for place, p in e.checks}.values()),
         notes=tuple(dict.fromkeys(note for experiment in experiments for note in experiment.notes)),
         averaged=all(experiment.averaged for experiment in experiments),
+        coordinates={recipe.variant: recipe.coordinates for recipe in recipes},
+        baseline=baseline,
     )
+
+
+def _baseline(recipe: Recipe, experiments: Sequence[Experiment]) -> Baseline:
+    """Return what rows are compared with: their scorer under another variant or, where none has it, one scorer."""
+    variant, scorer = recipe.baseline_variant, recipe.baseline_scorer
+    names = [name for e in experiments if variant in ("", e.recipe.variant) for name, _ in e.scorers]
+    others = {name for e in experiments if e.recipe.variant != variant for name, _ in e.scorers}
+    if scorer and scorer not in names:
+        raise OODError(f"{recipe.baseline_place}: the baseline has no scorer '{scorer}'.{suggest(scorer, set(names))}")
+    alone = not variant or not others & set(names)
+    return Baseline(variant, scorer or (names[0] if alone else ""))
 
 
 @dataclass(frozen=True)

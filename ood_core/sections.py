@@ -13,8 +13,9 @@ from ood_core.datasets import Data
 from ood_core.errors import suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
 from ood_core.library import Library
+from ood_core.nodes import Node
 from ood_core.options import Reader, describe, label, with_nested
-from ood_core.recipe import Node, Recipe
+from ood_core.recipe import Recipe
 from ood_core.roles import DataSets
 from ood_core.selections import Selected, Settings, described
 from ood_core.stages import Images

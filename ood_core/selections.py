@@ -13,8 +13,8 @@ from ood_core.data import Groups, Part, Selection
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, EvaluationView, NonNegativeInt, PositiveInt, Split
 from ood_core.library import Library
+from ood_core.nodes import Node
 from ood_core.options import Reader, describe, label
-from ood_core.recipe import Node
 from ood_core.stages import Images
 
 _CHOICES = ("split", "superclasses", "classes", "without", "limit", "draw")

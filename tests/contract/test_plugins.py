@@ -8,9 +8,9 @@ import re
 import pytest
 
 from ood_core.interfaces import NEEDS, PLUGIN_KINDS
+from ood_core.nodes import parse
 from ood_core.options import Reader, describe
 from ood_core.plugins import find
-from ood_core.recipe import parse
 from ood_core.selections import SELECTION_KEYS
 
 from .required import required
