@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from ood_core.plugins import Plugins
+    from ood_core.recipe import Recipe
     from ood_core.stages import Plan
     from ood_core.store import Store
 
@@ -45,11 +47,27 @@ def _told_once(message: str) -> str:
 
 @_application.command(no_args_is_help=True)
 def _command(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe file, or the name of a shipped one, as mood.")] = None,
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE...", help="A recipe file, or the name of a shipped one, as mood."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a value of the recipe.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the reports; runs/RECIPE unless given.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS=VALUE,...", help="Keep the variants with these values of an axis; `variant=NAME` of a list."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings and extractions side by side; by default one for each GPU, or each core."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the reports, of several recipes one within it; runs/RECIPE unless given."),
+    ] = None,
     store: Annotated[
         Path, typer.Option(envvar=STORE, help="Folder where finished stages are kept and found again.")
     ] = Path("runs/store"),
@@ -74,67 +92,122 @@ def _command(
         _list_scorers()
     elif datasets:
         _list_datasets()
-    elif recipe is None:
+    elif not recipes:
         raise typer.BadParameter("name a recipe, --plugins, --scorers or --datasets", param_hint="RECIPE")
     else:
+        wanted = _Wanted(tuple(overrides or ()), tuple(only or ()), out, store, jobs)
         try:
-            _run(recipe, overrides or [], out, store, plan)
+            raise typer.Exit(_run(recipes, wanted, plan))
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command goes on from here", err=True)
             raise typer.Exit(130) from None
 
 
-def _run(name: str, overrides: list[str], out: Path | None, root: Path, only_plan: bool) -> None:
+@dataclass(frozen=True)
+class _Wanted:
+    """The options of a run."""
+
+    overrides: tuple[str, ...]
+    only: tuple[str, ...]
+    out: Path | None
+    store: Path
+    jobs: int | None
+
+    def folder(self, recipe: Path, several: bool) -> Path:
+        """Return where the reports of a recipe go; of shipped ones as their folders are."""
+        from ood_core.recipe import shipped_folder
+
+        shipped = shipped_folder().resolve() in recipe.resolve().parents
+        name = recipe.resolve().relative_to(shipped_folder().resolve()) if shipped else Path(recipe.name)
+        if self.out is not None and not several:
+            return self.out
+        return (self.out or Path("runs")) / name.with_suffix("")
+
+
+def _run(names: list[str], wanted: _Wanted, only_plan: bool) -> int:
+    """Plan all recipes, then carry out one after another; return the exit code."""
     from ood_core import plan, recipe  # the plan imports torch and all plugins
     from ood_core.plugins import find
 
-    recipes = recipe.read(recipe.find(name), overrides)
-    made = plan.make(recipes, find())
+    paths = [recipe.find(name) for name in names]
+    read = [recipe.read(path, wanted.overrides, wanted.only) for path in paths]
+    plans = [plan.make(recipes, find()) for recipes in read]
     from ood_core.store import Store, require_writable
 
-    store, folder = Store(root), out or Path("runs") / made.name
+    store = Store(wanted.store)
     if only_plan:
-        made.check()
-        _show(made, store)
-        return
-    from ood_core import processes
+        for made in plans:
+            made.check()
+            _show(made, store, wanted)
+        return 0
+    from ood_core import processes, report
 
     processes.join()
     if processes.rank() > 0:
-        _follow(made, store)
-        return
-    require_writable(root, "--store")
-    require_writable(folder, "--out")
-    from ood_core import report
+        _follow(plans, store)
+        return 0
+    require_writable(wanted.store, "--store")
+    folders = [wanted.folder(path, len(plans) > 1) for path in paths]
+    for made, folder in zip(plans, folders, strict=True):
+        require_writable(folder, "--out")
+        _check(made, store)
+        report.prepare(folder)
+    runs = zip(read, plans, folders, strict=True)
+    code = max(_carry_out(recipes, made, folder, wanted, len(plans) > 1) for recipes, made, folder in runs)
+    processes.leave()
+    return code
+
+
+def _check(made: Plan, store: Store) -> None:
     from ood_core.run import missing
-    from ood_core.run import run as carry_out
 
     if missing(made, store):
         made.check()
-    report.prepare(folder)
-    results = carry_out(made, store)
+
+
+def _carry_out(recipes: list[Recipe], made: Plan, folder: Path, wanted: _Wanted, go_on: bool) -> int:
+    """Run one plan and write its reports; a mistake is told here if others are to go on."""
+    from ood_core import report
+    from ood_core.errors import OODError
+    from ood_core.executor import local
+    from ood_core.run import jobs
+    from ood_core.run import run as carry_out
+    from ood_core.store import Store
+
+    store = Store(wanted.store)
+    try:
+        results = carry_out(made, store, local(recipes, made, store, jobs(made, store), wanted.jobs))
+    except OODError as error:
+        if not go_on:
+            raise
+        typer.echo(f"{made.name}: {error}", err=True)
+        return 2
     report.write(made, results, store, folder)
-    processes.leave()
-    typer.echo(f"report: {os.path.relpath(folder / 'report.md')}")
+    for failure in results.failures:
+        typer.echo(f"failed: {failure.message}", err=True)
+        typer.echo("".join(getattr(failure.error, "__notes__", [])), err=True, nl=False)
+    typer.echo(f"report: {os.path.relpath(folder / 'report.html')}")
+    return 1 if results.failures else 0
 
 
-def _follow(plan: Plan, store: Store) -> None:
+def _follow(plans: list[Plan], store: Store) -> None:
     from ood_core import processes
     from ood_core.run import follow
 
-    follow(plan, store)
+    for made in plans:
+        follow(made, store)
     processes.leave()
 
 
-def _show(plan: Plan, store: Store) -> None:
-    stages = plan.stages
-    for stage in stages:
-        state = "stored" if store.facts(stage) is not None else "to do"
-        typer.echo(f"{state:6}  {stage.key[:8]}  {stage}")
-    to_do = sum(store.facts(stage) is None for stage in stages)
-    for note in plan.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"{plan.name}: {len(plan.rows)} rows, {len(stages)} stages, {to_do} to do")
+def _show(plan: Plan, store: Store, wanted: _Wanted) -> None:
+    from rich.console import Console
+
+    from ood_core.executor import places
+    from ood_core.outline import outline
+    from ood_core.run import jobs
+
+    at_once, _ = places(jobs(plan, store), wanted.jobs)
+    Console(highlight=False, soft_wrap=True).print(outline(plan, store, at_once))
 
 
 def _list_plugins() -> None:

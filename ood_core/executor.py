@@ -15,15 +15,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from ood_core import memory, worker
+from ood_core import memory, processes, worker
+from ood_core.costs import work
 from ood_core.errors import OODError
 from ood_core.execute import Done, Failure, carry_out
 from ood_core.recipe import Recipe
-from ood_core.stages import Hooks, Stage, TrainStage
+from ood_core.stages import Hooks, Plan, Stage, TrainStage
 from ood_core.store import Store
 from ood_core.worker import Message, Told
 
@@ -32,6 +33,10 @@ FIRST_GUESS_MB = 1024.0
 
 SPARE = 1.2
 """How much more than the largest peak seen must be free before another job begins."""
+
+
+SMALL = 20_000
+"""Images that trainings see in all, each epoch counted, up to which processes take longer to start than they save."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +159,17 @@ class LocalProcesses(Executor):
 
     def outcome(self) -> Outcome:
         """Listen to all processes until one is through with its job, or dead."""
-        while True:
-            for ready in wait([of.connection for of in self._workers]):
-                speaker = next(of for of in self._workers if of.connection is ready)
-                if (outcome := self._heard(speaker)) is not None:
-                    return outcome
+        try:
+            while True:
+                for ready in wait([of.connection for of in self._workers]):
+                    speaker = next(of for of in self._workers if of.connection is ready)
+                    if (outcome := self._heard(speaker)) is not None:
+                        return outcome
+        except KeyboardInterrupt as error:
+            for of in self._workers:
+                if of.job is not None and of.at is not None:
+                    self.hooks.ood_on_error(stage=of.at, error=error)
+            raise
 
     def close(self) -> None:
         """End all processes."""
@@ -252,11 +263,23 @@ def places(jobs: Sequence[Job], asked: int | None) -> tuple[int, int]:
     Args:
         jobs: What is to be done.
         asked: What the user wants; None is as many as there are GPUs, or else trainings that do not wait for each
-            other, up to the number of cores. One extraction, fit or score uses all cores by itself.
+            other, up to the number of cores, and one where those are small. One extraction, fit or score uses all
+            cores by itself.
     """
     cores, gpus = torch.get_num_threads(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked is None:
         trainings = [stage for job in jobs for stage in job.stages if isinstance(stage, TrainStage)]
         continued = {earlier.key for stage in trainings for earlier in stage.inputs}
-        asked = min(gpus, len(jobs)) if gpus else min(cores, len({stage.key for stage in trainings} - continued))
+        chains = len({stage.key for stage in trainings} - continued)
+        small = sum(work(stage) for stage in trainings) < SMALL
+        asked = min(gpus, len(jobs)) if gpus else 1 if small else min(cores, chains)
     return max(asked, 1), max(cores // max(asked, 1), 1)
+
+
+def local(recipes: Sequence[Recipe], plan: Plan, store: Store, todo: Sequence[Job], asked: int | None) -> Executor:
+    """Return the executor of this machine: processes where several jobs can be at work at once, else none beside it."""
+    hooks = cast(Hooks, plan.plugins.hook)
+    at_once, threads = places(todo, asked)
+    if at_once == 1 or processes.count() > 1:
+        return InProcess(store, hooks)
+    return LocalProcesses(recipes, {stage.key: stage for stage in plan.stages}, store, hooks, at_once, threads)

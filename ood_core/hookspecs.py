@@ -75,7 +75,7 @@ def ood_after_stage(stage: Stage, facts: StageFacts) -> None:
 
 @hookspec
 def ood_after_run(plan: Plan, results: Results) -> None:
-    """Observe that a run ended, with its results."""
+    """Observe that a run ended, with its results; without rows where nothing could be measured."""
 
 
 @hookspec

@@ -106,11 +106,11 @@ def run(plan: Plan, store: Store, executor: Executor | None = None) -> Results:
         if stage.key not in records and (facts := store.facts(stage)) is not None:
             records[stage.key] = Record(stage, stage.key not in carried_out, facts)
     rows = tuple(_row(row, records[row.measure.key].facts) for row in plan.rows if row.measure.key in records)
-    if not rows:
-        raise failures[0].error
     ordered = tuple(records[stage.key] for stage in plan.stages if stage.key in records)
     results = Results(rows, ordered, time.monotonic() - begun, failures)
     plan.plugins.hook.ood_after_run(plan=plan, results=results)
+    if not rows:
+        raise failures[0].error
     processes.told(())
     return results
 

@@ -222,7 +222,8 @@ class MeasureStage:
         return f"measure {self.id_scores.fit.name} on {self.ood_scores.images}"
 
 
-_KINDS = ("train", "extract", "fit", "score", "measure")
+KINDS = ("train", "extract", "fit", "score", "measure")
+"""Of stages, in the order in which they follow each other."""
 
 Stage: TypeAlias = TrainStage | ExtractStage | FitStage | ScoreStage | MeasureStage
 
@@ -294,7 +295,7 @@ class Plan:
 
         for row in self.rows:
             visit(row.measure)
-        return tuple(sorted(ordered.values(), key=lambda stage: _KINDS.index(stage.kind)))
+        return tuple(sorted(ordered.values(), key=lambda stage: KINDS.index(stage.kind)))
 
     def check(self) -> None:
         """Raise OODErrors for options that the plugins themselves find wrong; imports what is slow."""

@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ood_core import memory
+from ood_core.costs import alike, work
 from ood_core.errors import OODError
 from ood_core.interfaces import StageFacts
 from ood_core.stages import Stage
@@ -59,6 +60,16 @@ class Store:
                 raise ValueError("it is that of another stage")
             return facts
 
+    def rates(self) -> dict[str, float]:
+        """Return, for each likeness of stages (`costs.alike`), the seconds that an image took the last time."""
+        paths = sorted(self.root.glob(f"*/*/{FACTS}"), key=lambda path: path.stat().st_mtime)
+        found = {}
+        for path in paths:
+            with reading(path):
+                facts = json.loads(path.read_text(encoding="utf-8"))
+                found[str(facts["alike"])] = facts["seconds"] / facts["work"]
+        return found
+
     def lock(self, stage: Stage) -> FileLock:
         """Return the lock that keeps a second process from computing the same stage at the same time."""
         folder = self.root / "locks"
@@ -86,7 +97,7 @@ class Store:
         try:
             yield temporary, facts
             facts = {"stage": str(stage), "key": stage.key, "seconds": round(time.monotonic() - begun, 3)} | facts
-            facts |= {"threads": torch.get_num_threads(), **memory.peaks()}
+            facts |= {"threads": torch.get_num_threads(), **memory.peaks(), "alike": alike(stage), "work": work(stage)}
             write_text(temporary / FACTS, json.dumps(facts, indent=1))
             for file in temporary.iterdir():
                 _flush(file)

@@ -42,7 +42,8 @@ class Console:
             console=self._screen,
             transient=True,
         )
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
+        """The bar of each stage at work, by key."""
         self._reused = 0
         self._seeds = 1
         self._told = time.monotonic()
@@ -59,19 +60,20 @@ class Console:
     def ood_before_stage(self, stage: Stage, stored: bool) -> None:
         """Open a bar for a stage that has to be carried out."""
         self._reused += stored
-        self._task = None if stored else self._progress.add_task(self._title(stage), total=None, metrics="")
+        if not stored:
+            self._tasks[stage.key] = self._progress.add_task(self._title(stage), total=None, metrics="")
 
     @hookimpl
-    def ood_on_progress(self, done: int, total: int) -> None:
+    def ood_on_progress(self, stage: Stage, done: int, total: int) -> None:
         """Move the bar."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+        if stage.key in self._tasks:
+            self._progress.update(self._tasks[stage.key], completed=done, total=total)
 
     @hookimpl
     def ood_after_epoch(self, stage: Stage, metrics: StageFacts) -> None:
         """Show the epoch's metrics beside the bar; where there is no bar, a line now and then."""
-        if self._task is not None:
-            self._progress.update(self._task, metrics=_metrics(metrics))
+        if stage.key in self._tasks:
+            self._progress.update(self._tasks[stage.key], metrics=_metrics(metrics))
         if not self._screen.is_terminal and time.monotonic() - self._told > TELL_SECONDS:
             self._screen.print(f"{escape(self._title(stage))}  {_metrics(metrics)}")
             self._told = time.monotonic()
@@ -79,10 +81,9 @@ class Console:
     @hookimpl
     def ood_after_stage(self, stage: Stage, facts: StageFacts) -> None:
         """Replace the bar by a line that stays."""
-        if self._task is None:
+        if stage.key not in self._tasks:
             return
-        self._progress.remove_task(self._task)
-        self._task = None
+        self._progress.remove_task(self._tasks.pop(stage.key))
         if stage.kind in SHOWN:
             self._screen.print(
                 f"[green]done[/] {escape(self._title(stage))}  {facts['seconds']:.1f} s  {_outcome(stage, facts)}"
@@ -101,6 +102,8 @@ class Console:
         )
 
         self._progress.stop()
+        if not results.rows:
+            return
         if self._reused:
             self._screen.print(f"{self._reused} stages were in the store")
         for note in (*plan.notes, *skipped(results), *duplicates(results)):
@@ -112,8 +115,11 @@ class Console:
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:
-        """Leave the screen in order; the command line tells the error."""
-        self._progress.stop()
+        """Say so; the command line tells the error, when all others are done."""
+        if stage.key in self._tasks:
+            self._progress.remove_task(self._tasks.pop(stage.key))
+        if not isinstance(error, Exception):
+            self._progress.stop()
         word = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         self._screen.print(f"[red]{word}[/] {escape(self._title(stage))}")
 

@@ -182,9 +182,10 @@ def test_a_failing_plugin_keeps_its_traceback_and_leaves_no_artifact(make_plan, 
         raise ZeroDivisionError("in a plugin")
 
     monkeypatch.setattr(type(fit.scorer), "fit", broken)
-    with pytest.raises(ZeroDivisionError, match="in a plugin") as caught:
-        run(plan, store)
-    assert caught.value.__notes__ == ["This happened in the stage: fit energy"]
+    (failure,) = run(plan, store).failures
+    assert failure.message == "ZeroDivisionError: in a plugin"
+    assert failure.error.__traceback__ is not None
+    assert failure.error.__notes__ == ["This happened in the stage: fit energy"]
     assert store.facts(fit) is None
     assert not list((store.root / "temporary").iterdir())
 
@@ -199,8 +200,9 @@ def test_a_score_that_is_not_finite_is_refused_with_its_row(make_plan, tiny, sto
         return scores
 
     monkeypatch.setattr(fit.scorer.scores, "__call__", broken)
-    with pytest.raises(OODError, match="scorer 'energy' gave inf for row 5"):
-        run(plan, store)
+    messages = [failure.message for failure in run(plan, store).failures]
+    assert messages
+    assert all("scorer 'energy' gave inf for row 5" in message for message in messages)
 
 
 def test_a_scorer_is_not_shown_the_labels_of_what_it_scores(make_plan, tiny, store, monkeypatch):
@@ -222,7 +224,22 @@ def test_a_backbone_without_a_fitting_head_is_named_when_logits_are_needed(make_
     with pytest.raises(
         OODError, match="scorer 'energy' needs logits, and the backbone has no classifier with 3 outputs"
     ):
-        run(make_plan(tiny, "training=[]"), store)
+        run(make_plan(tiny, "training=[]", "scorers=[energy]"), store)
+
+
+def test_a_scorer_that_fails_takes_down_its_own_rows_alone(make_plan, tiny, store):
+    results = run(make_plan(tiny, "training=[]"), store)
+    assert {row.scorer for row in results.rows} == {"mahalanobis"}
+    (failure,) = results.failures
+    assert failure.message.startswith("fit energy: scorer 'energy' needs logits")
+
+
+def test_a_training_that_fails_takes_down_its_own_variant_alone(make_plan, tiny, store):
+    tiny.write_text(tiny.read_text() + "vary: {good: {}, bad: {training.0.learning_rate: 1000, training.0.epochs: 30}}\n")
+    results = run(make_plan(tiny), store)
+    assert {row.variant for row in results.rows} == {"good"}
+    (failure,) = results.failures
+    assert failure.stage.kind == "train"
 
 
 def test_a_network_without_training_is_scored_by_distance_without_accuracy(make_plan, tiny, store):

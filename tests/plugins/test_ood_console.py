@@ -49,7 +49,7 @@ def test_a_second_run_says_what_it_found_in_the_store(make_plan, tiny, tmp_path,
 
 def test_a_failed_stage_is_named_and_the_progress_is_stopped(make_plan, tiny, tmp_path, watched):
     with pytest.raises(OODError):
-        run(make_plan(tiny, "training=[]"), Store(tmp_path / "store"))
+        run(make_plan(tiny, "training=[]", "scorers=[energy]"), Store(tmp_path / "store"))
     assert "failed fit energy" in watched.getvalue()
 
 
