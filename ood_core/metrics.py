@@ -59,7 +59,7 @@ def measure(id_scores: Tensor, ood_scores: Tensor) -> Metrics:
     Raises:
         OODError: A set is empty, or a score is not finite.
     """
-    known, foreign = _sorted(_usable(id_scores, "ID"), _usable(ood_scores, "OOD"))
+    known, foreign = _sorted(usable(_values(id_scores), "ID"), usable(_values(ood_scores), "OOD"))
     below = np.searchsorted(known, foreign)  # ID scores below each OOD score
     upto = _up_to(known, foreign, below)  # and those that are not above it
     pairs = len(known) * len(foreign)
@@ -89,7 +89,25 @@ def threshold(id_scores: Tensor, tpr: float = RECALL) -> float:
     Raises:
         OODError: There are no scores, or one is not finite.
     """
-    return float(np.quantile(_usable(id_scores, "ID"), tpr))
+    return float(np.quantile(usable(_values(id_scores), "ID"), tpr))
+
+
+def usable(scores: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """Return the scores [N], all of them finite.
+
+    Args:
+        scores: [N].
+        name: Of the set, for the message.
+
+    Raises:
+        OODError: There are no scores, or one is not finite.
+    """
+    if not len(scores):
+        raise OODError(f"there are no {name} scores to measure")
+    if np.isfinite(scores).all():
+        return scores
+    broken = np.flatnonzero(~np.isfinite(scores))
+    raise OODError(f"{len(broken)} of {len(scores)} {name} scores are NaN or infinite, first in row {broken[0]}")
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -168,11 +186,6 @@ def _rejected(known: NDArray[np.float64], foreign: NDArray[np.float64]) -> float
     return (len(known) - int(np.searchsorted(known, foreign[-needed]))) / len(known)
 
 
-def _usable(scores: Tensor, name: str) -> NDArray[np.float64]:
+def _values(scores: Tensor) -> NDArray[np.float64]:
     values: NDArray[np.float64] = scores.double().numpy()
-    if not len(values):
-        raise OODError(f"there are no {name} scores to measure")
-    if np.isfinite(values).all():
-        return values
-    broken = np.flatnonzero(~np.isfinite(values))
-    raise OODError(f"{len(broken)} of {len(values)} {name} scores are NaN or infinite, first in row {broken[0]}")
+    return values

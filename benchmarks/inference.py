@@ -1,0 +1,117 @@
+"""Bootstrap intervals beside loops over resamples, DeLong's test beside the kernel of every pair, and their memory.
+
+OMP_NUM_THREADS=1 python benchmarks/inference.py
+"""
+
+import time
+import tracemalloc
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ood_core.inference import bootstrap, delong, placements
+from ood_core.metrics import measure
+
+SCORES = 10_000
+"""Of each set, in the comparison."""
+
+RESAMPLES = 1000
+
+MANY = 1_000_000
+"""Of each set, in the last lines."""
+
+
+def best(function, repeats=3):
+    """Return the shortest of some runs, in seconds."""
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
+
+
+def peak(function):
+    """Return the memory that the function allocates at most, in MB; tracing makes it slower, so it is not timed."""
+    tracemalloc.start()
+    function()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found / 1e6
+
+
+def loop(function, known, foreign, resamples):
+    """Resample and call the function on each, as one would write it down."""
+    random = np.random.default_rng(0)
+    for _ in range(resamples):
+        function(random.choice(known, len(known)), random.choice(foreign, len(foreign)))
+
+
+def by_measure(known, foreign):
+    measure(torch.from_numpy(known), torch.from_numpy(foreign))
+
+
+def area(known, foreign):
+    roc_auc_score(np.repeat([0, 1], [len(known), len(foreign)]), np.concatenate([known, foreign]))
+
+
+def by_scikit_learn(known, foreign):
+    scores, is_ood = np.concatenate([known, foreign]), np.repeat([0, 1], [len(known), len(foreign)])
+    roc_auc_score(is_ood, scores)
+    average_precision_score(is_ood, scores)
+    average_precision_score(1 - is_ood, -scores)
+    np.mean(foreign <= np.quantile(known, 0.95))
+
+
+def kernel(known, foreign):
+    """The components of DeLong's variance from the N x M matrix of the kernel."""
+    psi = (foreign > known[:, None]) + 0.5 * (foreign == known[:, None])
+    return psi.mean(0), psi.mean(1)
+
+
+def intervals(known, foreign):
+    """Print what intervals of one row cost, beside the loops; those run a tenth of the resamples."""
+    tenth = RESAMPLES // 10
+    rows = {
+        "bootstrap": best(lambda: bootstrap(known, foreign, RESAMPLES)),
+        "... scores rounded to two digits": best(lambda: bootstrap(known.round(2), foreign.round(2), RESAMPLES)),
+        "loop over ood_core.metrics.measure": best(lambda: loop(by_measure, known, foreign, tenth), 2) * 10,
+        "loop over scikit-learn, AUROC alone": best(lambda: loop(area, known, foreign, tenth), 2) * 10,
+        "loop over scikit-learn, the same numbers": best(lambda: loop(by_scikit_learn, known, foreign, tenth), 1) * 10,
+    }
+    print(f"{RESAMPLES} resamples of {len(known)} + {len(foreign)} scores")
+    for name, seconds in rows.items():
+        print(f"  {name:42} {seconds:8.3f} s  {seconds / rows['bootstrap']:7.1f}")
+    print(f"  memory at most {peak(lambda: bootstrap(known, foreign, tenth)):.1f} MB")
+
+
+def difference(known, foreign):
+    """Print what DeLong's test of two detectors costs, beside their matrices of pairs."""
+
+    def ours():
+        delong(placements(known, foreign), placements(-known, -foreign))
+
+    seconds, slow = best(ours), best(lambda: (kernel(known, foreign), kernel(-known, -foreign)), 1)
+    print(f"DeLong's test of two detectors, {len(known)} + {len(foreign)} scores")
+    print(f"  {'placements and delong':42} {seconds:8.3f} s  {1:7.1f}  {peak(ours):8.1f} MB")
+    memory = peak(lambda: kernel(known, foreign))
+    print(f"  {'the kernel of every pair':42} {slow:8.3f} s  {slow / seconds:7.1f}  {memory:8.1f} MB")
+
+
+def main():
+    """Print seconds, ratios and megabytes."""
+    random = np.random.default_rng(0)
+    many = random.standard_normal(MANY), random.standard_normal(MANY) + 1
+    known, foreign = (scores[:SCORES] for scores in many)
+    intervals(known, foreign)
+    difference(known, foreign)
+    few = best(lambda: bootstrap(*many, 10), 2) - best(lambda: bootstrap(*many, 1), 2)
+    print(f"{MANY} + {MANY} scores")
+    print(f"  each resample {few / 9:.3f} s, memory at most {peak(lambda: bootstrap(*many, 2)):.0f} MB")
+    pair = best(lambda: delong(placements(*many), placements(*many)), 1)
+    print(f"  DeLong's test {pair:.2f} s, memory at most {peak(lambda: placements(*many)):.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
