@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TypeAlias
 
+from ood_core import axes as reading
+from ood_core.axes import Axes
 from ood_core.errors import OODError, suggest
 from ood_core.nodes import Node, mapping
 
-Axes: TypeAlias = dict[str, dict[str, Node]]
-"""For each axis its values by name, each with what it changes."""
-
-SINGLE = "variant"
-"""What the axis is called where `vary:` names variants without one."""
-
-_KEYS = ("axes", "zip", "exclude")
 _SHOWN = 4
 
 
@@ -74,7 +68,7 @@ class Grid:
         whole = text in self.axes.get(axis, {})  # a value's name may have a comma in it
         values = [text] if whole else [value.strip() for value in text.split(",")]
         for value in values:
-            _check(self.axes, axis, value, place)
+            reading.check(self.axes, axis, value, place)
         return axis, set(values)
 
     def baseline(self, node: Node | None, kept: Sequence[Variant]) -> tuple[str, Node | None]:
@@ -86,11 +80,12 @@ class Grid:
             OODError: It names no variant, several, or one that is not kept.
         """
         named, scorer = self._named(node)
-        if node is not None and named is not None and named not in kept:
-            if named in self.excluded:
+        names = [variant.name for variant in kept]
+        if node is not None and named is not None and named.name not in names:
+            if named.name in [variant.name for variant in self.excluded]:
                 raise node.error(f"the baseline '{named.name}' is excluded")
             raise node.error(f"--only leaves out the baseline '{named.name}'; --set baseline=NAME takes another")
-        return "" if len(kept) == 1 else (named or kept[0]).name, scorer
+        return "" if len(names) == 1 else named.name if named is not None else names[0], scorer
 
     def _named(self, node: Node | None) -> tuple[Variant | None, Node | None]:
         if node is None or node.value is None:
@@ -107,12 +102,12 @@ class Grid:
         every = {variant.name: variant for variant in (*self.variants, *self.excluded)}
         if isinstance(node.value, list):
             raise node.error("'baseline' must be a variant's name, or a mapping of axes to values")
-        if (name := _text(node)) not in every:
+        if (name := reading.text(node)) not in every:
             raise node.error(f"no variant '{name}'.{suggest(name, [variant.name for variant in self.variants])}")
         return every[name]
 
     def _by_values(self, node: Node, entries: Mapping[str, Node]) -> Variant:
-        wanted = _chosen(self.axes, entries)
+        wanted = reading.chosen(self.axes, entries)
         found = [variant for variant in self.variants if _fits(variant, wanted)]
         if len(found) > 1:
             raise node.error(f"'baseline' must name one variant, but fits {_some(found)}")
@@ -134,82 +129,17 @@ def expand(vary: Node | None, name: str) -> Grid:
     """
     if vary is None:
         return Grid({}, (Variant(name, {}),))
-    if not has_axes(vary):
-        return _product({SINGLE: _variants(vary)}, [(SINGLE,)], vary)
+    if not reading.has_axes(vary):
+        return _product(reading.single(vary), [(reading.SINGLE,)], vary)
     entries = mapping(vary, "'vary'")
     for key, node in entries.items():
-        if key not in _KEYS:
-            raise node.error(f"no key of 'vary' with axes: '{key}'.{suggest(key, _KEYS)}")
-    axes = _axes(entries.get("axes"), vary)
+        if key not in reading.KEYS:
+            raise node.error(f"no key of 'vary' with axes: '{key}'.{suggest(key, reading.KEYS)}")
+    axes = reading.several(vary)
     grid = _without(_product(axes, _zipped(axes, entries.get("zip")), vary), entries.get("exclude"))
     for variant in grid.variants:
         _refuse_conflicts(variant)
     return grid
-
-
-# ------------------------------------------------------------------------------------------------ axes and values
-
-
-def has_axes(vary: Node) -> bool:
-    """Return whether `vary:` has several axes, rather than names of variants."""
-    entries = vary.value if isinstance(vary.value, dict) else {}
-    return "axes" in entries or any(isinstance(entries[key].value, list) for key in _KEYS if key in entries)
-
-
-def _variants(vary: Node) -> dict[str, Node]:
-    if not isinstance(vary.value, dict) or not vary.value:
-        raise vary.error("'vary' must name at least one variant, each with what it changes")
-    return {name: _changes(node, f"variant '{name}'") for name, node in vary.value.items()}
-
-
-def _axes(node: Node | None, vary: Node) -> Axes:
-    if node is None or not isinstance(node.value, dict) or not node.value:
-        raise (node or vary).error("'axes' must name at least one axis, each with its values")
-    return {name: _values(name, axis) for name, axis in node.value.items()}
-
-
-def _values(axis: str, node: Node) -> dict[str, Node]:
-    if axis in ("seed", "seeds"):
-        raise node.error("seeds are no axis: 'seeds: [0, 1, 2]' beside 'vary' repeats every variant")
-    if isinstance(node.value, list) and node.value:
-        return _listed(axis, node.value)
-    if not isinstance(node.value, dict) or not node.value:
-        raise node.error(f"axis '{axis}' must name its values, each with what it changes, or be a path with a list")
-    return {name: _changes(value, f"value '{name}' of axis '{axis}'") for name, value in node.value.items()}
-
-
-def _listed(axis: str, items: Sequence[Node]) -> dict[str, Node]:
-    values: dict[str, Node] = {}
-    for item in items:
-        name = _value_name(axis, item)
-        if name in values:
-            raise item.error(f"axis '{axis}' has two values '{name}'; name them: '{axis}: {{NAME: {{...}}}}'")
-        values[name] = Node({axis: item}, item.place)
-    return values
-
-
-def _value_name(axis: str, item: Node) -> str:
-    use = item.value.get("use") if isinstance(item.value, dict) else None
-    if isinstance(item.value, dict | list) and use is None:
-        named = f"'{axis}: {{NAME: {{{axis}: ...}}}}'"
-        raise item.error(f"a value of axis '{axis}' that is a list or mapping needs a name: {named}")
-    return _text(use or item)
-
-
-def _changes(node: Node, what: str) -> Node:
-    if node.value is None:
-        raise node.error(f"{what} is empty; {{}} changes nothing, null takes out what a base names")
-    for key, entry in mapping(node, what).items():
-        if key in ("base", "vary", "baseline"):
-            raise entry.error(f"'{key}' can only stand at the top of a recipe, not in {what}")
-    return node
-
-
-def _text(node: Node) -> str:
-    return "null" if node.value is None else node.text or str(node.value)
-
-
-# ------------------------------------------------------------------------------------------------- combinations
 
 
 def _product(axes: Axes, groups: Sequence[tuple[str, ...]], vary: Node) -> Grid:
@@ -233,7 +163,7 @@ def _steps(axes: Axes, group: Sequence[str]) -> list[dict[str, str]]:
 def _zipped(axes: Axes, node: Node | None) -> list[tuple[str, ...]]:
     """Return the axes in groups that advance together, in the order of their first axes."""
     right = "'zip' must be a list of lists of axes, as [[a, b]]"
-    groups = [_group(axes, item, right) for item in _items(node, right)]
+    groups = [_group(axes, item, right) for item in reading.items(node, right)]
     names = [name for group in groups for name in group]
     if node is not None and len(set(names)) < len(names):
         raise node.error("'zip' names an axis twice")
@@ -242,11 +172,11 @@ def _zipped(axes: Axes, node: Node | None) -> list[tuple[str, ...]]:
 
 
 def _group(axes: Axes, node: Node, right: str) -> tuple[str, ...]:
-    names = tuple(_text(item) for item in _items(node, right))
+    names = tuple(reading.text(item) for item in reading.items(node, right))
     if len(names) < 2:
         raise node.error(right)
     for name in names:
-        _check(axes, name, None, node.place)
+        reading.check(axes, name, None, node.place)
     if len({len(axes[name]) for name in names}) > 1:
         lengths = ", ".join(f"'{name}' has {len(axes[name])}" for name in names)
         raise node.error(f"zipped axes must have as many values each; {lengths}")
@@ -254,17 +184,19 @@ def _group(axes: Axes, node: Node, right: str) -> tuple[str, ...]:
 
 
 def _without(grid: Grid, node: Node | None) -> Grid:
-    excluded: list[Variant] = []
-    for item in _items(node, "'exclude' must be a list of mappings of axes to values"):
-        wanted = _chosen(grid.axes, mapping(item, "what is excluded"))
+    names: set[str] = set()
+    for item in reading.items(node, "'exclude' must be a list of mappings of axes to values"):
+        wanted = reading.chosen(grid.axes, mapping(item, "what is excluded"))
         found = [variant for variant in grid.variants if _fits(variant, wanted)]
-        if not found or not wanted:
-            raise item.error("this excludes no variant: 'zip' keeps these values apart" if wanted else "names no axis")
-        excluded += found
-    kept = tuple(variant for variant in grid.variants if variant not in excluded)
+        if not wanted:
+            raise item.error("what is excluded must name an axis")
+        if not found:
+            raise item.error("this excludes no variant: 'zip' keeps these values apart")
+        names |= {variant.name for variant in found}
+    kept = tuple(variant for variant in grid.variants if variant.name not in names)
     if node is not None and not kept:
         raise node.error("'exclude' leaves no variant")
-    return Grid(grid.axes, kept, tuple(variant for variant in grid.variants if variant in excluded))
+    return Grid(grid.axes, kept, tuple(variant for variant in grid.variants if variant.name in names))
 
 
 def _refuse_conflicts(variant: Variant) -> None:
@@ -282,30 +214,6 @@ def _leaves(node: Node, path: str) -> Iterator[tuple[str, Node]]:
         return
     for key, entry in node.value.items():
         yield from _leaves(entry, f"{path}.{key}" if path else key)
-
-
-def _items(node: Node | None, right: str) -> list[Node]:
-    if node is not None and node.value is not None and not isinstance(node.value, list):
-        raise node.error(right)
-    return node.value if node is not None and isinstance(node.value, list) else []
-
-
-def _chosen(axes: Axes, entries: Mapping[str, Node]) -> dict[str, set[str]]:
-    """Return the values of each axis that a mapping names, one or a list of them."""
-    chosen = {}
-    for axis, node in entries.items():
-        values = [_text(item) for item in (node.value if isinstance(node.value, list) else [node])]
-        for value in values:
-            _check(axes, axis, value, node.place)
-        chosen[axis] = set(values)
-    return chosen
-
-
-def _check(axes: Axes, axis: str, value: str | None, place: str) -> None:
-    if axis not in axes:
-        raise OODError(f"{place}: no axis '{axis}'.{suggest(axis, axes)}")
-    if value is not None and value not in axes[axis]:
-        raise OODError(f"{place}: no value '{value}' of axis '{axis}'.{suggest(value, axes[axis])}")
 
 
 def _fits(variant: Variant, wanted: Mapping[str, Collection[str]]) -> bool:

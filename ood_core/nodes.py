@@ -148,9 +148,10 @@ def put(node: Node, path: Sequence[str], new: Node) -> Node:
         return new
     if isinstance(node.value, list):
         return Node(_put_in_list(node.value, path, new), node.place)
-    if node.value is not None and not isinstance(node.value, dict):
+    if isinstance(node.value, bool | int | float):
         raise OODError(f"{new.place}: there is a single value above '{path[0]}', not a mapping")
-    entries = dict(node.value or {})
+    # a bare name is a plugin with all options at their defaults
+    entries = {"use": node} if isinstance(node.value, str) else dict(node.value or {})
     entries[path[0]] = put(entries.get(path[0], Node(None, new.place)), path[1:], new)
     return Node(entries, node.place)
 

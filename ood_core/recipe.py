@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ood_core import grid
+from ood_core.axes import has_axes
 from ood_core.errors import OODError, suggest
 from ood_core.nodes import Node, mapping, merge, parse, put, without_left_out
 
@@ -135,9 +136,9 @@ def _lay(below: Node, above: Node) -> Node:
 
 
 def _lay_vary(below: Node, above: Node) -> Node:
-    if grid.has_axes(below) != grid.has_axes(above):
+    if has_axes(below) != has_axes(above):
         return above
-    if not grid.has_axes(above):
+    if not has_axes(above):
         return _laid(below, above, merge)
     # of the three keys two are lists, which are replaced
     return _laid(below, above, lambda old, new: _laid(old, new, lambda one, other: _laid(one, other, merge)))

@@ -1,4 +1,4 @@
-"""Reading recipes: values and their lines, base, vary, seeds, overrides, and what is refused."""
+"""Reading recipes: base, vary, seeds, overrides, what to keep, and what is refused."""
 
 import pytest
 
@@ -18,46 +18,6 @@ def only(recipes):
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-4", 1e-4),
-        ("-2", -2),
-        ("+.5", 0.5),
-        ("3.", 3.0),
-        (".inf", float("inf")),
-        ("no", "no"),
-        ("off", "off"),
-        ("yes", "yes"),
-        ("true", True),
-        ("false", False),
-        ("null", None),
-        ("~", None),
-        ("", None),
-        ("0x10", "0x10"),
-        ("1_000", "1_000"),
-        ("12:30", "12:30"),
-        ("2024-01-01", "2024-01-01"),
-        ("'3'", "3"),
-        ('"true"', "true"),
-        ("[1, two]", [1, "two"]),
-        ("{a: {b: 1}}", {"a": {"b": 1}}),
-    ],
-)
-def test_a_scalar_is_what_it_looks_like(text, value):
-    assert recipe.parse(f"key: {text}", "r.yaml").plain() == {"key": value}
-    assert type(recipe.parse(f"key: {text}", "r.yaml").plain()["key"]) is type(value)
-
-
-def test_every_value_knows_the_line_of_its_key():
-    root = recipe.parse("a: 1\nb:\n  c:\n    - 2\n    - d: 3\n", "r.yaml")
-    assert root.value["a"].place == "r.yaml: line 1"
-    assert root.value["b"].place == "r.yaml: line 2"
-    items = root.value["b"].value["c"].value
-    assert [item.place for item in items] == ["r.yaml: line 4", "r.yaml: line 5"]
-    assert items[1].value["d"].place == "r.yaml: line 5"
-
-
-@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: 1\na: 2\n", "line 2: 'a' is there twice"),
@@ -72,6 +32,10 @@ def test_every_value_knows_the_line_of_its_key():
         ("", "a recipe must be a mapping"),
         ("vary: {}\n", "line 1: 'vary' must name at least one variant"),
         ("a: 1\nvary: {b: 3}\n", "line 2: variant 'b' must be a mapping"),
+        ("vary:\n  b:\n", "line 2: variant 'b' is empty; {} changes nothing, null takes out what a base names"),
+        ("vary:\n  b: {vary: {}}\n", "line 2: 'vary' can only stand at the top of a recipe, not in variant 'b'"),
+        ("vary:\n  b: {baseline: b}\n", "line 2: 'baseline' can only stand at the top of a recipe, not in variant"),
+        ("list: [1, 2]\nvary:\n  b:\n    list.2: 3\n", "line 4: '2' must be one of the numbers 0 to 1"),
         ("seed: 1\nseeds: [1]\n", "line 2: either 'seed' or 'seeds', not both"),
         ("seed: one\n", "line 1: a seed must be a whole number"),
         ("seed: -1\n", "line 1: a seed must be a whole number"),
@@ -96,10 +60,6 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(OODError, match="cannot be read"):
         recipe.read(path)
-
-
-def test_an_alias_gives_the_same_value_twice():
-    assert recipe.parse("a: &x {b: 1}\nc: *x\n", "r").plain() == {"a": {"b": 1}, "c": {"b": 1}}
 
 
 def test_a_plain_recipe_is_a_list_of_one(tmp_path):
@@ -170,6 +130,8 @@ def test_an_override_wins_over_a_variant(tmp_path):
         ("list.7=1", "'7' must be one of the numbers 0 to 1, a place in a list"),
         ("list.x=1", "'x' must be one of the numbers 0 to 1"),
         ("a.b=1", "there is a single value above 'b', not a mapping"),
+        ("baseline=x", "no variant 'x'. There is: r"),
+        ("baseline.pretext=x", "no axis 'pretext'. There is none"),
         ("a=[1", "--set a=[1: not YAML"),
         ("base=x.yaml", "'base' can only stand in a recipe"),
         ("vary.x=1", "'vary' can only stand in a recipe"),
@@ -190,3 +152,123 @@ def test_a_shipped_recipe_is_found_by_name():
 def test_an_unknown_recipe_is_answered_with_the_nearest_name():
     with pytest.raises(OODError, match=r"no recipe 'moood', neither a file nor shipped\. Did you mean 'mood'\?"):
         recipe.find("moood")
+
+
+# ----------------------------------------------------------------------------------------- changes at dotted paths
+
+
+def test_a_variant_changes_what_its_dotted_paths_lead_to(tmp_path):
+    text = "training: [{use: a, epochs: 1}, {use: b, epochs: 2}]\nvary: {x: {training.1.epochs: 3, data.size: 4}}\n"
+    read = only(recipe.read(write(tmp_path, text)))
+    assert read.root.plain() == {
+        "training": [{"use": "a", "epochs": 1}, {"use": "b", "epochs": 3}],
+        "data": {"size": 4},
+    }
+    assert read.root.value["training"].value[1].value["epochs"].place == "r.yaml: line 2"
+
+
+def test_whole_sections_are_laid_over_before_what_is_inside_them_changes(tmp_path):
+    text = "vary: {x: {training.0.epochs: 9, training: [{use: a, epochs: 1}], training.0: {use: c, width: 2}}}\n"
+    read = only(recipe.read(write(tmp_path, text)))
+    assert read.root.plain() == {"training": [{"use": "c", "width": 2, "epochs": 9}]}
+
+
+def test_a_bare_name_gains_options_behind_a_dotted_path(tmp_path):
+    read = only(recipe.read(write(tmp_path, "scorers: [energy, knn]\nvary: {x: {scorers.1.k: 5}}\n")))
+    assert read.root.plain() == {"scorers": ["energy", {"use": "knn", "k": 5}]}
+
+
+def test_null_leaves_an_item_out_and_the_numbers_of_the_others_stay(tmp_path):
+    text = "list: [a, b, {use: c}]\ndata: {near: [p, q]}\nvary: {x: {list.0: null, list.2.k: 1, data.near.1: null}}\n"
+    path = write(tmp_path, text)
+    assert only(recipe.read(path)).root.plain() == {"list": ["b", {"use": "c", "k": 1}], "data": {"near": ["p"]}}
+    shorter = only(recipe.read(path, ["list.1=null", "list.2.k=2", "list.0.k=3"]))
+    assert shorter.root.plain()["list"] == [{"use": "c", "k": 2}]
+    assert only(recipe.read(path, ["list.0=d"])).root.plain()["list"] == ["d", "b", {"use": "c", "k": 1}]
+
+
+def test_null_anywhere_else_is_a_value(tmp_path):
+    text = "training: [{use: a, max: 1, pair: [null, 2]}]\nsize: 3\nvary: {x: {training.0.max: null, size: null}}\n"
+    read = only(recipe.read(write(tmp_path, text)))
+    assert read.root.plain() == {"training": [{"use": "a", "max": None, "pair": [None, 2]}], "size": None}
+
+
+# ------------------------------------------------------------------------------------------------- over a base
+
+AXES = """\
+a: 1
+vary:
+  axes:
+    pretext: {mim: {a: 2}, mae: {a: 3}}
+    depth: [4, 6]
+  exclude: [{pretext: mae, depth: 6}]
+"""
+
+
+def variants(path, *overrides, only=()):
+    return [read.variant for read in recipe.read(path, overrides, only)]
+
+
+@pytest.mark.parametrize(
+    ("vary", "names"),
+    [
+        ("axes: {pretext: {simmim: {}}}", ["mim, 4", "mim, 6", "mae, 4", "simmim, 4", "simmim, 6"]),
+        ("axes: {size: [1]}", ["mim, 4, 1", "mim, 6, 1", "mae, 4, 1"]),
+        ("exclude: [{depth: 4}]", ["mim, 6", "mae, 6"]),
+        ("exclude: null", ["mim, 4", "mim, 6", "mae, 4", "mae, 6"]),
+        ("{axes: {pretext: {mae: null}}, exclude: null}", ["mim, 4", "mim, 6"]),
+        ("{axes: {depth: null}, exclude: null}", ["mim", "mae"]),
+        ("axes: {depth: [6, 8]}", ["mim, 6", "mim, 8", "mae, 8"]),
+        ("zip: [[pretext, depth]]\n  exclude: null", ["mim, 4", "mae, 6"]),
+        ("plain: {}", ["plain"]),
+        ("null", ["r"]),
+    ],
+)
+def test_axes_gain_lose_and_replace_what_a_base_has(tmp_path, vary, names):
+    write(tmp_path, AXES, "base.yaml")
+    text = f"base: base.yaml\nvary: {vary}\n" if vary[0] in "{n" else f"base: base.yaml\nvary:\n  {vary}\n"
+    assert variants(write(tmp_path, text)) == names
+
+
+def test_a_value_of_a_base_is_changed_key_by_key(tmp_path):
+    write(tmp_path, AXES, "base.yaml")
+    read = recipe.read(write(tmp_path, "base: base.yaml\nvary: {axes: {pretext: {mim: {b: 5}}}}\n"))
+    assert read[0].root.plain() == {"a": 2, "b": 5, "depth": 4}
+
+
+def test_variants_of_a_base_are_added_taken_out_and_replaced_by_axes(tmp_path):
+    write(tmp_path, "baseline: two\nvary: {one: {}, two: {}}\n", "base.yaml")
+    assert variants(write(tmp_path, "base: base.yaml\nvary: {one: null, three: {}}\n")) == ["two", "three"]
+    text = "base: base.yaml\nbaseline: null\nvary: {axes: {x: {y: {}}}}\n"
+    assert variants(write(tmp_path, text)) == ["y"]
+
+
+def test_a_mistake_in_what_a_base_excludes_points_at_the_base(tmp_path):
+    write(tmp_path, AXES, "base.yaml")
+    with pytest.raises(OODError, match=r"^base.yaml: line 6: no value 'mae' of axis 'pretext'\. There is: mim$"):
+        recipe.read(write(tmp_path, "base: base.yaml\nvary: {axes: {pretext: {mae: null}}}\n"))
+
+
+# ------------------------------------------------------------------------------------- the baseline of a recipe
+
+
+def test_the_baseline_is_the_first_variant_unless_given(tmp_path):
+    path = write(tmp_path, "seeds: [0, 1]\nvary: {one: {}, two: {}}\n")
+    assert {read.baseline_variant for read in recipe.read(path)} == {"one"}
+    assert {read.baseline_variant for read in recipe.read(path, ["baseline=two"])} == {"two"}
+    assert {read.baseline_variant for read in recipe.read(path, only=["variant=two"])} == {""}
+
+
+def test_a_plain_recipe_may_name_the_scorer_that_others_are_compared_with(tmp_path):
+    read = only(recipe.read(write(tmp_path, "a: 1\nbaseline: {scorer: energy}\n")))
+    assert (read.baseline_variant, read.baseline_scorer) == ("", "energy")
+    assert (read.baseline_place, read.coordinates) == ("r.yaml: line 2", {})
+    assert read.root.plain() == {"a": 1}
+    assert only(recipe.read(tmp_path / "r.yaml", ["baseline.scorer=knn"])).baseline_scorer == "knn"
+
+
+def test_what_varies_is_no_longer_in_the_recipe_and_overrides_come_last(tmp_path):
+    read = recipe.read(write(tmp_path, AXES + "baseline: mae, 4\n"), ["depth=9", "baseline={pretext: mim, depth: 6}"])
+    assert [r.root.plain() for r in read] == [{"a": 2, "depth": 9}, {"a": 2, "depth": 9}, {"a": 3, "depth": 9}]
+    assert {r.baseline_variant for r in read} == {"mim, 6"}
+    assert read[1].coordinates == {"pretext": "mim", "depth": "6"}
