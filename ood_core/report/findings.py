@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ood_core.report.accepted import AcceptedPair
+from ood_core.report.accepted import AcceptedPair, ClassRow
+from ood_core.report.notes import work
 from ood_core.report.pictures import Picture
 from ood_core.run import ResultRow
 from ood_core.stages import Baseline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RowScores:
     """The scores that a row of the table was measured with, float64; higher means more out-of-distribution."""
 
@@ -108,6 +109,7 @@ class Findings:
         averaged: Whether the mean over the cases of the protocol means something.
         notes: What a reader has to know beside the numbers.
         scores: For each of `rows`, what it was measured with; shared arrays where rows share an ID set.
+        classes: How well each OOD class of each row is told from ID.
         machine: The hardware, in words: processor, cores, threads, memory, accelerator, system.
         published: Published tables beside which the numbers are put, as `ood_core.published` has them.
     """
@@ -127,7 +129,18 @@ class Findings:
     versions: dict[str, str]
     machine: dict[str, str]
     seconds: float
+    classes: tuple[ClassRow, ...] = ()
     pictures: tuple[Picture, ...] = ()
     gallery: tuple[Strip, ...] = ()
     maps: tuple[EmbeddingMap, ...] = ()
     published: tuple[Any, ...] = field(default=())
+
+    @property
+    def work(self) -> str:
+        """How many stages were carried out, and how many were in the store: "trained 9, extracted 36, reused 0"."""
+        return work((stage.kind, stage.stored) for stage in self.stages)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Variants that lack rows because a stage failed, in the order of their failures."""
+        return tuple(dict.fromkeys(variant for failure in self.failures for variant in failure.variants))

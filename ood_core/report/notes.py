@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from ood_core.run import Results
 
 
@@ -24,3 +27,13 @@ def duplicates(results: Results) -> list[str]:
                 images = "image is" if count == 1 else "images are"
                 found[f"{row.ood_set}: {count} {images} also among the {where} images of {row.id_set}"] = None
     return list(found)
+
+
+def work(stages: Iterable[tuple[str, bool]]) -> str:
+    """Return what a run had to do: "trained 9, extracted 36, reused 0".
+
+    Args:
+        stages: The kind of each, and whether it was in the store already.
+    """
+    found = Counter("reused" if stored else kind for kind, stored in stages)
+    return f"trained {found['train']}, extracted {found['extract']}, reused {found['reused']}"

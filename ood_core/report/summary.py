@@ -1,199 +1,220 @@
-"""The result tables as people read them: repeats as mean and deviation, means over OOD sets, cases as columns."""
+"""The result tables as people read them: what their columns say of each line, and what the marks in them mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from statistics import mean, stdev
 from typing import Any
 
-from ood_core.run import ResultRow
+from ood_core.report.comparisons import BETTER, LEVEL, WORSE, Comparison
+from ood_core.report.lines import NOT_OF_A_SCORER, TITLES, CaseLine, Cell, Line, by_case, summarise, tables
 
-TITLES = {
-    "auroc": "AUROC",
-    "fpr95": "FPR@95",
-    "aupr_in": "AUPR-In",
-    "aupr_out": "AUPR-Out",
-    "id_accuracy": "ID acc.",
-}
+__all__ = [
+    "Column",
+    "by_case",
+    "case_columns",
+    "columns",
+    "interval",
+    "legend",
+    "p_value",
+    "percent",
+    "summarise",
+    "tables",
+]
 
-OWN_GROUPS = ("near", "far")
-"""Groups of OOD sets that the recipe names; those of a protocol have another set in each case."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A rate over the repeats, in [0, 1]; no deviation for a single one."""
-
-    mean: float
-    deviation: float | None
-
-    def __str__(self) -> str:
-        deviation = "" if self.deviation is None else f" ± {100 * self.deviation:.2f}"
-        return f"{100 * self.mean:.2f}{deviation}"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the table; a cell is None where the number cannot be had. Repeats are seeds times draws."""
-
-    variant: str
-    case: str
-    scorer: str
-    id_set: str
-    ood_set: str
-    group: str
-    repeats: int
-    cells: dict[str, Cell | None]
+MEAN = "mean"
+REPEATED = "±: standard deviation over the repeats (seeds, draws)."
+UNTESTED = "Means over several sets of images are compared over repeats only."
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, what a line has there, and whether that is a number."""
+    """A column: its title, what a line has there, and whether that is a number.
+
+    Attributes:
+        sort: By what the lines are sorted, where not by the text; None where a line has nothing there.
+        cell: The rate behind it, where it is one.
+    """
 
     title: str
     text: Callable[[Any], str]
     number: bool = False
+    sort: Callable[[Any], float | None] | None = None
+    cell: Callable[[Any], Cell | None] | None = None
+
+    def value(self, line: Any) -> float | str | None:
+        """Return what the column is sorted by."""
+        return self.text(line) if self.sort is None else self.sort(line)
+
+    def best(self, line: Any) -> bool:
+        """Return whether no comparable line has a better number here."""
+        cell = None if self.cell is None else self.cell(line)
+        return cell is not None and cell.best
 
 
-def summarise(rows: Sequence[ResultRow]) -> list[Line]:
-    """Return the table's lines in the order of the recipe, each group of several OOD sets followed by their mean."""
-    lines = []
-    for block in _grouped(rows, lambda row: (row.variant, row.case, row.scorer, row.id_set, row.group)):
-        sets = _grouped(block, attrgetter("ood_set"))
-        lines += [_line(same) for same in sets]
-        if len(sets) > 1:
-            lines.append(_line([_mean_row(same, f"mean of {len(sets)}") for same in _grouped(block, _repeat)]))
-    return lines
+def columns(lines: Sequence[Line], wide: bool = False) -> list[Column]:
+    """Return the columns, rates in percent; what is the same everywhere and says nothing is left out.
 
-
-def columns(lines: Sequence[Line]) -> list[Column]:
-    """Return the columns, rates in percent; what is the same everywhere and says nothing is left out."""
+    Args:
+        lines: Of the table.
+        wide: Whether there is room for intervals, and for the differences to the baseline with their p-values.
+    """
     several = {name: len({getattr(line, name) for line in lines}) > 1 for name in ("variant", "case", "id_set")}
     titles = {"variant": "variant", "case": "case", "id_set": "ID set"}
-    return [
+    shown = [
         *(Column(titles[name], attrgetter(name)) for name in ("variant", "case") if several[name]),
         Column("scorer", attrgetter("scorer")),
         *([Column(titles["id_set"], attrgetter("id_set"))] if several["id_set"] and not several["case"] else []),
         Column("OOD set", attrgetter("ood_set")),
         Column("group", attrgetter("group")),
-        *(Column(TITLES[name], partial(_text, name=name), number=True) for name in TITLES),
     ]
-
-
-# --------------------------------------------------------------------------------------------- cases as columns
-
-
-@dataclass(frozen=True)
-class CaseLine:
-    """One scorer against one OOD set, or one group of a protocol, over all cases; then their mean, if it means much."""
-
-    variant: str
-    scorer: str
-    ood_set: str
-    cells: dict[str, Cell]
-    mean: Cell | None
-
-
-def by_case(rows: Sequence[ResultRow], metric: str, averaged: bool) -> list[CaseLine]:
-    """Return a table with a column for each case of a protocol; empty where there is only one case.
-
-    Args:
-        rows: Of the run.
-        metric: Which rate.
-        averaged: Whether the mean over the cases is wanted: of classes it is, of numbers of shots it is not.
-    """
-    if len({row.case for row in rows}) < 2:
-        return []
-    lines = []
-    for same in _grouped(rows, lambda row: (row.variant, row.scorer, _against(row))):
-        cells = {case[0].case: _cell(case, metric) for case in _grouped(same, attrgetter("case"))}
-        means = [_mean_row(of_repeat, "") for of_repeat in _grouped(same, _repeat)] if averaged else []
-        lines.append(
-            CaseLine(
-                same[0].variant,
-                same[0].scorer,
-                _against(same[0]),
-                {case: cell for case, cell in cells.items() if cell is not None},
-                _cell(means, metric) if means else None,
-            )
-        )
-    return lines
-
-
-def tables(lines: Sequence[CaseLine]) -> list[list[CaseLine]]:
-    """Return the lines in tables of their own for each set of cases: variants may be of other classes."""
-    grouped: dict[tuple[str, ...], list[CaseLine]] = {}
-    for line in lines:
-        grouped.setdefault(tuple(line.cells), []).append(line)
-    return list(grouped.values())
+    for name, title in TITLES.items():
+        shown.append(_rate(title, partial(_cell_of, name=name)))
+        if (
+            wide
+            and name != NOT_OF_A_SCORER
+            and any(cell is not None and cell.interval for cell in (line.cells[name] for line in lines))
+        ):
+            shown.append(_interval(f"{title} 95 %", partial(_cell_of, name=name)))
+        if wide and name == "auroc" and any(line.comparison for line in lines):
+            shown += _differences()
+    return shown
 
 
 def case_columns(lines: Sequence[CaseLine]) -> list[Column]:
     """Return the columns of the table over cases."""
     cases = list(dict.fromkeys(case for line in lines for case in line.cells))
     several = {name: len({getattr(line, name) for line in lines}) > 1 for name in ("variant", "ood_set")}
-
-    def cell(line: CaseLine, case: str) -> str:
-        return str(line.cells[case]) if case in line.cells else "-"
-
     return [
         *([Column("variant", attrgetter("variant"))] if several["variant"] else []),
         Column("scorer", attrgetter("scorer")),
         *([Column("OOD set", attrgetter("ood_set"))] if several["ood_set"] else []),
-        *(Column(case, partial(cell, case=case), number=True) for case in cases),
-        *([Column("mean", lambda line: str(line.mean), number=True)] if lines and lines[0].mean is not None else []),
+        *(_rate(case, partial(_case_of, case=case)) for case in cases),
+        *([_rate(MEAN, attrgetter("mean"))] if any(line.mean for line in lines) else []),
     ]
 
 
-def _against(row: ResultRow) -> str:
-    set_name = row.ood_set if row.group in OWN_GROUPS else row.group
-    return set_name if row.spectrum == "standard" else f"{set_name}, full spectrum"
+def legend(lines: Sequence[Line] | Sequence[CaseLine], wide: bool = False, metric: str | None = None) -> str:
+    """Return the sentences that belong below a table: what bold numbers, deviations, intervals and marks are.
+
+    Args:
+        lines: Of the table.
+        wide: Whether it has the columns of a wide one.
+        metric: Of which rate it is; None for all.
+    """
+    cells = [cell for line in lines for cell in _cells(line, metric)]
+    means = _means(lines)
+    comparisons = [cell.comparison for cell in cells if cell.comparison is not None]
+    said = [
+        "Bold: the best on the same images." if any(cell.best for cell in cells) else "",
+        REPEATED if any(cell.deviation is not None for cell in cells) else "",
+        _intervals(cells) if wide else "",
+        _marks(comparisons) if comparisons else "",
+        UNTESTED if comparisons and means and not any(mean.comparison for mean in means) else "",
+    ]
+    return " ".join(sentence for sentence in said if sentence)
 
 
-# ------------------------------------------------------------------------------------------------------- numbers
+def _intervals(cells: Sequence[Cell]) -> str:
+    over = {cell.deviation is not None for cell in cells if cell.interval is not None}
+    meant = {True: "Student's t over the repeats", False: "bootstrap over the images of the one run"}
+    return f"Intervals: 95 %, {', else '.join(meant[of] for of in sorted(over, reverse=True))}." if over else ""
 
 
-def _grouped(rows: Iterable[ResultRow], key: Callable[[ResultRow], Any]) -> list[list[ResultRow]]:
-    grouped: dict[Any, list[ResultRow]] = {}
-    for row in rows:
-        grouped.setdefault(key(row), []).append(row)
-    return list(grouped.values())
+def _marks(comparisons: Sequence[Comparison]) -> str:
+    first = comparisons[0]
+    tests = " or ".join(dict.fromkeys(comparison.test for comparison in comparisons))
+    return (
+        f"{BETTER} / {WORSE}: AUROC better / worse than that of {first.against}, p < {LEVEL:g} ({tests}; "
+        f"Holm's correction for {first.of} comparison{'s' * (first.of > 1)})."
+    )
 
 
-def _repeat(row: ResultRow) -> tuple[int, int]:
-    return row.seed, row.draw
+def _means(lines: Sequence[Line] | Sequence[CaseLine]) -> list[Cell]:
+    """Return the AUROCs that are means over several sets of images."""
+    means = [line.mean for line in lines if isinstance(line, CaseLine)]
+    means += [line.cells["auroc"] for line in lines if isinstance(line, Line) and line.sets > 1]
+    return [mean for mean in means if mean is not None]
 
 
-def _line(same: Sequence[ResultRow]) -> Line:
-    first = same[0]
-    cells = {name: _cell(same, name) for name in TITLES}
-    return Line(first.variant, first.case, first.scorer, first.id_set, first.ood_set, first.group, len(same), cells)
+def _cells(line: Line | CaseLine, metric: str | None) -> list[Cell]:
+    if isinstance(line, CaseLine):
+        cells: list[Cell | None] = [*line.cells.values(), line.mean]
+    else:
+        cells = [cell for name, cell in line.cells.items() if metric in (None, name)]
+    return [cell for cell in cells if cell is not None]
 
 
-def _mean_row(rows: Sequence[ResultRow], title: str) -> ResultRow:
-    """Return the unweighted means of one repeat, under this name."""
-    values = {metric: [getattr(row, metric) for row in rows] for metric in TITLES}
-    means: dict[str, Any] = {
-        metric: None if None in of_metric else mean(of_metric) for metric, of_metric in values.items()
-    }
-    return replace(rows[0], ood_set=title, **means)
+# ------------------------------------------------------------------------------------------------------- columns
 
 
-def _cell(rows: Sequence[ResultRow], name: str) -> Cell | None:
-    values = [getattr(row, name) for row in rows]
-    if any(value is None for value in values):
-        return None
-    return Cell(mean(values), stdev(values) if len(values) > 1 else None)
+def _rate(title: str, cell: Callable[[Any], Cell | None]) -> Column:
+    def text(line: Any) -> str:
+        found = cell(line)
+        return "-" if found is None else str(found)
+
+    def mean(line: Any) -> float | None:
+        found = cell(line)
+        return None if found is None else found.mean
+
+    return Column(title, text, True, mean, cell)
 
 
-def _text(line: Line, name: str) -> str:
-    cell = line.cells[name]
-    return "-" if cell is None else str(cell)
+def _interval(title: str, cell: Callable[[Any], Cell | None]) -> Column:
+    def text(line: Any) -> str:
+        found = cell(line)
+        return interval(None if found is None else found.interval)
+
+    def low(line: Any) -> float | None:
+        found = cell(line)
+        return None if found is None or found.interval is None else found.interval[0]
+
+    return Column(title, text, True, low)
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    """Return an interval in percent, "" for none."""
+    return "" if ends is None else f"[{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]"
+
+
+def _differences() -> list[Column]:
+    """Return the columns of a comparison with the baseline."""
+
+    def told(say: Callable[[Comparison], Any], otherwise: Any, line: Line) -> Any:
+        return otherwise if line.comparison is None else say(line.comparison)
+
+    def difference(found: Comparison) -> float:
+        return found.found.difference
+
+    def adjusted(found: Comparison) -> float:
+        return found.adjusted
+
+    return [
+        Column(
+            "difference",
+            partial(told, lambda found: f"{100 * difference(found):+.2f}", ""),
+            True,
+            partial(told, difference, None),
+        ),
+        Column("p", partial(told, lambda found: p_value(found.adjusted), ""), True, partial(told, adjusted, None)),
+    ]
 
 
 def percent(rate: float | None) -> str:
     """Return a rate in percent, "-" for none."""
     return "-" if rate is None else f"{100 * rate:.2f}"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value as it is printed."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _cell_of(line: Line, name: str) -> Cell | None:
+    return line.cells[name]
+
+
+def _case_of(line: CaseLine, case: str) -> Cell | None:
+    return line.cells.get(case)
