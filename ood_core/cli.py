@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +12,6 @@ import typer
 
 if TYPE_CHECKING:
     from ood_core.plugins import Plugins
-    from ood_core.recipe import Recipe
-    from ood_core.stages import Plan
-    from ood_core.store import Store
 
 STORE = "OOD_STORE"
 """Environment variable: the store's folder where --store is not given."""
@@ -95,119 +92,30 @@ def _command(
     elif not recipes:
         raise typer.BadParameter("name a recipe, --plugins, --scorers or --datasets", param_hint="RECIPE")
     else:
-        wanted = _Wanted(tuple(overrides or ()), tuple(only or ()), out, store, jobs)
-        try:
-            raise typer.Exit(_run(recipes, wanted, plan))
-        except KeyboardInterrupt:
-            typer.echo("interrupted; the same command goes on from here", err=True)
-            raise typer.Exit(130) from None
+        _launch(recipes, plan, overrides or (), only or (), out, store, jobs)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """The options of a run."""
+def _launch(
+    recipes: list[str],
+    only_plan: bool,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    out: Path | None,
+    store: Path,
+    jobs: int | None,
+) -> None:
+    from ood_core import launch  # torch and all that is installed
 
-    overrides: tuple[str, ...]
-    only: tuple[str, ...]
-    out: Path | None
-    store: Path
-    jobs: int | None
-
-    def folder(self, recipe: Path, several: bool) -> Path:
-        """Return where the reports of a recipe go; of shipped ones as their folders are."""
-        from ood_core.recipe import shipped_folder
-
-        shipped = shipped_folder().resolve() in recipe.resolve().parents
-        name = recipe.resolve().relative_to(shipped_folder().resolve()) if shipped else Path(recipe.name)
-        if self.out is not None and not several:
-            return self.out
-        return (self.out or Path("runs")) / name.with_suffix("")
-
-
-def _run(names: list[str], wanted: _Wanted, only_plan: bool) -> int:
-    """Plan all recipes, then carry out one after another; return the exit code."""
-    from ood_core import plan, recipe  # the plan imports torch and all plugins
-    from ood_core.plugins import find
-
-    paths = [recipe.find(name) for name in names]
-    read = [recipe.read(path, wanted.overrides, wanted.only) for path in paths]
-    plans = [plan.make(recipes, find()) for recipes in read]
-    from ood_core.store import Store, require_writable
-
-    store = Store(wanted.store)
-    if only_plan:
-        for made in plans:
-            made.check()
-            _show(made, store, wanted)
-        return 0
-    from ood_core import processes, report
-
-    processes.join()
-    if processes.rank() > 0:
-        _follow(plans, store)
-        return 0
-    require_writable(wanted.store, "--store")
-    folders = [wanted.folder(path, len(plans) > 1) for path in paths]
-    for made, folder in zip(plans, folders, strict=True):
-        require_writable(folder, "--out")
-        _check(made, store)
-        report.prepare(folder)
-    runs = zip(read, plans, folders, strict=True)
-    code = max(_carry_out(recipes, made, folder, wanted, len(plans) > 1) for recipes, made, folder in runs)
-    processes.leave()
-    return code
-
-
-def _check(made: Plan, store: Store) -> None:
-    from ood_core.run import missing
-
-    if missing(made, store):
-        made.check()
-
-
-def _carry_out(recipes: list[Recipe], made: Plan, folder: Path, wanted: _Wanted, go_on: bool) -> int:
-    """Run one plan and write its reports; a mistake is told here if others are to go on."""
-    from ood_core import report
-    from ood_core.errors import OODError
-    from ood_core.executor import local
-    from ood_core.run import jobs
-    from ood_core.run import run as carry_out
-    from ood_core.store import Store
-
-    store = Store(wanted.store)
+    wanted = launch.Wanted(tuple(overrides), tuple(only), out, store, jobs)
     try:
-        results = carry_out(made, store, local(recipes, made, store, jobs(made, store), wanted.jobs))
-    except OODError as error:
-        if not go_on:
-            raise
-        typer.echo(f"{made.name}: {error}", err=True)
-        return 2
-    report.write(made, results, store, folder)
-    for failure in results.failures:
-        typer.echo(f"failed: {failure.message}", err=True)
-        typer.echo("".join(getattr(failure.error, "__notes__", [])), err=True, nl=False)
-    typer.echo(f"report: {os.path.relpath(folder / 'report.html')}")
-    return 1 if results.failures else 0
-
-
-def _follow(plans: list[Plan], store: Store) -> None:
-    from ood_core import processes
-    from ood_core.run import follow
-
-    for made in plans:
-        follow(made, store)
-    processes.leave()
-
-
-def _show(plan: Plan, store: Store, wanted: _Wanted) -> None:
-    from rich.console import Console
-
-    from ood_core.executor import places
-    from ood_core.outline import outline
-    from ood_core.run import jobs
-
-    at_once, _ = places(jobs(plan, store), wanted.jobs)
-    Console(highlight=False, soft_wrap=True).print(outline(plan, store, at_once))
+        prepared = launch.prepare(recipes, wanted)
+        if only_plan:
+            launch.show(prepared, wanted)
+        else:
+            raise typer.Exit(launch.carry_out(prepared, wanted))
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
 
 
 def _list_plugins() -> None:

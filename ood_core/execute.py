@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from ood_core import extract, fit, measure, memory, processes, score, train
 from ood_core.errors import OODError
@@ -41,19 +43,28 @@ class Done:
     failures: tuple[Failure, ...]
 
 
-def carry_out(stages: Sequence[Stage], store: Store, hooks: Hooks) -> Done:
+def carry_out(stages: Sequence[Stage], store: Store, hooks: Hooks, threads: Mapping[str, int]) -> Done:
     """Carry out stages, each behind its inputs; a stage whose input fails here is left out.
 
     Where several processes share the run an error is raised instead: the others are in the midst of the same stage.
+
+    Args:
+        stages: What to do.
+        store: Where results are found and filed.
+        hooks: Who is told.
+        threads: With how many threads of torch to compute a stage, by key; others with as many as there are.
     """
+    usual = torch.get_num_threads()
     done: list[str] = []
     failures: list[Failure] = []
     lost: set[str] = set()
     for group in _passes(stages):
         left = [stage for stage in group if not any(earlier.key in lost for earlier in stage.inputs)]
         lost |= {stage.key for stage in group} - {stage.key for stage in left}
+        torch.set_num_threads(threads.get(group[0].key, usual))
         for together in _attempts(left, store, hooks, done, failures):
             lost.add(together.key)
+    torch.set_num_threads(usual)
     finished = tuple(stage.key for stage in stages if stage.key not in lost)
     return Done(finished, tuple(done), tuple(failures))
 

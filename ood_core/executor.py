@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -87,8 +87,8 @@ class Executor(ABC):
 class InProcess(Executor):
     """Carries out one job after another in this process; with torchrun, together with the processes beside it."""
 
-    def __init__(self, store: Store, hooks: Hooks) -> None:
-        self.store, self.hooks = store, hooks
+    def __init__(self, store: Store, hooks: Hooks, of_stages: Mapping[str, int] | None = None) -> None:
+        self.store, self.hooks, self.of_stages = store, hooks, of_stages or {}
         self.job: Job | None = None
 
     def has_room(self) -> bool:
@@ -103,7 +103,7 @@ class InProcess(Executor):
         """Carry out the job."""
         assert self.job is not None, "a job was begun"
         job, self.job = self.job, None
-        return Outcome(job, carry_out(job.stages, self.store, self.hooks))
+        return Outcome(job, carry_out(job.stages, self.store, self.hooks, self.of_stages))
 
     def close(self) -> None:
         """Hold nothing."""
@@ -135,6 +135,7 @@ class LocalProcesses(Executor):
         stages: Of that plan, by key.
         places: How many jobs at once.
         threads: Of each.
+        of_stages: With how many threads some stages are computed instead, by key.
     """
 
     recipes: Sequence[Recipe]
@@ -143,6 +144,7 @@ class LocalProcesses(Executor):
     hooks: Hooks
     places: int
     threads: int
+    of_stages: Mapping[str, int] = field(default_factory=dict)
     _workers: list[_Worker] = field(default_factory=list)
     _largest_mb: float = FIRST_GUESS_MB
 
@@ -216,7 +218,9 @@ class LocalProcesses(Executor):
         slot = next(slot for slot in range(self.places) if slot not in [of.slot for of in self._workers])
         here, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")  # threads of this process, and its GPU, do not survive a fork
-        process = context.Process(target=worker.work, args=(there, self.recipes, self.store.root, self.threads))
+        process = context.Process(
+            target=worker.work, args=(there, self.recipes, self.store.root, self.threads, self.of_stages)
+        )
         with _environment(slot, self.threads):
             process.start()
         there.close()
@@ -276,10 +280,18 @@ def places(jobs: Sequence[Job], asked: int | None) -> tuple[int, int]:
     return max(asked, 1), max(cores // max(asked, 1), 1)
 
 
-def local(recipes: Sequence[Recipe], plan: Plan, store: Store, todo: Sequence[Job], asked: int | None) -> Executor:
+def local(
+    recipes: Sequence[Recipe],
+    plan: Plan,
+    store: Store,
+    todo: Sequence[Job],
+    asked: int | None,
+    of_stages: Mapping[str, int],
+) -> Executor:
     """Return the executor of this machine: processes where several jobs can be at work at once, else none beside it."""
     hooks = cast(Hooks, plan.plugins.hook)
     at_once, threads = places(todo, asked)
     if at_once == 1 or processes.count() > 1:
-        return InProcess(store, hooks)
-    return LocalProcesses(recipes, {stage.key: stage for stage in plan.stages}, store, hooks, at_once, threads)
+        return InProcess(store, hooks, of_stages)
+    stages = {stage.key: stage for stage in plan.stages}
+    return LocalProcesses(recipes, stages, store, hooks, at_once, threads, of_stages)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ood_core import metrics
+from ood_core import inference, metrics
 from ood_core.artifacts import load_outputs
 from ood_core.errors import OODError
 from ood_core.extract import DIGESTS
@@ -33,11 +35,16 @@ def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
         if not kept.any():
             raise OODError("all its images are also ID images; nothing is left to measure")
         facts |= {"id_images": len(inside), "ood_images": len(outside)} | asdict(metrics.measure(inside, outside))
+        facts |= _intervals(inside, outside) | {"images": _images(stage, store, kept)}
         facts |= _classification(load_outputs(stage.id_scores.outputs, store))
         if stage.held_scores is not None:
             facts |= _calibrated(inside, outside, _scores(stage.held_scores, store))
         _file_accepted(folder, stage, load_outputs(stage.ood_scores.outputs, store), inside, (outside, kept))
     observer.progress(1, 1)
+
+
+ENDS = ("low", "high")
+"""Of an interval, behind the name of its rate."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +67,49 @@ def compared(stage: MeasureStage, store: Store) -> Compared:
     """Return the scores that are measured, without the OOD images that are taken out for being ID images as well."""
     inside = torch.cat([_scores(scores, store) for scores in (stage.id_scores, *stage.shifted_scores)])
     outside, duplicates = _scores(stage.ood_scores, store), Duplicates(stage, store)
-    kept = ~duplicates.any if stage.overlap == "remove" else torch.ones_like(duplicates.any)
+    kept = ~duplicates.any if stage.overlap == "remove" else torch.ones(len(outside), dtype=torch.bool)
     return Compared(inside, outside[kept], kept, duplicates)
 
 
+@dataclass(frozen=True)
 class Duplicates:
-    """Which OOD images are exactly equal, pixel for pixel, to an ID image; bool [M] each."""
+    """Which OOD images are exactly equal, pixel for pixel, to an ID image; bool [M] each, looked for when asked."""
 
-    def __init__(self, stage: MeasureStage, store: Store) -> None:
-        outside = _digests(stage.ood_scores.outputs, store)
-        tested = [_digests(scores.outputs, store) for scores in (stage.id_scores, *stage.shifted_scores)]
-        trained = _digests(stage.id_scores.fit.train, store)
-        self.test = torch.from_numpy(np.isin(outside, np.concatenate(tested)))
-        self.train = torch.from_numpy(np.isin(outside, trained))
-        self.any = self.test | self.train
+    stage: MeasureStage
+    store: Store
+
+    @cached_property
+    def test(self) -> Tensor:
+        """Those that are also ID test images, or shifted ones."""
+        stages = (self.stage.id_scores, *self.stage.shifted_scores)
+        return self._within(*(scores.outputs for scores in stages))
+
+    @cached_property
+    def train(self) -> Tensor:
+        """Those that are also ID training images."""
+        return self._within(self.stage.id_scores.fit.train)
+
+    @property
+    def any(self) -> Tensor:
+        """Those that are either."""
+        return self.test | self.train
+
+    def _within(self, *extractions: Extraction) -> Tensor:
+        inside = np.concatenate([_digests(extraction, self.store) for extraction in extractions])
+        return torch.from_numpy(np.isin(_digests(self.stage.ood_scores.outputs, self.store), inside))
+
+
+def _intervals(inside: Tensor, outside: Tensor) -> dict[str, float]:
+    """Return between what the rates lie, were the images drawn again."""
+    found = inference.bootstrap(inside.numpy(), outside.numpy())
+    return {f"{name}_{end}": value for name, ends in found.items() for end, value in zip(ENDS, ends, strict=True)}
+
+
+def _images(stage: MeasureStage, store: Store, kept: Tensor) -> str:
+    """Return a digest of all that is measured, pixel for pixel and in order."""
+    inside = [_digests(scores.outputs, store) for scores in (stage.id_scores, *stage.shifted_scores)]
+    outside = _digests(stage.ood_scores.outputs, store)[kept.numpy()]
+    return hashlib.sha256(b"|".join(digests.tobytes() for digests in (*inside, outside))).hexdigest()[:24]
 
 
 def _digests(extraction: Extraction, store: Store) -> Any:

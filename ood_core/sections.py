@@ -166,9 +166,13 @@ class _Task:
     node: Node
     task: PretextTask
     on: Selected | None
+    on_id_set: bool
+    """Whether that is the ID set as the recipe names it."""
 
     def described(self) -> dict[str, Any]:
-        return describe(self.task) | ({ON: described(self.on.selection)} if self.on is not None else {})
+        if self.on is None:
+            return describe(self.task)
+        return describe(self.task) | {ON: ALL_CLASSES if self.on_id_set else described(self.on.selection)}
 
 
 class _Reading:
@@ -207,7 +211,8 @@ class _Reading:
                 self.reader.wrong(item, f"'warmup_epochs' {task.warmup_epochs:g} is more than 'epochs' {task.epochs}")
             if task.auxiliary_images() and data is not None and data.auxiliary is None:
                 self.reader.wrong(item, f"pretext '{task.name}' needs an auxiliary set; name it under 'auxiliary'")
-            tasks.append(_Task(item, task, self._on(item, data)))
+            on = self._on(item, data)
+            tasks.append(_Task(item, task, on, data is not None and on is data.inside))
         return tasks
 
     def _on(self, item: Node, data: Data | None) -> Selected | None:

@@ -164,13 +164,18 @@ class SelectionReader:
 
 
 def described(selection: Selection) -> dict[str, Any]:
-    """Return a selection in plain values, without what is left at its default."""
-    chosen = {"name": selection.name}
+    """Return a selection in plain values as a recipe writes it, without what is left at its default."""
+    chosen: dict[str, Any] = {"name": selection.name}
     for field in dataclasses.fields(Selection):
         value = getattr(selection, field.name)
         if field.name in _CHOICES and value != field.default:
-            chosen[field.name] = value
-    return describe(selection.source) | chosen
+            chosen[field.name] = dict(value) if field.name == "superclasses" else value
+    return _described_source(selection) | chosen
+
+
+def _described_source(selection: Selection) -> dict[str, Any]:
+    other = selection.otherwise
+    return describe(selection.source) | ({} if other is None else {OTHERWISE: _described_source(other)})
 
 
 def _own_name(source: DatasetSource) -> str:

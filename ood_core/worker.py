@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -93,7 +93,9 @@ class _Sender:
         self._tell("ood_on_error", stage, error=OODError(str(error)))
 
 
-def work(connection: Connection, recipes: Sequence[Recipe], store: Path, threads: int) -> None:
+def work(
+    connection: Connection, recipes: Sequence[Recipe], store: Path, threads: int, of_stages: Mapping[str, int]
+) -> None:
     """Carry out jobs, lists of keys, until the other side is gone.
 
     Args:
@@ -101,6 +103,7 @@ def work(connection: Connection, recipes: Sequence[Recipe], store: Path, threads
         recipes: The plan is made out of them, as the other side made it.
         store: Where results lie.
         threads: How many torch may use.
+        of_stages: How many it is to use for some stages, by key.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side is interrupted too, and ends this process
     torch.set_num_threads(threads)
@@ -109,7 +112,7 @@ def work(connection: Connection, recipes: Sequence[Recipe], store: Path, threads
     try:
         while True:
             keys: list[str] = connection.recv()
-            done = carry_out([stages[key] for key in keys], Store(store), _Sender(connection))
+            done = carry_out([stages[key] for key in keys], Store(store), _Sender(connection), of_stages)
             connection.send(Finished(done.finished, done.carried_out, tuple(map(_failed, done.failures))))
     except (EOFError, OSError):
         os._exit(0)  # nobody is left to hear of it

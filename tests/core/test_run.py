@@ -354,7 +354,12 @@ def test_a_probe_that_is_added_later_leaves_the_outputs_alone(make_plan, tiny, t
 def test_a_layer_that_does_not_exist_is_named_with_the_nearest_one(make_plan, tiny, store):
     with pytest.raises(OODError, match=r"the network has no layer 'model.block.0'. Did you mean 'model.blocks.0'\?"):
         run(make_plan(tiny, "scorers=[{use: mahalanobis-layers, layers: [model.block.0]}]"), store)
-    assert not list(store.root.glob("extract/*"))
+
+
+def test_a_probe_that_fails_takes_down_its_own_scorer_alone(make_plan, tiny, store):
+    results = run(make_plan(tiny, "scorers=[energy, {use: mahalanobis-layers, layers: [model.block.0]}]"), store)
+    assert {row.scorer for row in results.rows} == {"energy"}
+    assert {failure.stage.kind for failure in results.failures} == {"extract"}
 
 
 def test_scorers_that_need_the_network_are_given_the_images_of_their_rows(make_plan, tiny, store, monkeypatch):

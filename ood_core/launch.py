@@ -1,0 +1,139 @@
+"""From the recipes that a command names to their reports: reads, plans, carries out and files, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from ood_core import lock, plan, processes, recipe, report
+from ood_core.errors import OODError
+from ood_core.executor import local, places
+from ood_core.lock import Lock
+from ood_core.outline import outline
+from ood_core.plugins import find
+from ood_core.recipe import Recipe
+from ood_core.run import follow, jobs, missing, run
+from ood_core.stages import Plan
+from ood_core.store import Store, require_writable
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of a command.
+
+    Attributes:
+        overrides: Of --set.
+        only: Of --only.
+        out: Folder for the reports, of several recipes one within it; None is `runs`.
+        store: The folder of finished stages.
+        jobs: How many side by side; None leaves it to the machine.
+    """
+
+    overrides: tuple[str, ...]
+    only: tuple[str, ...]
+    out: Path | None
+    store: Path
+    jobs: int | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe that can be carried out."""
+
+    recipes: list[Recipe]
+    plan: Plan
+    folder: Path
+    lock: Lock | None
+
+
+def prepare(names: Sequence[str], wanted: Wanted) -> list[Prepared]:
+    """Plan all recipes, before the first one is carried out.
+
+    Raises:
+        OODError: With the mistakes of a recipe, or what differs from a lock.
+    """
+    paths = [recipe.find(name) for name in names]
+    folders = [_folder(path, wanted, len(paths) > 1) for path in paths]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise OODError(f"two of the recipes would write into {folder}; run them with an --out of their own")
+    return [_prepared(path, folder, wanted) for path, folder in zip(paths, folders, strict=True)]
+
+
+def show(prepared: Sequence[Prepared], wanted: Wanted) -> None:
+    """Print the plans as trees."""
+    store = Store(wanted.store)
+    for one in prepared:
+        one.plan.check()
+        at_once, _ = places(jobs(one.plan, store), wanted.jobs)
+        Console(highlight=False, soft_wrap=True).print(outline(one.plan, store, at_once))
+
+
+def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
+    """Carry out all, write their reports, and return the exit code: 1 if anything failed."""
+    processes.join()
+    store = Store(wanted.store)
+    if processes.rank() > 0:
+        for one in prepared:
+            follow(one.plan, store)
+        processes.leave()
+        return 0
+    require_writable(wanted.store, "--store")
+    for one in prepared:
+        require_writable(one.folder, "--out")
+        if missing(one.plan, store):
+            one.plan.check()
+        report.prepare(one.folder)
+    code = max([_one(one, store, wanted, len(prepared) > 1) for one in prepared])
+    processes.leave()
+    return code
+
+
+def _prepared(path: Path, folder: Path, wanted: Wanted) -> Prepared:
+    if not lock.is_lock(path):
+        recipes = recipe.read(path, wanted.overrides, wanted.only)
+        return Prepared(recipes, plan.make(recipes, find()), folder, None)
+    if wanted.overrides or wanted.only:
+        raise OODError(f"{path.name}: a lock is run as it is, without --set and --only; change its recipe instead")
+    locked = lock.read(path)
+    made = plan.make(locked.recipes, find())
+    lock.require_same(locked, made)
+    return Prepared(locked.recipes, made, folder, locked)
+
+
+def _folder(path: Path, wanted: Wanted, several: bool) -> Path:
+    """Return where the reports of a recipe go: of shipped ones as their folders are, of a lock beside it."""
+    if wanted.out is not None and not several:
+        return wanted.out
+    if lock.is_lock(path):
+        return (wanted.out or path.parent) / "again"
+    shipped = recipe.shipped_folder().resolve()
+    within = path.resolve().relative_to(shipped) if shipped in path.resolve().parents else Path(path.name)
+    return (wanted.out or Path("runs")) / within.with_suffix("")
+
+
+def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
+    """Carry out one recipe; a mistake is told here if others are to go on."""
+    threads = {} if one.lock is None else one.lock.threads
+    try:
+        executor = local(one.recipes, one.plan, store, jobs(one.plan, store), wanted.jobs, threads)
+        results = run(one.plan, store, executor)
+    except OODError as error:
+        if not go_on:
+            raise
+        typer.echo(f"{one.plan.name}: {error}", err=True)
+        return 2
+    report.write(one.plan, results, store, one.folder)
+    lock.write(one.plan, one.recipes, results, one.folder)
+    for failure in results.failures:
+        typer.echo("\n".join([f"failed: {failure.message}", *getattr(failure.error, "__notes__", [])]), err=True)
+    same = True
+    if one.lock is not None:
+        same, verdict = lock.verdict(one.lock, results)
+        typer.echo("\n".join([*lock.notes(one.lock), verdict]))
+    typer.echo(f"report: {one.folder / 'report.html'}")
+    return 0 if same and not results.failures else 1
