@@ -1,0 +1,251 @@
+"""Jobs side by side: the same results as one after another, and what becomes of them when a process dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from ood_core import executor, plan, recipe
+from ood_core.execute import Done, Failure
+from ood_core.executor import Executor, InProcess, Job, LocalProcesses, Outcome, local, places
+from ood_core.hookspecs import hookimpl
+from ood_core.plugins import find
+from ood_core.run import jobs, run
+from ood_core.store import Store, load_tensors
+from ood_core.worker import Failed
+
+SEEDS = "seeds=[0, 1]"
+LONG = "vary: {short: {}, long: {training.0.epochs: 100000}}\n"
+
+
+def planned(path, *overrides):
+    recipes = recipe.read(path, overrides)
+    return recipes, plan.make(recipes, find())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+# ------------------------------------------------------------------------------------------------------- scheduling
+
+
+class Recording(Executor):
+    """Takes down in which order jobs begin, pretends to carry them out, and lets some stages fail."""
+
+    def __init__(self, places, failing=(), deadly=None):
+        self.places, self.failing, self.deadly = places, failing, deadly
+        self.began, self.at_work = [], []
+
+    def has_room(self):
+        return len(self.at_work) < self.places
+
+    def begin(self, job):
+        self.began.append(job)
+        self.at_work.append(job)
+
+    def outcome(self):
+        job = self.at_work.pop()
+        keys = [stage.key for stage in job.stages]
+        if self.deadly in keys:
+            done = tuple(keys[: keys.index(self.deadly)])
+            return Outcome(job, Done(done, done, (failure(job.stages[len(done)]),)))
+        failed = [stage for stage in job.stages if stage.key in self.failing]
+        lost = {stage.key for stage in failed}
+        for stage in job.stages:
+            if any(earlier.key in lost for earlier in stage.inputs):
+                lost.add(stage.key)
+        done = tuple(stage.key for stage in job.stages if stage.key not in lost)
+        return Outcome(job, Done(done, done, tuple(map(failure, failed))))
+
+    def close(self):
+        self.closed = True
+
+
+def failure(stage):
+    return Failure(stage, "broken", RuntimeError("broken"))
+
+
+def schedule(todo, at_work):
+    from ood_core.run import _Schedule
+
+    return _Schedule(todo, at_work).work()
+
+
+def test_a_job_begins_when_all_that_it_needs_is_done(tiny, store):
+    _, made = planned(tiny, SEEDS)
+    recording = Recording(places=3)
+    done, failures = schedule(jobs(made, store), recording)
+    assert done == {stage.key for stage in made.stages}
+    assert not failures
+    seen = set()
+    for job in recording.began:
+        assert job.needs <= seen
+        seen |= {stage.key for stage in job.stages}
+
+
+def test_what_needs_a_failed_stage_is_left_out_and_all_else_is_done(tiny, store):
+    _, made = planned(tiny, SEEDS)
+    broken = next(stage for stage in made.stages if stage.kind == "train" and stage.seed == 0)
+    done, failures = schedule(jobs(made, store), Recording(places=2, failing=[broken.key]))
+    assert [failed.stage.key for failed in failures] == [broken.key]
+    assert done == {stage.key for row in made.rows if row.seed == 1 for stage in behind(row.measure)}
+
+
+def behind(stage):
+    return [stage, *(found for earlier in stage.inputs for found in behind(earlier))]
+
+
+def test_what_a_dead_process_did_not_come_to_is_begun_again(tiny, store):
+    _, made = planned(tiny)
+    fit = next(job for job in jobs(made, store) if job.stages[0].kind == "fit")
+    deadly = fit.stages[1]
+    assert deadly.kind == "score"
+    done, failures = schedule(jobs(made, store), Recording(places=1, deadly=deadly.key))
+    assert [failed.stage.key for failed in failures] == [deadly.key]
+    lost = {stage.key for stage in fit.stages if deadly.key in {earlier.key for earlier in behind(stage)}}
+    assert done == {stage.key for stage in made.stages} - lost
+
+
+def test_jobs_are_trainings_passes_and_all_of_one_fitted_scorer(tiny, store):
+    _, made = planned(tiny)
+    kinds = [[stage.kind for stage in job.stages] for job in jobs(made, store)]
+    assert kinds[0] == ["train"]
+    assert kinds[1:-2] == [["extract"]] * 5
+    for kind in kinds[-2:]:
+        assert kind == ["fit", *["score"] * 4, *["measure"] * 2]
+
+
+# -------------------------------------------------------------------------------------------------- how many at once
+
+
+def test_as_many_jobs_as_asked_for_share_the_cores(tiny, store, monkeypatch):
+    todo = jobs(planned(tiny, SEEDS)[1], store)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert places(todo, 3) == (3, 2)
+    assert places(todo, 16) == (16, 1)
+
+
+def test_small_trainings_are_not_worth_a_process(tiny, store, monkeypatch):
+    todo = jobs(planned(tiny, SEEDS)[1], store)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert places(todo, None) == (1, 8)
+    monkeypatch.setattr(executor, "SMALL", 0)
+    assert places(todo, None) == (2, 4)
+
+
+def test_trainings_that_wait_for_each_other_are_one_chain(tiny, store, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(executor, "SMALL", 0)
+    chain = "training=[{use: rotation, epochs: 1, batch_size: 16}, {use: classification, epochs: 1, batch_size: 16}]"
+    assert places(jobs(planned(tiny, chain)[1], store), None) == (1, 8)
+
+
+def test_with_gpus_each_has_its_jobs(tiny, store, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert places(jobs(planned(tiny)[1], store), None) == (2, 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    with executor._environment(1, 4):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+        assert os.environ["OMP_NUM_THREADS"] == "4"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+def test_one_place_is_this_process(tiny, store):
+    recipes, made = planned(tiny, SEEDS)
+    assert isinstance(local(recipes, made, store, jobs(made, store), 1, {}), InProcess)
+    assert isinstance(local(recipes, made, store, jobs(made, store), 2, {}), LocalProcesses)
+
+
+def test_no_job_begins_without_memory_for_it_unless_none_is_at_work(tiny, store, monkeypatch):
+    recipes, made = planned(tiny, SEEDS)
+    at_work = local(recipes, made, store, [], 2, {})
+    monkeypatch.setattr(executor.memory, "available", lambda: 0.0)
+    assert at_work.has_room()
+    at_work._workers.append(executor._Worker(None, None, 0, Job(made.stages[:1])))
+    assert not at_work.has_room()
+    monkeypatch.setattr(executor.memory, "available", lambda: 1e9)
+    assert at_work.has_room()
+
+
+# ---------------------------------------------------------------------------------------------------- real processes
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_process_gives(tiny, tmp_path):
+    recipes, made = planned(tiny, SEEDS)
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    alone = run(made, one)
+    together = run(made, two, local(recipes, made, two, jobs(made, two), 2, {}))
+    assert together.rows == alone.rows
+    assert not any(record.stored for record in together.records)
+    for stage in made.stages:
+        if stage.kind == "train":
+            first, second = (load_tensors(store.folder(stage) / "weights.safetensors") for store in (one, two))
+            assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Killer:
+    """Kills the process that trains the variant of many epochs, as soon as it does."""
+
+    def __init__(self, at_work):
+        self.at_work = at_work
+        self.killed = 0
+
+    @hookimpl
+    def ood_on_progress(self, stage, done, total):
+        if stage.kind == "train" and stage.task.epochs == 100_000 and not self.killed:
+            worker = next(one for one in self.at_work._workers if one.at is not None and one.at.key == stage.key)
+            self.killed = worker.process.pid
+            os.kill(worker.process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_costs_its_own_variant_alone(tiny, store):
+    tiny.write_text(tiny.read_text() + LONG)
+    recipes, made = planned(tiny)
+    at_work = local(recipes, made, store, jobs(made, store), 2, {})
+    killer = Killer(at_work)
+    made.plugins.manager.register(killer)
+    results = run(made, store, at_work)
+    assert killer.killed
+    assert {row.variant for row in results.rows} == {"short"}
+    (failed,) = results.failures
+    assert failed.message == "train classification: its process was ended by SIGKILL; what it had done is kept"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_no_process_behind(tiny, tmp_path):
+    tiny.write_text(tiny.read_text() + LONG)
+    command = [Path(sys.executable).with_name("ood-run"), tiny, "--jobs", "2", "--store", tmp_path / "s"]
+    at_work = subprocess.Popen([*command, "--out", tmp_path / "o"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("s/train/*/stage.json")) and time.monotonic() < deadline:  # the short one is done
+        time.sleep(0.2)
+    children = psutil.Process(at_work.pid).children(recursive=True)
+    assert children
+    at_work.send_signal(signal.SIGINT)
+    _, errors = at_work.communicate(timeout=60)
+    assert at_work.returncode == 130
+    assert "interrupted; the same command goes on from here" in errors
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def test_a_mistake_from_another_process_is_one_line_and_a_bug_keeps_its_traceback(tiny):
+    stage = planned(tiny)[1].stages[0]
+    mistake = Failed(stage.key, "too large", None).failure(stage)
+    assert str(mistake.error) == "too large"
+    bug = Failed(stage.key, "ZeroDivisionError: by zero", "Traceback ...").failure(stage)
+    assert isinstance(bug.error, RuntimeError)
+    assert bug.error.__notes__ == ["Traceback ..."]
