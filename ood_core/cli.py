@@ -23,11 +23,16 @@ _application = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty
 
 
 def run() -> None:
-    """Run the command line; exits 2 after a mistake of the user, which is printed without traceback."""
+    """Run the command line."""
+    call(_application)
+
+
+def call(application: typer.Typer) -> None:
+    """Run a command line; exits 2 after a mistake of the user, which is printed without traceback."""
     from ood_core.errors import OODError  # light, but nothing that --help needs
 
     try:
-        _application()
+        application()
     except OODError as error:
         typer.echo(_told_once(str(error)), err=True)
         raise SystemExit(2) from None
@@ -43,7 +48,7 @@ def _told_once(message: str) -> str:
 
 
 @_application.command(no_args_is_help=True)
-def _command(
+def command(
     recipes: Annotated[
         list[str] | None,
         typer.Argument(metavar="RECIPE...", help="A recipe file, or the name of a shipped one, as mood."),

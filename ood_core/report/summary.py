@@ -198,7 +198,9 @@ def _differences() -> list[Column]:
             True,
             partial(told, difference, None),
         ),
-        Column("p", partial(told, lambda found: p_value(found.adjusted), ""), True, partial(told, adjusted, None)),
+        Column(
+            "p (Holm)", partial(told, lambda found: p_value(found.adjusted), ""), True, partial(told, adjusted, None)
+        ),
     ]
 
 
