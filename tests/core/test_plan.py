@@ -5,6 +5,7 @@ from PIL import Image
 
 from ood_core.datasets import HOLDOUT
 from ood_core.errors import OODError, OODErrors
+from ood_core.stages import Baseline
 
 from ..conftest import TINY
 
@@ -413,3 +414,29 @@ def test_probes_with_equal_fields_are_one_stage_for_each_set(make_plan, tiny):
     extractions = [stage for stage in plan.stages if stage.kind == "extract"]
     sets = {str(stage.images) for stage in extractions}
     assert len(extractions) == 3 * len(sets)  # the outputs, the means of layers, the Gram matrices
+
+
+# ------------------------------------------------------------------------------------------ what rows are compared with
+
+
+def test_variants_are_compared_scorer_by_scorer_and_a_single_one_with_its_first(make_plan, tiny):
+    assert make_plan(tiny).baseline == Baseline("", "energy")
+    assert make_plan(tiny).coordinates == {"tiny": {}}
+    assert make_plan(tiny, "baseline={scorer: mahalanobis}").baseline == Baseline("", "mahalanobis")
+    tiny.write_text(TINY + "baseline: b\nvary: {a: {}, b: {training: []}}\n")
+    plan = make_plan(tiny, "scorers=[mahalanobis]")
+    assert plan.baseline == Baseline("b", "")
+    assert plan.coordinates == {"a": {"variant": "a"}, "b": {"variant": "b"}}
+
+
+def test_variants_without_a_common_scorer_are_compared_with_one_of_the_baseline(make_plan, tiny):
+    tiny.write_text(TINY + "vary: {axes: {scorer: {a: {scorers: [softmax]}, b: {scorers: [knn, energy]}}}}\n")
+    assert make_plan(tiny).baseline == Baseline("a", "softmax")
+    assert make_plan(tiny, "baseline={scorer: b}").baseline == Baseline("b", "knn")
+
+
+def test_a_scorer_that_the_baseline_lacks_is_told_at_its_line_with_the_nearest_name(make_plan, tiny):
+    tiny.write_text(TINY + "baseline: {variant: b, scorer: mahalanobi}\nvary: {a: {}, b: {}}\n")
+    message = r"^tiny\.yaml: line 13: the baseline has no scorer 'mahalanobi'\. Did you mean 'mahalanobis'\?$"
+    with pytest.raises(OODError, match=message):
+        make_plan(tiny)

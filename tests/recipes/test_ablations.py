@@ -1,0 +1,44 @@
+"""docs/ablations.md: every example becomes the variants that stand below it."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ood_core import plan, recipe
+from ood_core.errors import OODError
+
+PAGE = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text()
+EXAMPLES = re.findall(r"```yaml\n(.*?)```\n\n(?:```text\n(.*?)```)?", PAGE, re.DOTALL)
+
+COMMANDS = re.findall(r"^ood-run (.*?) *(?:#.*)?$", PAGE, re.MULTILINE)
+
+
+def variants(text, tmp_path, plugins):
+    path = tmp_path / "example.yaml"
+    path.write_text(text)
+    return list(plan.make(recipe.read(path), plugins).coordinates)
+
+
+@pytest.mark.parametrize(("text", "names"), [example for example in EXAMPLES if example[1]])
+def test_an_example_becomes_the_variants_below_it(text, names, tmp_path, plugins):
+    assert variants(text, tmp_path, plugins) == names.splitlines()
+
+
+def test_the_example_that_is_refused_is_refused_with_the_message_below_it(tmp_path, plugins):
+    (refused,) = [text for text, names in EXAMPLES if not names]
+    (message,) = re.findall(r"This one is refused: `(.*?)`", PAGE)
+    with pytest.raises(OODError) as caught:
+        variants(refused, tmp_path, plugins)
+    assert str(caught.value) == f"example.yaml: line 4: {message}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_a_command_of_the_page_keeps_can_be_planned(command, plugins):
+    name, *options = shlex.split(command)
+    given = list(zip(options[::2], options[1::2], strict=True))
+    kept = [value for option, value in given if option == "--only"]
+    assert kept
+    read = recipe.read(recipe.find(name), [value for option, value in given if option == "--set"], kept)
+    assert len(plan.make(read, plugins).rows) < len(plan.make(recipe.read(recipe.find(name)), plugins).rows)
