@@ -200,15 +200,17 @@ def _recipe(name: str, of: Any) -> Recipe:
 # ------------------------------------------------------------------------------------------------- what differs
 
 
-def _differences(then: Mapping[str, Any], plan: Plan) -> Iterator[str]:
-    now = versions(plan.plugins)
-    yield from _changed(then["versions"], now, "version of ")
-    yield from _changed(then["data"], _data(plan), "data ")
+def _differences(then: Mapping[str, Any], plan: Plan) -> list[str]:
+    inputs = [
+        *_changed(then["versions"], versions(plan.plugins), "version of "),
+        *_changed(then["data"], _data(plan), "data "),
+    ]
     here = {stage.key for stage in plan.stages}
     gone = [stage["stage"] for stage in then["stages"] if stage["key"] not in here]
-    if gone:
-        more = f" and {len(gone) - TOLD} more" if len(gone) > TOLD else ""
-        yield f"options or code differ: another key has {', '.join(gone[:TOLD])}{more}"
+    if inputs or not gone:  # which change the keys too
+        return inputs
+    more = f" and {len(gone) - TOLD} more" if len(gone) > TOLD else ""
+    return [f"options differ: another key has {', '.join(gone[:TOLD])}{more}"]
 
 
 def _changed(then: Mapping[str, str], now: Mapping[str, str], what: str) -> Iterator[str]:
