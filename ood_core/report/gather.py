@@ -76,8 +76,8 @@ class _Measured:
 
     def add(self, row: Row, found: Compared, store: Store) -> None:
         stages = (row.measure.id_scores, *row.measure.shifted_scores)
-        inside = self.inside.setdefault(tuple(stage.key for stage in stages), np.array(found.inside))
-        self.scores.append(RowScores(inside, np.array(found.outside)))
+        inside = self.inside.setdefault(tuple(stage.key for stage in stages), found.inside.numpy())
+        self.scores.append(RowScores(inside, found.outside.numpy()))
         self.accepted += accepted_pairs(row, found, store)
         self.classes += class_rows(row, found, store)
 

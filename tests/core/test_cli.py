@@ -54,12 +54,19 @@ def test_a_run_ends_with_the_table_and_the_reports(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "AUROC" in done.stdout
     assert "mahalanobis" in done.stdout
-    assert "report: here/report.md" in done.stdout
+    assert "report: here/report.html" in done.stdout
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
         "accepted.csv",
+        "classes.csv",
+        "gallery",
+        "recipe.lock.yaml",
         "report.csv",
+        "report.html",
         "report.json",
         "report.md",
+        "report.tex",
+        "scores.safetensors",
+        "summary.csv",
     ]
     again = ood_run("tiny.yaml", "--out", "here", cwd=tmp_path)
     assert again.returncode == 0
