@@ -107,15 +107,26 @@ def work(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side is interrupted too, and ends this process
     torch.set_num_threads(threads)
-    made = plan.make(recipes, find())
-    stages = {stage.key: stage for stage in made.stages}
+    stages, problem = _planned(recipes)
     try:
         while True:
             keys: list[str] = connection.recv()
+            if unknown := [Failed(key, problem, None) for key in keys if key not in stages]:
+                connection.send(Finished((), (), tuple(unknown)))
+                continue
             done = carry_out([stages[key] for key in keys], Store(store), _Sender(connection), of_stages)
             connection.send(Finished(done.finished, done.carried_out, tuple(map(_failed, done.failures))))
     except (EOFError, OSError):
         os._exit(0)  # nobody is left to hear of it
+
+
+def _planned(recipes: Sequence[Recipe]) -> tuple[dict[str, Stage], str]:
+    """Return the stages by key, and what is to be said of a key that is not among them."""
+    try:
+        made = plan.make(recipes, find())
+    except OODError as error:
+        return {}, f"data or code changed since the run began: {error}"
+    return {stage.key: stage for stage in made.stages}, "data or code changed since the run began; run it again"
 
 
 def _failed(failure: Failure) -> Failed:

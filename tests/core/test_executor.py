@@ -1,10 +1,12 @@
 """Jobs side by side: the same results as one after another, and what becomes of them when a process dies."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,7 @@ from ood_core.hookspecs import hookimpl
 from ood_core.plugins import find
 from ood_core.run import jobs, run
 from ood_core.store import Store, load_tensors
-from ood_core.worker import Failed
+from ood_core.worker import Failed, work
 
 SEEDS = "seeds=[0, 1]"
 LONG = "vary: {short: {}, long: {training.0.epochs: 100000}}\n"
@@ -249,3 +251,19 @@ def test_a_mistake_from_another_process_is_one_line_and_a_bug_keeps_its_tracebac
     bug = Failed(stage.key, "ZeroDivisionError: by zero", "Traceback ...").failure(stage)
     assert isinstance(bug.error, RuntimeError)
     assert bug.error.__notes__ == ["Traceback ..."]
+
+
+def test_a_process_whose_plan_differs_says_so_and_goes_on(tiny, store):
+    recipes, made = planned(tiny)
+    here, there = multiprocessing.Pipe()
+    other = [replace(recipe, seed=9) for recipe in recipes]
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(there, other, store.root, 1, {}))
+    process.start()
+    there.close()
+    for _ in range(2):
+        here.send([made.stages[0].key])
+        (failed,) = here.recv().failures
+        assert failed.message == "data or code changed since the run began; run it again"
+    here.close()
+    process.join(20)
+    assert process.exitcode == 0
