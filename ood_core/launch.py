@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from ood_core.recipe import Recipe
 from ood_core.run import follow, jobs, missing, run
 from ood_core.stages import Plan
 from ood_core.store import Store, require_writable
+
+
+PIPED_WIDTH = 200
+"""Characters of a plan where there is no terminal to fit it into."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def show(prepared: Sequence[Prepared], wanted: Wanted) -> None:
     for one in prepared:
         one.plan.check()
         at_once, _ = places(jobs(one.plan, store), wanted.jobs)
-        Console(highlight=False, soft_wrap=True).print(outline(one.plan, store, at_once))
+        width = None if sys.stdout.isatty() else PIPED_WIDTH
+        Console(highlight=False, width=width).print(outline(one.plan, store, at_once))
 
 
 def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
