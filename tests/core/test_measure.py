@@ -9,6 +9,7 @@ from PIL import Image
 from ood_core import report
 from ood_core.errors import OODError
 from ood_core.measure import ACCEPTED
+from ood_core.report import filed
 from ood_core.run import run
 from ood_core.store import Store, load_array
 
@@ -88,6 +89,16 @@ def test_what_is_in_two_sets_can_be_taken_out(carry_out, tmp_path):
     assert removed.rows[0].duplicates_test == 1
     scores = {row.auroc for row in (counted.rows[0], removed.rows[0])}
     assert len(scores) == 2
+
+
+def test_what_is_taken_out_is_in_no_part_of_the_report(carry_out, tmp_path):
+    copy(tmp_path, "ID/test/cat/3.png", "OOD/elk/copy.png")
+    plan, results = carry_out("data.overlap=remove")
+    report.write(plan, results, Store(tmp_path / "store"), tmp_path / "out")
+    found = filed.load(tmp_path / "out")
+    assert len(found.scores[0].outside) == 10
+    assert {of.ood_class: of.images for of in found.classes} == {"fox": 5, "elk": 5}
+    assert {pair.images for pair in found.accepted} <= {5}
 
 
 def test_nothing_is_left_of_a_set_that_is_all_id(carry_out, tmp_path):

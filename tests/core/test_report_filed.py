@@ -27,6 +27,7 @@ from ood_core.stages import Baseline
 from .test_report import row
 
 WHICH = {"case": "", "draw": 0, "seed": 0, "scorer": "energy", "id_set": "digits", "ood_set": "noise"}
+EPOCHS = [{"loss": inf}]
 INSIDE = np.linspace(0, 1, 10)
 
 
@@ -45,7 +46,7 @@ def findings(name="run", variants=("a", "b")):
         notes=("a note",),
         failures=(),
         stages=(
-            StageRecord("train", "train mim", "k1", 0, variants, False, {"seconds": 2.0, "epochs": [{"loss": inf}]}),
+            StageRecord("train", "train mim", "k1", 0, variants, False, {"seconds": 2.0, "steps": 4, "epochs": EPOCHS}),
             StageRecord("extract", "extract digits", "k2", None, variants[:1], True, {"seconds": 1.0, "images": 10}),
         ),
         accepted=tuple(
@@ -78,7 +79,7 @@ def test_everything_comes_back(tmp_path):
     save(filed, tmp_path)
     loaded = load(tmp_path)
     expected = plain(filed)
-    expected["stages"][0]["facts"]["epochs"][0]["loss"] = "inf"
+    expected["stages"][0]["facts"]["epochs"] = [{"loss": "inf"}]
     assert plain(loaded) == expected
     assert loaded.work == "trained 1, extracted 0, reused 1"
     assert loaded.missing == ("c",)
