@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 from ood_core import grid
@@ -97,7 +98,7 @@ def _of_baseline(override: str) -> bool:
 
 
 def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
-    """Return a file's mapping laid over that of its `base:`: a file beside it, or the name of a shipped recipe."""
+    """Return a file's mapping laid over that of its `base:`; of several, each laid over the one before."""
     if path.resolve() in derived:
         raise OODError(f"{path.name}: its base leads back to itself")
     try:
@@ -106,17 +107,24 @@ def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
         raise OODError(f"{path}: cannot be read: {error}") from None
     entries = mapping(node, "a recipe")
     base = entries.pop("base", None)
-    if base is None:
-        return Node(entries, node.place)
-    if not isinstance(base.value, str):
-        raise base.error("'base' must be the path of a recipe")
-    parent = path.parent / base.value
-    if not parent.is_file():
-        try:
-            parent = _shipped(base.value)
-        except OODError as error:
-            raise base.error(f"no recipe '{base.value}' beside {path.name}; {error}") from None
-    return _lay(_with_base(parent, (*derived, path.resolve())), Node(entries, node.place))
+    layers = [Node(entries, node.place)]
+    if base is not None:
+        bases = base.value if isinstance(base.value, list) else [base]
+        layers = [_with_base(_base(one, path), (*derived, path.resolve())) for one in bases] + layers
+    return reduce(_lay, layers)
+
+
+def _base(named: Node, path: Path) -> Path:
+    """Return the file of a base: beside the recipe, or shipped."""
+    if not isinstance(named.value, str):
+        raise named.error("'base' must be the path of a recipe, or a list of them")
+    beside = path.parent / named.value
+    if beside.is_file():
+        return beside
+    try:
+        return _shipped(named.value)
+    except OODError as error:
+        raise named.error(f"no recipe '{named.value}' beside {path.name}; {error}") from None
 
 
 def _lay(below: Node, above: Node) -> Node:

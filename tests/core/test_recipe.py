@@ -272,3 +272,11 @@ def test_what_varies_is_no_longer_in_the_recipe_and_overrides_come_last(tmp_path
     assert [r.root.plain() for r in read] == [{"a": 2, "depth": 9}, {"a": 2, "depth": 9}, {"a": 3, "depth": 9}]
     assert {r.baseline_variant for r in read} == {"mim, 6"}
     assert read[1].coordinates == {"pretext": "mim", "depth": "6"}
+
+
+def test_several_bases_are_laid_over_each_other_in_their_order(tmp_path):
+    (tmp_path / "one.yaml").write_text("a: 1\nb: {c: 1, d: 1}\n")
+    (tmp_path / "two.yaml").write_text("b: {d: 2, e: 2}\n")
+    (tmp_path / "three.yaml").write_text("base: [one.yaml, two.yaml]\nb: {e: 3}\n")
+    (found,) = recipe.read(tmp_path / "three.yaml")
+    assert found.root.plain() == {"a": 1, "b": {"c": 1, "d": 2, "e": 3}}
