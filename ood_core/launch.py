@@ -21,7 +21,6 @@ from ood_core.run import follow, jobs, missing, run
 from ood_core.stages import Plan
 from ood_core.store import Store, require_writable
 
-
 PIPED_WIDTH = 200
 """Characters of a plan where there is no terminal to fit it into."""
 
