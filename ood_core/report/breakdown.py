@@ -12,7 +12,7 @@ from ood_core.report.figures import affordable
 from ood_core.report.findings import Findings
 from ood_core.run import ResultRow
 
-BYTES = 500_000
+BYTES = 350_000
 """Of all tables together."""
 
 LINES, COLUMNS = 30, 12

@@ -57,7 +57,7 @@ def draw(title: str, inside: NDArray[np.float64], outside: Sequence[tuple[str, N
     made.set_xlim(low, high)
     made.set_ylim(0, top)
     made.set_yticks([])
-    made.stairs(known.shares, edges, fill=True, color=drawing.INSIDE.colour, alpha=0.45, linewidth=0, clip_on=False)
+    drawing.area(made, known.shares, edges, drawing.INSIDE)
     for index, one in enumerate(foreign):
         drawing.line(made, edges.repeat(2)[1:-1], one.shares.repeat(2), drawing.style(index))
     threshold = float(np.quantile(inside, RECALL))

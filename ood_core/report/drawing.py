@@ -107,6 +107,12 @@ def line(made: Axes, x: Any, y: Any, style: Style, **more: Any) -> None:
     made.plot(x, y, color=style.colour, linestyle=dashes, linewidth=1.5, clip_on=False, solid_capstyle="butt", **more)
 
 
+def area(made: Axes, heights: Any, edges: Any, style: Style) -> None:
+    """Draw a histogram as an area with an outline."""
+    face = (style.colour, 0.45)
+    made.stairs(heights, edges, fill=True, facecolor=face, edgecolor=style.colour, linewidth=0.8, clip_on=False)
+
+
 def rule(made: Axes, x: Sequence[float], y: Sequence[float], dotted: bool = True) -> None:
     """Draw a line to compare with, in the page's ink."""
     dashes = (0, (2, 2)) if dotted else "solid"
@@ -166,7 +172,8 @@ def listed(parts: Sequence[str]) -> str:
 
 def area_swatch() -> str:
     """Return the sign of an area in a key."""
-    return _swatch(f'<rect x="1" y="1" width="26" height="8" fill="{INSIDE.colour}" fill-opacity=".45"/>')
+    colours = f'fill="{INSIDE.colour}" fill-opacity=".45" stroke="{INSIDE.colour}"'
+    return _swatch(f'<rect x="1" y="1" width="26" height="8" {colours}/>')
 
 
 def line_swatch(style: Style) -> str:

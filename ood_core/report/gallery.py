@@ -24,7 +24,7 @@ EACH = 8
 """Images of an end."""
 
 IMAGES = 480
-"""Of all galleries together; at two or three kilobytes each they stay a fifth of the page."""
+"""Of all galleries together."""
 
 SIDE = 64
 """Pixels of the longer side; larger images are reduced to it, smaller ones stay as they are."""

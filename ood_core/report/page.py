@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from ood_core.report import breakdown, costs, drawing, figures, scatter, trainings
 from ood_core.report.accepted import most_frequent
-from ood_core.report.combinations import Combination, combinations
-from ood_core.report.findings import Findings, Strip
+from ood_core.report.combinations import Combination, combinations, ranked
+from ood_core.report.findings import Findings, Shown, Strip
+from ood_core.report.pictures import Picture
 from ood_core.report.summary import by_case, case_columns, columns, legend, percent, summarise, tables
 
 CASE_METRICS = {"auroc": "AUROC", "fpr95": "FPR@95"}
@@ -24,17 +25,17 @@ CASE_METRICS = {"auroc": "AUROC", "fpr95": "FPR@95"}
 ENDS = ("most ID-like OOD", "most OOD-like ID", "most typical ID", "most typical OOD")
 """Of a scorer's scores, those first where it is mistaken."""
 
-LINES = 3000
+LINES = 1500
 """Of one table, at most."""
 
-STAGES = 1200
+STAGES = 600
 """Stages whose cost is listed one by one, at most."""
 
-PICTURES = 900_000
-"""Bytes of the pictures that trainings have left, all together."""
+GALLERY, PICTURES, OPTIONS = 900_000, 500_000, 150_000
+"""Bytes: of the images at the ends of scores, of the pictures that trainings have left, of the resolved options.
 
-OPTIONS = 300_000
-"""Characters of the resolved options."""
+With those of the drawings and of the tables of classes this makes less than five megabytes.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class End:
+    """Images at an end of a scorer's scores, each with its data URI."""
+
+    title: str
+    images: Sequence[tuple[Shown, str]]
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """The ends of one combination's scores: each end of each OOD set, and those of the ID set."""
+    """The ends of one combination's scores: those of each OOD set, and those of the ID set."""
 
     combination: Combination
-    strips: tuple[tuple[str, Strip], ...]
+    ends: Sequence[End]
 
 
 def render(findings: Findings, folder: Path) -> str:
@@ -63,32 +72,29 @@ def render(findings: Findings, folder: Path) -> str:
         findings: What was found.
         folder: Where the files of its pictures and its gallery lie; they become part of the page.
     """
-    environment = Environment(
-        loader=PackageLoader("ood_core.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    loader = PackageLoader("ood_core.report")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "number": _number, "bare": Markup}
     embedded = _Embedded(folder)
-    source = environment.loader.get_source if environment.loader is not None else None
-    assert source is not None, "the templates are part of the package"
     return environment.get_template("page.html.j2").render(
         findings=findings,
-        style=Markup(source(environment, "page.css")[0]),
-        script=Markup(source(environment, "page.js")[0]),
+        style=Markup(loader.get_source(environment, "page.css")[0]),
+        script=Markup(loader.get_source(environment, "page.js")[0]),
         tables=_tables(findings),
         breakdowns=breakdown.breakdowns(findings),
         pairs=most_frequent(findings.accepted),
         combinations=combinations(findings.rows),
         several=[name for name in ("variant", "case") if len({getattr(row, name) for row in findings.rows}) > 1],
         panels=figures.panels(findings),
-        galleries=galleries(findings),
+        galleries=galleries(findings, embedded),
         maps=scatter.panels(findings.maps),
         trainings=trainings.panels(findings.stages),
         training_count=trainings.count(findings.stages),
-        pictures=[(picture.title, embedded(picture.file)) for picture in embedded.within(findings.pictures, PICTURES)],
+        pictures=figures.affordable(findings.pictures, embedded.picture, lambda made: len(made[1]), PICTURES),
         kinds=costs.by_kind(findings.stages),
+        on_gpu=any(costs.cost(stage).gpu_memory for stage in findings.stages),
         stages=[(stage, costs.cost(stage)) for stage in findings.stages[:STAGES]],
         options=_options(findings.resolved),
-        embedded=embedded,
         drawing=drawing,
     )
 
@@ -104,25 +110,38 @@ class _Embedded:
         kind = mimetypes.guess_type(file)[0] or "image/webp"
         return f"data:{kind};base64,{base64.b64encode((self.folder / file).read_bytes()).decode()}"
 
-    def within(self, pictures: Sequence[Any], budget: int) -> list[Any]:
-        """Return the first pictures that are no more than so many bytes together."""
-        kept = []
-        for picture in pictures:
-            budget -= (self.folder / picture.file).stat().st_size * 4 // 3
-            if budget < 0:
-                break
-            kept.append(picture)
-        return kept
+    def picture(self, picture: Picture) -> tuple[str, str]:
+        """Return the title and the data URI of a picture."""
+        return picture.title, self(picture.file)
 
 
-def galleries(findings: Findings) -> list[Gallery]:
-    """Return the strips by combination; where there are several OOD sets, an end says whose it is."""
-    found = []
-    for one in combinations(findings.rows):
-        strips = [strip for end in ENDS for strip in findings.gallery if strip.row in one.rows and strip.what == end]
-        if strips:
-            found.append(Gallery(one, tuple((_end(strip, findings), strip) for strip in strips)))
-    return found
+def galleries(findings: Findings, embedded: Callable[[str], str]) -> list[Gallery]:
+    """Return the strips by combination in the order of the table, as far as they can be afforded.
+
+    Where there are several OOD sets, an end says whose it is.
+    """
+    found = combinations(findings.rows)
+    wanted = [one for one in ranked(found, findings.baseline) if _strips(one, findings)]
+    drawn = figures.affordable(wanted, lambda one: _gallery(one, findings, embedded), _weight, GALLERY)
+    return sorted(drawn, key=lambda gallery: found.index(gallery.combination))
+
+
+def _strips(one: Combination, findings: Findings) -> list[Strip]:
+    """Return what a combination has in the gallery, in the order of the ends."""
+    shown = [strip for strip in findings.gallery if strip.row in one.rows and strip.images]
+    return sorted(shown, key=lambda strip: (ENDS.index(strip.what), strip.row))
+
+
+def _gallery(one: Combination, findings: Findings, embedded: Callable[[str], str]) -> Gallery:
+    ends = [
+        End(_end(strip, findings), [(shown, embedded(shown.file)) for shown in strip.images])
+        for strip in _strips(one, findings)
+    ]
+    return Gallery(one, ends)
+
+
+def _weight(gallery: Gallery) -> int:
+    return sum(len(source) for end in gallery.ends for _, source in end.images)
 
 
 def _end(strip: Strip, findings: Findings) -> str:

@@ -14,7 +14,7 @@ from ood_core.report.figures import affordable
 from ood_core.report.findings import EmbeddingMap, MapSet
 from ood_core.report.vectors import HALO
 
-BYTES = 900_000
+BYTES = 600_000
 """Of all maps together."""
 
 _POINT = 38  # bytes of one marker, about

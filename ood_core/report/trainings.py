@@ -18,7 +18,7 @@ from ood_core.report.findings import StageRecord
 LINES = 8
 """Trainings in one figure, at most."""
 
-BYTES = 500_000
+BYTES = 300_000
 """Of all figures together."""
 
 _NAMED = 3  # variants named for a training that several share

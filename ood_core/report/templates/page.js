@@ -8,7 +8,7 @@
   };
   const distinct = (values) => [...new Set(values)].filter((value) => value !== "");
   const chooser = (label, values, changed) => {
-    const select = make("select", { onchange: changed }, make("option", { value: "", textContent: "all" }));
+    const select = make("select", { ariaLabel: label, onchange: changed }, make("option", { value: "", textContent: "all" }));
     values.forEach((value) => select.append(make("option", { value, textContent: value })));
     return { select, element: make("label", {}, label, select) };
   };
@@ -39,17 +39,17 @@
 
   const filters = (table, status) => {
     const rows = [...table.tBodies[0].rows];
-    const box = make("input", { type: "search", oninput: () => apply() });
+    const box = make("input", { type: "search", ariaLabel: "filter", oninput: () => apply() });
     const choosers = all("th[data-filter]", table.tHead)
       .map((header) => ({ header, values: distinct(rows.map((row) => row.cells[header.cellIndex].textContent.trim())) }))
       .filter(({ values }) => values.length > 1)
       .map(({ header, values }) => ({ column: header.cellIndex, ...chooser(header.textContent.trim(), values, () => apply()) }));
+    const texts = rows.map((row) => all("td:not(.n)", row).map((cell) => cell.textContent).join(" ").toLowerCase());
     const apply = () => {
       const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
-      rows.forEach((row) => {
-        const text = row.textContent.toLowerCase();
-        const fits = words.every((word) => text.includes(word)) && choosers.every(({ column, select }) =>
+      rows.forEach((row, index) => {
+        const fits = words.every((word) => texts[index].includes(word)) && choosers.every(({ column, select }) =>
           select.value === "" || row.cells[column].textContent.trim() === select.value);
         row.hidden = !fits;
         shown += fits;

@@ -1,0 +1,37 @@
+"""What tests of the page share: an installed browser, and findings without a run."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def synthetic():
+    """`synthetic(folder, variants=1, scorers=2, ...)`: findings whose pictures lie in the folder."""
+    return runpy.run_path(str(Path(__file__).with_name("synthetic_findings.py")))["synthetic"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; the one that is installed, as nothing is downloaded."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield opened
+        opened.close()
