@@ -11,8 +11,6 @@ from ood_core.axes import Axes
 from ood_core.errors import OODError, suggest
 from ood_core.nodes import Node, mapping
 
-_SHOWN = 4
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -74,18 +72,42 @@ class Grid:
     def baseline(self, node: Node | None, kept: Sequence[Variant]) -> tuple[str, Node | None]:
         """Return the name of the variant that others are compared with, and the scorer, of what `baseline:` says.
 
-        The variant is the first unless given, and "" where only one is kept.
+        The variant is the first unless given, and "" where only one is kept, where only a scorer is named, and where
+        the values that are given single out none: each variant then has its own, see `within`.
 
         Raises:
             OODError: It names no variant, several, or one that is not kept.
         """
         named, scorer = self._named(node)
+        if named is None and node is not None and node.value is not None:
+            return "", scorer
         names = [variant.name for variant in kept]
         if node is not None and named is not None and named.name not in names:
             if named.name in [variant.name for variant in self.excluded]:
                 raise node.error(f"the baseline '{named.name}' is excluded")
             raise node.error(f"--only leaves out the baseline '{named.name}'; --set baseline=NAME takes another")
         return "" if len(names) == 1 else named.name if named is not None else names[0], scorer
+
+    def within(self, node: Node | None, kept: Sequence[Variant]) -> dict[str, str]:
+        """Return for each variant the one that it is compared with, where `baseline:` gives values of some axes alone.
+
+        It has these values, and the variant's own on all other axes; a variant without any is compared with itself.
+
+        Raises:
+            OODError: None of those is kept.
+        """
+        if node is None or not isinstance(node.value, dict) or self._named(node)[0] is not None:
+            return {}
+        wanted = self._wanted(node)
+        if not wanted:
+            return {}
+        names = {tuple(variant.coordinates.items()): variant.name for variant in kept}
+        found = {
+            variant.name: names.get(tuple((variant.coordinates | wanted).items()), variant.name) for variant in kept
+        }
+        if len(kept) > 1 and not any(_has(variant, wanted) for variant in kept):
+            raise node.error("--only leaves out the baseline; --set baseline=NAME takes another")
+        return found
 
     def _named(self, node: Node | None) -> tuple[Variant | None, Node | None]:
         if node is None or node.value is None:
@@ -96,7 +118,7 @@ class Grid:
         scorer = entries.pop("scorer", None) if "scorer" not in self.axes else None
         if scorer is not None and not isinstance(scorer.value, str):
             raise scorer.error("the baseline's scorer must be a name")
-        return self._by_values(node, entries) if entries else None, scorer
+        return self._by_values(node) if entries else None, scorer
 
     def _by_name(self, node: Node) -> Variant:
         every = {variant.name: variant for variant in (*self.variants, *self.excluded)}
@@ -106,12 +128,23 @@ class Grid:
             raise node.error(f"no variant '{name}'.{suggest(name, [variant.name for variant in self.variants])}")
         return every[name]
 
-    def _by_values(self, node: Node, entries: Mapping[str, Node]) -> Variant:
-        wanted = reading.chosen(self.axes, entries)
-        found = [variant for variant in self.variants if _fits(variant, wanted)]
+    def _wanted(self, node: Node) -> dict[str, str]:
+        """Return the values of axes that a baseline names."""
+        entries = mapping(node, "'baseline'")
+        if "scorer" not in self.axes:
+            entries.pop("scorer", None)
+        for given in entries.values():
+            if isinstance(given.value, list):
+                raise given.error("'baseline' takes one value of an axis")
+        return {axis: value for axis, (value,) in reading.chosen(self.axes, entries).items()}
+
+    def _by_values(self, node: Node) -> Variant | None:
+        """Return the variant that the values single out; None if they fit several."""
+        wanted = self._wanted(node)
+        found = [variant for variant in self.variants if _has(variant, wanted)]
         if len(found) > 1:
-            raise node.error(f"'baseline' must name one variant, but fits {_some(found)}")
-        found += [variant for variant in self.excluded if _fits(variant, wanted)]
+            return None
+        found += [variant for variant in self.excluded if _has(variant, wanted)]
         if not found:
             raise node.error("'baseline' fits no variant: 'zip' keeps these values apart")
         return found[0]
@@ -220,6 +253,5 @@ def _fits(variant: Variant, wanted: Mapping[str, Collection[str]]) -> bool:
     return all(variant.coordinates[axis] in values for axis, values in wanted.items())
 
 
-def _some(variants: Sequence[Variant]) -> str:
-    names = ", ".join(f"'{variant.name}'" for variant in variants[:_SHOWN])
-    return names + (f" and {len(variants) - _SHOWN} more" if len(variants) > _SHOWN else "")
+def _has(variant: Variant, wanted: Mapping[str, str]) -> bool:
+    return all(variant.coordinates[axis] == value for axis, value in wanted.items())

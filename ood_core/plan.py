@@ -49,7 +49,7 @@ def make(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
         errors += reader.errors
     if errors:
         raise OODErrors(each_once(errors))
-    baseline = _baseline(recipes[0], experiments)
+    baseline = _baseline(recipes, experiments)
     builder = _Builder(plugins, core_version())
     return Plan(
         name=recipes[0].name,
@@ -64,9 +64,13 @@ def make(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
     )
 
 
-def _baseline(recipe: Recipe, experiments: Sequence[Experiment]) -> Baseline:
+def _baseline(recipes: Sequence[Recipe], experiments: Sequence[Experiment]) -> Baseline:
     """Return what rows are compared with: their scorer under another variant or, where none has it, one scorer."""
-    variant, scorer = recipe.baseline_variant, recipe.baseline_scorer
+    of = {recipe.variant: recipe.baseline_variant for recipe in recipes}
+    recipe, scorer = recipes[0], recipes[0].baseline_scorer
+    if len(set(of.values())) > 1:
+        return Baseline("", scorer, of)
+    variant = recipe.baseline_variant
     names = [name for e in experiments if variant in ("", e.recipe.variant) for name, _ in e.scorers]
     others = {name for e in experiments if e.recipe.variant != variant for name, _ in e.scorers}
     if scorer and scorer not in names:

@@ -82,13 +82,15 @@ def read(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) ->
     variants = grid.expand(vary, path.stem)
     kept = variants.only(only)
     named, scorer = variants.baseline(baseline, kept)
+    within = variants.within(baseline, kept)
     recipes = []
     for variant in kept:
         node = _varied(Node(entries, root.place), variant.changes)
         for override in overrides:
             node = node if _of_baseline(override) else _overridden(node, override)
         for seed, rest in _seeds(without_left_out(node)):
-            compared = (named, "", "") if scorer is None else (named, str(scorer.value), scorer.place)
+            other = within.get(variant.name, named)
+            compared = (other, "", "") if scorer is None else (other, str(scorer.value), scorer.place)
             recipes.append(Recipe(path.stem, variant.name, seed, rest, variant.coordinates, *compared))
     return recipes
 

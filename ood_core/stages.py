@@ -250,10 +250,20 @@ class Baseline:
     Attributes:
         variant: "" stands for the row's own, where only scorers are compared.
         scorer: "" stands for the row's own, where only variants are compared.
+        within: For each variant the one that it is compared with, where these differ.
     """
 
     variant: str = ""
     scorer: str = ""
+    within: dict[str, str] = field(default_factory=dict)
+
+    def of(self, variant: str) -> str:
+        """Return the variant that this one is compared with; itself if there is no other."""
+        return self.within.get(variant, self.variant) or variant
+
+    def __str__(self) -> str:
+        variants = " / ".join(dict.fromkeys(self.within.values())) or self.variant
+        return " of ".join(name for name in (self.scorer, variants) if name)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Combination:
 
     def is_baseline(self, baseline: Baseline) -> bool:
         """Return whether the others are compared with it."""
-        return baseline.variant in ("", self.variant) and baseline.scorer in ("", self.scorer)
+        return baseline.of(self.variant) == self.variant and baseline.scorer in ("", self.scorer)
 
 
 def combinations(rows: Sequence[ResultRow]) -> list[Combination]:

@@ -69,8 +69,7 @@ def compare(lines: Sequence[Sequence[Repeat]], baseline: Baseline) -> list[Compa
         tests.append(_tested(pairs, placed) if pairs else None)
     found = [test for test in tests if test is not None]
     adjusted = iter(holm([difference.p for _, difference in found]))
-    against = _in_words(baseline)
-    return [test and Comparison(against, *test, next(adjusted), len(found)) for test in tests]
+    return [test and Comparison(str(baseline), *test, next(adjusted), len(found)) for test in tests]
 
 
 def one_measurement(rows: Sequence[ResultRow]) -> bool:
@@ -103,8 +102,4 @@ def _place(row: ResultRow) -> tuple[str, ...]:
 
 def _named(row: ResultRow, baseline: Baseline) -> ResultRow:
     """Return the row under the names of the baseline."""
-    return replace(row, variant=baseline.variant or row.variant, scorer=baseline.scorer or row.scorer)
-
-
-def _in_words(baseline: Baseline) -> str:
-    return " of ".join(name for name in (baseline.scorer, baseline.variant) if name)
+    return replace(row, variant=baseline.of(row.variant), scorer=baseline.scorer or row.scorer)

@@ -91,7 +91,7 @@ def _baseline(merged: Findings, name: str | None, several: bool) -> Baseline:
     variants = dict.fromkeys(row.variant for row in merged.rows)
     if name is None:
         own = merged.baseline
-        return own if own.variant or not several else Baseline(variant=next(iter(variants)))
+        return own if own.variant or own.within or not several else Baseline(variant=next(iter(variants)))
     if name not in variants:
         raise OODError(f"--baseline {name}: no variant is called so.{suggest(name, variants)}")
     return Baseline(variant=name)
@@ -131,7 +131,11 @@ def _renamed(named: Run, names: dict[str, str]) -> Findings:
         accepted=each(found.accepted),
         classes=each(found.classes),
         coordinates={names[old]: {AXIS: run} | found.coordinates.get(old, {}) for old in names},
-        baseline=replace(found.baseline, variant=names.get(found.baseline.variant, found.baseline.variant)),
+        baseline=Baseline(
+            names.get(found.baseline.variant, found.baseline.variant),
+            found.baseline.scorer,
+            {names[variant]: names[other] for variant, other in found.baseline.within.items()},
+        ),
         notes=tuple(f"{run}: {note}" for note in found.notes),
         failures=tuple(replace(failure, variants=variants(failure.variants)) for failure in found.failures),
         stages=tuple(replace(stage, variants=variants(stage.variants)) for stage in found.stages),

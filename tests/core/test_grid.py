@@ -201,8 +201,32 @@ def test_the_baseline_is_a_name_or_the_values_that_single_a_variant_out():
         baseline(AXES + "exclude: [{fine-tuning: no}, {training.0.epochs: 30}]", "{pretext: mae}")[0] == "mae, yes, 1e2"
     )
     assert baseline("one: {}\ntwo: {}", "{variant: two}") == ("two", None)
-    assert baseline(AXES, "{scorer: knn}") == ("mim, yes, 30", "knn")
+    assert baseline(AXES, "{scorer: knn}") == ("", "knn")
     assert baseline(AXES, "null") == ("mim, yes, 30", None)
+
+
+def within(text, given, *options):
+    made = expanded(text)
+    return made.within(parse(f"baseline: {given}", "b").value["baseline"], made.only(options))
+
+
+def test_values_of_some_axes_give_each_variant_a_baseline_of_its_own():
+    axes = "axes: {a: {x: {}, y: {}}, b: {p: {}, q: {}}}"
+    assert within(axes, "{a: y}") == {"x, p": "y, p", "x, q": "y, q", "y, p": "y, p", "y, q": "y, q"}
+    assert baseline(axes, "{a: y, scorer: knn}") == ("", "knn")
+    assert within(axes + "\nexclude: [{a: y, b: q}]", "{a: y}") == {}  # which fits one
+    assert within(axes, "{a: y, b: p}") == within(axes, "{scorer: knn}") == within(axes, "x, p") == {}
+
+
+def test_a_variant_whose_own_baseline_is_excluded_is_compared_with_itself():
+    axes = "axes: {a: {x: {}, y: {}}, b: {p: {}, q: {}, r: {}}}\nexclude: [{a: y, b: q}]"
+    assert within(axes, "{a: y}") == {"x, p": "y, p", "x, q": "x, q", "x, r": "y, r", "y, p": "y, p", "y, r": "y, r"}
+
+
+def test_own_baselines_that_are_all_left_out_are_told():
+    axes = "axes: {a: {x: {}, y: {}}, b: {p: {}, q: {}}}"
+    with pytest.raises(OODError, match="b: line 1: --only leaves out the baseline"):
+        within(axes, "{a: y}", "a=x")
 
 
 def test_an_axis_may_be_called_scorer_and_is_then_what_the_baseline_names():
@@ -217,7 +241,7 @@ def test_an_axis_may_be_called_scorer_and_is_then_what_the_baseline_names():
         ("[a]", (), "'baseline' must be a variant's name, or a mapping of axes to values"),
         ("{pretxt: mim}", (), "no axis 'pretxt'. Did you mean 'pretext'?"),
         ("{pretext: mmi}", (), "no value 'mmi' of axis 'pretext'. Did you mean 'mim'?"),
-        ("{pretext: mim}", (), "'baseline' must name one variant, but fits 'mim, yes, 30', 'mim, yes, 1e2' and 1 more"),
+        ("{pretext: [mim, mae]}", (), "'baseline' takes one value of an axis"),
         ("{scorer: [a]}", (), "the baseline's scorer must be a name"),
         ("mim, no, 30", (), "the baseline 'mim, no, 30' is excluded"),
         ("{pretext: mim, fine-tuning: no, training.0.epochs: 30}", (), "the baseline 'mim, no, 30' is excluded"),
@@ -228,8 +252,7 @@ def test_an_axis_may_be_called_scorer_and_is_then_what_the_baseline_names():
         ),
     ],
 )
-def test_a_baseline_that_is_not_there_is_told_at_its_line(given, options, message, monkeypatch):
-    monkeypatch.setattr(grid, "_SHOWN", 2)
+def test_a_baseline_that_is_not_there_is_told_at_its_line(given, options, message):
     with pytest.raises(OODError) as caught:
         baseline(AXES + "exclude: [{pretext: mim, fine-tuning: no, training.0.epochs: 30}]", given, *options)
     assert str(caught.value).startswith(f"b: line 1: {message}")
