@@ -34,11 +34,17 @@ def plugins():
     return find()
 
 
+@pytest.fixture(scope="session")
+def tiny_text():
+    """A recipe that trains, extracts and scores in about a second."""
+    return TINY
+
+
 @pytest.fixture
-def tiny(tmp_path):
-    """The path of a recipe that trains, extracts and scores in about a second."""
+def tiny(tmp_path, tiny_text):
+    """The path of that recipe."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(tiny_text)
     return path
 
 
