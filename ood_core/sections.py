@@ -21,8 +21,8 @@ from ood_core.selections import Selected, Settings, described
 from ood_core.stages import Images
 
 SECTIONS = ("data", "backbone", "training", "scorers")
-OTHERS = ("protocol", "benchmark")
-"""Sections that a recipe may leave out."""
+OTHERS = ("protocol", "benchmark", "paper")
+"""Sections that a recipe may leave out; `published` reads the last."""
 
 BENCHMARK_KEYS = ("title", "paper", "source", "licence", "splits", "notes")
 
@@ -188,7 +188,7 @@ class _Reading:
 
     def _items(self, node: Node, what: str) -> list[Node]:
         if isinstance(node.value, list):
-            return node.value
+            return [item for item in node.value if item.value is not None]  # a place that variants may fill
         self.reader.wrong(node, f"{what} must be a list")
         return []
 

@@ -20,9 +20,9 @@ TINY_BEIT = (
     "data.near.0.limit=1",
     "backbone.pretrained=false",
     "backbone.options={patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2}",
-    "training.0.epochs=2",
-    "training.0.warmup_epochs=1",
-    "training.0.batch_size=16",
+    "training.2.epochs=2",
+    "training.2.warmup_epochs=1",
+    "training.2.batch_size=16",
 )
 
 
