@@ -147,6 +147,7 @@ def _experiment(recipe: Recipe, plan: Plan) -> dict[str, Any]:
         "variant": recipe.variant,
         "seed": recipe.seed,
         "coordinates": recipe.coordinates,
+        "left_out": list(recipe.left_out),
         "baseline": {"variant": recipe.baseline_variant, "scorer": recipe.baseline_scorer},
         "recipe": {name: value for name, value in resolved.items() if name != "seed"} | {"data": rooted},
     }
@@ -191,6 +192,7 @@ def _recipe(name: str, of: Any) -> Recipe:
         seed=of["seed"].value,
         root=of["recipe"],
         coordinates=of["coordinates"].plain(),
+        left_out=tuple(of["left_out"].plain()),
         baseline_variant=baseline.value["variant"].value,
         baseline_scorer=baseline.value["scorer"].value,
         baseline_place=baseline.place,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ood_core import sections
+from ood_core import paper, sections
 from ood_core.errors import OODError, OODErrors, suggest
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
 from ood_core.library import Library
@@ -51,16 +51,19 @@ def make(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
         raise OODErrors(each_once(errors))
     baseline = _baseline(recipes, experiments)
     builder = _Builder(plugins, core_version())
+    rows = tuple(row for experiment in experiments for row in builder.rows(experiment))
+    resolved = {f"{e.recipe.variant}, seed {e.recipe.seed}": e.resolved for e in experiments}
     return Plan(
         name=recipes[0].name,
-        rows=tuple(row for experiment in experiments for row in builder.rows(experiment)),
-        resolved={f"{e.recipe.variant}, seed {e.recipe.seed}": e.resolved for e in experiments},
+        rows=rows,
+        resolved=resolved,
         plugins=plugins,
         checks=tuple({(place, repr(p)): (place, p) for e in experiments for place, p in e.checks}.values()),
         notes=tuple(dict.fromkeys(note for experiment in experiments for note in experiment.notes)),
         averaged=all(experiment.averaged for experiment in experiments),
         coordinates={recipe.variant: recipe.coordinates for recipe in recipes},
         baseline=baseline,
+        published=paper.read(recipes, rows, resolved, plugins),
     )
 
 

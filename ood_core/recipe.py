@@ -26,6 +26,7 @@ class Recipe:
         baseline_variant: The variant that this one is compared with; "" if there is only one.
         baseline_scorer: The scorer that others are compared with; "" if the recipe names none.
         baseline_place: Where the recipe names it.
+        left_out: Values on each axis of the variants that are excluded or not among those to keep.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Recipe:
     baseline_variant: str = ""
     baseline_scorer: str = ""
     baseline_place: str = ""
+    left_out: tuple[dict[str, str], ...] = ()
 
 
 def find(name: str) -> Path:
@@ -83,6 +85,7 @@ def read(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) ->
     kept = variants.only(only)
     named, scorer = variants.baseline(baseline, kept)
     within = variants.within(baseline, kept)
+    left_out = tuple(one.coordinates for one in (*variants.variants, *variants.excluded) if one not in kept)
     recipes = []
     for variant in kept:
         node = _varied(Node(entries, root.place), variant.changes)
@@ -91,7 +94,7 @@ def read(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) ->
         for seed, rest in _seeds(without_left_out(node)):
             other = within.get(variant.name, named)
             compared = (other, "", "") if scorer is None else (other, str(scorer.value), scorer.place)
-            recipes.append(Recipe(path.stem, variant.name, seed, rest, variant.coordinates, *compared))
+            recipes.append(Recipe(path.stem, variant.name, seed, rest, variant.coordinates, *compared, left_out))
     return recipes
 
 

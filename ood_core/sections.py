@@ -22,7 +22,7 @@ from ood_core.stages import Images
 
 SECTIONS = ("data", "backbone", "training", "scorers")
 OTHERS = ("protocol", "benchmark", "paper")
-"""Sections that a recipe may leave out; `published` reads the last."""
+"""Sections that a recipe may leave out; `paper` reads the last."""
 
 BENCHMARK_KEYS = ("title", "paper", "source", "licence", "splits", "notes")
 
@@ -108,7 +108,8 @@ def read(recipe: Recipe, reader: Reader, library: Library) -> list[Experiment]:
         return []
     reading.checks += data.selections.sources
     read = _Read(recipe, data, backbone, tasks, scorers)
-    resolved = benchmark | read.resolved()
+    paper = {"paper": sections["paper"].plain()} if "paper" in sections else {}  # read again where a lock is run
+    resolved = benchmark | paper | read.resolved()
     notes = (*data.selections.notes, *_seen_before(cases))
     return [read.experiment(case, steps, resolved, tuple(reading.checks), notes) for case, steps in cases]
 

@@ -25,6 +25,7 @@ from ood_core.interfaces import (
     Training,
 )
 from ood_core.plugins import Plugins
+from ood_core.published import Table
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ class Plan:
         averaged: Whether the mean over the cases of the protocol means something.
         coordinates: For each variant its value on each axis that the recipe varies; {} where nothing varies.
         baseline: What the rows are compared with.
+        published: Tables beside whose numbers those of the rows are put.
     """
 
     name: str
@@ -291,6 +293,7 @@ class Plan:
     averaged: bool = True
     coordinates: dict[str, dict[str, str]] = field(default_factory=dict)
     baseline: Baseline = field(default_factory=Baseline)
+    published: tuple[Table, ...] = ()
 
     @property
     def stages(self) -> tuple[Stage, ...]:

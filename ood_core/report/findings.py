@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ood_core.published import Table
 from ood_core.report.accepted import AcceptedPair, ClassRow
 from ood_core.report.notes import work
 from ood_core.report.pictures import Picture
@@ -111,7 +112,7 @@ class Findings:
         scores: For each of `rows`, what it was measured with; shared arrays where rows share an ID set.
         classes: How well each OOD class of each row is told from ID.
         machine: The hardware, in words: processor, cores, threads, memory, accelerator, system.
-        published: Published tables beside which the numbers are put, as `ood_core.published` has them.
+        published: Tables beside whose numbers those of the rows are put.
     """
 
     name: str
@@ -133,7 +134,7 @@ class Findings:
     pictures: tuple[Picture, ...] = ()
     gallery: tuple[Strip, ...] = ()
     maps: tuple[EmbeddingMap, ...] = ()
-    published: tuple[Any, ...] = field(default=())
+    published: tuple[Table, ...] = ()
 
     @property
     def work(self) -> str:

@@ -50,6 +50,7 @@ def gather(plan: Plan, results: Results, store: Store, folder: Path) -> Findings
         pictures=tuple(copy_pictures(results, store, folder)),
         gallery=gallery.gather(plan, results.rows, store, folder),
         maps=maps.gather(plan, store),
+        published=plan.published,
     )
 
 

@@ -142,6 +142,7 @@ def _renamed(named: Run, names: dict[str, str]) -> Findings:
         pictures=tuple(replace(picture, file=_within(run, picture.file)) for picture in found.pictures),
         gallery=tuple(map(strip, found.gallery)),
         resolved={f"{run}: {name}": options for name, options in found.resolved.items()},
+        published=tuple(table.renamed(names, run) for table in found.published),
         maps=tuple(
             replace(drawn, variant=SHARED.join(variants(_shared(drawn.variant, names)))) for drawn in found.maps
         ),
@@ -177,7 +178,7 @@ def _joined(runs: Sequence[Run], found: Sequence[Findings]) -> Findings:
         pictures=_all(found, lambda one: one.pictures),
         gallery=tuple(_strips(found)),
         maps=_all(found, lambda one: one.maps),
-        published=tuple({repr(table): table for one in found for table in one.published}.values()),
+        published=_all(found, lambda one: one.published),
     )
 
 
