@@ -135,9 +135,7 @@ def dots(made: Axes, points: Any, style: Style, size: float) -> None:
     dot = all(len(set(stroke)) == 1 for stroke in style.marker)
     width = size if dot else 0.8
     ends = "round" if dot else "butt"
-    made.add_patch(
-        PathPatch(path, fill=False, edgecolor=style.colour, linewidth=width, capstyle=ends, clip_on=False, alpha=0.75)
-    )
+    made.add_patch(PathPatch(path, fill=False, edgecolor=style.colour, linewidth=width, capstyle=ends, clip_on=False))
 
 
 def word(made: Axes, x: float, y: float, text: str, **more: Any) -> None:

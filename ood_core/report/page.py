@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from ood_core.errors import OODError
 from ood_core.report import breakdown, costs, drawing, figures, scatter, trainings
 from ood_core.report.accepted import most_frequent
 from ood_core.report.combinations import Combination, combinations, ranked
@@ -106,9 +107,17 @@ class _Embedded:
         self.folder = folder
 
     def __call__(self, file: str) -> str:
-        """Return a file as a data URI."""
+        """Return a file as a data URI.
+
+        Raises:
+            OODError: It is not there.
+        """
+        try:
+            content = (self.folder / file).read_bytes()
+        except OSError as error:
+            raise OODError(f"{self.folder / file}, a picture of the report, cannot be read: {error.strerror}") from None
         kind = mimetypes.guess_type(file)[0] or "image/webp"
-        return f"data:{kind};base64,{base64.b64encode((self.folder / file).read_bytes()).decode()}"
+        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
     def picture(self, picture: Picture) -> tuple[str, str]:
         """Return the title and the data URI of a picture."""

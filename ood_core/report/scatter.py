@@ -25,26 +25,23 @@ _TAIL = 0.005  # share of all points on either side that need not lie on the map
 
 @dataclass(frozen=True)
 class MapPanel:
-    """A map with its key: how each set is drawn, its name, and how many of its images are on the map."""
+    """A map, its name among the others, and for each set how it is drawn, its name, and how many images are shown."""
 
     map: EmbeddingMap
+    title: str
     drawing: Drawing
     key: tuple[tuple[Style, str, int], ...]
-
-    @property
-    def title(self) -> str:
-        """Its name among the others."""
-        return " · ".join(part for part in (self.map.variant, self.map.case) if part)
 
 
 def panels(maps: Sequence[EmbeddingMap]) -> list[MapPanel]:
     """Return the maps as far as they can be afforded; where there are many, each has fewer points."""
     sets = sum(len(one.sets) for one in maps)
     points = min(max(BYTES // (_POINT * max(sets, 1)), _FEWEST), _MOST)
-    return affordable(maps, lambda one: _panel(one, points), lambda panel: len(panel.drawing.svg), BYTES)
+    several = len({one.variant for one in maps}) > 1
+    return affordable(maps, lambda one: _panel(one, points, several), lambda panel: len(panel.drawing.svg), BYTES)
 
 
-def _panel(one: EmbeddingMap, most: int) -> MapPanel:
+def _panel(one: EmbeddingMap, most: int, several: bool) -> MapPanel:
     sets = [_thinned(of_map, most) for of_map in one.sets]
     (left, low), (right, high) = _corners(np.concatenate([of_map.points for of_map in one.sets]))
     made = drawing.axes("first principal component", "second principal component")
@@ -57,9 +54,10 @@ def _panel(one: EmbeddingMap, most: int) -> MapPanel:
         drawing.dots(made, np.clip(of_map.points, (left, low), (right, high)), style, 3.2)
     for name, (x, y) in _centres(one.sets[0]):
         drawing.word(made, x, y, name, ha="center", va="center", gid=HALO)
-    title = ", ".join(part for part in ("Map of the embeddings", one.variant, one.case) if part)
+    name = " · ".join(part for part in (one.variant if several else "", one.case) if part)
+    title = f"Map of the embeddings, {name}" if name else "Map of the embeddings"
     key = tuple((style, of_map.name, len(of_map.points)) for style, of_map in zip(styles, sets, strict=True))
-    return MapPanel(one, drawing.finish(made, title, _words(one.sets)), key)
+    return MapPanel(one, name, drawing.finish(made, title, _words(one.sets)), key)
 
 
 def _thinned(of_map: MapSet, most: int) -> MapSet:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from ood_core.errors import OODError
 from ood_core.report import page, trainings
 from ood_core.report.combinations import combinations
 
@@ -186,6 +187,13 @@ def test_findings_without_anything_optional_make_a_page(synthetic, tmp_path):
     assert "All rates" in text
     nothing = replace(bare, rows=(), scores=(), resolved={}, versions={}, machine={})
     assert "synthetic" in page.render(nothing, tmp_path), "every stage failed"
+
+
+def test_a_picture_that_is_gone_is_named(synthetic, tmp_path):
+    findings = synthetic(tmp_path, scorers=1, images=20, galleries=0)
+    (tmp_path / findings.pictures[0].file).unlink()
+    with pytest.raises(OODError, match=r"reconstructions\.png, a picture of the report, cannot be read: No such file"):
+        page.render(findings, tmp_path)
 
 
 def test_the_same_findings_make_the_same_page(synthetic, tmp_path):

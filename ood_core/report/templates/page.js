@@ -61,7 +61,7 @@
 
   all("table.sortable").forEach((table) => {
     const status = make("span", { role: "status" });
-    const large = !table.classList.contains("plain") && table.tBodies[0].rows.length > 1;
+    const large = !table.classList.contains("plain") && table.tBodies[0].rows.length > 6;
     table.closest(".scroll").before(large ? make("div", { className: "tools" }, ...filters(table, status), status) : status);
     if (!large) status.className = "unseen";
     all("th", table.tHead).forEach((header) => {
