@@ -2,11 +2,13 @@
 
     paper:
       exposed: true                             # the pretrained weights know the names of OOD classes
+      remark: Half of the images.               # below every table
+      columns: {C10>C100: {ood_set: CIFAR-100}} # of whichever table has it
       tables:
         T5a:                                    # of recipes/paper/tables.csv
           where: {ID set: CIFAR-10}             # holds for all of its cells
           rows: {Softmax: {scorer: softmax}}
-          columns: {C10>C100: {ood_set: CIFAR-100}}
+          columns: {C10>SVHN: {ood_set: SVHN}}
 
 A cell is the mean over all lines of the result table that its row and its column both select: docs/paper.md.
 """
@@ -51,25 +53,41 @@ def read(
     reader = Reader(plugins)
     sections = {recipe.variant: _section(recipe, reader) for recipe in recipes}
     exposed = {name for name, of in sections.items() if _flag(of, reader)}
-    given = next(iter(sections.values())).get("tables")
+    first = next(iter(sections.values()))
     known = _Known(recipes, rows, resolved)
     lines = [(row, _line(row, row.variant in exposed)) for row in rows if row.measure.spectrum == "standard"]
-    tables = []
-    if given is not None and given.value is not None:
-        everything = published.entries()
-        for name, node in reader.keys(given, "'paper.tables'", tuple(everything)).items():
-            if node.value is not None:
-                tables.append(_Mapping(reader, known, name, node, everything[name]).table(lines))
+    found = [mapping.table(lines) for mapping in _mappings(first, reader, known)]
     if reader.errors:
         raise OODErrors(each_once(reader.errors))
-    return tuple(tables)
+    return tuple(table for table in found if any(cell.asked for _, cells in table.rows for cell in cells))
 
 
 def _section(recipe: Recipe, reader: Reader) -> dict[str, Node]:
     section = recipe.root.value.get("paper") if isinstance(recipe.root.value, dict) else None
     if section is None or section.value is None:
         return {}
-    return reader.keys(section, "'paper'", ("exposed", "tables"))
+    return reader.keys(section, "'paper'", ("exposed", "remark", "columns", "tables"))
+
+
+def _mappings(section: Mapping[str, Node], reader: Reader, known: _Known) -> Iterator[_Mapping]:
+    """Yield the tables that are named, each with the columns that are given for all."""
+    everything = published.entries()
+    remark = (reader.value(section["remark"], str, "'remark'", ""),) if "remark" in section else ()
+    labels = list(dict.fromkeys(entry.column for of in everything.values() for entry in of))
+    shared = reader.keys(section["columns"], "'paper.columns'", labels) if "columns" in section else {}
+    given = reader.keys(section["tables"], "'paper.tables'", tuple(everything)) if "tables" in section else {}
+    for name, node in given.items():
+        if node.value is not None:
+            yield _Mapping(reader, known, _Of(name, tuple(everything[name]), remark), node, shared)
+
+
+@dataclass(frozen=True)
+class _Of:
+    """A published table before anything stands beside it, and what the recipe remarks below it."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    remarks: tuple[str, ...]
 
 
 def _flag(section: Mapping[str, Node], reader: Reader) -> bool:
@@ -140,18 +158,20 @@ class _Selector:
 class _Mapping:
     """One table of the paper, and what the recipe says of its rows and columns."""
 
-    def __init__(self, reader: Reader, known: _Known, name: str, node: Node, entries: Sequence[Entry]) -> None:
-        self.reader, self.known, self.name = reader, known, name
-        self.entries = {(entry.row, entry.column): entry for entry in entries}
-        self.row_labels = list(dict.fromkeys(entry.row for entry in entries))
-        self.column_labels = list(dict.fromkeys(entry.column for entry in entries))
-        given = reader.keys(node, f"table {name}", ("where", "rows", "columns"))
+    def __init__(self, reader: Reader, known: _Known, of: _Of, node: Node, shared: Mapping[str, Node]) -> None:
+        self.reader, self.known, self.name, self.remarks = reader, known, of.name, of.remarks
+        self.entries = {(entry.row, entry.column): entry for entry in of.entries}
+        self.row_labels = list(dict.fromkeys(entry.row for entry in of.entries))
+        self.column_labels = list(dict.fromkeys(entry.column for entry in of.entries))
+        given = reader.keys(node, f"table {self.name}", ("where", "rows", "columns"))
         self.where = self._selector(given["where"]) if "where" in given else _Selector({})
-        self.rows = self._selectors(given.get("rows"), "row", self.row_labels)
-        self.columns = self._selectors(given.get("columns"), "column", self.column_labels)
+        self.rows = self._selectors(self._labelled(given.get("rows"), "row", self.row_labels))
+        own = self._labelled(given.get("columns"), "column", self.column_labels)
+        shared = {label: of for label, of in shared.items() if label in self.column_labels}
+        self.columns = self._selectors({**shared, **own})
         self.footnotes: dict[str, int] = {}
 
-    def _selectors(self, node: Node | None, what: str, labels: Sequence[str]) -> dict[str, _Selector]:
+    def _labelled(self, node: Node | None, what: str, labels: Sequence[str]) -> dict[str, Node]:
         if node is None or node.value is None:
             return {}
         if not isinstance(node.value, dict):
@@ -160,11 +180,10 @@ class _Mapping:
         for label, entry in node.value.items():
             if label not in labels:
                 self.reader.wrong(entry, f"table {self.name} has no {what} '{label}'.{suggest(label, labels)}")
-        return {
-            label: self._selector(node.value[label])
-            for label in labels
-            if label in node.value and node.value[label].value is not None
-        }
+        return {label: entry for label, entry in node.value.items() if label in labels}
+
+    def _selectors(self, nodes: Mapping[str, Node]) -> dict[str, _Selector]:
+        return {label: self._selector(node) for label, node in nodes.items() if node.value is not None}
 
     def _selector(self, node: Node) -> _Selector:
         entries = self.reader.keys(node, "a selector", (*self.known.fields, *OF_CELL))
@@ -194,7 +213,8 @@ class _Mapping:
             for row in self.row_labels
         )
         title = published.titles()[self.name]
-        remarks = (*self._texts("", ""), *filter(None, [self.where.of_cell.get("instead")]))
+        own = self.where.of_cell.get("instead")
+        remarks = (*self.remarks, *self._texts("", ""), *filter(None, [own]))
         return Table(self.name, title, columns, rows, tuple(self.footnotes), remarks)
 
     def _cell(self, row: str, column: str, lines: Sequence[tuple[Row, Line]]) -> Cell:
@@ -223,14 +243,14 @@ class _Mapping:
             instead="instead" in of,
         )
 
-    def _averaged(self, row: str, column: str) -> Iterator[tuple[int, int]]:
-        """Yield the cells that a cell is the average of, in its row or in its column, if those are asked for."""
+    def _averaged(self, row: str, column: str) -> list[tuple[int, int]]:
+        """Return the cells that one is the average of, in its row or its column; none unless all are asked for."""
         if row in self.rows:
-            for label in published.averaged(column, self.column_labels):
-                yield self.row_labels.index(row), self.column_labels.index(label)
-        elif column in self.columns:
-            for label in published.averaged(row, self.row_labels):
-                yield self.row_labels.index(label), self.column_labels.index(column)
+            places = [(row, label) for label in published.averaged(column, self.column_labels)]
+        else:
+            places = [(label, column) for label in published.averaged(row, self.row_labels)]
+        asked = all(one in self.rows and other in self.columns for one, other in places)
+        return [(self.row_labels.index(one), self.column_labels.index(other)) for one, other in places if asked]
 
     def _notes(self, row: str, column: str, selectors: Mapping[str, _Selector]) -> tuple[int, ...]:
         own = selectors.get(row or column, _Selector({})).of_cell.get("instead")

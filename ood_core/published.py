@@ -51,7 +51,7 @@ class Cell:
         metric: One of METRICS.
         ood_class: For accepted images.
         id_class: For accepted images.
-        instead: Whether ours was measured on other images.
+        instead: Whether ours is something else, of other images or another system.
         notes: Numbers of the footnotes, from 1.
     """
 

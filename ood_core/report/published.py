@@ -15,7 +15,7 @@ EXPOSED = "§"
 """Behind a number whose network was trained with names of OOD classes."""
 
 ELSEWHERE = "≉"
-"""Behind our number where it was measured on other images."""
+"""Behind our number where it is something else, of other images or another system."""
 
 HEADER = "ours / paper"
 
@@ -32,10 +32,10 @@ class PublishedCell:
         deviation: Over seeds and draws; None for a single one.
         paper: As printed; "" where the paper has none.
         asked: Whether the recipe says what of ours belongs here; if not, the paper's number stands alone.
-        difference: Ours less the paper's; None where one is missing or they are of other images.
+        difference: Ours less the paper's; None where one is missing or they do not compare.
         exposed: Whether our network was trained with names of OOD classes.
         paper_exposed: Whether the paper's was.
-        instead: Whether ours was measured on other images.
+        instead: Whether ours is something else, of other images or another system.
         notes: Numbers of the footnotes, from 1.
     """
 
@@ -150,9 +150,9 @@ def _legend(table: Table, rows: Sequence[PublishedRow]) -> tuple[str, ...]:
     exposed = any(cell.paper_exposed or (cell.exposed and cell.ours is not None) for cell in cells)
     instead = any(cell.instead and cell.ours is not None for cell in cells)
     said = [
-        f"{HEADER}; the paper's number alone where no system of the recipe is meant.",
+        f"{HEADER}; the paper's number alone where the recipe has nothing to put beside it.",
         f"{EXPOSED}: the network was trained with names of OOD classes, as ImageNet-21k has them." if exposed else "",
-        f"{ELSEWHERE}: ours was measured on other images; the numbers do not compare." if instead else "",
+        f"{ELSEWHERE}: ours is something else, as the footnotes say; the numbers do not compare." if instead else "",
     ]
     return (*table.remarks, *filter(None, said))
 
