@@ -13,12 +13,16 @@ from ood_core.report import filed, latex, markdown, page, sheets
 from ood_core.report.findings import Findings
 from ood_core.report.gather import gather
 from ood_core.report.lines import summarise
+from ood_core.report.published import tables
 from ood_core.run import ResultRow, Results
 from ood_core.stages import Plan
 from ood_core.store import Store, write_text
 
 REPORTS = ("report.md", "report.html", "report.tex", "report.csv", "summary.csv")
 """What is rendered; beside it lies what `filed.save` files."""
+
+PUBLISHED = "published.csv"
+"""Only where a recipe names published tables."""
 
 
 def prepare(folder: Path) -> None:
@@ -29,7 +33,7 @@ def prepare(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (*REPORTS, *filed.FILES):
+        for name in (*REPORTS, PUBLISHED, *filed.FILES):
             if (folder / name).is_dir():
                 raise OODError(f"--out {folder}: {name} is a folder there")
         write_text(folder / ".probe", "")
@@ -54,6 +58,8 @@ def write_findings(findings: Findings, folder: Path) -> None:
         "report.csv": sheets.sheet(findings.rows, ResultRow),
         "summary.csv": sheets.summary(lines),
     }
+    if findings.published:
+        texts[PUBLISHED] = sheets.published(tables(findings))
     for name, text in texts.items():
         write_text(folder / name, text)
     filed.save(findings, folder)

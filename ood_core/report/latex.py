@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader
 
+from ood_core.report import published
 from ood_core.report.comparisons import BETTER, WORSE
 from ood_core.report.findings import Findings
 from ood_core.report.lines import TITLES, CaseLine, Cell, Line, by_case, summarise, tables
@@ -26,7 +27,7 @@ _SPECIAL = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "†": r"\textsuperscript{\dag}", "×": r"$\times$",
     "·": r"$\cdot$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "α": r"$\alpha$", "λ": r"$\lambda$",
-    "–": "--", "…": r"\dots{}",
+    "§": r"\S{}", "≉": r"$\not\approx$", "–": "--", "…": r"\dots{}",
 }  # fmt: skip
 _MARKS = {BETTER: "*", WORSE: r"\dag"}
 _TO_ESCAPE = re.compile("|".join(map(re.escape, _SPECIAL)))
@@ -68,7 +69,8 @@ def render(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found = [part for metric in METRICS for table in _tables(findings, metric) for part in _cut(table)]
+    made = [table for metric in METRICS for table in _tables(findings, metric)]
+    found = [part for table in (*made, *map(_published, published.tables(findings))) for part in _cut(table)]
     return environment.get_template("report.tex.j2").render(name=_comment(findings.name), tables=found)
 
 
@@ -133,6 +135,25 @@ def _table(
         numbers=len(columns),
         groups=groups,
         lines=tuple(lines),
+    )
+
+
+def _published(table: published.PublishedTable) -> Table:
+    """Return a published table with our numbers beside theirs; its footnotes are part of the caption."""
+
+    def noted(text: str, notes: Sequence[int]) -> str:
+        return escape(text) + (f"\\textsuperscript{{{', '.join(map(str, notes))}}}" if notes else "")
+
+    footnotes = (f"({number}) {note}" for number, note in enumerate(table.footnotes, 1))
+    return Table(
+        caption=escape(" ".join((f"{table.title}.", *table.legend, *footnotes))),
+        columns=(escape(published.HEADER), *(noted(column.text, column.notes) for column in table.columns)),
+        numbers=len(table.columns),
+        groups=(),
+        lines=tuple(
+            (noted(row.heading.text, row.heading.notes), *(noted(cell.text, cell.notes) for cell in row.cells))
+            for row in table.rows
+        ),
     )
 
 

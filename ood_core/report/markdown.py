@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from ood_core.report import published
 from ood_core.report.accepted import hardest, most_frequent
 from ood_core.report.costs import by_kind, cost
 from ood_core.report.findings import Findings, StageRecord
@@ -27,6 +28,7 @@ def render(findings: Findings) -> str:
         findings=findings,
         case_tables=[_table(title, case_columns(of), of, legend(of)) for title, of in _of_cases(findings)],
         rates=_table("All rates", columns(lines, wide=True), lines, legend(lines, wide=True)),
+        published=published.tables(findings),
         accepted=most_frequent(findings.accepted),
         hardest=hardest(findings.classes),
         calibrated=[row for row in findings.rows if row.threshold is not None],

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ood_core.errors import OODError
-from ood_core.report import breakdown, costs, drawing, figures, scatter, trainings
+from ood_core.report import breakdown, costs, drawing, figures, published, scatter, trainings
 from ood_core.report.accepted import most_frequent
 from ood_core.report.combinations import Combination, combinations, ranked
 from ood_core.report.findings import Findings, Shown, Strip
@@ -82,6 +82,7 @@ def render(findings: Findings, folder: Path) -> str:
         style=Markup(loader.get_source(environment, "page.css")[0]),
         script=Markup(loader.get_source(environment, "page.js")[0]),
         tables=_tables(findings),
+        published=published.tables(findings),
         breakdowns=breakdown.breakdowns(findings),
         pairs=most_frequent(findings.accepted),
         combinations=combinations(findings.rows),

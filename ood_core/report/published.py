@@ -150,7 +150,7 @@ def _legend(table: Table, rows: Sequence[PublishedRow]) -> tuple[str, ...]:
     exposed = any(cell.paper_exposed or (cell.exposed and cell.ours is not None) for cell in cells)
     instead = any(cell.instead and cell.ours is not None for cell in cells)
     said = [
-        f"{HEADER}; the paper's number alone where the recipe has nothing to put beside it.",
+        f"Each cell: {HEADER}; the paper's number alone where the recipe has nothing to put beside it.",
         f"{EXPOSED}: the network was trained with names of OOD classes, as ImageNet-21k has them." if exposed else "",
         f"{ELSEWHERE}: ours is something else, as the footnotes say; the numbers do not compare." if instead else "",
     ]

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from ood_core.report.lines import TITLES, Line
+from ood_core.report.published import PublishedTable
 
 NAMES = ("variant", "case", "scorer", "id_set", "ood_set", "group", "repeats")
 
@@ -24,6 +25,18 @@ def summary(lines: Sequence[Line]) -> str:
     rates = [f"{name}{part}" for name in TITLES for part in ("", "_sd", "_low", "_high")]
     compared = ["difference", "difference_low", "difference_high", "p", "p_adjusted", "test", "baseline"]
     return _text([*NAMES, *rates, *compared], map(_summarised, lines))
+
+
+def published(tables: Sequence[PublishedTable]) -> str:
+    """Return the cells of published tables, a line each, ours in percent as theirs are."""
+    names = ["ours", "deviation", "paper", "difference", "exposed", "paper_exposed", "instead"]
+    lines = (
+        [table.name, row.heading.text, column.text, *(getattr(cell, name) for name in names)]
+        for table in tables
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+    )
+    return _text(["table", "row", "column", *names], lines)
 
 
 def _summarised(line: Line) -> list[Any]:
