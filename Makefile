@@ -1,15 +1,27 @@
 # make mood    sets up and runs the main recipe       make test    sets up and runs the whole test suite
 # make check   ruff, mypy and import-linter           make gpu     replaces faiss-cpu by faiss-gpu in the environment
+# make paper-small                                     the small twins of the paper's tables and figures; DATA=DIR holds the CIFAR files
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: mood test check bench gpu clean
+DATA ?= ../shared/data
+TWINS := $(addprefix paper/small/,table1 table2 table3 table4 table5 table6 table7 table8 table9 figure1 figure2 figure3)
+
+.PHONY: mood paper-small paper-data test check bench gpu clean
 
 mood: $(READY)
 	$(BIN)/ood-run recipes/mood.yaml
+
+# the data first: it is a pity to install everything before one hears that they are missing
+paper-small: paper-data $(READY)
+	$(BIN)/ood-run $(TWINS) --set data.root=$(DATA)
+
+paper-data:
+	@ls $(DATA)/cifar10/train-*.parquet $(DATA)/cifar10/test-*.parquet $(DATA)/cifar100/test-*.parquet > /dev/null 2>&1 || \
+	  { echo "$(DATA) lacks cifar10/train-*.parquet, cifar10/test-*.parquet or cifar100/test-*.parquet; make paper-small DATA=DIR"; exit 1; }
 
 # one thread for each test process: torch's own threads would only get into each other's way
 test: $(READY)
