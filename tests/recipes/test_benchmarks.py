@@ -1,13 +1,8 @@
 """Every benchmark is planned over small sets in the layouts it names, and run where real sets are at hand."""
 
-import io
-import json
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ood_core import plan, recipe
@@ -26,86 +21,6 @@ SMALL = (
     "training=[{use: classification, epochs: 1, warmup_epochs: 0, batch_size: 16}]",
     "scorers=[softmax, mahalanobis]",
 )
-
-
-def folder(root, *classes, count=2):
-    """Write pictures for each class, `root/CLASS/N.png`."""
-    random = np.random.default_rng(len(str(root)))
-    for name in classes:
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            PIL.Image.fromarray(pixels).save(root / name / f"{number}.png")
-
-
-def split_folder(root, *classes):
-    for split in ("train", "test"):
-        folder(root / split, *classes)
-
-
-def wordnet_folder(root):
-    """Write the folders of ImageNet-30 and ImageNet-200, which share some classes."""
-    from ood_published.source import LISTS
-
-    wnids = {line.split()[0] for file in LISTS.glob("*.txt") for line in file.read_text().splitlines()}
-    folder(root / "train", *sorted(wnids), count=6)  # one is held out
-    folder(root / "val", *sorted(wnids))
-
-
-def lists(root, data, benchmark, **of_lists):
-    """Write image lists as OpenOOD has them, and their pictures."""
-    for name, count in of_lists.items():
-        lines = []
-        for number in range(count):
-            label = number % 2 if benchmark in name else -1
-            folder(root / data / benchmark / name, str(number), count=1)
-            lines.append(f"{benchmark}/{name}/{number}/0.png {label}")
-        path = root / "benchmark_imglist" / benchmark / f"{name}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
-
-
-@pytest.fixture(scope="session")
-def small_sets(tmp_path_factory):
-    """A data folder with a few pictures of every set that a benchmark names."""
-    root = tmp_path_factory.mktemp("sets")
-    for name in ("iSUN", "LSUN_resize", "iNaturalist", "SUN", "Places"):
-        folder(root / name, "images")
-    for name in ("stanford-dogs", "places365", "flowers102", "oxford-pets"):
-        split_folder(root / name, "one", "two")
-    folder(root / "food-101" / "images", "pizza", "hot_dog")
-    folder(root / "256_ObjectCategories", *("104.homer-simpson", "053.desk-globe"))
-    folder(root / "dtd" / "images", "woven", "dotted")
-    wordnet_folder(root / "imagenet")
-    for one, other in (("cifar10", "cifar100"), ("cifar100", "cifar10")):
-        sets = {f"test_{name}": 3 for name in (other, "tin", "mnist", "svhn", "texture", "places365")}
-        lists(root, "images_classic", one, **{f"train_{one}": 40, f"test_{one}": 6}, **sets)
-    for one in ("imagenet", "imagenet200"):
-        shifted = {f"test_{one}_{kind}": 2 for kind in ("v2", "c", "r")}
-        sets = {f"test_{name}": 3 for name in ("ssb_hard", "ninco", "inaturalist", "openimage_o")}
-        lists(root, "images_largescale", one, **{f"train_{one}": 40, f"test_{one}": 6}, **shifted)
-    lists(root, "images_largescale", "imagenet", **sets)  # of both
-    lists(root, "images_classic", "imagenet", test_textures=3)
-    parquet(root / "cifar10", "airplane", "automobile", "bird")
-    parquet(root / "cifar100", "apple", "baby", "bear")
-    parquet(root / "svhn", "0", "1")
-    return root
-
-
-def parquet(root, *classes):
-    """Write a train and a test file of eight pictures a class in Hugging Face's format."""
-    root.mkdir(parents=True)
-    features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(classes)}}
-    for seed, split in enumerate(("train", "test")):
-        random = np.random.default_rng([seed, len(classes), len(str(root))])
-        rows = []
-        for _ in range(8 * len(classes)):
-            target = io.BytesIO()
-            PIL.Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(target, "PNG")
-            rows.append({"bytes": target.getvalue(), "path": None})
-        table = pa.table({"img": rows, "label": [n % len(classes) for n in range(len(rows))]})
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-        pq.write_table(table, root / f"{split}-00000-of-00001.parquet")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -181,7 +96,7 @@ def test_missing_sets_are_told_line_by_line(plugins, tmp_path, name):
     assert all(line.startswith(("mood-", "openood-")) for line in lines)
 
 
-def test_without_openoods_lists_whole_sets_stand_in_and_missing_ones_can_be_left_out(plugins, tmp_path):
+def test_without_openoods_lists_whole_sets_stand_in_and_missing_ones_can_be_left_out(plugins, parquet, tmp_path):
     for name, classes in (("cifar10", ("airplane", "bird")), ("cifar100", ("apple", "baby"))):
         parquet(tmp_path / name, *classes)
     made = planned(plugins, "openood-cifar10", tmp_path, "data.absent=leave-out")
