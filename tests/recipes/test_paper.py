@@ -197,6 +197,26 @@ def test_networks_that_know_the_names_of_ood_classes_are_told_from_others(plugin
     assert [cells[0].exposed for _, cells in table.rows] == [False, True, False, True]
 
 
+def test_what_two_recipes_have_in_common_is_trained_once(plugins, weights, paper_sets):
+    of = {name: trainings(planned(plugins, name, paper_sets)) for name in NAMES}
+    assert of["table5"] <= of["table1"] & of["table4"] & of["table7"]
+    assert of["table6"] == of["table3"]
+    assert of["figure1"] == of["table3"] | of["table5"]
+    assert of["figure2"] == of["table7"]
+    assert len(of["table7"] - of["table5"]) == 4
+    assert not of["table8"]
+
+
+def test_the_section_in_docs_paper_md_can_be_planned(plugins, paper_sets, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "paper.md").read_text()
+    (section,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "own.yaml"
+    path.write_text(f"base: paper/multiclass\nscorers: [softmax, mahalanobis, mahalanobis-global]\n{section}")
+    (table,) = plan.make(recipe.read(path, [f"data.root={paper_sets}"]), plugins).published
+    assert table.remarks[0] == "Half of the training images."
+    assert sum(bool(cell.lines) for _, cells in table.rows for cell in cells) == 6
+
+
 def test_a_set_that_is_left_out_is_no_mistake(plugins, weights, paper_sets, tmp_path):
     root = tmp_path / "data"
     root.mkdir()
