@@ -43,6 +43,7 @@ def _report(
     """Make one report of runs that are done, and compare them."""
     from ood_core import report
     from ood_core.errors import OODError
+    from ood_core.plugins import find
     from ood_core.report import filed, merge
 
     folders = [_folder(run) for run in runs]
@@ -57,6 +58,7 @@ def _report(
     report.prepare(out)
     merge.copy_files(loaded, out)
     report.write_findings(merged, out)
+    find().hook.ood_after_report(findings=merged)
     typer.echo(f"report: {os.path.relpath(out / 'report.html')}")
 
 

@@ -97,7 +97,8 @@ def _attempts(
             for stage in group:
                 yield from _attempts([stage], store, hooks, done, failures)
             return
-        hooks.ood_on_error(stage=group[0], error=error)
+        told = error.__cause__ if isinstance(error, OODError) and error.__cause__ is not None else error
+        hooks.ood_on_error(stage=group[0], error=told)
         failures.append(Failure(group[0], _line(error), error))
         yield group[0]
 

@@ -13,6 +13,7 @@ import pluggy
 from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, StageFacts, Tokenizer
 
 if TYPE_CHECKING:
+    from ood_core.report.findings import Findings
     from ood_core.run import Results
     from ood_core.stages import Plan, Stage
 
@@ -76,6 +77,11 @@ def ood_after_stage(stage: Stage, facts: StageFacts) -> None:
 @hookspec
 def ood_after_run(plan: Plan, results: Results) -> None:
     """Observe that a run ended, with its results; without rows where nothing could be measured."""
+
+
+@hookspec
+def ood_after_report(findings: Findings) -> None:
+    """Observe what the reports of a run, or of several, show, when these are written."""
 
 
 @hookspec

@@ -132,8 +132,9 @@ def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
             raise
         typer.echo(f"{one.plan.name}: {error}", err=True)
         return 2
-    report.write(one.plan, results, store, one.folder)
+    found = report.write(one.plan, results, store, one.folder)
     lock.write(one.plan, one.recipes, results, one.folder)
+    one.plan.plugins.hook.ood_after_report(findings=found)
     for failure in results.failures:
         typer.echo("\n".join([f"failed: {failure.message}", *getattr(failure.error, "__notes__", [])]), err=True)
     same = True

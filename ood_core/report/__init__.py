@@ -42,10 +42,12 @@ def prepare(folder: Path) -> None:
         raise OODError(f"--out {folder}: cannot be written into: {error.strerror}") from None
 
 
-def write(plan: Plan, results: Results, store: Store, folder: Path) -> None:
+def write(plan: Plan, results: Results, store: Store, folder: Path) -> Findings:
     """Write all that a run found into a folder, each file whole or not at all, and the pictures it shows beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_findings(gather(plan, results, store, folder), folder)
+    found = gather(plan, results, store, folder)
+    write_findings(found, folder)
+    return found
 
 
 def write_findings(findings: Findings, folder: Path) -> None:

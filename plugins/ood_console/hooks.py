@@ -10,12 +10,12 @@ from rich.console import Console as Screen
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ood_console.table import Output, table
+from ood_console.table import Output, tables
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import StageFacts
 
 if TYPE_CHECKING:
-    from ood_core.run import Results
+    from ood_core.report.findings import Findings
     from ood_core.stages import Plan, Stage
 
 SHOWN = ("train", "extract", "fit")
@@ -44,7 +44,6 @@ class Console:
         )
         self._tasks: dict[str, TaskID] = {}
         """The bar of each stage at work, by key."""
-        self._reused = 0
         self._seeds = 1
         self._told = time.monotonic()
 
@@ -59,7 +58,6 @@ class Console:
     @hookimpl
     def ood_before_stage(self, stage: Stage, stored: bool) -> None:
         """Open a bar for a stage that has to be carried out."""
-        self._reused += stored
         if not stored:
             self._tasks[stage.key] = self._progress.add_task(self._title(stage), total=None, metrics="")
 
@@ -90,28 +88,19 @@ class Console:
             )
 
     @hookimpl
-    def ood_after_run(self, plan: Plan, results: Results) -> None:
-        """Show the table."""
-        from ood_core.report.notes import duplicates, skipped
-        from ood_core.report.summary import (  # above the plugins in the core's layers
-            by_case,
-            case_columns,
-            columns,
-            summarise,
-            tables,
-        )
-
+    def ood_after_run(self) -> None:
+        """Clear the screen for what follows."""
         self._progress.stop()
-        if not results.rows:
-            return
-        if self._reused:
-            self._screen.print(f"{self._reused} stages were in the store")
-        for note in (*plan.notes, *skipped(results), *duplicates(results)):
+
+    @hookimpl
+    def ood_after_report(self, findings: Findings) -> None:
+        """Show the tables."""
+        self._screen.print(f"{escape(findings.work)}, {findings.seconds:.0f} s")
+        for note in findings.notes:
             self._screen.print(f"[yellow]note[/] {escape(note)}")
-        lines = summarise(results.rows)
-        by_cases = tables(by_case(results.rows, "auroc", plan.averaged))
-        shown = [table(case_columns(of), of, "AUROC in %") for of in by_cases] or [table(columns(lines), lines)]
-        Output(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*shown)
+        for variant in findings.missing:
+            self._screen.print(f"[red]incomplete[/] {escape(variant)}")
+        Output(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*tables(findings))
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:

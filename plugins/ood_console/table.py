@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ood_core.report.findings import Findings
+    from ood_core.report.published import PublishedCell, PublishedTable
     from ood_core.report.summary import Column
 
 
@@ -24,11 +26,55 @@ class Output(Screen):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def table(columns: Sequence[Column], lines: Sequence[Any], title: str | None = None) -> Table:
-    """Return a table of what the columns say of each line."""
+def tables(findings: Findings) -> Iterator[Table | str]:
+    """Yield what was found as tables: over cases where there are several, else of all rates; then published ones."""
+    from ood_core.report.published import tables as published  # above the plugins in the core's layers
+    from ood_core.report.summary import by_case, case_columns, columns, legend, summarise
+    from ood_core.report.summary import tables as parted
+
+    cases = parted(by_case(findings.rows, "auroc", findings.averaged, findings.scores, findings.baseline))
+    for of_cases in cases:
+        yield _table(case_columns(of_cases), of_cases, "AUROC in %")
+        yield legend(of_cases, metric="auroc")
+    if not cases:
+        lines = summarise(findings.rows, findings.scores, findings.baseline)
+        yield _table(columns(lines), lines)
+        yield legend(lines)
+    for of in published(findings):
+        yield from _published(of)
+
+
+def _table(columns: Sequence[Column], lines: Sequence[Any], title: str | None = None) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for column in columns:
         table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
     for line in lines:
-        table.add_row(*(escape(column.text(line)) for column in columns))
+        table.add_row(*(_marked(column, line) for column in columns))
     return table
+
+
+def _marked(column: Column, line: Any) -> str:
+    text = escape(column.text(line))
+    return f"[bold]{text}[/]" if column.best(line) else text
+
+
+def _published(of: PublishedTable) -> Iterator[Table | str]:
+    """Yield a published table with our numbers, in bold, before the paper's, and what stands below it."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"\n{escape(of.title)}", title_justify="left")
+    table.add_column("ours / paper", overflow="fold")
+    for column in of.columns:
+        table.add_column(escape(column.text) + _notes(column.notes), justify="right", overflow="fold")
+    for row in of.rows:
+        table.add_row(escape(row.heading.text) + _notes(row.heading.notes), *map(_cell, row.cells))
+    yield table
+    yield from (f"({number}) {escape(note)}" for number, note in enumerate(of.footnotes, 1))
+    yield escape(" ".join(of.legend))
+
+
+def _cell(cell: PublishedCell) -> str:
+    ours = f"[bold]{escape(cell.our_text)}[/] / " if cell.asked else ""
+    return ours + escape(cell.paper_text) + _notes(cell.notes)
+
+
+def _notes(numbers: Sequence[int]) -> str:
+    return "".join(f" ({number})" for number in numbers)

@@ -70,8 +70,8 @@ def test_a_run_ends_with_the_table_and_the_reports(tmp_path):
     ]
     again = ood_run("tiny.yaml", "--out", "here", cwd=tmp_path)
     assert again.returncode == 0
-    assert "were in the store" in again.stderr
-    assert "train" not in again.stderr
+    assert "trained 0, extracted 0, reused 20" in again.stderr
+    assert "done train" not in again.stderr
 
 
 @pytest.mark.parametrize(("old", "new", "line", "message"), BROKEN.values(), ids=BROKEN)
@@ -119,7 +119,7 @@ def test_a_plan_shows_its_stages_and_writes_nothing(tmp_path, in_process):
     assert code == 0
     assert "to do" in out
     assert "train mim > classification" in out
-    assert "mood: 3 rows, 17 stages, 17 to do" in out
+    assert "3 rows, 17 stages, 0 stored; train 2, extract 6, fit 1, score 5, measure 3" in out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pluggy
 import pytest
 
-from ood_core import hookspecs, plan, recipe
+from ood_core import hookspecs, plan, recipe, report
 from ood_core.errors import OODError
 from ood_core.hookspecs import hookimpl
 from ood_core.plugins import find
@@ -65,6 +65,10 @@ class Recorder:
         self.calls["ood_after_run"].append((plan, results))
 
     @hookimpl
+    def ood_after_report(self, findings):
+        self.calls["ood_after_report"].append(findings)
+
+    @hookimpl
     def ood_on_error(self, stage, error):
         self.calls["ood_on_error"].append((stage, error))
 
@@ -79,6 +83,8 @@ def seen(tmp_path_factory):
     made = plan.make(recipe.read(folder / "tiny.yaml"), plugins)
     store = Store(folder / "store")
     results = [run(made, store), run(made, store)]
+    found = report.write(made, results[0], store, folder / "out")
+    plugins.hook.ood_after_report(findings=found)
     failing = plan.make(recipe.read(folder / "tiny.yaml", ["training=[]", "scorers=[energy]"]), plugins)
     with pytest.raises(OODError, match="needs logits") as caught:
         run(failing, store)
@@ -93,8 +99,13 @@ def before_run(seen):
 
 def before_stage(seen):
     stages = seen.plan.stages
-    expected = [(stage, False) for stage in stages] + [(stage, True) for stage in stages]
-    assert seen.calls["ood_before_stage"][: 2 * len(stages)] == expected
+    told = seen.calls["ood_before_stage"]
+    first, second = told[: len(stages)], told[len(stages) : 2 * len(stages)]
+    assert {(stage.key, stored) for stage, stored in first} == {(stage.key, False) for stage in stages}
+    assert second == [(stage, True) for stage in stages]
+    begun = [stage.key for stage, _ in first]
+    for stage in stages:
+        assert all(begun.index(earlier.key) < begun.index(stage.key) for earlier in stage.inputs)
 
 
 def on_progress(seen):
@@ -118,11 +129,24 @@ def after_epoch(seen):
 
 def after_stage(seen):
     expected = [(stage, seen.store.facts(stage)) for stage in seen.plan.stages]
-    assert seen.calls["ood_after_stage"][: 2 * len(expected)] == [*expected, *expected]
+    told = seen.calls["ood_after_stage"]
+    assert told[len(expected) : 2 * len(expected)] == expected
+    assert {stage.key: facts for stage, facts in told[: len(expected)]} == {
+        stage.key: facts for stage, facts in expected
+    }
 
 
 def after_run(seen):
-    assert seen.calls["ood_after_run"] == [(seen.plan, results) for results in seen.results]
+    told = seen.calls["ood_after_run"]
+    assert told[:2] == [(seen.plan, results) for results in seen.results]
+    ((failing, results),) = told[2:]
+    assert failing == seen.failing
+    assert not results.rows
+
+
+def after_report(seen):
+    (found,) = seen.calls["ood_after_report"]
+    assert found.rows == seen.results[0].rows
 
 
 def on_error(seen):
@@ -133,7 +157,7 @@ def on_error(seen):
 
 TESTS = {
     f"ood_{test.__name__}": test
-    for test in (before_run, before_stage, on_progress, after_epoch, after_stage, after_run, on_error)
+    for test in (before_run, before_stage, on_progress, after_epoch, after_stage, after_run, after_report, on_error)
 }
 
 
@@ -209,7 +233,7 @@ def test_the_facts_of_stages_are_listed(seen):
     }
     recorded = defaultdict(set)
     for stage, facts in seen.calls["ood_after_stage"]:
-        recorded[stage.kind] |= facts.keys() - {"stage", "key", "seconds"}
+        recorded[stage.kind] |= facts.keys() - {"stage", "key", "seconds", "threads", "peak_memory_mb", "alike", "work"}
     assert listed == recorded
 
 

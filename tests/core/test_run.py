@@ -235,7 +235,9 @@ def test_a_scorer_that_fails_takes_down_its_own_rows_alone(make_plan, tiny, stor
 
 
 def test_a_training_that_fails_takes_down_its_own_variant_alone(make_plan, tiny, store):
-    tiny.write_text(tiny.read_text() + "vary: {good: {}, bad: {training.0.learning_rate: 1000, training.0.epochs: 30}}\n")
+    tiny.write_text(
+        tiny.read_text() + "vary: {good: {}, bad: {training.0.learning_rate: 1000, training.0.epochs: 30}}\n"
+    )
     results = run(make_plan(tiny), store)
     assert {row.variant for row in results.rows} == {"good"}
     (failure,) = results.failures

@@ -1,6 +1,7 @@
 """What a person sees on the console: lines for the stages, the table, an error that leaves the screen in order."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from rich.console import Console as Screen
 
 from ood_console.hooks import Console
+from ood_core import report
 from ood_core.errors import OODError
 from ood_core.run import run
 from ood_core.store import Store
@@ -21,12 +23,23 @@ def watched(plugins, monkeypatch):
     console = plugins.manager.get_plugin("console")
     text = io.StringIO()
     monkeypatch.setattr(console, "_screen", Screen(file=text, width=200))
-    monkeypatch.setattr(console, "_reused", 0)
     return text
 
 
-def test_stages_worth_a_line_get_one_and_the_table_ends_it(make_plan, tiny, tmp_path, watched, capsys):
-    run(make_plan(tiny), Store(tmp_path / "store"))
+@pytest.fixture
+def reported(make_plan, tmp_path):
+    """`reported(path, *overrides)`: run a recipe and write its reports, as the command line does."""
+
+    def reported(path, *overrides):
+        made, store = make_plan(path, *overrides), Store(tmp_path / "store")
+        found = report.write(made, run(made, store), store, tmp_path / "out")
+        made.plugins.hook.ood_after_report(findings=found)
+
+    return reported
+
+
+def test_stages_worth_a_line_get_one_and_the_table_ends_it(reported, tiny, watched, capsys):
+    reported(tiny)
     progress = watched.getvalue()
     assert progress.startswith("tiny: 20 stages for 4 rows")
     assert "done train classification" in progress
@@ -38,12 +51,12 @@ def test_stages_worth_a_line_get_one_and_the_table_ends_it(make_plan, tiny, tmp_
         assert word in table
 
 
-def test_a_second_run_says_what_it_found_in_the_store(make_plan, tiny, tmp_path, watched):
-    store = Store(tmp_path / "store")
-    run(make_plan(tiny), store)
+def test_a_run_says_what_it_did_and_what_it_found_in_the_store(reported, tiny, watched):
+    reported(tiny)
+    assert "trained 1, extracted 5, reused 0, " in watched.getvalue()
     watched.seek(watched.truncate(0))
-    run(make_plan(tiny), store)
-    assert "20 stages were in the store" in watched.getvalue()
+    reported(tiny)
+    assert "trained 0, extracted 0, reused 20, " in watched.getvalue()
     assert "done" not in watched.getvalue()
 
 
@@ -60,9 +73,9 @@ def test_each_run_of_the_command_line_has_a_console_of_its_own(plugins):
     assert find().manager.get_plugin("console") is not plugins.manager.get_plugin("console")
 
 
-def test_the_variant_is_shown_where_there_are_several(make_plan, tiny, tmp_path, watched, capsys):
+def test_the_variant_is_shown_where_there_are_several(reported, tiny, watched, capsys):
     tiny.write_text(tiny.read_text() + "vary: {one: {}, two: {scorers: [energy]}}\n")
-    run(make_plan(tiny), Store(tmp_path / "store"))
+    reported(tiny)
     table = capsys.readouterr().out
     assert "variant" in table
     assert "two" in table
@@ -80,3 +93,27 @@ def test_a_reader_that_went_away_does_not_cost_the_report(tmp_path):
     command = f"{sys.executable} -c 'from ood_core.cli import run; run()' tiny.yaml --out here | true"
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "here" / "report.md").is_file()
+
+
+PAPER = """\
+paper:
+  tables:
+    T5a:
+      rows: {Energy: {scorer: energy}, Distance: {scorer: mahalanobis}}
+      columns: {C10>C100: {ood_set: unseen}}
+"""
+
+
+def test_published_numbers_stand_beside_ours(reported, tiny, watched, capsys):
+    tiny.write_text(tiny.read_text() + PAPER)
+    reported(tiny)
+    printed = capsys.readouterr().out
+    assert "Table 5: scores" in printed
+    energy = next(line for line in printed.splitlines() if line.lstrip().startswith("Energy"))
+    assert re.search(r"Energy .*99\.9\S* +\d+\.\d / 97\.0", energy)
+
+
+def test_a_variant_that_lacks_rows_is_named(reported, tiny, watched):
+    tiny.write_text(tiny.read_text() + "vary: {good: {}, bad: {training: []}}\n")
+    reported(tiny)
+    assert "incomplete bad" in watched.getvalue()
