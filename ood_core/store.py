@@ -67,7 +67,8 @@ class Store:
         for path in paths:
             with reading(path):
                 facts = json.loads(path.read_text(encoding="utf-8"))
-                found[str(facts["alike"])] = facts["seconds"] / facts["work"]
+                if "alike" in facts:  # not in stores of earlier versions
+                    found[str(facts["alike"])] = facts["seconds"] / facts["work"]
         return found
 
     def lock(self, stage: Stage) -> FileLock:

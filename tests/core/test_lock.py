@@ -14,6 +14,7 @@ from ood_core.run import Results, run
 from ood_core.store import Store
 
 FOLDER = Path(__file__).parents[2] / "recipes"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def planned(path, *overrides):
@@ -153,3 +154,15 @@ def test_what_a_recipe_resolves_to_is_a_recipe_with_the_same_stages(name, tmp_pa
     assert keys(again) == keys(made)
     assert again.baseline == made.baseline
     assert again.coordinates == made.coordinates
+
+
+@pytest.mark.parametrize("name", ["table1", "table4", "table9"])
+def test_the_lock_of_a_paper_recipe_keeps_the_published_numbers(name, tmp_path):
+    if not DATA.is_dir():
+        pytest.skip(f"{name} needs the CIFAR parquet files, which are not beside this repository")
+    recipes, made = planned(FOLDER / "paper" / "small" / f"{name}.yaml", f"data.root={DATA}")
+    lock.write(made, recipes, Results((), (), 0.0), tmp_path)
+    again = plan.make(lock.read(tmp_path / lock.FILE).recipes, find())
+    assert keys(again) == keys(made)
+    assert again.published == made.published != ()
+    assert again.baseline == made.baseline
