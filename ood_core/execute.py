@@ -11,7 +11,8 @@ import torch
 
 from ood_core import extract, fit, measure, memory, processes, score, train
 from ood_core.errors import OODError
-from ood_core.stages import ExtractStage, Hooks, Observer, Stage, TrainStage
+from ood_core.observers import Hooks, Observer
+from ood_core.stages import ExtractStage, Stage, TrainStage
 from ood_core.store import Store
 
 

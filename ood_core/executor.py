@@ -23,8 +23,9 @@ from ood_core import memory, processes, worker
 from ood_core.costs import work
 from ood_core.errors import OODError
 from ood_core.execute import Done, Failure, carry_out
+from ood_core.observers import Hooks
 from ood_core.recipe import Recipe
-from ood_core.stages import Hooks, Plan, Stage, TrainStage
+from ood_core.stages import Plan, Stage, TrainStage
 from ood_core.store import Store
 from ood_core.worker import Message, Told
 
@@ -155,6 +156,7 @@ class LocalProcesses(Executor):
 
     def begin(self, job: Job) -> None:
         """Hand the job to a process without one, which is started if there is none."""
+        self._workers = [of for of in self._workers if of.job is not None or of.process.is_alive()]
         idle = next((of for of in self._workers if of.job is None), None) or self._start()
         idle.job, idle.at = job, job.stages[0]
         idle.connection.send([stage.key for stage in job.stages])
@@ -207,12 +209,16 @@ class LocalProcesses(Executor):
         """Take what a dead process leaves: its job failed at the stage in which it was."""
         dead.process.join()
         self._workers.remove(dead)
-        if dead.job is None or dead.at is None:
+        if dead.job is None:
             return None
-        error = OODError(f"{dead.at}: its process {_ended(dead.process.exitcode)}; what it had done is kept")
-        self.hooks.ood_on_error(stage=dead.at, error=error)
-        finished = tuple(stage.key for stage in dead.job.stages if self.store.facts(stage) is not None)
-        return Outcome(dead.job, Done(finished, finished, (Failure(dead.at, str(error), error),)))
+        left = [stage for stage in dead.job.stages if self.store.facts(stage) is None]
+        finished = tuple(stage.key for stage in dead.job.stages if stage not in left)
+        if not left:
+            return Outcome(dead.job, Done(finished, finished, ()))
+        at = dead.at if dead.at in left else left[0]
+        error = OODError(f"{at}: its process {_ended(dead.process.exitcode)}; what it had done is kept")
+        self.hooks.ood_on_error(stage=at, error=error)
+        return Outcome(dead.job, Done(finished, finished, (Failure(at, str(error), error),)))
 
     def _start(self) -> _Worker:
         slot = next(slot for slot in range(self.places) if slot not in [of.slot for of in self._workers])

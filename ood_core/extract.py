@@ -25,7 +25,8 @@ from ood_core.batches import BROKEN, Shown, evaluation_batches
 from ood_core.data import SelectedImages, to_unit
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import Head, Network, Probe
-from ood_core.stages import ExtractStage, Observer
+from ood_core.observers import Observer
+from ood_core.stages import ExtractStage
 from ood_core.store import Store, create_array, map_array, save_tensors
 
 BATCH_SIZE = 128

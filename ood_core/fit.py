@@ -10,7 +10,8 @@ from ood_core.artifacts import load_outputs, load_together, plain_values, save_s
 from ood_core.batches import step_seed
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
-from ood_core.stages import FitStage, Observer
+from ood_core.observers import Observer
+from ood_core.stages import FitStage
 from ood_core.store import Store
 
 

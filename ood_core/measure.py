@@ -17,8 +17,9 @@ from ood_core.artifacts import load_outputs
 from ood_core.errors import OODError
 from ood_core.extract import DIGESTS
 from ood_core.interfaces import Outputs
+from ood_core.observers import Observer
 from ood_core.score import SCORES
-from ood_core.stages import Extraction, MeasureStage, Observer, ScoreStage
+from ood_core.stages import Extraction, MeasureStage, ScoreStage
 from ood_core.store import Store, load_array
 
 ACCEPTED = "accepted.npy"

@@ -16,7 +16,8 @@ from ood_core import execute, processes
 from ood_core.execute import Failure
 from ood_core.executor import Executor, InProcess, Job, Outcome
 from ood_core.interfaces import StageFacts
-from ood_core.stages import ExtractStage, FitStage, Hooks, Plan, Row, ScoreStage, Stage, TrainStage
+from ood_core.observers import Hooks
+from ood_core.stages import ExtractStage, FitStage, Plan, Row, ScoreStage, Stage, TrainStage
 from ood_core.store import Store
 
 

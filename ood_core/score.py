@@ -15,7 +15,8 @@ from ood_core.data import to_unit
 from ood_core.errors import OODError
 from ood_core.extract import shown
 from ood_core.interfaces import Outputs, Score
-from ood_core.stages import Observer, ScoreStage
+from ood_core.observers import Observer
+from ood_core.stages import ScoreStage
 from ood_core.store import Store, create_array
 
 SCORES = "scores.npy"

@@ -22,7 +22,8 @@ from ood_core.batches import Outliers, Steps, sample, sample_batch, step_seed, t
 from ood_core.data import to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PretextTask, Task, TokenizerTraining, TrainingData
-from ood_core.stages import Observer, TrainStage
+from ood_core.observers import Observer
+from ood_core.stages import TrainStage
 from ood_core.store import Store, load_tensors, save_tensors
 from ood_core.training.checkpoint import Parts, Progress, broken
 from ood_core.training.engine import Engine, memory_errors, shared_mean
