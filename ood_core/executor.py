@@ -40,6 +40,10 @@ SMALL = 20_000
 """Images that trainings see in all, each epoch counted, up to which processes take longer to start than they save."""
 
 
+PATIENCE_SECONDS = 5.0
+"""What a process that is told to end is given for it."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Stages that are carried out by one process, one after another.
@@ -181,6 +185,8 @@ class LocalProcesses(Executor):
             of.connection.close()
             of.process.terminate()
         for of in self._workers:
+            of.process.join(PATIENCE_SECONDS)
+            of.process.kill()
             of.process.join()
         self._workers.clear()
 

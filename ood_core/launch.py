@@ -135,8 +135,10 @@ def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
     found = report.write(one.plan, results, store, one.folder)
     lock.write(one.plan, one.recipes, results, one.folder)
     one.plan.plugins.hook.ood_after_report(findings=found)
-    for failure in results.failures:
-        typer.echo("\n".join([f"failed: {failure.message}", *getattr(failure.error, "__notes__", [])]), err=True)
+    for failure, of in zip(results.failures, found.failures, strict=True):
+        whose = f" ({'; '.join(of.variants)})" if len(one.plan.coordinates) > 1 else ""
+        lines = [f"failed{whose}: {failure.message}", *getattr(failure.error, "__notes__", [])]
+        typer.echo("\n".join(lines), err=True)
     same = True
     if one.lock is not None:
         same, verdict = lock.verdict(one.lock, results)

@@ -11,6 +11,7 @@ measurements   a digest of the numbers of each row
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,13 @@ from ood_core.store import write_text
 FILE = "recipe.lock.yaml"
 FORMAT = 1
 
+_PLAIN = re.compile(r"[A-Za-z0-9_./+-]+( [A-Za-z0-9_./+-]+)*")
+"""Words that YAML reads as they stand, unless they are numbers or flags."""
+
 TOLD = 5
 """Stages whose keys differ that are told."""
+
+SECTIONS = {"versions": dict, "machine": dict, "data": dict, "stages": list, "measurements": dict}
 
 HARDWARE = ("processor", "accelerator")
 """What of the machine may change the last bits."""
@@ -91,8 +97,14 @@ def read(path: Path) -> Lock:
             f"{path}: is a lock of format {entries['lock']}, this version reads {FORMAT}; run its recipe again"
         )
     try:
-        return Lock(path, _recipes(node), entries)
-    except (KeyError, TypeError, AttributeError) as error:
+        recipes = _recipes(node)
+        for name, kind in SECTIONS.items():
+            if not isinstance(entries[name], kind):
+                raise TypeError(f"'{name}' is no {'list' if kind is list else 'mapping'}")
+        for stage in entries["stages"]:
+            stage["key"], stage["stage"], int(stage["threads"])
+        return Lock(path, recipes, entries)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise OODError(f"{path}: is damaged: {type(error).__name__} {error}; run its recipe again") from None
 
 
@@ -109,7 +121,11 @@ def require_same(lock: Lock, plan: Plan) -> None:
 def notes(lock: Lock) -> list[str]:
     """Return what differs and may change the last bits, but need not."""
     now, then = machine(), lock.entries["machine"]
-    return [f"{name} is {now[name]}, was {then[name]}: bits may differ" for name in HARDWARE if now[name] != then[name]]
+    return [
+        f"{name} is {now[name]}, was {was}: bits may differ"
+        for name in HARDWARE
+        if now[name] != (was := then.get(name, "unknown"))
+    ]
 
 
 def verdict(lock: Lock, results: Results) -> tuple[bool, str]:
@@ -232,8 +248,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _word(dumper: yaml.SafeDumper, word: str) -> yaml.Node:
-    quoted = parse(word, "", line_numbers=False).value != word if word.isprintable() and ":" not in word else True
-    return dumper.represent_scalar("tag:yaml.org,2002:str", word, style='"' if quoted else None)
+    plain = _PLAIN.fullmatch(word) is not None and parse(word, "", line_numbers=False).value == word
+    return dumper.represent_scalar("tag:yaml.org,2002:str", word, style=None if plain else '"')
 
 
 _Dumper.add_representer(str, _word)

@@ -57,6 +57,8 @@ class Comparison:
 def compare(lines: Sequence[Sequence[Repeat]], baseline: Baseline) -> list[Comparison | None]:
     """Return the comparison of each line; None for the baseline itself and where the same images are not behind both.
 
+    Of several repeats at least two need one of the baseline with the same seed, draw and images.
+
     Several repeats are compared by a paired t-test. A single one, or several that are one and the same measurement
     because no seed decides anything, by DeLong's test; that needs the scores.
     """
@@ -66,7 +68,8 @@ def compare(lines: Sequence[Sequence[Repeat]], baseline: Baseline) -> list[Compa
     for line in lines:
         reference = known.get(_place(_named(line[0].row, baseline)))
         pairs = [] if reference is None or reference is line else _pairs(line, reference)
-        tests.append(_tested(pairs, placed) if pairs else None)
+        enough = len(pairs) > 1 or len(pairs) == len(line)  # a mean over three seeds is not tested by one of them
+        tests.append(_tested(pairs, placed) if pairs and enough else None)
     found = [test for test in tests if test is not None]
     adjusted = iter(holm([difference.p for _, difference in found]))
     return [test and Comparison(str(baseline), *test, next(adjusted), len(found)) for test in tests]

@@ -79,7 +79,10 @@ def load(folder: Path) -> Findings:
         rest = {
             name: _decode(hint, document[name], arrays) for name, hint in _hints(Findings).items() if name not in TABLES
         }
-        return Findings(**read, **rest)
+        found = Findings(**read, **rest)
+        if len(found.scores) != len(found.rows):
+            raise ValueError(f"{len(found.scores)} pairs of scores for {len(found.rows)} rows")
+        return found
     except (OSError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise OODError(

@@ -16,7 +16,7 @@ from ood_core.report import gallery, maps
 from ood_core.report.accepted import AcceptedPair, ClassRow, accepted_pairs, class_rows
 from ood_core.report.findings import Failed, Findings, RowScores, StageRecord
 from ood_core.report.machine import machine
-from ood_core.report.notes import duplicates, skipped
+from ood_core.report.notes import duplicates, lost_baselines, skipped
 from ood_core.report.pictures import copy_pictures
 from ood_core.report.versions import versions
 from ood_core.run import Record, ResultRow, Results
@@ -38,7 +38,7 @@ def gather(plan: Plan, results: Results, store: Store, folder: Path) -> Findings
         coordinates=plan.coordinates,
         baseline=plan.baseline,
         averaged=plan.averaged,
-        notes=(*plan.notes, *skipped(results), *duplicates(results)),
+        notes=(*plan.notes, *skipped(results), *duplicates(results), *lost_baselines(plan, results)),
         failures=tuple(Failed(_title(f.stage), variants[f.stage.key], f.message) for f in results.failures),
         stages=tuple(_stage(record, variants[record.stage.key]) for record in results.records),
         accepted=tuple(measured.accepted),

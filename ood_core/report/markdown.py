@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,10 @@ from ood_core.report.summary import Column, case_columns, columns, legend, perce
 
 EACH = ("train", "extract", "fit")
 """Kinds of stages with a line for each; the others take milliseconds and come in hundreds."""
+
+
+_MARKUP = re.compile(r"[|*`]|(?<!\w)_|_(?!\w)")
+"""What would end a cell or set it off; an underscore within a word does not."""
 
 
 def render(findings: Findings) -> str:
@@ -39,8 +44,9 @@ def render(findings: Findings) -> str:
 
 
 def cell(value: Any) -> str:
-    """Return what can stand in a cell of a table."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("*", "\\*")
+    """Return what can stand in a cell of a table, as it is: nothing in it is markup."""
+    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+    return _MARKUP.sub(r"\\\g<0>", text)
 
 
 def _of_cases(findings: Findings) -> list[tuple[str, Any]]:

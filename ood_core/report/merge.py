@@ -73,7 +73,7 @@ def copy_files(runs: Sequence[Run], folder: Path) -> None:
         for file in _files(run.findings):
             source, target = run.folder / file, folder / (_within(run.name, file) if len(runs) > 1 else file)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not (target.exists() and target.samefile(source)):
+            if source.exists() and not (target.exists() and target.samefile(source)):
                 shutil.copyfile(source, target)
 
 

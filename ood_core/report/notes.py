@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ood_core.run import Results
+from ood_core.stages import Plan
 
 
 def skipped(results: Results) -> list[str]:
@@ -27,6 +28,13 @@ def duplicates(results: Results) -> list[str]:
                 images = "image is" if count == 1 else "images are"
                 found[f"{row.ood_set}: {count} {images} also among the {where} images of {row.id_set}"] = None
     return list(found)
+
+
+def lost_baselines(plan: Plan, results: Results) -> list[str]:
+    """Return a note for each variant that others should be compared with and that has no rows."""
+    found = {row.variant for row in results.rows}
+    lost = dict.fromkeys(other for variant in found if (other := plan.baseline.of(variant)) not in found)
+    return [f"the baseline '{name}' has no rows; nothing is compared with it" for name in lost]
 
 
 def work(stages: Iterable[tuple[str, bool]]) -> str:

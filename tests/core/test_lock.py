@@ -110,6 +110,8 @@ def test_another_processor_is_told_and_does_not_matter(locked):
         ("lock: 99\n", "is a lock of format 99, this version reads 1; run its recipe again"),
         ("lock: 1\n", "is damaged: KeyError 'recipe'; run its recipe again"),
         ("lock: [\n", "not YAML"),
+        ("lock: 1\nrecipe: x\nexperiments: []\n", "is damaged: KeyError 'versions'; run its recipe again"),
+        ("lock: 1\nrecipe: x\nexperiments: []\nversions: [1]\n", "is damaged: TypeError 'versions' is no mapping"),
     ],
 )
 def test_what_is_no_lock_is_refused_in_one_line(tmp_path, text, message):
@@ -127,7 +129,36 @@ def test_a_lock_that_is_not_there_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "word", ["1e-4", "0", "no", "null", "", "a: b", "# not", "yes", "1_000", "é", "true", "-", "x\ny"]
+    "word",
+    [
+        "1e-4",
+        "0",
+        "no",
+        "null",
+        "",
+        "a: b",
+        "# not",
+        "yes",
+        "1_000",
+        "é",
+        "true",
+        "-",
+        "x\ny",
+        "*x*",
+        "@home",
+        "%",
+        "[a",
+        "`y`",
+        "!tag",
+        '"q',
+        "'",
+        ">90%",
+        "&x",
+        "|",
+        "? x",
+        "a  b",
+        " a",
+    ],
 )
 def test_words_stay_words(word):
     text = yaml.dump({"name": word, "list": [word]}, Dumper=lock._Dumper)

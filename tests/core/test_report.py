@@ -6,6 +6,7 @@ import pytest
 
 from ood_core import report
 from ood_core.errors import OODError
+from ood_core.report import markdown
 from ood_core.report.notes import duplicates
 from ood_core.report.summary import by_case, case_columns, columns, percent, summarise, tables
 from ood_core.run import ResultRow, Results, run
@@ -171,3 +172,27 @@ def test_images_that_are_in_two_sets_are_noted():
         "noise: 1 image is also among the ID test images of digits",
         "noise: 3 images are also among the ID training images of digits",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("a | b * c", r"a \| b \* c"),
+        ("<script>x</script> & y", "&lt;script>x&lt;/script> &amp; y"),
+        ("[link](http://x)", r"[link]\(http://x)"),
+        ("_m_ aquatic_mammals `y`", r"\_m\_ aquatic_mammals \`y\`"),
+        ("[1.00, 2.00]", "[1.00, 2.00]"),
+    ],
+)
+def test_nothing_in_a_cell_of_markdown_is_markup(name, cell):
+    assert markdown.cell(name) == cell
+
+
+def test_a_baseline_without_rows_is_noted(make_plan, tiny, tmp_path):
+    tiny.write_text(
+        tiny.read_text()
+        + "baseline: bad\nvary: {good: {}, bad: {training.0.learning_rate: 1000, training.0.epochs: 30}}\n"
+    )
+    plan, store = make_plan(tiny), Store(tmp_path / "store")
+    found = report.write(plan, run(plan, store), store, tmp_path / "out")
+    assert "the baseline 'bad' has no rows; nothing is compared with it" in found.notes

@@ -61,6 +61,12 @@ def test_repeats_are_compared_by_a_paired_t_test():
     assert found.mark == "†"
 
 
+def test_one_repeat_of_several_tests_nothing():
+    base = [Repeat(row(0.5, 0, scorer="energy"))]
+    other = [Repeat(row(auroc, seed, scorer="knn")) for seed, auroc in ((0, 0.9), (1, 0.2), (2, 0.3))]
+    assert compare([base, other], ENERGY) == [None, None]
+
+
 def test_only_repeats_that_both_have_are_paired():
     base = [Repeat(row(auroc, seed, scorer="energy")) for seed, auroc in enumerate((0.5, 0.82, 0.81))]
     other = [Repeat(row(auroc, seed, scorer="knn")) for seed, auroc in ((1, 0.72), (2, 0.73), (3, 0.9))]

@@ -11,7 +11,7 @@ from ood_core import plan, recipe
 PAGE = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text()
 EXAMPLES = re.findall(r"```yaml\n(.*?)```\n\n```text\n(.*?)```", PAGE, re.DOTALL)
 
-COMMANDS = re.findall(r"^ood-run (.*?) *(?:#.*)?$", PAGE, re.MULTILINE)
+COMMANDS = [found for found in re.findall(r"^ood-run (.*?) *(?:#.*)?$", PAGE, re.MULTILINE) if "--only" in found]
 
 
 def variants(text, tmp_path, plugins):
