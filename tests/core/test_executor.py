@@ -229,7 +229,12 @@ def test_a_process_that_is_killed_costs_its_own_variant_alone(tiny, store):
 def test_an_interrupted_run_leaves_no_process_behind(tiny, tmp_path):
     tiny.write_text(tiny.read_text() + LONG)
     command = [Path(sys.executable).with_name("ood-run"), tiny, "--jobs", "2", "--store", tmp_path / "s"]
-    at_work = subprocess.Popen([*command, "--out", tmp_path / "o"], stderr=subprocess.PIPE, text=True)
+    at_work = subprocess.Popen(
+        [*command, "--out", tmp_path / "o"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("s/train/*/stage.json")) and time.monotonic() < deadline:  # the short one is done
         time.sleep(0.2)

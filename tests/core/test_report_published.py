@@ -156,7 +156,7 @@ def findings(synthetic, tmp_path):
 def test_markdown_has_the_table(findings):
     text = markdown.render(findings)
     assert "## Table 0\n\n| ours / paper | C10>LSUN |\n| --- | ---: |\n" in text
-    assert "| R & S\\|T<sup>1</sup> | 50.0 / 90.0§<sup>1</sup> |\n\n1. A <note>.\n" in text
+    assert "| R &amp; S\\|T<sup>1</sup> | 50.0 / 90.0§<sup>1</sup> |\n\n1. A <note>.\n" in text
 
 
 def test_latex_has_the_table(findings):
