@@ -85,7 +85,7 @@ class _Outline:
         keys = {stage.key for stage in extractions}
         fits = [s for s in self.stages if isinstance(s, FitStage) and s.train.base.key in keys]
         fitted = {stage.key for stage in fits}
-        rest = [s for s in self.stages if isinstance(s, (ScoreStage, MeasureStage)) and _fit_key(s) in fitted]
+        rest = [s for s in self.stages if isinstance(s, (ScoreStage, MeasureStage)) and s.fit.key in fitted]
         sets = {str(stage.images) for stage in extractions}
         names = _named(str(stage.images) for stage in extractions)
         branch.add(f"extract {len(sets)} sets: {escape(names)}  {self._sum(extractions).state}")
@@ -125,10 +125,6 @@ def _behind(stage: Stage) -> Iterator[str]:
     yield stage.key
     for earlier in stage.inputs:
         yield from _behind(earlier)
-
-
-def _fit_key(stage: ScoreStage | MeasureStage) -> str:
-    return (stage if isinstance(stage, ScoreStage) else stage.id_scores).fit.key
 
 
 def _named(names: Iterable[str]) -> str:

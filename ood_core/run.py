@@ -17,7 +17,7 @@ from ood_core.execute import Failure
 from ood_core.executor import Executor, InProcess, Job, Outcome
 from ood_core.interfaces import StageFacts
 from ood_core.observers import Hooks
-from ood_core.stages import ExtractStage, FitStage, Plan, Row, ScoreStage, Stage, TrainStage
+from ood_core.stages import ExtractStage, FitStage, Plan, Row, Stage, TrainStage
 from ood_core.store import Store
 
 
@@ -149,13 +149,9 @@ def jobs(plan: Plan, store: Store) -> list[Job]:
 
 
 def _piece(stage: Stage) -> Any:
-    if isinstance(stage, TrainStage):
-        return stage.key
     if isinstance(stage, ExtractStage):
         return stage.passage
-    if isinstance(stage, FitStage):
-        return stage.key
-    return (stage if isinstance(stage, ScoreStage) else stage.id_scores).fit.key
+    return stage.key if isinstance(stage, (TrainStage, FitStage)) else stage.fit.key
 
 
 def _found(plan: Plan, todo: Sequence[Job], store: Store) -> Iterator[Stage]:

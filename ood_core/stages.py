@@ -209,6 +209,11 @@ class MeasureStage:
         return (self.id_scores, *self.shifted_scores, *held, self.ood_scores)
 
     @property
+    def fit(self) -> FitStage:
+        """Whose scores are compared."""
+        return self.id_scores.fit
+
+    @property
     def spectrum(self) -> Literal["standard", "full"]:
         """Whether shifted images count as ID."""
         return "full" if self.shifted_scores else "standard"
@@ -219,7 +224,7 @@ class MeasureStage:
         return " + ".join(str(stage.images) for stage in (self.id_scores, *self.shifted_scores))
 
     def __str__(self) -> str:
-        return f"measure {self.id_scores.fit.name} on {self.ood_scores.images}"
+        return f"measure {self.fit.name} on {self.ood_scores.images}"
 
 
 KINDS = ("train", "extract", "fit", "score", "measure")

@@ -1,7 +1,8 @@
-"""What tests of the page share: an installed browser, and findings without a run."""
+"""What tests share: command lines in this process; of the page an installed browser, and findings without a run."""
 
 import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,27 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@pytest.fixture
+def command_line(tmp_path, monkeypatch, capsys):
+    """`command_line(name, run)`: makes what calls it, in this process and a folder of its own.
+
+    What it makes takes the arguments, and gives exit code, stdout, stderr.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def named(name, run):
+        def call(*arguments):
+            monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+            with pytest.raises(SystemExit) as caught:
+                run()
+            captured = capsys.readouterr()
+            return int(caught.value.code or 0), captured.out, captured.err
+
+        return call
+
+    return named
 
 
 @pytest.fixture(scope="session")

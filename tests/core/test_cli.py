@@ -18,20 +18,11 @@ def ood_run(*arguments, cwd):
 
 
 @pytest.fixture
-def in_process(tmp_path, monkeypatch, capsys):
-    """`in_process(*arguments)`: exit code, stdout, stderr; run in this process, in a folder of its own."""
+def in_process(command_line):
+    """`in_process(*arguments)`: exit code, stdout, stderr of `ood-run`."""
     from ood_core import cli
 
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ood-run", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.run()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return call
+    return command_line("ood-run", cli.run)
 
 
 def test_help_loads_nothing_heavy(tmp_path):

@@ -13,20 +13,11 @@ from .test_report_filed import findings
 
 
 @pytest.fixture
-def ood(tmp_path, monkeypatch, capsys):
-    """`ood(*arguments)`: exit code, stdout, stderr; run in this process, in a folder of its own."""
+def ood(command_line):
+    """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
     from ood_core import commands
 
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ood", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            commands.run()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return call
+    return command_line("ood", commands.run)
 
 
 @pytest.fixture
