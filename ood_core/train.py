@@ -29,6 +29,9 @@ from ood_core.training.checkpoint import Parts, Progress, broken
 from ood_core.training.engine import Engine, memory_errors, shared_mean
 from ood_core.training.schedule import learning_rate
 
+TASK = "task.safetensors"
+"""Beside the weights: what the task's `errors` need besides them, where it has any."""
+
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 10.0
 """A killed training loses at most this much, and one step; more where writing a checkpoint takes long."""
@@ -52,7 +55,7 @@ def execute(stage: TrainStage, store: Store, observer: Observer) -> None:
     if processes.rank() == 0:
         with store.put(stage) as (folder, facts):
             save_tensors(folder / networks.WEIGHTS, weights)
-            facts |= training.facts() | training.pictures(folder)
+            facts |= training.facts() | training.pictures(folder) | training.errors(folder)
     processes.wait()
 
 
@@ -227,6 +230,13 @@ class _Training:
         torch.manual_seed(0)
         made = self.engine.task.eval().pictures(batch)
         return {"pictures": {name: save_picture(folder / f"{name}.png", picture) for name, picture in made.items()}}
+
+    def errors(self, folder: Path) -> dict[str, Any]:
+        """Write what the task keeps to tell how badly patches are guessed, and return whether it does."""
+        kept = None if self.engine.sharded else self.engine.task.kept()  # as for pictures
+        if kept is not None:
+            save_tensors(folder / TASK, kept)
+        return {"errors": kept is not None}
 
 
 def _build(stage: TrainStage, store: Store) -> tuple[Task, tuple[int, int] | None]:

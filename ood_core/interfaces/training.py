@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -61,6 +62,27 @@ class Task(nn.Module, ABC):
         Called once after the training, in evaluation mode and without gradients.
         """
         return {}
+
+    def errors(self, images: Tensor) -> Tensor | None:
+        """Return how badly each patch is guessed when it is hidden; None where the task hides nothing.
+
+        A function of the image alone: masks are fixed, hide every patch at least once and about as many at a time as in
+        training, and the errors of a patch are averaged over those that hide it. Asked for in evaluation mode.
+
+        Args:
+            images: [B, 3, S, S] in [0, 1].
+
+        Returns:
+            float32 [B, h, w], 0 or more, in units of the task's loss, without gradients.
+        """
+        return None
+
+    def kept(self) -> Mapping[str, Tensor] | None:
+        """Return what `errors` needs besides the network, for `PretextTask.revive`; None where there are no errors.
+
+        It is filed beside the weights. None also where the task cannot be revived.
+        """
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +158,22 @@ class PretextTask(Training):
             OODError: The network cannot do this task.
         """
 
+    def revive(self, network: Network, image_size: int, kept: Mapping[str, Tensor]) -> Task | None:
+        """Return a trained task again, for its `errors`; None where it has none to show, as unless a task says else.
+
+        No training data are at hand. The task is in evaluation mode, network and all, and its `errors` have the bits
+        that they had after the training; where parameters are frozen, which they are not by this, all but the last.
+
+        Args:
+            network: With the trained weights.
+            image_size: S, in pixels.
+            kept: What `Task.kept` gave.
+
+        Raises:
+            OODError: Tensors are missing, foreign or of another shape; names them.
+        """
+        return None
+
 
 def refuse_single_images(task: PretextTask) -> None:
     """Raise OODError where a task that compares images would be given one alone, which has nothing to differ from."""
@@ -171,6 +209,13 @@ class TokenMap(nn.Module, ABC):
         """Return images [B, 3, V, V] in [0, 1] for token ids [B, L]; None where that cannot be done."""
         return None
 
+    def kept(self) -> Mapping[str, Tensor] | None:
+        """Return all that token ids depend on, for `Tokenizer.revive`; None where the map cannot be revived.
+
+        Files that the tokenizer was made from are not at hand then.
+        """
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer(Plugin):
@@ -190,3 +235,18 @@ class Tokenizer(Plugin):
 
         A tokenizer with a `training` finds its weights in `data.trained(self)`.
         """
+
+    def revive(self, kept: Mapping[str, Tensor], grid: tuple[int, int], image_size: int) -> TokenMap | None:
+        """Return a fitted map again, without training data or files; None where that cannot be done.
+
+        It gives the same tokens, and may have forgotten how to decode them.
+
+        Args:
+            kept: What `TokenMap.kept` gave.
+            grid: Patches along height and width.
+            image_size: S, in pixels, of the images that the network is shown.
+
+        Raises:
+            OODError: Tensors are missing, foreign or of another shape; names them.
+        """
+        return None

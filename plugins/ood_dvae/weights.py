@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ood_core.errors import OODError
+from ood_core.interfaces.guessing import differences
 
 M = TypeVar("M", bound=nn.Module)
 
 # torch says it in many ways, depending on where its reader stumbles
 _UNREADABLE = (SafetensorError, pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, ValueError)
-_SHOWN = 3  # names of a list that would be too long
 
 
 def load(build: Callable[[], M], path: Path) -> M:
@@ -30,7 +30,7 @@ def load(build: Callable[[], M], path: Path) -> M:
     with torch.device("meta"):  # what is replaced at once need not be drawn
         module = build()
     found, wanted = read(path), module.state_dict()
-    if wrong := _differences(found, wanted):
+    if wrong := differences(found, wanted):
         raise OODError(f"'{path}' has not the weights of DALL-E's {type(module).__name__.lower()}: {wrong}")
     module.load_state_dict({name: tensor.float() for name, tensor in found.items()}, assign=True)
     return module
@@ -54,22 +54,3 @@ def read(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise OODError(f"'{path}' holds no state dict, which has a tensor for every name")
     return found
-
-
-def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return what is wrong with the weights in a few words; "" where nothing is."""
-    shapes = [
-        f"{name} is {list(found[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    lists = {
-        "missing": [name for name in wanted if name not in found],
-        "unexpected": [name for name in found if name not in wanted],
-        "of another shape": shapes,
-    }
-    return "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in lists.items() if names)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt, Le, Lt
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from ood_core import processes
 from ood_core.augmentation import Apart, Change, InARow, flipped, jittered, random_crop
@@ -26,19 +27,25 @@ from ood_core.interfaces import (
     TrainingData,
     Views,
 )
+from ood_core.interfaces.guessing import averaged, besides, restore
 from ood_core.pictures import COLUMNS, uncovered
 from ood_mim.crop import OneCrop
-from ood_mim.mask import BlockMasks, ExactBlockMasks
+from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed
 from ood_mim.tokenizer import KMeansTokenizer
+
+_TOKENS = "tokens."  # of the tokenizer's names, among those that are kept
 
 
 class MaskedImageModellingTask(Task):
     """Cross-entropy between the predicted and the true tokens of hidden patches."""
 
-    def __init__(self, network: PatchNetwork, tokens: TokenMap, masks: BlockMasks | ExactBlockMasks) -> None:
+    def __init__(
+        self, network: PatchNetwork, tokens: TokenMap, view_size: int, masks: BlockMasks | ExactBlockMasks
+    ) -> None:
         super().__init__()
         self.network = network
         self.tokens = tokens
+        self.view_size = view_size
         self.masks = masks
         width = network.num_features
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
@@ -64,6 +71,30 @@ class MaskedImageModellingTask(Task):
         if decoded is None:
             return {}
         return {"reconstructions": uncovered(images, decoded, mask.view(len(images), *self.network.grid))}
+
+    @torch.no_grad()
+    def errors(self, images: Tensor) -> Tensor:
+        """Return the cross-entropy between the predicted and the true token of each patch, [B, h, w]."""
+        targets = self.tokens(self._shown(images))
+
+        def surprise(mask: Tensor) -> Tensor:
+            hidden = self.network.forward_masked(images, mask.expand(len(images), -1), self.mask_token)
+            return cross_entropy(self.head(hidden).transpose(1, 2), targets, reduction="none")
+
+        return averaged(fixed(self.masks).to(images.device), surprise).view(-1, *self.network.grid)
+
+    def kept(self) -> dict[str, Tensor] | None:
+        """Return mask token, head, and what tokens depend on; None where the tokenizer cannot be revived."""
+        tokens = self.tokens.kept()
+        if tokens is None:
+            return None
+        return besides(self, "network", "tokens") | {_TOKENS + name: tensor for name, tensor in tokens.items()}
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """Return what the tokenizer is shown of images that only the network's size is known of."""
+        if images.shape[-1] == self.view_size:
+            return images
+        return interpolate(images, [self.view_size] * 2, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +143,29 @@ class MaskedImageModelling(PretextTask):
         Raises:
             OODError: The network has no patches, or too few to hide a block of them.
         """
-        if not isinstance(network, PatchNetwork):
-            raise OODError("pretext 'mim' needs a backbone that works on patches: ViT, BEiT, MLP-Mixer or a hybrid")
-        masks = self._masks(network.grid)
-        network.tie_position_biases()
-        return MaskedImageModellingTask(network, self.tokenizer.fit(data, network.grid), masks)
+        patched = _patches(network)
+        masks = self._masks(patched.grid)
+        patched.tie_position_biases()
+        tokens = self.tokenizer.fit(data, patched.grid)
+        view_size = self.tokenizer.view_size(data.image_size, patched.grid)
+        return MaskedImageModellingTask(patched, tokens, view_size, masks)
+
+    def revive(self, network: Network, image_size: int, kept: Mapping[str, Tensor]) -> MaskedImageModellingTask | None:
+        """Return the trained task; None where the tokenizer cannot be revived.
+
+        Raises:
+            OODError: The network has no patches, or these are not the tensors of a task with these options.
+        """
+        patched = _patches(network)
+        of_tokens = {name.removeprefix(_TOKENS): kept[name] for name in kept if name.startswith(_TOKENS)}
+        tokens = self.tokenizer.revive(of_tokens, patched.grid, image_size)
+        if tokens is None:
+            return None
+        view_size = self.tokenizer.view_size(image_size, patched.grid)
+        with torch.device("meta"):
+            task = MaskedImageModellingTask(patched, tokens, view_size, self._masks(patched.grid))
+        own = {name: tensor for name, tensor in kept.items() if not name.startswith(_TOKENS)}
+        return restore(task, own, f"pretext '{self.name}'", "network", "tokens")
 
     def _masks(self, grid: tuple[int, int]) -> BlockMasks | ExactBlockMasks:
         rows, columns = grid
@@ -129,3 +178,9 @@ class MaskedImageModelling(PretextTask):
             )
         blocks = BlockMasks(grid, budget, self.min_block)
         return ExactBlockMasks(blocks) if self.masks == "blockwise-exact" else blocks
+
+
+def _patches(network: Network) -> PatchNetwork:
+    if not isinstance(network, PatchNetwork):
+        raise OODError("pretext 'mim' needs a backbone that works on patches: ViT, BEiT, MLP-Mixer or a hybrid")
+    return network

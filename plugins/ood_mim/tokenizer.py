@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from torch.nn.functional import fold
 
 from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, PositiveInt, Tokenizer, TokenMap, TrainingData
+from ood_core.interfaces.guessing import restore
 from ood_core.neighbors import kmeans
 
 _FLAT = 0.1  # of the global deviation: keeps noise in flat patches from looking like structure
@@ -64,13 +66,14 @@ class NearestCentroid(TokenMap):
     half_norms: Tensor
     examples: Tensor
 
-    def __init__(self, describe: PatchDescriptor, centroids: Tensor, images: Tensor) -> None:
+    def __init__(self, describe: PatchDescriptor, centroids: Tensor) -> None:
         super().__init__()
         self.vocabulary = len(centroids)
         self.describe = describe
         self.register_buffer("centroids", centroids)
         self.register_buffer("half_norms", centroids.square().sum(1) / 2)
-        self.register_buffer("examples", self._mean_patches(images))
+        pixels = centroids.shape[1] // 3 - 1  # of a patch; the rest is its colour
+        self.register_buffer("examples", centroids.new_zeros(self.vocabulary, 3, pixels))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -86,12 +89,16 @@ class NearestCentroid(TokenMap):
         """Return images [B, 3, S, S] in [0, 1]: each patch is the mean of those of its token."""
         return self.describe.join(self.examples[tokens])
 
-    def _mean_patches(self, images: Tensor) -> Tensor:
-        """Return the mean of the images' patches with each token, [V, 3, P * P]; black where none has it."""
+    def illustrate(self, images: Tensor) -> None:
+        """Have each token decoded to the mean of the images' patches that have it; black where none has it."""
         patches = self.describe.cut(images).flatten(0, 1)
         tokens = torch.cat([self(part) for part in torch.split(images, 64)]).flatten()  # all at once would be large
-        sums = patches.new_zeros(self.vocabulary, *patches.shape[1:]).index_add_(0, tokens, patches)
-        return sums / tokens.bincount(minlength=self.vocabulary).clamp_min(1)[:, None, None]
+        sums = patches.new_zeros(self.examples.shape).index_add_(0, tokens, patches)
+        self.examples = sums / tokens.bincount(minlength=self.vocabulary).clamp_min(1)[:, None, None]
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return all buffers."""
+        return self.state_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,4 +132,18 @@ class KMeansTokenizer(Tokenizer):
                 f"tokenizer 'kmeans': a vocabulary of {self.vocabulary} needs as many different patches, "
                 f"{len(points)} patches of the training data have {different}"
             )
-        return NearestCentroid(describe, kmeans(points, self.vocabulary, self.seed), images)
+        tokens = NearestCentroid(describe, kmeans(points, self.vocabulary, self.seed))
+        tokens.illustrate(images)
+        return tokens
+
+    def revive(self, kept: Mapping[str, Tensor], grid: tuple[int, int], image_size: int) -> NearestCentroid:
+        """Return the map to the nearest centroid, with the mean patches.
+
+        Raises:
+            OODError: These are not the tensors of a map with this vocabulary and grid.
+        """
+        with torch.device("meta"):
+            describe = PatchDescriptor(grid, torch.empty(1, 3, image_size, image_size))
+            width = describe(torch.empty(1, 3, image_size, image_size)).shape[2]
+            tokens = NearestCentroid(describe, torch.empty(self.vocabulary, width))
+        return restore(tokens, kept, f"tokenizer '{self.name}'")

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ood_core.interfaces import Batch, PatchNetwork, Task
+from ood_core.interfaces.guessing import averaged, besides
 from ood_core.pictures import COLUMNS, uncovered
-from ood_pixels.patches import cut, join, random_mask
+from ood_pixels.patches import cut, fixed_masks, join, random_mask
 
 _LEAST_VARIANCE = 1e-6
 
@@ -89,6 +90,22 @@ class MaskedAutoencoderTask(Task):
             patches = patches * _deviation(true) + true.mean(2, keepdim=True)
         guessed = join(patches, grid, images.shape[-1]).clamp(0, 1)
         return {"reconstructions": uncovered(images, guessed, mask.view(len(images), *grid))}
+
+    @torch.no_grad()
+    def errors(self, images: Tensor) -> Tensor:
+        """Return the mean squared error of what is drawn of each patch, [B, h, w]."""
+        grid = self.network.grid
+        targets = self.targets.of(cut(images, grid))
+
+        def square(mask: Tensor) -> Tensor:
+            return (self._predict(images, mask.expand(len(images), -1)) - targets).square().mean(2)
+
+        masks = fixed_masks(grid, self.hidden).flatten(1).to(images.device)
+        return averaged(masks, square).view(-1, *grid)
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return mask token, decoder, the layers before and behind it, and its positions."""
+        return besides(self, "network")
 
     def _masks(self, images: Tensor) -> Tensor:
         return random_mask(len(images), self.network.grid, self.hidden).flatten(1).to(images.device)

@@ -1,11 +1,15 @@
-"""Images as rows of patches and back, and random masks over them."""
+"""Images as rows of patches and back; random masks over them, and fixed ones."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 Grid = tuple[int, int]
+
+_FIXED = 8  # masks at least: a patch is guessed from several surroundings
 
 
 def cut(images: Tensor, grid: Grid) -> Tensor:
@@ -27,3 +31,18 @@ def random_mask(count: int, cells: Grid, hidden: int) -> Tensor:
     order = torch.rand(count, cells[0] * cells[1]).argsort(1)
     mask = torch.zeros(count, cells[0] * cells[1], dtype=torch.bool)
     return mask.scatter_(1, order[:, :hidden], True).view(count, *cells)
+
+
+def fixed_masks(cells: Grid, hidden: int) -> Tensor:
+    """Return masks, bool [K, h, w] on the CPU, always the same ones, each with so many hidden cells.
+
+    Shuffled cells are dealt out in hands of this size, the last hand of a shuffle filled up from its first; so each
+    shuffle hides every cell once or twice.
+    """
+    count = cells[0] * cells[1]
+    hands = math.ceil(count / hidden)
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(count, generator=generator) for _ in range(math.ceil(_FIXED / hands))]
+    dealt = torch.cat([order[torch.arange(hands * hidden) % count].view(hands, hidden) for order in orders])
+    mask = torch.zeros(len(dealt), count, dtype=torch.bool)
+    return mask.scatter_(1, dealt, True).view(-1, *cells)

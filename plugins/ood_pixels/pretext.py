@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from annotated_types import Gt, Le, Lt
+from torch import Tensor
 
 from ood_core.augmentation import Apart, InARow, flipped, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views
+from ood_core.interfaces.guessing import restore
 from ood_core.positions import sines_and_cosines
 from ood_pixels.mae import Decoder, MaskedAutoencoderTask, Targets
 from ood_pixels.patches import Grid
@@ -56,10 +60,23 @@ class SimMIM(PretextTask):
             OODError: The network has no patches, or squares of this size cannot be made of them.
         """
         patched = _patches(network, self.name)
-        patch = data.image_size // patched.grid[0]
-        units = self._units(patch, data.image_size)
+        task = self._task(patched, data.image_size)
         patched.tie_position_biases()
-        return SimMIMTask(patched, units, self.mask_ratio, 3 * patch * patch)
+        return task
+
+    def revive(self, network: Network, image_size: int, kept: Mapping[str, Tensor]) -> SimMIMTask:
+        """Return the trained task.
+
+        Raises:
+            OODError: The network has no patches, or these are not the tensors of a task with these options.
+        """
+        with torch.device("meta"):
+            task = self._task(_patches(network, self.name), image_size)
+        return restore(task, kept, f"pretext '{self.name}'", "network")
+
+    def _task(self, network: PatchNetwork, image_size: int) -> SimMIMTask:
+        patch = image_size // network.grid[0]
+        return SimMIMTask(network, self._units(patch, image_size), self.mask_ratio, 3 * patch * patch)
 
     def _units(self, patch: int, image_size: int) -> Grid:
         possible = [unit for unit in range(patch, image_size, patch) if image_size % unit == 0]
@@ -121,11 +138,24 @@ class MaskedAutoencoder(PretextTask):
         """
         patched = _patches(network, self.name)
         patched.fix_positions()
-        patches = patched.grid[0] * patched.grid[1]
+        return self._task(patched, data.image_size)
+
+    def revive(self, network: Network, image_size: int, kept: Mapping[str, Tensor]) -> MaskedAutoencoderTask:
+        """Return the trained task.
+
+        Raises:
+            OODError: The network has no patches, or these are not the tensors of a task with these options.
+        """
+        with torch.device("meta"):
+            task = self._task(_patches(network, self.name), image_size)
+        return restore(task, kept, f"pretext '{self.name}'", "network")
+
+    def _task(self, network: PatchNetwork, image_size: int) -> MaskedAutoencoderTask:
+        patches = network.grid[0] * network.grid[1]
         hidden = patches - int(patches * (1 - self.mask_ratio))
         if not 0 < hidden < patches:
             raise OODError(f"pretext 'mae': with mask_ratio {self.mask_ratio} {hidden} of {patches} patches are hidden")
         decoder = Decoder(self.decoder_width, self.decoder_depth, self.decoder_heads)
-        positions = sines_and_cosines(patched.grid, self.decoder_width)
-        targets = Targets(3 * (data.image_size // patched.grid[0]) ** 2, self.normalize_targets)
-        return MaskedAutoencoderTask(patched, decoder, targets, hidden, positions)
+        positions = sines_and_cosines(network.grid, self.decoder_width)
+        targets = Targets(3 * (image_size // network.grid[0]) ** 2, self.normalize_targets)
+        return MaskedAutoencoderTask(network, decoder, targets, hidden, positions)

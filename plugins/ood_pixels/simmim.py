@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ood_core.interfaces import Batch, PatchNetwork, Task
+from ood_core.interfaces.guessing import averaged, besides
 from ood_core.pictures import COLUMNS, uncovered
-from ood_pixels.patches import Grid, cut, join, random_mask
+from ood_pixels.patches import Grid, cut, fixed_masks, join, random_mask
 
 
 class SimMIMTask(Task):
@@ -38,13 +39,30 @@ class SimMIMTask(Task):
         guessed = join(self._predict(images, mask) / 2 + 0.5, grid, images.shape[-1]).clamp(0, 1)
         return {"reconstructions": uncovered(images, guessed, mask.view(len(images), *grid))}
 
+    @torch.no_grad()
+    def errors(self, images: Tensor) -> Tensor:
+        """Return the mean distance between predicted and true pixels of each patch, [B, h, w]."""
+        targets = cut(2 * images - 1, self.network.grid)
+
+        def distance(mask: Tensor) -> Tensor:
+            return (self._predict(images, mask.expand(len(images), -1)) - targets).abs().mean(2)
+
+        masks = self._patchwise(fixed_masks(self.units, self.hidden)).to(images.device)
+        return averaged(masks, distance).view(-1, *self.network.grid)
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return mask token and head."""
+        return besides(self, "network")
+
     def _predict(self, images: Tensor, mask: Tensor) -> Tensor:
         predicted: Tensor = self.head(self.network.forward_masked(images, mask, self.mask_token)).float()
         return predicted
 
     def _masks(self, images: Tensor) -> Tensor:
-        """Return bool [B, L]; a hidden unit hides all patches within it."""
-        mask = random_mask(len(images), self.units, self.hidden)
+        return self._patchwise(random_mask(len(images), self.units, self.hidden)).to(images.device)
+
+    def _patchwise(self, mask: Tensor) -> Tensor:
+        """Return masks over patches, bool [B, L], of those over units; a hidden unit hides all patches within it."""
         for axis, (patches, units) in enumerate(zip(self.network.grid, self.units, strict=True), 1):
             mask = mask.repeat_interleave(patches // units, axis)
-        return mask.flatten(1).to(images.device)
+        return mask.flatten(1)

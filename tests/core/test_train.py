@@ -1,9 +1,13 @@
-"""A training at work: what one step does, what a checkpoint holds, and how it stops."""
+"""A training at work: what one step does, what a checkpoint holds, how it stops, and what it files."""
+
+import json
 
 import pytest
 import torch
 
+from ood_core import network as networks
 from ood_core import train
+from ood_core.data import to_unit
 from ood_core.errors import OODError
 from ood_core.run import run
 from ood_core.store import Store, load_tensors
@@ -214,6 +218,75 @@ def test_outliers_and_broken_pictures_are_the_same_after_an_interruption(make_pl
     assert first["skipped"] == second["skipped"]
     sizes = (len(stage.images.opened), len(stage.auxiliary.opened))
     assert first["skipped"] == sorted(f"{size} images: {row}.png: broken picture" for size in sizes for row in range(4))
+
+
+# --------------------------------------------------------------------------------------------- what is kept to explain
+
+MASKED = (
+    "training=[{use: mae, epochs: 2, batch_size: 16, mask_ratio: 0.5, decoder_width: 8, decoder_depth: 1, "
+    "decoder_heads: 2, crop_scale: 1, flip: false}]",
+    "scorers=[mahalanobis]",
+)
+
+
+def test_a_task_that_hides_patches_is_filed_so_that_it_shows_its_errors_again(make_plan, tiny, tmp_path):
+    plan, store = make_plan(tiny, *MASKED), Store(tmp_path / "store")
+    run(plan, store)
+    stage = plan.stages[0]
+    assert store.facts(stage)["errors"] is True
+    training = train._Training(stage, store)  # trained again, in memory
+    training.run(Silent())
+    images = to_unit(torch.stack([stage.images.opened.pixels(row) for row in range(5)]))
+    expected = training.engine.task.eval().errors(images)
+    kept = load_tensors(store.folder(stage) / train.TASK)
+    revived = stage.task.revive(networks.trained(stage, store), stage.image_size, kept)
+    assert torch.equal(revived.errors(images), expected)
+    assert not any(name.startswith(("network.", "optimizer.")) for name in kept)
+
+
+class Silent:
+    """An observer that is told and does nothing."""
+
+    def progress(self, done, total):
+        pass
+
+    def epoch(self, metrics):
+        pass
+
+
+def test_of_a_task_that_hides_nothing_only_the_weights_are_filed(make_plan, tiny, tmp_path):
+    plan, store = make_plan(tiny), Store(tmp_path / "store")
+    run(plan, store)
+    stage = plan.stages[0]
+    assert store.facts(stage)["errors"] is False
+    assert sorted(path.name for path in store.folder(stage).iterdir()) == ["stage.json", "weights.safetensors"]
+    task = train._Training(stage, store).engine.task
+    assert task.errors(torch.rand(2, 3, 8, 8)) is None and task.kept() is None
+    assert stage.task.revive(networks.trained(stage, store), stage.image_size, {}) is None
+
+
+def test_weights_that_are_cut_up_leave_the_task_out(make_plan, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(Engine, "sharded", property(lambda self: True, lambda self, value: None), raising=False)
+    monkeypatch.setattr("ood_core.training.engine._shard", lambda task: None)
+    plan, store = make_plan(tiny, *MASKED), Store(tmp_path / "store")
+    run(plan, store)
+    assert store.facts(plan.stages[0])["errors"] is False
+    assert not (store.folder(plan.stages[0]) / train.TASK).exists()
+
+
+def test_trainings_that_were_filed_without_their_task_are_read(make_plan, tiny, tmp_path):
+    plan, store = make_plan(tiny, *MASKED), Store(tmp_path / "store")
+    rows = run(plan, store).rows
+    folder = store.folder(plan.stages[0])
+    (folder / train.TASK).unlink()
+    facts = json.loads((folder / "stage.json").read_text())
+    del facts["errors"]
+    (folder / "stage.json").write_text(json.dumps(facts))
+    for stage in plan.stages[1:]:
+        (store.folder(stage) / "stage.json").unlink()  # so that the weights are read
+    again = run(plan, store)
+    assert [(row.auroc, row.fpr95) for row in again.rows] == [(row.auroc, row.fpr95) for row in rows]
+    assert not (folder / train.TASK).exists()  # it was not trained again
 
 
 def test_compilation_is_asked_for(trained, monkeypatch):

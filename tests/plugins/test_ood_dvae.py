@@ -19,8 +19,10 @@ from ood_dvae.published import DalleMap, DalleTokenizer
 from ood_dvae.task import Cosine, DiscreteVAETask, divergence, mixture
 from ood_dvae.tokenizer import CodeMap, DiscreteVAE
 from ood_dvae.weights import load
+from ood_mim.pretext import MaskedImageModelling
 from ood_samples.patches import PhotoPatches
 
+from . import small_guessing
 from .small_training import digits, losses_of, training_data
 
 SMALL = {"vocabulary": 16, "code_width": 8, "hidden_width": 16, "layers": 1, "epochs": 1}
@@ -233,6 +235,39 @@ def test_fitted_tokens_are_the_likeliest_codes_and_decode_to_images(trained):
     assert torch.equal(picture, tiled([batch(3).views[0], fitted.decode(fitted(batch(3).views[0]))]))
 
 
+@pytest.fixture(scope="module")
+def small(trained):
+    """Masked image modelling of these codes."""
+    tokenizer, built, _ = trained
+    data = replace(training_data(), trained=lambda asked: {tokenizer: built.product().state_dict()}[asked])
+    options = {"epochs": 1, "min_block": 1, "crop_scale": 1.0, "flip": False, "color_jitter": 0.0}
+    return small_guessing.trained(MaskedImageModelling(tokenizer=tokenizer, **options), data)
+
+
+def test_errors_are_a_function_of_the_image(small):
+    small_guessing.check_errors_are_a_function_of_the_image(small.task)
+
+
+def test_a_revived_task_has_the_same_errors(small, tmp_path):
+    small_guessing.check_a_revived_task_has_the_same_errors(small, tmp_path / "task.safetensors")
+
+
+def test_noise_is_guessed_worse_than_digits(small):
+    small_guessing.check_noise_is_guessed_worse_than_digits(small)
+
+
+def test_weights_of_another_autoencoder_are_refused(small):
+    small_guessing.check_other_tensors_are_refused(small, "tokens.autoencoder.classifier.bias", "tokenizer 'dvae'")
+
+
+def test_a_revived_tokenizer_decodes_as_before(trained):
+    tokenizer, built, _ = trained
+    images, tokens = batch(5).views[0], CodeMap(built.autoencoder)
+    revived = tokenizer.revive(tokens.kept(), (4, 4), 8)
+    assert torch.equal(revived(images), tokens(images))
+    assert torch.equal(revived.decode(revived(images)), tokens.decode(tokens(images)))
+
+
 def test_tokens_are_the_same_under_autocast(trained):
     _, built, _ = trained
     images = digits()[0][:300].float() / 255
@@ -408,6 +443,23 @@ def test_the_tokenizer_reads_both_files(tmp_path, monkeypatch):
     assert found.shape == (2, 4)
     assert tokens.decode(found).shape == images.shape
     assert bare.fit(training_data(), (2, 2)).decode(found) is None
+
+
+def test_the_published_tokenizer_is_revived_without_its_files(tmp_path, monkeypatch):
+    for name, module in (("Encoder", Encoder), ("Decoder", Decoder)):
+        monkeypatch.setattr(f"ood_dvae.published.{name}", partial(module, 11, 8))
+    encoder, decoder = small_encoder(), Decoder(vocabulary=11, width=8)
+    images, fitted = torch.rand(2, 3, 16, 16), DalleMap(encoder, decoder)
+    tokenizer = DalleTokenizer(weights=tmp_path / "gone.pt", decoder=tmp_path / "gone too.pt")
+    revived = tokenizer.revive(fitted.kept(), (2, 2), 16)
+    assert revived.vocabulary == 11
+    assert torch.equal(revived(images), fitted(images))
+    assert revived.decode(revived(images)) is None  # a decoder would more than double what is kept
+    kept = {name: tensor for name, tensor in fitted.kept().items() if name != "encoder.blocks.input.w"}
+    with pytest.raises(
+        OODError, match=r"^tokenizer 'dalle': the kept tensors .*: 1 missing: encoder\.blocks\.input\.w$"
+    ):
+        tokenizer.revive(kept, (2, 2), 16)
 
 
 def test_a_file_of_other_weights_is_refused_with_what_differs(tmp_path):

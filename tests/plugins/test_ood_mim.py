@@ -18,10 +18,11 @@ from ood_core.interfaces import Batch, Network, PatchNetwork, Tokenizer, TokenMa
 from ood_core.pictures import uncovered
 from ood_core.vision import prepare_torchvision
 from ood_mim.crop import OneCrop
-from ood_mim.mask import BlockMasks, ExactBlockMasks
+from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed
 from ood_mim.pretext import MaskedImageModelling
 from ood_mim.tokenizer import KMeansTokenizer, PatchDescriptor
 
+from . import small_guessing
 from .small_training import build_network, embeddings_tell_digits_better, losses_of, training_data
 
 
@@ -174,7 +175,7 @@ def test_exact_masks_add_single_patches_to_the_blocks_until_the_number_is_met(gr
 
 def test_what_exact_masks_add_lies_anywhere(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(BlockMasks, "draw", lambda self, images: torch.arange(16).lt(4).repeat(images, 1))
+    monkeypatch.setattr(BlockMasks, "draw", lambda self, images, _: torch.arange(16).lt(4).repeat(images, 1))
     shares = ExactBlockMasks(BlockMasks((4, 4), 7, 1)).draw(3000).double().mean(0)
     assert (shares[:4] == 1).all()
     torch.testing.assert_close(shares[4:], torch.full((12,), 0.25, dtype=torch.float64), atol=0.04, rtol=0)
@@ -461,6 +462,115 @@ def test_some_steps_on_digits_lower_the_loss():
         found["loss"].backward()
         optimizer.step()
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+
+
+# ---------------------------------------------------------------------------------------- how badly patches are guessed
+
+
+@pytest.mark.parametrize(("grid", "budget", "min_block"), [*GRIDS, ((6, 6), 10, 10), ((8, 8), 57, 49)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_fixed_masks_are_some_of_the_training_that_hide_every_patch(grid, budget, min_block, exact):
+    blocks = BlockMasks(grid, budget, min_block)
+    masks = ExactBlockMasks(blocks) if exact else blocks
+    torch.manual_seed(0)
+    found = fixed(masks)
+    torch.manual_seed(1)
+    assert torch.equal(found, fixed(masks))
+    pool = masks.draw(256, torch.Generator().manual_seed(0))
+    assert all((pool == mask).all(1).any() for mask in found)
+    assert len(found) >= 8
+    times, of_the_first = found.sum(0).double(), pool[:8].sum(0).double()
+    assert times.min() >= 1
+    assert times.std() / times.mean() < of_the_first.std() / of_the_first.mean()  # more evenly than any masks
+
+
+def test_patches_that_no_mask_hides_are_hidden_in_a_further_one(monkeypatch):
+    monkeypatch.setattr(BlockMasks, "draw", lambda self, images, _: torch.arange(16).lt(4).repeat(images, 1))
+    masks = fixed(BlockMasks((4, 4), 7, 1))
+    assert len(masks) == 8 + 2
+    assert masks[8:].sum(1).tolist() == [7, 7]
+    assert masks.any(0).all()
+
+
+def test_drawing_from_a_generator_leaves_the_global_one_alone():
+    before = torch.get_rng_state()
+    ExactBlockMasks(BlockMasks((8, 8), 25, 4)).draw(5, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+GUESSING = replace(PRETEXT, crop_scale=1.0, flip=False, color_jitter=0.0)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return small_guessing.trained(GUESSING)
+
+
+def test_errors_are_a_function_of_the_image(small):
+    small_guessing.check_errors_are_a_function_of_the_image(small.task)
+
+
+def test_errors_are_cross_entropies_averaged_over_masks(small):
+    task = small.task
+
+    def cross_entropy(images, mask):
+        encoded = task.network.forward_masked(images, mask.repeat(len(images), 1), task.mask_token)
+        return -task.head(encoded).log_softmax(2).gather(2, task.tokens(images).unsqueeze(2)).squeeze(2)
+
+    small_guessing.check_errors_are_means_over_masks(task, fixed(task.masks), cross_entropy)
+
+
+def test_a_revived_task_has_the_same_errors(small, tmp_path):
+    small_guessing.check_a_revived_task_has_the_same_errors(small, tmp_path / "task.safetensors")
+
+
+def test_a_revived_tokenizer_decodes_as_before(small):
+    tokens, images = small.task.tokens, small_guessing.UNSEEN
+    revived = GUESSING.tokenizer.revive(tokens.kept(), (4, 4), 8)
+    assert torch.equal(revived(images), tokens(images))
+    assert torch.equal(revived.decode(revived(images)), tokens.decode(tokens(images)))
+
+
+def test_noise_is_guessed_worse_than_digits(small):
+    small_guessing.check_noise_is_guessed_worse_than_digits(small)
+
+
+@pytest.mark.parametrize(
+    ("missing", "whose"), [("head.1.bias", "pretext 'mim'"), ("tokens.half_norms", "tokenizer 'kmeans'")]
+)
+def test_tensors_of_another_task_are_refused(small, missing, whose):
+    small_guessing.check_other_tensors_are_refused(small, missing, whose)
+
+
+def test_another_vocabulary_is_refused(small):
+    other = replace(GUESSING, tokenizer=KMeansTokenizer(vocabulary=31))
+    with pytest.raises(
+        OODError, match=r"tokenizer 'kmeans': .* 3 of another shape: .*\[32, 15\] instead of \[31, 15\]"
+    ):
+        other.revive(build_network(), 8, small.task.kept())
+
+
+def test_a_revived_task_needs_patches(small):
+    with pytest.raises(OODError, match="needs a backbone that works on patches"):
+        GUESSING.revive(NoPatches(), 8, small.task.kept())
+
+
+def test_a_tokenizer_that_cannot_be_revived_leaves_errors_to_the_training_alone():
+    task = built(replace(PRETEXT, tokenizer=TwiceAsLarge())).eval()
+    assert task.errors(digits(3)).shape == (3, 4, 4)
+    assert task.kept() is None
+    assert replace(PRETEXT, tokenizer=TwiceAsLarge()).revive(Patches(), 8, {}) is None
+
+
+def test_the_tokenizer_is_shown_the_image_at_its_own_size(monkeypatch):
+    task = built(replace(PRETEXT, tokenizer=TwiceAsLarge())).eval()
+    shown = []
+    monkeypatch.setattr(Brightness, "forward", lambda self, images: shown.append(images) or torch.ones(3, 16).long())
+    images = digits(3)
+    task.errors(images)
+    (found,) = shown
+    assert found.shape == (3, 3, 16, 16) and 0 <= found.min() <= found.max() <= 1
+    torch.testing.assert_close(nn.functional.avg_pool2d(found, 2), images, atol=0.25, rtol=0)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Pixel targets: the losses against loops, what is hidden and what is seen, pictures, and learning on real digits."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Batch
 from ood_core.pictures import tiled, uncovered
 from ood_pixels.mae import Decoder
-from ood_pixels.patches import cut, join, random_mask
+from ood_pixels.patches import cut, fixed_masks, join, random_mask
 from ood_pixels.pretext import MaskedAutoencoder, SimMIM
 
+from . import small_guessing
 from .small_training import build_network, digits, embeddings_tell_digits_better, losses_of, training_data
 
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -200,6 +202,81 @@ def test_masks_that_cannot_be_are_refused(pretext, message):
 def test_a_decoder_that_cannot_be_is_refused():
     with pytest.raises(OODError, match="decoder_width must be a multiple of decoder_heads 16 and of 4, it is 40"):
         MaskedAutoencoder(epochs=1, decoder_width=40).check()
+
+
+# ---------------------------------------------------------------------------------------- how badly patches are guessed
+
+
+@pytest.mark.parametrize(("cells", "hidden"), [((14, 14), 147), ((4, 4), 10), ((3, 5), 4), ((2, 2), 3), ((6, 6), 1)])
+def test_fixed_masks_hide_every_cell_and_each_as_many_as_in_training(cells, hidden):
+    torch.manual_seed(0)
+    masks = fixed_masks(cells, hidden)
+    torch.manual_seed(1)
+    assert torch.equal(masks, fixed_masks(cells, hidden))
+    assert masks.shape[1:] == cells and len(masks) >= 8
+    assert (masks.sum((1, 2)) == hidden).all()
+    times = masks.sum(0)
+    assert times.min() >= 1
+    assert times.max() <= 2 * times.min()
+
+
+SIMMIM = SimMIM(epochs=1, mask_unit=4, mask_ratio=0.5, crop_scale=1, flip=False)
+MAE = MaskedAutoencoder(epochs=1, mask_ratio=0.5, crop_scale=1, flip=False, **DECODER)
+
+
+@pytest.fixture(scope="module", params=[SIMMIM, MAE], ids=["simmim", "mae"])
+def small(request):
+    return small_guessing.trained(request.param)
+
+
+def test_errors_are_a_function_of_the_image(small):
+    small_guessing.check_errors_are_a_function_of_the_image(small.task)
+
+
+def test_errors_are_those_of_the_loss_averaged_over_masks(small):
+    task = small.task
+
+    def simmim(images, mask):
+        return (task._predict(images, mask.repeat(len(images), 1)) - cut(2 * images - 1, (4, 4))).abs().mean(2)
+
+    def mae(images, mask):
+        drawn = task._predict(images, mask.repeat(len(images), 1))
+        return (drawn - task.targets.of(cut(images, (4, 4)))).square().mean(2)
+
+    if small.pretext == SIMMIM:
+        masks = fixed_masks((2, 2), 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
+        small_guessing.check_errors_are_means_over_masks(task, masks.flatten(1), simmim)
+    else:
+        small_guessing.check_errors_are_means_over_masks(task, fixed_masks((4, 4), 8).flatten(1), mae)
+
+
+def test_a_revived_task_has_the_same_errors(small, tmp_path):
+    small_guessing.check_a_revived_task_has_the_same_errors(small, tmp_path / "task.safetensors")
+
+
+def test_noise_is_guessed_worse_than_digits(small):
+    small_guessing.check_noise_is_guessed_worse_than_digits(small)
+
+
+def test_a_patch_that_fits_nothing_around_it_stands_out(small):
+    images = small_guessing.UNSEEN.clone()
+    images[:, :, 2:4, 4:6] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # checks, in the second row and third column
+    gained = small.task.errors(images) - small.task.errors(small_guessing.UNSEEN)
+    assert gained.mean(0).argmax() == 6
+
+
+def test_tensors_of_another_task_are_refused(small):
+    message = f"pretext '{small.pretext.name}'"
+    small_guessing.check_other_tensors_are_refused(small, "mask_token", message)
+    other = replace(small, pretext=MAE if small.pretext == SIMMIM else SIMMIM)
+    with pytest.raises(OODError, match=r"the kept tensors are not those of these options: .* (missing|unexpected): "):
+        other.revived()
+
+
+def test_a_revived_task_needs_patches():
+    for pretext in (SIMMIM, MAE):
+        with pytest.raises(OODError, match="needs a backbone that works on patches"):
+            pretext.revive(torch.nn.Identity(), 8, {})
 
 
 @pytest.mark.slow
