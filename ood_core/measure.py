@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ood_core import inference, metrics
 from ood_core.artifacts import load_outputs
+from ood_core.calibration import Calibration
 from ood_core.errors import OODError
 from ood_core.extract import DIGESTS
 from ood_core.interfaces import Outputs
@@ -129,12 +130,19 @@ def _classification(outputs: Outputs) -> dict[str, float | None]:
 
 def _calibrated(inside: Tensor, outside: Tensor, held: Tensor) -> dict[str, float]:
     """Return the threshold that keeps 95 % of held-out ID images, and what share of each test set it accepts."""
-    threshold = metrics.threshold(held)
+    threshold = _threshold(held)
     return {
         "threshold": threshold,
         "id_accepted": float((inside <= threshold).double().mean()),
         "ood_accepted": float((outside <= threshold).double().mean()),
     }
+
+
+def _threshold(held: Tensor) -> float:
+    """Return the threshold of a detector; of too few images to vouch for it, a quantile."""
+    calibration = Calibration.of(held.numpy())
+    vouched = calibration.highest_tpr >= metrics.RECALL
+    return calibration.threshold(metrics.RECALL) if vouched else metrics.threshold(held)
 
 
 def _file_accepted(

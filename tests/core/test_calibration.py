@@ -1,0 +1,67 @@
+"""Thresholds and p-values against what their definitions say, number by number; their guarantees are simulated in
+test_calibration_guarantee.py."""
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from ood_core.calibration import Calibration
+from ood_core.errors import OODError
+
+NINETEEN = Calibration.of(np.arange(19, 0, -1.0))
+
+
+@pytest.mark.parametrize(("tpr", "threshold"), [(0.95, 19), (0.9, 18), (0.5, 10), (0.05, 1)])
+def test_the_threshold_is_the_order_statistic(tpr, threshold):
+    assert NINETEEN.threshold(tpr) == threshold  # ceil(20 tpr), although 20 * 0.95 is no 19 in floats
+
+
+def test_p_values_count_the_scores_that_are_as_high():
+    slow = [(1 + sum(c >= s for c in range(1, 20))) / 20 for s in (0, 1, 10, 10.5, 19, 20)]
+    assert NINETEEN.p_values(np.array([0, 1, 10, 10.5, 19, 20])).tolist() == slow
+
+
+def test_infinite_scores_are_beyond_all_others():
+    assert NINETEEN.p_values(np.array([np.inf, -np.inf])).tolist() == [0.05, 1]
+
+
+def test_decisions_and_p_values_agree_where_scores_are_tied():
+    calibration = Calibration.of(np.repeat([1.0, 2, 3], 13))
+    scores = np.array([0.5, 1, 2, 2.5, 3, 3.5])
+    for tpr in (0.1, 1 / 3, 0.5, 0.9, 0.95):
+        assert ((scores > calibration.threshold(tpr)) == (calibration.p_values(scores) <= 1 - tpr + 1e-12)).all()
+
+
+def test_each_class_has_its_own_threshold():
+    calibration = Calibration.of(np.arange(40.0), np.arange(40) % 2)
+    assert calibration.thresholds(["even", "odd"], 0.9).tolist() == [36, 37]
+    found = calibration.p_values(np.array([37.0, 37.0]), np.array([0, 1]), 2)
+    assert found.tolist() == [2 / 21, 3 / 21]  # 38 is as high among the even ones, 37 and 39 among the odd ones
+
+
+def test_the_interval_is_that_of_an_order_statistic():
+    low, high = Calibration.of(np.arange(199.0)).interval(0.95)
+    assert (low, high) == pytest.approx(tuple(beta.ppf([0.025, 0.975], 190, 10)))
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda: NINETEEN.threshold(0.99),
+            "a TPR of 0.99 needs 99 calibration images, there are 19, which can vouch for 0.95 at",
+        ),
+        (lambda: NINETEEN.threshold(1), "a TPR must lie between 0 and 1, not 1"),
+        (lambda: NINETEEN.threshold(float("nan")), "a TPR must lie between 0 and 1, not nan"),
+        (lambda: NINETEEN.thresholds(["a"]), "nothing tells classes apart here"),
+        (lambda: Calibration.of(np.array([])), "there are no calibration scores"),
+        (lambda: Calibration.of(np.array([1, np.nan])), "1 of 2 calibration scores are NaN or infinite"),
+        (
+            lambda: Calibration.of(np.arange(30.0), np.arange(30) // 20).thresholds(["a", "b", "c"]),
+            "needs 19 calibration images taken for each; 'b' has 10, 'c' has 0; lower the TPR",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_told(ask, message):
+    with pytest.raises(OODError, match=message):
+        ask()
