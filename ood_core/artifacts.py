@@ -105,20 +105,20 @@ def _release(arrays: Sequence[np.memmap[Any, Any]]) -> Callable[[int, int], None
 # ---------------------------------------------------------------------------------------------------- scores
 
 
-def save_score(folder: Path, score: Score) -> None:
-    """Write a fitted score."""
+def save_score(folder: Path, score: Score, file: str = SCORE) -> None:
+    """Write a fitted score into a file of the folder."""
     tensors: dict[str, Tensor] = {}
     notes = _encode(score, "", tensors)
-    save_tensors(folder / SCORE, tensors, notes)
+    save_tensors(folder / file, tensors, notes)
 
 
-def load_score(folder: Path, scorer: Scorer) -> Any:
+def load_score(folder: Path, scorer: Scorer, file: str = SCORE) -> Any:
     """Return the score that this scorer, or one with the same options, left in a folder.
 
     Raises:
         OODError: The file was written by another version of the class; names what is missing or too much.
     """
-    path = folder / SCORE
+    path = folder / file
     classes = {_name(cls): cls for part in scorer.parts() for cls in _classes_within(part.scores)}
     return _decode(load_notes(path), load_tensors(path), classes, path)
 

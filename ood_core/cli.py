@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 STORE = "OOD_STORE"
 """Environment variable: the store's folder where --store is not given."""
 
+RUNS_STORE = Path("runs/store")
+"""Where the store is if nothing says otherwise."""
+
 SECOND_TO_SPEAK = 5.0
 """Seconds that other processes leave to the first one to say what is wrong."""
 
@@ -72,7 +75,7 @@ def command(
     ] = None,
     store: Annotated[
         Path, typer.Option(envvar=STORE, help="Folder where finished stages are kept and found again.")
-    ] = Path("runs/store"),
+    ] = RUNS_STORE,
     plan: Annotated[bool, typer.Option("--plan", help="Check the recipe, show its stages, run nothing.")] = False,
     plugins: Annotated[bool, typer.Option("--plugins", help="List the installed plugins.")] = False,
     scorers: Annotated[

@@ -56,6 +56,8 @@ def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
     except _RefusedError as error:
         raise OODError(f"{where}: refused: {error}") from error
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.strerror:  # of the file, not of what is in it
+            raise OODError(f"{where}: cannot be read: {error.strerror}") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OODError(f"{where}: broken picture: {reason}") from error
 

@@ -76,7 +76,7 @@ def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], obs
     count, digests = len(images), np.empty(len(images), np.int64)
     how = shown(stage, network)
     batches = evaluation_batches(images, how, BATCH_SIZE, processes.rank(), processes.count())
-    with _listening(network, [name for writer in writers for name in writer.layers]) as maps:
+    with listening(network, [name for writer in writers for name in writer.layers]) as maps:
         for batch in batches:
             features = network.forward_features(to_unit(batch.images.to(networks.device())))
             rows = slice(done, min(done + len(batch.digests) * processes.count(), count))
@@ -119,7 +119,7 @@ class Good:
 
 
 @contextmanager
-def _listening(network: Network, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+def listening(network: Network, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """Yield a dict that holds, after each forward pass, the outputs of these submodules."""
     maps: dict[str, Tensor] = {}
     modules = dict(network.named_modules())

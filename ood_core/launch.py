@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 
 from ood_core import lock, plan, processes, recipe, report
+from ood_core.detector import bundle
+from ood_core.detector.build import build, is_plain
+from ood_core.detector.detector import DETECTOR
 from ood_core.errors import OODError
 from ood_core.executor import local, places
 from ood_core.lock import Lock
@@ -121,6 +124,19 @@ def _folder(path: Path, wanted: Wanted, several: bool) -> Path:
     return (wanted.out or Path("runs")) / within.with_suffix("")
 
 
+def _make_detector(one: Prepared, store: Store) -> None:
+    """Write the detector of a run of one network, and say where; of several networks one is to be chosen."""
+    if not is_plain(one.plan):
+        typer.echo(f"detector: `ood detector {one.folder} --variant NAME` makes that of one network")
+        return
+    try:
+        bundle.save(build(one.plan, store), one.folder / DETECTOR, one.plan.plugins)
+    except OODError as error:
+        typer.echo(f"no detector: {error}", err=True)
+        return
+    typer.echo(f"detector: {one.folder / DETECTOR}")
+
+
 def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
     """Carry out one recipe; a mistake is told here if others are to go on."""
     threads = {} if one.lock is None else one.lock.threads
@@ -144,4 +160,5 @@ def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
         same, verdict = lock.verdict(one.lock, results)
         typer.echo("\n".join([*lock.notes(one.lock), verdict]))
     typer.echo(f"report: {one.folder / 'report.html'}")
+    _make_detector(one, store)
     return 0 if same and not results.failures else 1

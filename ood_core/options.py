@@ -26,10 +26,15 @@ Made = TypeVar("Made")
 
 
 class Reader:
-    """Makes objects of nodes; collects mistakes instead of stopping at the first."""
+    """Makes objects of nodes; collects mistakes instead of stopping at the first.
 
-    def __init__(self, plugins: Plugins) -> None:
-        self.plugins = plugins
+    Args:
+        plugins: What is installed.
+        files: Whether files that options name must be there.
+    """
+
+    def __init__(self, plugins: Plugins, files: bool = True) -> None:
+        self.plugins, self.files = plugins, files
         self.errors: list[OODError] = []
 
     def wrong(self, node: Node, message: str) -> None:
@@ -92,7 +97,8 @@ class Reader:
                 self.wrong(entry, f"no option of {what}: '{key}'.{suggest(key, [*fields, *others])}")
             else:
                 values[key] = self._option(entry, hints[key], f"option '{key}' of {what}")
-                if isinstance(values[key], Path) and not issubclass(cls, DatasetSource) and not values[key].is_file():
+                missing = isinstance(values[key], Path) and not values[key].is_file()
+                if missing and self.files and not issubclass(cls, DatasetSource):
                     self.wrong(entry, f"option '{key}' of {what}: no file '{values[key]}'")
         for field in fields.values():  # behind an unknown option, a missing one is most likely the same, misspelt
             if _is_required(field) and field.name not in options and len(self.errors) == before:

@@ -101,18 +101,18 @@ class Store:
             facts |= {"threads": torch.get_num_threads(), **memory.peaks(), "alike": alike(stage), "work": work(stage)}
             write_text(temporary / FACTS, json.dumps(facts, indent=1))
             for file in temporary.iterdir():
-                _flush(file)
+                flush(file)
             target = self.folder(stage)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)  # a folder without its facts is no artifact
             temporary.rename(target)
-            _flush(target.parent)
+            flush(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.root / "unfinished" / stage.key, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the file's or the folder's content written to disk, so that a power cut leaves no half artifact."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,9 +1,17 @@
 """What many tests share: the installed plugins, found once, and a recipe small enough to run in seconds."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import pytest
 
 from ood_core import plan, recipe
+from ood_core.detector import Detector, bundle
+from ood_core.detector.build import build
 from ood_core.plugins import find
+from ood_core.run import Results, run
+from ood_core.stages import Plan
+from ood_core.store import Store
 
 TINY = """\
 seed: 0
@@ -52,3 +60,30 @@ def tiny(tmp_path, tiny_text):
 def make_plan(plugins):
     """`make_plan(path, *overrides)`: the plan of a recipe file."""
     return lambda path, *overrides: plan.make(recipe.read(path, overrides), plugins)
+
+
+class TinyRun(NamedTuple):
+    """A run that is done, and its detector; shared by all tests, so none may change a file of it."""
+
+    plan: Plan
+    store: Store
+    results: Results
+    detector: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, plugins) -> TinyRun:
+    """That recipe with the five scorers of the paper, carried out."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.yaml").write_text(TINY)
+    changes = ["scorers=[mahalanobis, softmax, entropy, energy, gradnorm]", "data.holdout=0.2"]
+    made, store = plan.make(recipe.read(folder / "tiny.yaml", changes), plugins), Store(folder / "store")
+    results = run(made, store)
+    bundle.save(build(made, store), folder / "detector", plugins)
+    return TinyRun(made, store, results, folder / "detector")
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(tiny_run) -> Detector:
+    """Its detector, loaded."""
+    return Detector.load(tiny_run.detector)

@@ -133,6 +133,17 @@ class Backbone(Plugin):
             classes: Outputs of the classifier; None leaves the one the backbone comes with, for use without training.
         """
 
+    def blank(self, image_size: int, classes: int | None) -> Network:
+        """Return a network as `build` does, for weights that a saved detector brings.
+
+        Where `build` reads weights from a file or downloads them, this should do without: neither may be there.
+
+        Args:
+            image_size: S, in pixels.
+            classes: Outputs of the classifier that those weights have; None where it has none.
+        """
+        return self.build(image_size, classes)
+
     def evaluation_view(self) -> EvaluationView:
         """Return how its pretrained weights want images shown, where a recipe does not say."""
         return EvaluationView()

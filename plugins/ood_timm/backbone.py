@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -50,6 +50,10 @@ class Timm(Backbone):
         network = found.wrap(model)
         network.fresh = fresh
         return network
+
+    def blank(self, image_size: int, classes: int | None) -> TimmNetwork:
+        """Return the network without initial weights."""
+        return replace(self, pretrained=False, weights=None).build(image_size, classes)
 
     def evaluation_view(self) -> EvaluationView:
         """Return timm's data config of the pretrained weights; weights from a file are taken for those of the name."""

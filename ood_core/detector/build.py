@@ -1,0 +1,198 @@
+"""From a run that is done to its detector: nothing is computed again but the embeddings of a few witnesses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ood_core import network as networks
+from ood_core.artifacts import load_outputs, load_score
+from ood_core.calibration import Calibration
+from ood_core.detector.exact import exact
+from ood_core.detector.inputs import show
+from ood_core.detector.loading import revived
+from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction
+from ood_core.detector.passage import is_exact, outputs
+from ood_core.errors import OODError, suggest
+from ood_core.extract import ROWS
+from ood_core.interfaces import Head, Network, PretextTask
+from ood_core.score import SCORES
+from ood_core.stages import Extraction, MeasureStage, Plan, Row, TrainStage
+from ood_core.store import Store, load_array, load_tensors
+from ood_core.train import TASK
+
+EXAMPLES = 1000
+"""ID training images that a detector keeps, at most."""
+
+THUMBNAIL = 96
+"""Pixels of their longer side."""
+
+WITNESSES = 2
+COMPARED = 17
+"""Images by which it is measured whether the network is exact; they make more than 16 rows of any product."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of the networks of a run; None takes the first seed, or the only variant and case."""
+
+    variant: str | None = None
+    case: str | None = None
+    seed: int | None = None
+
+
+def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
+    """Return the detector of a run whose stages are in the store.
+
+    Raises:
+        OODError: The run has several networks and none is chosen, no ID images were held out, or stages are missing.
+    """
+    rows = _chosen(plan, choice)
+    done = [row for row in rows if store.facts(row.measure) is not None]
+    if not done:
+        raise OODError(
+            f"{plan.name}: its stages are not in the store {store.root}: another store has them, or another version "
+            "ran the recipe; run it again"
+        )
+    first = done[0]
+    base, train = first.measure.id_scores.outputs.base, first.measure.fit.train
+    network = exact(networks.extracted(base, store))
+    read = load_outputs(train, store)
+    head = _head(network) if read.head is not None else None
+    preprocessing = Preprocessing(base.image_size, base.view)
+    measures = {row.scorer: row.measure for row in reversed(done)}
+    scorers = tuple(_scorer(name, measures[name], store) for name in dict.fromkeys(row.scorer for row in done))
+    seen = _views(train, preprocessing)
+    witnesses = seen[:WITNESSES]
+    return Fitted(
+        network=network,
+        backbone=base.backbone,
+        head=head,
+        classes=train.base.images.opened.classes,
+        preprocessing=preprocessing,
+        scorers=scorers,
+        independent=not any(measure.fit.held_out is not None for measure in measures.values()),
+        origin=Origin(
+            name=plan.name,
+            recipe=plan.resolved.get(f"{first.variant}, seed {first.seed}", {}),
+            variant=first.variant,
+            case=first.case,
+            seed=first.seed,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+        witnesses=witnesses,
+        witnessed=outputs(network, witnesses, None, 0)[0].embeddings,
+        exact=is_exact(network, seen, head),
+        examples=_examples(train, store),
+        reconstruction=_reconstruction(base.weights, store),
+    )
+
+
+def is_plain(plan: Plan) -> bool:
+    """Return whether a run has one network, but for seeds and draws, so that nobody has to choose."""
+    return len({(row.variant, row.case) for row in plan.rows}) == 1
+
+
+def _chosen(plan: Plan, choice: Choice) -> list[Row]:
+    """Return the rows of one network, the first draw of the first seed unless one is chosen."""
+    rows = list(plan.rows)
+    for field in ("variant", "case", "seed"):
+        known = list(dict.fromkeys(str(getattr(row, field)) for row in rows))
+        wanted = getattr(choice, field)
+        if wanted is None and field != "seed" and len(known) > 1:
+            raise OODError(f"{plan.name} has {len(known)} {field}s; choose one: --{field} {_listed(known)}")
+        chosen = known[0] if wanted is None else str(wanted)
+        if chosen not in known:
+            raise OODError(f"{plan.name} has no {field} '{chosen}'.{suggest(chosen, known)}")
+        rows = [row for row in rows if str(getattr(row, field)) == chosen]
+    return [row for row in rows if row.draw == rows[0].draw]
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    more = f", or one of {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"'{name}'" for name in names[:most]) + more
+
+
+def _head(network: Network) -> Head | None:
+    head = networks.head_of(network)
+    return None if head is None else Head(head.weight.cpu(), head.bias.cpu())
+
+
+def _scorer(name: str, measure: MeasureStage, store: Store) -> FittedScorer:
+    if measure.held_scores is None:
+        raise OODError("no ID images were held out to set a threshold by; give 'data' a 'holdout', such as 0.2")
+    held = load_outputs(measure.held_scores.outputs, store)
+    predicted = held.logits.argmax(1).numpy() if held.head is not None else None
+    scores: NDArray[np.float64] = load_array(store.folder(measure.held_scores) / SCORES).numpy()
+    return FittedScorer(
+        name=name,
+        scorer=measure.fit.scorer,
+        score=load_score(store.folder(measure.fit), measure.fit.scorer),
+        calibration=Calibration.of(scores, predicted),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- for explanations
+
+
+def _views(train: Extraction, preprocessing: Preprocessing) -> Tensor:
+    """Return some training images as the network is shown them, uint8 [n, 3, S, S]."""
+    opened = train.base.images.opened
+    places = np.random.default_rng(0).permutation(len(opened))[:COMPARED]
+    return torch.stack([show(opened.readable(int(place)).pixels, preprocessing) for place in places])
+
+
+def _examples(train: Extraction, store: Store) -> Examples:
+    """Return training images, the same number of each class as far as there are so many."""
+    read, opened = load_outputs(train, store), train.base.images.opened
+    places = np.array(sorted(spread(read.labels.numpy(), EXAMPLES)))
+    rows = load_array(store.folder(train.base) / ROWS)[places]
+    pictures = tuple(thumbnail(opened.pixels(int(row))) for row in rows)
+    return Examples(read.embeddings[places].clone(), read.labels[places].clone(), pictures)
+
+
+def spread(labels: NDArray[np.int64], most: int) -> list[int]:
+    """Return at most so many places, of each class in turn, drawn at random."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    of_class = [iter(order[labels[order] == label]) for label in np.unique(labels)]
+    found: list[int] = []
+    while of_class and len(found) < most:
+        of_class = [rest for rest in of_class if _took(rest, found)]
+    return found[:most]
+
+
+def _took(places: Iterator[np.int64], found: list[int]) -> bool:
+    place = next(places, None)
+    if place is not None:
+        found.append(int(place))
+    return place is not None
+
+
+def thumbnail(pixels: Tensor) -> bytes:
+    """Return a picture, uint8 [3, H, W], as WebP of at most `THUMBNAIL` pixels a side."""
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    small = max(image.size) <= THUMBNAIL // 2  # below that lossy compression shows
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    encoded = BytesIO()
+    image.save(encoded, "WEBP", lossless=small, quality=80)
+    return encoded.getvalue()
+
+
+def _reconstruction(stage: TrainStage | None, store: Store) -> Reconstruction | None:
+    """Return the last stage that can show how badly patches are guessed."""
+    while stage is not None:
+        file = store.folder(stage) / TASK
+        if file.is_file() and isinstance(stage.task, PretextTask):
+            network = networks.trained(stage, store)
+            weights = dict(network.state_dict())
+            return revived(stage.task, network, weights, load_tensors(file), stage.image_size, networks.device())
+        stage = stage.start
+    return None

@@ -1,0 +1,155 @@
+"""A detector as a folder.
+
+    manifest.json             what it is, and the digests of the other files
+    weights.safetensors       of the network
+    score-0.safetensors ...   the fitted scores
+    calibration.safetensors   the scores of the held-out ID images, ascending, and the classes they were taken for
+    witness.safetensors       a few images with their embeddings, by which a changed network is noticed
+    examples.safetensors      ID images for explanations, if there are any
+    pretext.safetensors       the stage of masked image modelling, if there was any
+
+Nothing is pickled. The folder is written beside its place and renamed, so that a detector that is there is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ood_core import network as networks
+from ood_core.artifacts import save_score
+from ood_core.calibration import Calibration
+from ood_core.detector import manifest as manifests
+from ood_core.detector.foreign import ForeignNetwork
+from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
+from ood_core.detector.parts import (
+    Examples,
+    Fitted,
+)
+from ood_core.detector.predictions import rule
+from ood_core.errors import OODError
+from ood_core.interfaces import Network, Plugin
+from ood_core.options import describe
+from ood_core.plugins import Plugins
+from ood_core.store import flush, require_writable, save_tensors
+
+WEIGHTS, CALIBRATION = "weights.safetensors", "calibration.safetensors"
+WITNESS, EXAMPLES, PRETEXT = "witness.safetensors", "examples.safetensors", "pretext.safetensors"
+SCORE = "score-{}.safetensors"
+
+READABLE = 0o644
+"""Files of safetensors can be read by their owner alone; a service may be run by somebody else."""
+
+
+def save(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
+    """Write a detector into a folder of its own; what lay there is replaced when all is written.
+
+    Raises:
+        OODError: The folder cannot be written, or holds something else.
+    """
+    require_writable(folder.parent, "folder")
+    if folder.exists() and not (folder / FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OODError(f"{folder}: holds something else than a detector; name another folder")
+    mark = uuid.uuid4().hex[:8]
+    temporary, old = folder.with_name(f".{folder.name}.{mark}"), folder.with_name(f".{folder.name}.{mark}.old")
+    temporary.mkdir(parents=True)
+    try:
+        _write(fitted, temporary, plugins)
+        for file in temporary.iterdir():
+            file.chmod(READABLE)
+            flush(file)
+        flush(temporary)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        flush(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
+    save_tensors(folder / WEIGHTS, fitted.network.state_dict())
+    tensors: dict[str, Tensor] = {}
+    entries = []
+    for place, of in enumerate(fitted.scorers):
+        file = folder / SCORE.format(place)
+        save_score(folder, of.score, file.name)
+        tensors |= _calibration(place, of.calibration)
+        threshold = rule(fitted, of.name).thresholds.tolist()
+        entries.append(
+            ScorerEntry(of.name, describe(of.scorer), file.name, threshold if fitted.per_class else threshold[0])
+        )
+    save_tensors(folder / CALIBRATION, tensors)
+    save_tensors(folder / WITNESS, {"images": fitted.witnesses, "embeddings": fitted.witnessed})
+    if fitted.examples is not None:
+        save_tensors(folder / EXAMPLES, _example_tensors(fitted.examples))
+    if (stage := fitted.reconstruction) is not None:
+        named = {f"network.{name}": tensor for name, tensor in stage.weights.items()}
+        save_tensors(folder / PRETEXT, named | {f"task.{name}": tensor for name, tensor in stage.state.items()})
+    files = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+    (folder / FILE).write_text(manifests.text_of(_manifest(fitted, entries, files, plugins)), encoding="utf-8")
+
+
+def _calibration(place: int, calibration: Calibration) -> dict[str, Tensor]:
+    found = {f"scores.{place}": torch.from_numpy(calibration.scores)}
+    if calibration.predicted is not None:
+        found[f"predicted.{place}"] = torch.from_numpy(calibration.predicted)
+    return found
+
+
+def _example_tensors(examples: Examples) -> dict[str, Tensor]:
+    sizes = torch.tensor([len(picture) for picture in examples.pictures])
+    pictures = torch.frombuffer(bytearray(b"".join(examples.pictures)), dtype=torch.uint8)
+    return {"embeddings": examples.embeddings, "labels": examples.labels, "sizes": sizes, "pictures": pictures}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str, str], plugins: Plugins) -> Manifest:
+    origin, network, stage = fitted.origin, fitted.network, fitted.reconstruction
+    foreign = isinstance(network, ForeignNetwork)
+    parts: list[Plugin] = [of.scorer for of in fitted.scorers]
+    parts += [] if fitted.backbone is None else [fitted.backbone]
+    parts += [] if stage is None else [stage.pretext]
+    head = networks.head_of(network)
+    return Manifest(
+        format=manifests.FORMAT,
+        name=origin.name,
+        created=origin.created,
+        variant=origin.variant,
+        case=origin.case,
+        seed=origin.seed,
+        backbone=None if fitted.backbone is None else describe(fitted.backbone),
+        outputs=None if head is None else len(head.bias),
+        image_size=fitted.preprocessing.image_size,
+        view=vars(fitted.preprocessing.view),
+        normalisation=_normalisation(network) if foreign else None,
+        classes=list(fitted.classes),
+        classifier=fitted.head is not None,
+        scorers=list(entries),
+        tpr=fitted.tpr,
+        per_class=fitted.per_class,
+        calibration={"images": len(fitted.scorers[0].calibration), "independent": fitted.independent},
+        pretext=None if stage is None else describe(stage.pretext),
+        pretext_outputs=None if stage is None else stage.outputs,
+        exact=fitted.exact,
+        packages=manifests.packages_of(parts, plugins),
+        versions=manifests.versions(),
+        recipe=dict(origin.recipe),
+        files=dict(files),
+    )
+
+
+def _normalisation(network: Network) -> dict[str, list[float]]:
+    values = dict(network.named_buffers())
+    return {name: values[name].flatten().tolist() for name in ("mean", "std")}

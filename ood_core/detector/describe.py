@@ -1,0 +1,26 @@
+"""What a detector is, in a few lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ood_core.detector.parts import Fitted
+from ood_core.detector.predictions import rule
+
+
+def lines(fitted: Fitted) -> Iterator[str]:
+    """Yield the lines: scorers with their thresholds, what these rest on, and what does not hold."""
+    calibration = fitted.scorers[0].calibration
+    low, high = calibration.interval(fitted.tpr)
+    for of in fitted.scorers:
+        found = rule(fitted, of.name).thresholds
+        named = f"{found[0]:.6g}" if len(found) == 1 else f"{found.min():.6g} to {found.max():.6g}, by predicted class"
+        yield f"{of.name}: OOD above {named}"
+    yield (
+        f"set by {len(calibration)} held-out ID images to accept {fitted.tpr:.1%} of ID images or more on average; "
+        f"with these images {low:.1%} to {high:.1%} at 95 % confidence"
+    )
+    if not fitted.independent:
+        yield "a scorer was fitted to the calibration images as well: p-values and rates are not guaranteed"
+    if not fitted.exact:
+        yield "the last digits of scores depend on how many images pass at once; `--batch-size 1` has them always alike"

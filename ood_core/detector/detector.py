@@ -1,0 +1,299 @@
+"""The detector as users have it in their hands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ood_core import plugins
+from ood_core.calibration import TPR
+from ood_core.detector import bundle, fitting, labelled, loading
+from ood_core.detector.foreign import Normalisation
+from ood_core.detector.inputs import Shown, batches, items
+from ood_core.detector.parts import Fitted
+from ood_core.detector.passage import scored
+from ood_core.detector.predictions import Predictions, Scored, decide, joined, rule
+from ood_core.errors import OODError
+from ood_core.interfaces import EvaluationView
+
+DETECTOR = "detector"
+"""What its folder is called in that of a run."""
+
+BATCH = 64
+"""Images that pass through the network at once."""
+
+
+class Detector:
+    """Tells images that a classifier was not made for from those it was.
+
+    From a run:
+
+        detector = Detector.load("runs/mood")
+        detector.predict("photos/").is_ood
+
+    or of one's own network, without any recipe:
+
+        detector = Detector(image_size=224).fit(module, (images, labels), ["energy", "mahalanobis"])
+        detector.save("detector")
+
+    Scores are float64, and higher means more OOD. The methods that scikit-learn's outlier detectors have follow its
+    conventions instead: `score_samples` and `decision_function` are high for ID images.
+
+    Args:
+        image_size: S, the side in pixels of what the module is given.
+        mean: Of each channel, subtracted from images in [0, 1].
+        std: Of each channel, by which they are then divided.
+        crop_fraction: Share of the resized image's shorter side that the central square keeps.
+        interpolation: Of the resizing, which is antialiased.
+        holdout: Share of the images to calibrate by, where none are given for that.
+        tpr: Share of ID images to accept.
+        per_class: Whether each predicted class gets a threshold of its own.
+        examples: Whether up to 1000 of the images are kept as thumbnails, to show what is nearest to a new one.
+        seed: Of the hold-out, and of scorers that draw.
+        name: What the detector is called.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        crop_fraction: float = 1.0,
+        interpolation: str = "bicubic",
+        holdout: float = 0.2,
+        tpr: float = TPR,
+        per_class: bool = False,
+        examples: bool = True,
+        seed: int = 0,
+        name: str = "detector",
+    ) -> None:
+        self.image_size, self.mean, self.std = image_size, mean, std
+        self.crop_fraction, self.interpolation = crop_fraction, interpolation
+        self.holdout, self.tpr, self.per_class = holdout, tpr, per_class
+        self.examples, self.seed, self.name = examples, seed, name
+        self._fitted: Fitted | None = None
+
+    # ------------------------------------------------------------------------------------------------ making, keeping
+
+    @classmethod
+    def load(cls, path: str | Path, *, backbone: Any = None, device: str | None = None) -> Self:
+        """Return a saved detector, every file of it verified.
+
+        Args:
+            path: Its folder, or that of a run, in which it is called `detector`.
+            backbone: The module, for a detector that was fitted to one that is not a plugin's.
+            device: Where the network is to run, such as "cpu"; on the GPU where there is one, unless given.
+
+        Raises:
+            OODError: A file is missing or changed, a plugin is missing or of another version, or the device is not
+                there; says which.
+        """
+        return cls.of(loading.load(folder_of(Path(path)), plugins.find(), backbone, _usable(device)))
+
+    @classmethod
+    def of(cls, fitted: Fitted) -> Self:
+        """Return the detector with what was fitted."""
+        view = fitted.preprocessing.view
+        made = cls(
+            image_size=fitted.preprocessing.image_size,
+            crop_fraction=view.crop_fraction,
+            interpolation=view.interpolation,
+            tpr=fitted.tpr,
+            per_class=fitted.per_class,
+            examples=fitted.examples is not None,
+            seed=fitted.origin.seed,
+            name=fitted.origin.name,
+        )
+        made._fitted = fitted
+        return made
+
+    def fit(
+        self,
+        backbone: Any,
+        dataset: Any,
+        scorers: Any,
+        *,
+        held_out: Any = None,
+        classes: Sequence[str] | None = None,
+    ) -> Self:
+        """Fit scorers to what a network makes of ID images, calibrate them on others, and return the detector.
+
+        Args:
+            backbone: A torch module that returns embeddings [N, D], a pair of embeddings and logits [N, C], or the
+                outputs of a linear layer, whose inputs then are the embeddings; or a function that does; or a plugin's
+                backbone. A copy of a module is kept.
+            dataset: ID images with labels: a folder with a folder for each class, a pair (images, labels), a data set
+                or a loader that yields such pairs. Without labels all are of one class.
+            scorers: Names, mappings with options as in a recipe, or scorers; the first one decides.
+            held_out: ID images to calibrate by, in any of those forms; a share of the others, unless given.
+            classes: Names of the classes.
+
+        Raises:
+            OODError: The module gives no embeddings, a scorer needs what is not there, or a picture is broken.
+        """
+        if self.image_size is None:
+            raise OODError("say which image_size the module wants: Detector(image_size=224)")
+        train = labelled.labelled(dataset, classes)
+        kept = None if held_out is None else labelled.labelled(held_out, train.classes)
+        self._fitted = fitting.fit(
+            backbone, train, fitting.named(scorers, plugins.find()), kept, self._options(self.image_size)
+        )
+        return self
+
+    def _options(self, image_size: int) -> fitting.Options:
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise OODError(f"interpolation must be 'bilinear' or 'bicubic', not '{self.interpolation}'")
+        view = EvaluationView(crop_fraction=self.crop_fraction, interpolation=self.interpolation)  # type: ignore[arg-type]
+        return fitting.Options(
+            image_size=image_size,
+            view=view,
+            normalisation=Normalisation.of(self.mean, self.std),
+            holdout=self.holdout,
+            tpr=self.tpr,
+            per_class=self.per_class,
+            examples=self.examples,
+            seed=self.seed,
+            name=self.name,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the detector into a folder of its own; whole or not at all.
+
+        Raises:
+            OODError: The folder cannot be written, or holds something else.
+        """
+        bundle.save(self.fitted, Path(path), plugins.find())
+
+    @property
+    def fitted(self) -> Fitted:
+        """All that was learned.
+
+        Raises:
+            OODError: Nothing was.
+        """
+        if self._fitted is None:
+            raise OODError("the detector is not fitted; call fit, or Detector.load")
+        return self._fitted
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the ID classes."""
+        return self.fitted.classes
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Names of the scorers; the first one decides, unless another one is asked to."""
+        return tuple(of.name for of in self.fitted.scorers)
+
+    def threshold(self, tpr: float | None = None, scorer: str | None = None) -> float:
+        """Return the score above which an image is OOD.
+
+        Raises:
+            OODError: There is no such scorer, or too few calibration images for such a rate.
+        """
+        return float(rule(self.fitted, scorer, tpr, per_class=False).thresholds[0])
+
+    def interval(self, tpr: float | None = None, confidence: float = 0.95) -> tuple[float, float]:
+        """Return between what the share of new ID images lies that the threshold accepts.
+
+        Raises:
+            OODError: There are too few calibration images for such a rate.
+        """
+        share = self.fitted.tpr if tpr is None else tpr
+        return self.fitted.scorers[0].calibration.interval(share, confidence)
+
+    # ------------------------------------------------------------------------------------------------------- new images
+
+    def score(self, images: Any, *, batch_size: int = BATCH) -> dict[str, NDArray[np.float64]]:
+        """Return float64 [N] for each scorer by name; higher means more OOD.
+
+        Args:
+            images: A path, a folder, a picture, an array, a tensor, or anything that yields such or batches of such:
+                see `inputs.items`.
+            batch_size: Images that pass through the network at once; changes no score where the network is exact.
+
+        Raises:
+            OODError: An image cannot be read, or a score is not finite; says which.
+        """
+        found = self._scored(images, batch_size)
+        for row in range(len(found)):
+            if (reason := found.broken(row)) is not None:
+                raise OODError(f"image {row}: {reason}")
+        return dict(found.scores)
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        scorer: str | None = None,
+        tpr: float | None = None,
+        per_class: bool | None = None,
+        batch_size: int = BATCH,
+    ) -> Predictions:
+        """Return decisions on N images: is_ood, score, p_value, predicted class.
+
+        Args:
+            images: As in `score`.
+            scorer: Name of the one that decides; the first one unless given.
+            tpr: Share of ID images to accept; that of the detector unless given.
+            per_class: Whether each predicted class has a threshold of its own; as the detector has it unless given.
+            batch_size: Images that pass through the network at once.
+
+        Raises:
+            OODError: An image cannot be read, there is no such scorer, or there are too few calibration images.
+        """
+        by = rule(self.fitted, scorer, tpr, per_class)
+        return decide(self.fitted, self._scored(images, batch_size), by)
+
+    def score_samples(self, images: Any) -> NDArray[np.float64]:
+        """Return minus the deciding score, [N]: as scikit-learn has it, lower means more OOD."""
+        return -self.score(images)[self.scorers[0]]
+
+    def decision_function(self, images: Any) -> NDArray[np.float64]:
+        """Return the threshold less the deciding score, [N]: as scikit-learn has it, negative for OOD images."""
+        found = self.predict(images)
+        return found.threshold - found.score
+
+    def stream(self, images: Any, *, batch_size: int = BATCH) -> Iterator[tuple[Shown, Scored | None]]:
+        """Yield batch after batch with its scores, in constant memory; images that cannot be read are among its errors.
+
+        The scores are those of the images that could be read, in their order; None where no image of a batch could.
+        """
+        for shown in batches(items(images), self.fitted.preprocessing, batch_size):
+            yield shown, scored(self.fitted, shown.images) if len(shown.images) else None
+
+    def _scored(self, images: Any, batch_size: int) -> Scored:
+        parts = []
+        for shown, found in self.stream(images, batch_size=batch_size):
+            if shown.errors:
+                raise OODError(next(iter(shown.errors.values())))
+            assert found is not None, "a batch without errors has images"
+            parts.append(found)
+        if not parts:
+            raise OODError("there are no images to score")
+        return joined(parts)
+
+
+def _usable(device: str | None) -> torch.device | None:
+    """Return the device of this name.
+
+    Raises:
+        OODError: It is not there.
+    """
+    try:
+        return None if device is None else torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without it
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise OODError(f"device '{device}' cannot be used here: {reason}") from None
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder of a detector: itself, or `detector` in that of a run."""
+    within = path / DETECTOR
+    return within if within.is_dir() else path

@@ -1,0 +1,224 @@
+"""Fits a detector to a network and images, without any recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ood_core import network as networks
+from ood_core.calibration import TPR, Calibration
+from ood_core.data import to_unit
+from ood_core.detector.build import COMPARED, EXAMPLES, WITNESSES, spread, thumbnail
+from ood_core.detector.exact import exact
+from ood_core.detector.foreign import ForeignNetwork, Normalisation
+from ood_core.detector.inputs import batches
+from ood_core.detector.labelled import Labelled, split
+from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing
+from ood_core.detector.passage import is_exact, outputs, scored
+from ood_core.errors import OODError
+from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Probe, Scorer
+from ood_core.nodes import Node
+from ood_core.options import Reader, label
+from ood_core.plugins import Plugins
+
+Module: TypeAlias = "Backbone | nn.Module | Callable[[Tensor], Any]"
+
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a detector is fitted.
+
+    Attributes:
+        image_size: S, in pixels.
+        view: How an image becomes a square of this size.
+        normalisation: What the module wants of images in [0, 1].
+        holdout: Share of each class's images that calibrate and are not fitted to, where none are given for that.
+        tpr: Share of ID images to accept.
+        per_class: Whether each predicted class gets a threshold of its own.
+        examples: Whether images are kept to show what is nearest to a new one.
+        seed: Of the hold-out, and of scorers that draw.
+        name: What the detector is called.
+    """
+
+    image_size: int
+    view: EvaluationView = field(default_factory=EvaluationView)
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    holdout: float = 0.2
+    tpr: float = TPR
+    per_class: bool = False
+    examples: bool = True
+    seed: int = 0
+    name: str = "detector"
+
+
+# ------------------------------------------------------------------------------------------------------------ fitting
+
+
+def fit(
+    module: Any,
+    train: Labelled,
+    scorers: Sequence[tuple[str, Scorer]],
+    held_out: Labelled | None,
+    options: Options,
+) -> Fitted:
+    """Return the detector.
+
+    Args:
+        module: A backbone, or a module of the user's.
+        train: ID images.
+        scorers: With the names that results call them by.
+        held_out: ID images that calibrate; a share of the others without.
+        options: All else.
+
+    Raises:
+        OODError: The module gives no embeddings, a scorer needs what is not there, or a picture is broken.
+    """
+    if held_out is None:
+        train, held_out = split(train, options.holdout, options.seed)
+    preprocessing = Preprocessing(options.image_size, options.view)
+    seen = next(batches(train[_drawn(len(train), COMPARED)].items, preprocessing, COMPARED))
+    if seen.errors:
+        raise OODError(next(iter(seen.errors.values())))
+    witnesses = _bytes(seen.images)
+    network = exact(_network(module, witnesses, options))
+    head = _head(network, len(train.classes))
+    probes = tuple(dict.fromkeys(probe for _, scorer in scorers for probe in scorer.probes()))
+    read = _outputs(network, train, preprocessing, head, probes)
+    fits_held = any("held_out" in scorer.all_needs() for _, scorer in scorers)
+    held = _outputs(network, held_out, preprocessing, head, probes)
+    scores = []
+    for name, scorer in scorers:
+        _require(name, scorer, read)
+        torch.manual_seed(options.seed)
+        scores.append((name, scorer, scorer.fit(replace(read, held_out=held))))
+    plain = Fitted(
+        network=network,
+        backbone=module if isinstance(module, Backbone) else None,
+        head=head,
+        classes=train.classes,
+        preprocessing=preprocessing,
+        scorers=tuple(FittedScorer(name, scorer, score, Calibration(np.zeros(0))) for name, scorer, score in scores),
+        independent=not fits_held,
+        tpr=options.tpr,
+        per_class=options.per_class,
+        origin=Origin(options.name, seed=options.seed, created=datetime.now(UTC).isoformat(timespec="seconds")),
+        witnesses=witnesses[:WITNESSES],
+        witnessed=outputs(network, witnesses[:WITNESSES], None, 0)[0].embeddings,
+        exact=is_exact(network, witnesses, head),
+        examples=_examples(train, read) if options.examples else None,
+    )
+    return replace(plain, scorers=_calibrated(plain, held_out))
+
+
+def _network(module: Any, witnesses: Tensor, options: Options) -> Network:
+    if not isinstance(module, Backbone):
+        return ForeignNetwork(module, options.normalisation, to_unit(witnesses))
+    torch.manual_seed(0)  # as extractions have it: what a backbone leaves random must not depend on what ran before
+    network = networks.build(module, options.image_size, None)
+    return network.to(networks.device()).eval().requires_grad_(False)
+
+
+def _head(network: Network, classes: int) -> Head | None:
+    """Return the classifier if it has an output for each class."""
+    head = networks.head_of(network)
+    return Head(head.weight.cpu(), head.bias.cpu()) if head is not None and len(head.bias) == classes else None
+
+
+def _outputs(
+    network: Network, images: Labelled, preprocessing: Preprocessing, head: Head | None, probes: Sequence[Probe]
+) -> Outputs:
+    """Return the outputs of all images, in memory."""
+    parts = []
+    for shown in batches(images.items, preprocessing, BATCH):
+        if shown.errors:
+            raise OODError(next(iter(shown.errors.values())))
+        parts.append(outputs(network, shown.images, head, len(images.classes), probes)[0])
+    return Outputs(
+        torch.cat([part.embeddings for part in parts]),
+        torch.cat([part.logits for part in parts]),
+        torch.from_numpy(images.labels),
+        len(images.classes),
+        head,
+        {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers},
+    )
+
+
+def _require(name: str, scorer: Scorer, read: Outputs) -> None:
+    needs = scorer.all_needs()
+    if needs & {"logits", "head"} and read.head is None:
+        raise OODError(
+            f"scorer '{name}' needs logits, and the module has no linear classifier with an output for each of the "
+            f"{read.classes} classes"
+        )
+    if "known_ood" in needs:
+        raise OODError(f"scorer '{name}' needs known OOD images; it can be fitted by a recipe alone")
+
+
+def _calibrated(plain: Fitted, held_out: Labelled) -> tuple[FittedScorer, ...]:
+    """Return the scorers with the scores of the held-out images, as new images would be scored."""
+    parts = [scored(plain, shown.images) for shown in batches(held_out.items, plain.preprocessing, BATCH)]
+    found = []
+    for of in plain.scorers:
+        predicted = [part.predicted for part in parts if part.predicted is not None]
+        values = np.concatenate([part.scores[of.name] for part in parts])
+        calibration = Calibration.of(values, np.concatenate(predicted) if predicted else None)
+        found.append(replace(of, calibration=calibration))
+    return tuple(found)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """Return images as uint8, floats rounded."""
+    return (to_unit(images) * 255).round().to(torch.uint8)
+
+
+def _drawn(count: int, most: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(count)[:most]
+
+
+def _examples(train: Labelled, read: Outputs) -> Examples:
+    places = np.array(sorted(spread(train.labels, EXAMPLES)))
+    pictures = tuple(
+        thumbnail((to_unit(train.items[place].pixels()) * 255).round().to(torch.uint8)) for place in places
+    )
+    return Examples(read.embeddings[places].clone(), read.labels[places].clone(), pictures)
+
+
+# ------------------------------------------------------------------------------------------------------------ scorers
+
+
+def named(scorers: Sequence[Any], plugins: Plugins) -> list[tuple[str, Scorer]]:
+    """Return scorers by what may stand in a recipe, a name or a mapping with options, or by the objects themselves.
+
+    Raises:
+        OODError: There is none of this name, or two go by one.
+    """
+    reader = Reader(plugins)
+    found: list[tuple[str, Scorer]] = []
+    for given in [scorers] if isinstance(scorers, (str, Scorer, dict)) else scorers:
+        scorer = given if isinstance(given, Scorer) else reader.plugin("scorer", _node(given))
+        if not isinstance(scorer, Scorer):
+            raise reader.errors[0]
+        name = given["name"] if isinstance(given, dict) and "name" in given else label(scorer)
+        if name in [other for other, _ in found]:
+            raise OODError(f"two scorers are called '{name}'; tell them apart by 'name'")
+        found.append((name, scorer))
+    if not found:
+        raise OODError("name at least one scorer")
+    return found
+
+
+def _node(value: Any) -> Node:
+    if isinstance(value, dict):
+        return Node({key: _node(inner) for key, inner in value.items() if key != "name"}, "scorers")
+    if isinstance(value, (list, tuple)):
+        return Node([_node(inner) for inner in value], "scorers")
+    return Node(value, "scorers")

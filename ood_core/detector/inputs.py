@@ -1,0 +1,216 @@
+"""Whatever holds images - paths, folders, pictures, arrays, tensors, loaders - to batches for the network.
+
+Pictures are decoded in threads while the network is at work on those before them, and nothing is kept: a million files
+take the memory of three batches. A picture that cannot be read is told where it would have stood.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ood_core.data import evaluation_view, to_unit
+from ood_core.decoding import decode, to_rgb
+from ood_core.detector.parts import Preprocessing
+from ood_core.errors import OODError
+from ood_core.image_files import pictures_in
+
+AHEAD = 2
+"""Batches that are prepared while one is at work."""
+
+
+MOST_THREADS = 8
+"""That decode."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image.
+
+    Attributes:
+        name: Its path, or what it is among the others.
+        pixels: Gives it, [3, H, W], uint8 or float32 in [0, 1]; raises OODError if it cannot be read.
+    """
+
+    name: str
+    pixels: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A batch as the network is given it.
+
+    Attributes:
+        names: Of all its images.
+        images: [B, 3, S, S], of those that could be read, in their order; uint8, or float32 in [0, 1].
+        errors: What is wrong with the others, by their place among the names.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    errors: Mapping[int, str]
+
+
+def show(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return an image [3, H, W] as the network is given it, [3, S, S]."""
+    return evaluation_view(pixels, preprocessing.image_size, preprocessing.view)
+
+
+def decoded(encoded: bytes, name: str) -> Tensor:
+    """Return the pixels of a picture in any known format, uint8 [3, H, W].
+
+    Raises:
+        OODError: There is none, or it is broken or too large; says so by its name.
+    """
+    return to_rgb(decode(encoded, name))
+
+
+def batches(items: Iterable[Item], preprocessing: Preprocessing, batch_size: int) -> Iterator[Shown]:
+    """Yield all images in their order."""
+    threads = min(max((os.cpu_count() or 1) // 2, 1), MOST_THREADS)  # the other half is for the network
+    source = iter(items)
+    # one core for each thread: torch's own threads within them would only get into each other's way
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        coming: deque[tuple[list[Item], list[Future[list[Tensor | str]]]]] = deque()
+        while True:
+            while len(coming) <= AHEAD and (group := list(islice(source, batch_size))):
+                size = -(-len(group) // threads)
+                parts = [group[start : start + size] for start in range(0, len(group), size)]
+                coming.append((group, [pool.submit(_shown, part, preprocessing) for part in parts]))
+            if not coming:
+                return
+            group, futures = coming.popleft()
+            yield _batch(group, [found for future in futures for found in future.result()], preprocessing)
+
+
+def _shown(items: Sequence[Item], preprocessing: Preprocessing) -> list[Tensor | str]:
+    """Return each image, or what is wrong with it."""
+    found: list[Tensor | str] = []
+    for item in items:
+        try:
+            found.append(show(item.pixels(), preprocessing))
+        except OODError as error:
+            found.append(str(error))
+    return found
+
+
+def _batch(group: Sequence[Item], found: Sequence[Tensor | str], preprocessing: Preprocessing) -> Shown:
+    size = preprocessing.image_size
+    images = [image for image in found if isinstance(image, Tensor)]
+    if len({image.dtype for image in images}) > 1:
+        images = [to_unit(image) for image in images]
+    stacked = torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
+    errors = {place: reason for place, reason in enumerate(found) if isinstance(reason, str)}
+    return Shown(tuple(item.name for item in group), stacked, errors)
+
+
+# ------------------------------------------------------------------------------------------------- what holds images
+
+
+def items(images: Any) -> Iterator[Item]:
+    """Yield the images in a path, a folder, a picture, an array, a tensor, or in anything that yields such.
+
+    Arrays are [H, W], [H, W, 3] or [N, H, W, 3], tensors [3, H, W] or [N, 3, H, W]; uint8, or floats in [0, 1]. Pairs
+    of images and labels, as data sets and loaders yield them, are taken for their images.
+
+    Raises:
+        OODError: There is no such file or folder, or what is given holds no images.
+    """
+    for place, item in enumerate(_flat(images)):
+        yield Item(item.name or f"image {place}", item.pixels)
+
+
+def _flat(images: Any) -> Iterator[Item]:
+    if isinstance(images, (str, Path)):
+        yield from _files(Path(images))
+    elif isinstance(images, PIL.Image.Image):
+        yield Item("", partial(to_rgb, images))
+    elif isinstance(images, np.ndarray):
+        yield from _arrays(images)
+    elif isinstance(images, Tensor):
+        yield from _tensors(images)
+    elif hasattr(images, "__iter__") or (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+        for entry in images if hasattr(images, "__iter__") else (images[row] for row in range(len(images))):
+            yield from _flat(_without_label(entry))
+    else:
+        raise OODError(f"a {type(images).__name__} holds no images; give paths, pictures, arrays, tensors or a loader")
+
+
+def _without_label(entry: Any) -> Any:
+    if isinstance(entry, (tuple, list)) and len(entry) == 2 and _is_label(entry[1]):
+        return entry[0]
+    return entry
+
+
+def _is_label(value: Any) -> bool:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.ndim < 2 and not (value.dtype.is_floating_point if isinstance(value, Tensor) else False)
+    return isinstance(value, (int, np.integer))
+
+
+def _files(path: Path) -> Iterator[Item]:
+    if path.is_dir():
+        found = pictures_in(path)
+        if not found:
+            raise OODError(f"{path}: the folder holds no pictures")
+        yield from (file_item(file) for file in found)
+    elif path.is_file():
+        yield file_item(path)
+    else:
+        raise OODError(f"{path}: no such file or folder")
+
+
+def file_item(path: Path) -> Item:
+    """Return a picture that is a file."""
+    return Item(str(path), partial(_read, path))
+
+
+def _read(path: Path) -> Tensor:
+    return to_rgb(decode(path, str(path)))
+
+
+def _arrays(array: NDArray[Any]) -> Iterator[Item]:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim not in (3, 4) or array.shape[-1] not in (1, 3):
+        raise OODError(f"an array of images is [H, W], [H, W, 3] or [N, H, W, 3], not {list(array.shape)}")
+    if array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+        raise OODError(f"an array of images holds uint8 or floats in [0, 1], not {array.dtype}")
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    yield from _tensors(tensor.movedim(-1, -3))
+
+
+def _tensors(tensor: Tensor) -> Iterator[Item]:
+    if tensor.ndim not in (3, 4) or tensor.shape[-3] not in (1, 3):
+        raise OODError(f"a tensor of images is [3, H, W] or [N, 3, H, W], not {list(tensor.shape)}")
+    if not (tensor.dtype == torch.uint8 or tensor.is_floating_point()):
+        raise OODError(f"a tensor of images holds uint8 or floats in [0, 1], not {str(tensor.dtype)[6:]}")
+    for image in tensor if tensor.ndim == 4 else tensor[None]:
+        yield Item("", partial(_pixels, image))
+
+
+def _pixels(image: Tensor) -> Tensor:
+    pixels = image.detach().cpu().expand(3, *image.shape[1:])
+    if pixels.dtype == torch.uint8:
+        return pixels.contiguous()
+    if not pixels.isfinite().all():
+        raise OODError("the image has pixels that are NaN or infinite")
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise OODError(
+            f"floats must lie in [0, 1], these reach from {pixels.min():.3g} to {pixels.max():.3g}; "
+            "the detector normalises for itself"
+        )
+    return pixels.float().contiguous()

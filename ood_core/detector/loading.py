@@ -1,0 +1,188 @@
+"""Reads a saved detector, and refuses what is not what it was when it was saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ood_core import network as networks
+from ood_core.artifacts import load_score
+from ood_core.calibration import Calibration
+from ood_core.data import to_unit
+from ood_core.detector import manifest as manifests
+from ood_core.detector.bundle import CALIBRATION, EXAMPLES, PRETEXT, WEIGHTS, WITNESS
+from ood_core.detector.exact import exact
+from ood_core.detector.foreign import ForeignNetwork, Normalisation
+from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
+from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction
+from ood_core.detector.passage import outputs
+from ood_core.errors import OODError
+from ood_core.interfaces import Backbone, EvaluationView, Network, Plugin, PretextTask, Scorer
+from ood_core.nodes import parse
+from ood_core.options import Reader
+from ood_core.plugins import Plugins
+
+TOLERANCE = 1e-3
+"""How far embeddings of the witnesses may be from what they were, relative to their length."""
+
+
+def load(folder: Path, plugins: Plugins, module: Any = None, device: torch.device | None = None) -> Fitted:
+    """Return a saved detector.
+
+    Args:
+        folder: Where it lies.
+        plugins: What is installed.
+        module: The user's own module, for a detector that was fitted to one; its weights are set.
+        device: Where the network is to run; where there is a GPU, there, unless given.
+
+    Raises:
+        OODError: A file is missing or changed, a plugin is missing or of another version, or the network gives other
+            embeddings than it gave when the detector was saved.
+    """
+    manifest = manifests.read(folder, plugins)
+    manifests.verify(folder, manifest)
+    try:
+        fitted = _Reading(folder, manifest, plugins).fitted(module, device or networks.device())
+    except (KeyError, RuntimeError, SafetensorError) as error:  # made by a version that wrote something else
+        reason = " ".join(str(error).split())
+        raise OODError(f"{folder}: cannot be read by this version: {type(error).__name__}: {reason}") from error
+    _require_witnesses(folder, manifest, fitted)
+    return fitted
+
+
+class _Reading:
+    """A folder whose files are what the manifest says."""
+
+    def __init__(self, folder: Path, manifest: Manifest, plugins: Plugins) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.reader = Reader(plugins, files=False)
+
+    def fitted(self, module: Any, device: torch.device) -> Fitted:
+        manifest, witness = self.manifest, load_file(self.folder / WITNESS)
+        backbone = None if manifest.backbone is None else cast(Backbone, self._plugin("backbone", manifest.backbone))
+        network = self._network(backbone, module, witness["images"]).to(device)
+        calibration = load_file(self.folder / CALIBRATION)
+        return Fitted(
+            network=network,
+            backbone=backbone,
+            head=networks.head_of(network) if manifest.classifier else None,
+            classes=tuple(manifest.classes),
+            preprocessing=Preprocessing(manifest.image_size, EvaluationView(**manifest.view)),
+            scorers=tuple(self._scorer(place, entry, calibration) for place, entry in enumerate(manifest.scorers)),
+            origin=Origin(
+                manifest.name, manifest.recipe, manifest.variant, manifest.case, manifest.seed, manifest.created
+            ),
+            witnesses=witness["images"],
+            witnessed=witness["embeddings"],
+            independent=manifest.calibration["independent"],
+            tpr=manifest.tpr,
+            per_class=manifest.per_class,
+            exact=manifest.exact,
+            examples=self._examples(),
+            reconstruction=self._reconstruction(backbone, device),
+        )
+
+    def _plugin(self, kind: str, entry: Mapping[str, Any]) -> Plugin:
+        plugin = self.reader.plugin(kind, parse(json.dumps(entry), str(self.folder / FILE)))
+        if plugin is None:
+            raise self.reader.errors[0]
+        return plugin
+
+    def _network(self, backbone: Backbone | None, module: Any, witnesses: Tensor) -> Network:
+        weights = load_file(self.folder / WEIGHTS)
+        if backbone is None:
+            return self._foreign(module, weights, witnesses)
+        if module is not None:
+            raise OODError(f"{self.folder}: has a backbone of its own; leave yours out")
+        network = backbone.blank(self.manifest.image_size, self.manifest.outputs)
+        network.load_state_dict(weights)
+        return exact(network.eval().requires_grad_(False))
+
+    def _foreign(self, module: Any, weights: Mapping[str, Tensor], witnesses: Tensor) -> Network:
+        if module is None:
+            raise OODError(
+                f"{self.folder}: was fitted to a module of your own, which is not part of it; give one of the same "
+                "architecture: Detector.load(path, backbone=module)"
+            )
+        given = self.manifest.normalisation
+        assert given is not None, "a detector without a backbone has its normalisation"
+        network = ForeignNetwork(module, Normalisation.of(given["mean"], given["std"]), to_unit(witnesses))
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise OODError(
+                f"{self.folder}: the module is of another architecture: {' '.join(str(error).split())}"
+            ) from None
+        return exact(network)
+
+    def _scorer(self, place: int, entry: ScorerEntry, calibration: Mapping[str, Tensor]) -> FittedScorer:
+        scorer = cast(Scorer, self._plugin("scorer", entry.plugin))
+        predicted = calibration.get(f"predicted.{place}")
+        return FittedScorer(
+            name=entry.name,
+            scorer=scorer,
+            score=load_score(self.folder, scorer, entry.file),
+            calibration=Calibration(
+                calibration[f"scores.{place}"].numpy(), None if predicted is None else predicted.numpy()
+            ),
+        )
+
+    def _examples(self) -> Examples | None:
+        if EXAMPLES not in self.manifest.files:
+            return None
+        found = load_file(self.folder / EXAMPLES)
+        encoded, ends = found["pictures"].numpy().tobytes(), np.cumsum(found["sizes"].numpy())
+        starts = ends - found["sizes"].numpy()
+        pictures = tuple(encoded[start:end] for start, end in zip(starts, ends, strict=True))
+        return Examples(found["embeddings"], found["labels"], pictures)
+
+    def _reconstruction(self, backbone: Backbone | None, device: torch.device) -> Reconstruction | None:
+        if self.manifest.pretext is None or backbone is None:
+            return None
+        found = load_file(self.folder / PRETEXT)
+        weights = {name.removeprefix("network."): of for name, of in found.items() if name.startswith("network.")}
+        state = {name.removeprefix("task."): of for name, of in found.items() if name.startswith("task.")}
+        pretext = cast(PretextTask, self._plugin("pretext", self.manifest.pretext))
+        network = backbone.blank(self.manifest.image_size, self.manifest.pretext_outputs)
+        return revived(pretext, network, weights, state, self.manifest.image_size, device)
+
+
+def revived(
+    pretext: PretextTask,
+    network: Network,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    image_size: int,
+    device: torch.device,
+) -> Reconstruction:
+    """Return the stage of masked image modelling around a network of its architecture."""
+    head = networks.head_of(network)
+    network.load_state_dict(weights)
+    task = pretext.revive(network, image_size, state)
+    assert task is not None, "only tasks that can be had again are kept"
+    task.to(device).eval().requires_grad_(False)
+    return Reconstruction(pretext, None if head is None else len(head.bias), weights, state, task)
+
+
+def _require_witnesses(folder: Path, manifest: Manifest, fitted: Fitted) -> None:
+    """Refuse a network that gives other embeddings than when the detector was saved, and say what else is different."""
+    found = outputs(fitted.network, fitted.witnesses, None, 0)[0].embeddings
+    expected = fitted.witnessed
+    same = found.shape == expected.shape
+    far = (found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12) if same else torch.ones(1)
+    if float(far.max()) <= TOLERANCE:
+        return
+    now = manifests.versions()
+    differing = [
+        f"{name} {was}, here {now.get(name)}" for name, was in manifest.versions.items() if was != now.get(name)
+    ]
+    why = f"made with {'; '.join(differing)}" if differing else "with the same versions: is the module another one?"
+    raise OODError(f"{folder}: the network gives embeddings {float(far.max()):.1%} off those it had when saved; {why}")

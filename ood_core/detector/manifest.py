@@ -1,0 +1,192 @@
+"""manifest.json: what a saved detector is, in words and numbers, and a digest of every file beside it.
+
+The last entry is a digest of the manifest itself. The text is the only one that its values can have, so that any byte
+that was changed is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ood_core.errors import OODError
+from ood_core.interfaces import Plugin
+from ood_core.options import with_nested
+from ood_core.plugins import Plugins
+
+FILE = "manifest.json"
+FORMAT = 1
+"""Grows when a field changes its meaning."""
+
+CORE = "ood-framework"
+
+LIBRARIES = ("torch", "timm", "numpy", "faiss-cpu", "faiss-gpu")
+"""On which the outputs of the network and of the scorers may depend."""
+
+
+@dataclass(frozen=True)
+class ScorerEntry:
+    """A scorer: its name, the plugin as a recipe writes it, its file, and the threshold at the manifest's rate."""
+
+    name: str
+    plugin: dict[str, Any]
+    file: str
+    threshold: float | list[float]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of it. Packages are those whose plugins are needed, by name, with the version that made the detector."""
+
+    format: int
+    name: str
+    created: str
+    variant: str
+    case: str
+    seed: int
+    backbone: dict[str, Any] | None
+    outputs: int | None
+    image_size: int
+    view: dict[str, Any]
+    normalisation: dict[str, list[float]] | None
+    classes: list[str]
+    classifier: bool
+    scorers: list[ScorerEntry]
+    tpr: float
+    per_class: bool
+    calibration: dict[str, Any]
+    pretext: dict[str, Any] | None
+    pretext_outputs: int | None
+    exact: bool
+    packages: dict[str, str]
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+    files: dict[str, str]
+    digest: str = ""
+
+
+def text_of(manifest: Manifest) -> str:
+    """Return the manifest as it is written, its digest set."""
+    entries = asdict(replace(manifest, digest=""))
+    return _text(entries | {"digest": hashlib.sha256(_text(entries).encode()).hexdigest()})
+
+
+def _text(entries: Mapping[str, Any]) -> str:
+    return json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read(folder: Path, plugins: Plugins) -> Manifest:
+    """Return the manifest of a saved detector.
+
+    Raises:
+        OODError: There is none, it was changed, or what it needs is not installed; says which package to install.
+    """
+    path = folder / FILE
+    try:
+        text = path.read_bytes().decode("utf-8")
+        entries = json.loads(text)
+        if isinstance(entries, dict) and entries.get("format") != FORMAT:
+            raise OODError(
+                f"{path}: is of format {entries.get('format')}, this version reads {FORMAT}; make the detector again"
+            )
+        manifest = TypeAdapter(Manifest).validate_json(text, strict=True)
+    except FileNotFoundError:
+        raise OODError(f"{folder}: no detector lies there: it has no {FILE}") from None
+    except OSError as error:
+        raise OODError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, ValidationError) as error:
+        raise OODError(f"{path}: was changed or cut off since it was written: {_first_line(error)}") from None
+    changed = text_of(manifest) != text
+    _require_packages(path, manifest, plugins, "; the file was also changed since it was written" if changed else "")
+    if changed:
+        raise OODError(f"{path}: was changed since it was written: its digest is another one")
+    return manifest
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return " ".join(str(error).split())
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Refuse files that are missing or changed.
+
+    Raises:
+        OODError: Names the first one.
+    """
+    for name, digest in manifest.files.items():
+        path = folder / name
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise OODError(f"{path}: cannot be read: {error.strerror}; the detector is not whole") from None
+        if found != digest:
+            raise OODError(
+                f"{path}: was changed since it was written: its SHA-256 is {found[:12]}..., not {digest[:12]}..."
+            )
+
+
+# ------------------------------------------------------------------------------------------------------- packages
+
+
+def packages_of(parts: list[Plugin], plugins: Plugins) -> dict[str, str]:
+    """Return names and versions of the distributions that these plugins and those among their options come from."""
+    found = {}
+    for part in parts:
+        for plugin in with_nested(part):
+            name = next(of.package.distribution for of in plugins.registered.values() if of.cls is type(plugin))
+            found[name] = metadata.version(name)
+    return dict(sorted(found.items()))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of the core and of the libraries that decide numbers."""
+    found = {"python": platform.python_version(), CORE: metadata.version(CORE)}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue  # one of the two builds of faiss
+    return found
+
+
+def _require_packages(path: Path, manifest: Manifest, plugins: Plugins, remark: str) -> None:
+    installed = {package.distribution for package in plugins.packages}
+    for name, version in {CORE: manifest.versions.get(CORE, ""), **manifest.packages}.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise OODError(
+                f"{path}: needs the plugin package '{name}' {version}, which is not installed; "
+                f"install it: pip install '{name}=={version}'{remark}"
+            ) from None
+        if not _compatible(found, version):
+            raise OODError(
+                f"{path}: was made with {name} {version}, here is {found}, which may read it otherwise; "
+                f"pip install '{name}~={version}', or make the detector again{remark}"
+            )
+        if name not in {*installed, CORE}:
+            raise OODError(f"{path}: needs the plugin package '{name}', which is installed but disabled{remark}")
+
+
+def _compatible(one: str, other: str) -> bool:
+    """Return whether two versions have the first number in common that is not 0, as semantic versions do."""
+    first, second = ([int(number) for number in re.findall(r"\d+", version)[:3]] for version in (one, other))
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            return False
+        if a:
+            return True
+    return first == second

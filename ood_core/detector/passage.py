@@ -1,0 +1,104 @@
+"""Images through the network and the scorers, each for itself: neither its neighbours nor their number change its bits.
+
+The network is passed whole batches; what keeps its rows apart is `exact`. Scorers are asked of `BLOCK` rows at a time,
+filled up with the last row, so that the shapes of their products are always the same; those that need the network are
+asked of one image at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ood_core.data import to_unit
+from ood_core.detector.parts import Fitted, FittedScorer, device_of
+from ood_core.detector.predictions import Scored
+from ood_core.extract import listening
+from ood_core.interfaces import Head, Network, Outputs, Probe
+
+BLOCK = 32
+"""Rows that scorers are asked of at once."""
+
+
+def outputs(
+    network: Network, images: Tensor, head: Head | None, classes: int, probes: Sequence[Probe] = ()
+) -> tuple[Outputs, Tensor]:
+    """Pass a batch; return what scorers see of it, on the CPU, and the images as the network was given them.
+
+    Args:
+        network: In evaluation mode.
+        images: [B, 3, S, S], uint8 or float in [0, 1].
+        head: The classifier, None where logits mean nothing.
+        classes: Number of ID classes.
+        probes: What else is read.
+    """
+    shown = to_unit(images.to(device_of(network)))
+    with torch.inference_mode(), listening(network, [name for of in probes for name in of.layers(network)]) as maps:
+        features = network.forward_features(shown)
+        embeddings = network.forward_head(features, pre_logits=True).float().cpu()
+        logits = embeddings.new_empty((len(images), 0))
+        if head is not None:
+            logits = network.forward_head(features).float().cpu()
+        layers: dict[str, Tensor] = {}
+        for probe in probes:
+            layers |= {name: rows.float().cpu() for name, rows in probe.read(network, features, maps).items()}
+    labels = torch.full((len(images),), -1)
+    # clones: what was made in inference mode may not take part in the gradients that some scorers need
+    read = {name: rows.clone() for name, rows in layers.items()}
+    return Outputs(embeddings.clone(), logits.clone(), labels, classes, head, read), shown
+
+
+def scored(fitted: Fitted, images: Tensor, only: str | None = None) -> Scored:
+    """Return what all scorers say of a batch [B, 3, S, S], uint8 or float in [0, 1].
+
+    Args:
+        fitted: The detector's.
+        images: At least one.
+        only: Name of the one scorer to ask; all are asked without.
+    """
+    asked = [of for of in fitted.scorers if only in (None, of.name)]
+    probes = tuple(dict.fromkeys(probe for of in asked for probe in of.scorer.probes()))
+    found, shown = outputs(fitted.network, images, fitted.head, len(fitted.classes), probes)
+    scores = {of.name: _scores(of, fitted.network, found, shown) for of in asked}
+    predicted = None if fitted.head is None else found.logits.argmax(1).numpy()
+    return Scored(scores, predicted, found.embeddings)
+
+
+def _scores(of: FittedScorer, network: Network, found: Outputs, shown: Tensor) -> NDArray[np.float64]:
+    if "network" in of.scorer.all_needs():
+        rows = [
+            of.score(replace(found[row : row + 1], network=network, images=shown[row : row + 1].clone()))
+            for row in range(len(found))
+        ]
+    else:
+        rows = [of.score(_filled(block))[: len(block)] for block in found.chunks(BLOCK)]
+    values: NDArray[np.float64] = torch.cat(rows).detach().cpu().double().numpy()
+    return values
+
+
+def _filled(block: Outputs) -> Outputs:
+    """Return the rows, the last one repeated until there are `BLOCK`."""
+    return block[torch.arange(BLOCK).clamp_max(len(block) - 1)]
+
+
+def is_exact(network: Network, images: Tensor, head: Head | None) -> bool:
+    """Return whether images [B, 3, S, S] get the same bits one by one, two by two, and all at once."""
+
+    def passed(size: int) -> Mapping[str, Tensor]:
+        parts = [outputs(network, part, head, 0)[0] for part in torch.split(images, size)]
+        return {
+            "embeddings": torch.cat([part.embeddings for part in parts]),
+            "logits": torch.cat([part.logits for part in parts]),
+        }
+
+    whole = passed(len(images))
+    for size in (1, 2, 5):
+        parts = passed(size)
+        if not all(torch.equal(parts[name], whole[name]) for name in whole):
+            return False
+    return True

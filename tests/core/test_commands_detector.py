@@ -1,0 +1,79 @@
+"""`ood detector`: that of one network of a run; and the detector that a run leaves by itself."""
+
+import json
+
+import pytest
+
+from ood_core import cli, commands
+from ood_core.detector import Detector
+
+VARIED = """
+vary:
+  one: {training.0.epochs: 1}
+  two: {training.0.epochs: 2}
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def ood(command_line):
+    return command_line("ood", commands.run)
+
+
+@pytest.fixture
+def ood_run(command_line):
+    return command_line("ood-run", cli.run)
+
+
+def test_a_run_of_one_network_leaves_its_detector(ood_run, tiny):
+    code, out, _ = ood_run(tiny, "--set", "data.holdout=0.2")
+    assert code == 0
+    assert out.rstrip().endswith("detector: runs/tiny/detector")
+    assert Detector.load("runs/tiny").scorers == ("energy", "mahalanobis")
+
+
+def test_a_run_without_held_out_images_says_why_it_has_none(ood_run, tiny, tmp_path):
+    code, _, err = ood_run(tiny, "--set", "data.holdout=0")
+    assert code == 0
+    assert "no detector: no ID images were held out to set a threshold by; give 'data' a 'holdout', such as 0.2" in err
+    assert not (tmp_path / "runs" / "tiny" / "detector").exists()
+
+
+def test_too_few_held_out_images_are_told(ood_run, tiny):
+    _, _, err = ood_run(tiny)
+    assert "no detector: a TPR of 0.95 needs 19 calibration images, there are 12" in err
+
+
+def test_of_several_networks_one_is_chosen(ood_run, ood, tiny, tmp_path):
+    tiny.write_text(tiny.read_text().replace("seed: 0\n", "") + VARIED)
+    code, out, err = ood_run(tiny, "--set", "data.holdout=0.2", "--jobs", "1")
+    assert code == 0, err
+    assert "detector: `ood detector runs/tiny --variant NAME` makes that of one network" in out
+
+    code, _, err = ood("detector", "tiny")
+    assert (code, err) == (2, "tiny has 2 variants; choose one: --variant 'one', 'two'\n")
+    code, _, err = ood("detector", "tiny", "--variant", "tow")
+    assert (code, err) == (2, "tiny has no variant 'tow'. Did you mean 'two'?\n")
+    code, _, err = ood("detector", "tiny", "--variant", "two", "--seed", "4")
+    assert (code, err) == (2, "tiny has no seed '4'. There is: 0, 1\n")
+
+    code, out, err = ood("detector", "tiny", "--variant", "two", "--seed", "1", "--tpr", "0.9")
+    assert code == 0, err
+    assert "set by 24 held-out ID images to accept 90.0% of ID images or more on average" in out
+    manifest = json.loads((tmp_path / "runs/tiny/detector/manifest.json").read_text())
+    assert (manifest["variant"], manifest["seed"], manifest["tpr"]) == ("two", 1, 0.9)
+    assert manifest["recipe"]["training"][0]["epochs"] == 2
+
+    code, _, err = ood("detector", "tiny", "--variant", "one", "--store", "elsewhere")
+    assert code == 2
+    assert "tiny: its stages are not in the store elsewhere" in err
+    code, _, err = ood("detector", "tiny", "--variant", "one", "--tpr", "0.99", "--out", "strict")
+    assert code == 2
+    assert "a TPR of 0.99 needs 99 calibration images, there are 24" in err
+    assert not (tmp_path / "strict").exists()
+
+
+def test_a_run_that_is_not_there_is_told(ood):
+    code, _, err = ood("detector", "mod")
+    assert code == 2
+    assert "no run 'mod', neither a folder nor below runs/" in err

@@ -1,0 +1,280 @@
+"""Detectors of modules of the user's own, without any recipe."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ood_core.detector import Detector
+from ood_core.errors import OODError
+from ood_core.vision import prepare_torchvision
+
+CLASSES = 3
+
+
+class Body(nn.Module):
+    """Mean colours of quarters of the image, bent a little."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.bend = nn.AdaptiveAvgPool2d(2), nn.Linear(12, 10)
+
+    def forward(self, images):
+        return self.bend(self.pool(images).flatten(1)).relu()
+
+
+class Classifier(nn.Module):
+    """Returns the outputs of its last layer, as most do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.fc = Body(), nn.Linear(10, CLASSES)
+
+    def forward(self, images):
+        return self.fc(self.body(images))
+
+
+class Pair(Classifier):
+    def forward(self, images):
+        embeddings = self.body(images)
+        return embeddings, self.fc(embeddings)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Images of three colours, and their labels."""
+    random = np.random.default_rng(0)
+    labels = np.arange(180) % CLASSES
+    images = random.integers(0, 60, (180, 8, 8, 3), dtype=np.uint8)
+    images[np.arange(180), :, :, labels] += 150
+    return images, labels
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    return Classifier()
+
+
+@pytest.fixture
+def far(data):
+    return 255 - data[0][:40]
+
+
+def fitted(module, dataset, scorers=("mahalanobis",), **options):
+    given = {name: options.pop(name) for name in ("held_out", "classes") if name in options}
+    return Detector(image_size=8, **options).fit(module, dataset, list(scorers), **given)
+
+
+@pytest.mark.parametrize("make", [Classifier, Pair], ids=["logits", "pair"])
+def test_embeddings_are_the_inputs_of_the_last_layer(make, data):
+    torch.manual_seed(0)
+    module = make()
+    detector = fitted(module, data, ["energy", "mahalanobis"])
+    images = torch.from_numpy(data[0][:6]).movedim(3, 1).float() / 255
+    (_, scored), *_ = detector.stream(images)
+    with torch.no_grad():
+        assert torch.allclose(scored.embeddings, module.body(images), atol=1e-6)
+        assert torch.allclose(detector.fitted.head.weight, module.fc.weight)
+        expected = -module.fc(module.body(images)).double().logsumexp(1)
+    assert detector.score(images)["energy"] == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_a_module_of_embeddings_alone_has_no_logits(data, far):
+    torch.manual_seed(0)
+    detector = fitted(Body(), data)
+    assert detector.predict(far).is_ood.mean() > 0.8
+    assert detector.predict(far).predicted is None
+    with pytest.raises(OODError, match=r"scorer 'energy' needs logits, and the module has no linear classifier"):
+        fitted(Body(), data, ["energy"])
+
+
+def test_a_function_will_do(data, far):
+    detector = fitted(lambda images: images.mean((2, 3)), data)
+    assert detector.predict(far).is_ood.mean() > 0.9
+
+
+def test_a_dict_will_do(classifier, data):
+    def both(images):
+        embeddings = classifier.body(images)
+        return {"embeddings": embeddings, "logits": classifier.fc(embeddings)}
+
+    with torch.no_grad():
+        assert fitted(both, data).fitted.network.outputs == CLASSES
+
+
+def test_a_model_of_timm_is_asked_by_its_methods(data):
+    prepare_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    module = timm.create_model(
+        "vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=CLASSES
+    )
+    detector = fitted(module, data, ["gradnorm"], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    images = torch.rand(4, 3, 8, 8)
+    (_, scored), *_ = detector.stream(images)
+    with torch.no_grad():
+        expected = module.eval().forward_head(module.forward_features((images - 0.5) / 0.5), pre_logits=True)
+    assert torch.allclose(scored.embeddings, expected, atol=1e-5)
+    assert detector.fitted.exact
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda images, labels: (images, labels),
+        lambda images, labels: (torch.from_numpy(images).movedim(3, 1), torch.from_numpy(labels)),
+        lambda images, labels: (list(images), labels.tolist()),
+        lambda images, labels: TensorDataset(torch.from_numpy(images).movedim(3, 1), torch.from_numpy(labels)),
+        lambda images, labels: DataLoader(
+            TensorDataset(torch.from_numpy(images).movedim(3, 1), torch.from_numpy(labels)), batch_size=50
+        ),
+        lambda images, labels: [
+            (Image.fromarray(image), int(label)) for image, label in zip(images, labels, strict=True)
+        ],
+    ],
+    ids=["arrays", "tensors", "lists", "dataset", "loader", "pairs"],
+)
+def test_whatever_holds_images_and_labels_gives_the_same_detector(classifier, data, far, form):
+    expected = fitted(classifier, data).score(far)["mahalanobis"]
+    assert fitted(classifier, form(*data)).score(far)["mahalanobis"].tolist() == expected.tolist()
+
+
+def test_a_folder_of_folders_names_the_classes(classifier, data, tmp_path):
+    for row, (image, label) in enumerate(zip(*data, strict=True)):
+        folder = tmp_path / ("red", "green", "blue")[label]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"{row:03}.png")
+    detector = fitted(classifier, tmp_path)
+    assert detector.classes == ("blue", "green", "red")
+
+
+def test_held_out_images_calibrate_and_are_not_fitted_to(classifier, data, far):
+    images, labels = data
+    detector = fitted(classifier, (images[:120], labels[:120]), held_out=(images[120:], labels[120:]))
+    calibration = detector.fitted.scorers[0].calibration
+    assert calibration.scores.tolist() == sorted(detector.score(images[120:])["mahalanobis"])
+    assert detector.fitted.independent
+
+
+def test_a_share_of_each_class_calibrates_unless_others_are_given(classifier, data):
+    detector = fitted(classifier, data, holdout=0.3)
+    assert len(detector.fitted.scorers[0].calibration) == 54  # 18 of the 60 of each class
+
+
+def test_each_predicted_class_may_have_its_threshold(data, far):
+    torch.manual_seed(1)
+    module = Classifier()
+    with torch.no_grad():  # a classifier that knows the colours
+        module.body.bend.weight.copy_(torch.cat([torch.eye(3).repeat_interleave(4, 1), torch.zeros(7, 12)]))
+        module.body.bend.bias.zero_()
+        module.fc.weight.copy_(torch.eye(3, 10))
+        module.fc.bias.zero_()
+    detector = fitted(module, data, per_class=True, holdout=0.4)
+    found = detector.predict(data[0])
+    assert (found.predicted == data[1]).all()
+    assert len(set(found.threshold)) == CLASSES
+    assert found.is_ood.tolist() == (found.score > found.threshold).tolist()
+
+
+def test_what_happens_to_the_module_afterwards_is_not_seen(classifier, data, far):
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    detector = fitted(classifier, data)
+    expected = detector.score(far)["mahalanobis"].tolist()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
+    assert classifier.training and all(parameter.requires_grad for parameter in classifier.parameters())
+    with torch.no_grad():
+        classifier.body.bend.weight.zero_()
+    assert detector.score(far)["mahalanobis"].tolist() == expected
+
+
+def test_a_saved_detector_takes_a_module_of_the_same_architecture(classifier, data, far, tmp_path):
+    detector = fitted(classifier, data, ["mahalanobis", "energy"], name="colours")
+    detector.save(tmp_path / "colours")
+    torch.manual_seed(5)
+    again = Detector.load(tmp_path / "colours", backbone=Classifier())
+    for name in ("mahalanobis", "energy"):
+        assert again.score(far)[name].tolist() == detector.score(far)[name].tolist()
+    with pytest.raises(OODError, match=r"was fitted to a module of your own, which is not part of it"):
+        Detector.load(tmp_path / "colours")
+    with pytest.raises(OODError, match=r"colours: the module is of another architecture: .*fc"):
+        Detector.load(tmp_path / "colours", backbone=Body())
+
+
+def test_a_function_that_does_something_else_is_noticed(data, tmp_path):
+    fitted(lambda images: images.mean((2, 3)), data).save(tmp_path / "means")
+    Detector.load(tmp_path / "means", backbone=lambda images: images.mean((2, 3)))
+    with pytest.raises(OODError, match=r"the network gives embeddings .* off those it had when saved"):
+        Detector.load(tmp_path / "means", backbone=lambda images: images.amax((2, 3)))
+
+
+def test_scorers_that_ask_the_network_and_its_layers_work_as_well(classifier, data, far):
+    detector = fitted(classifier, data, ["odin", {"use": "react", "score": "energy", "name": "clipped"}])
+    assert detector.scorers == ("odin", "clipped")
+    expected = detector.score(far)
+    assert {name: found[::-1].tolist() for name, found in detector.score(far[::-1], batch_size=7).items()} == {
+        name: found.tolist() for name, found in expected.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scorers": ["mahalanobs"]}, "scorers: no scorer 'mahalanobs'. Did you mean 'mahalanobis'?"),
+        ({"scorers": [{"use": "knn", "j": 1}]}, "no option of scorer 'knn': 'j'"),
+        ({"scorers": ["energy", "energy"]}, "two scorers are called 'energy'; tell them apart by 'name'"),
+        ({"scorers": []}, "name at least one scorer"),
+        ({"dataset": ([], [])}, "there are no images to fit to"),
+        ({"classes": ["a", "b"]}, "labels reach from 0 to 2, and there are 2 classes"),
+        ({"holdout": 0.0}, "a holdout of 0 of 180 images leaves none to fit to, or none to calibrate by"),
+        ({"mean": (0, 0)}, "mean and std are three numbers each"),
+        ({"interpolation": "nearest"}, "interpolation must be 'bilinear' or 'bicubic', not 'nearest'"),
+    ],
+)
+def test_mistakes_are_told(classifier, data, change, message):
+    options = {"dataset": data} | change
+    with pytest.raises(OODError, match=message):
+        fitted(classifier, **options)
+
+
+def test_the_image_size_must_be_said(classifier, data):
+    with pytest.raises(OODError, match=r"say which image_size the module wants"):
+        Detector().fit(classifier, data, "energy")
+
+
+def test_a_module_that_gives_maps_is_refused(data):
+    with pytest.raises(OODError, match=r"the module gives embeddings \[17, 3, 8, 8\] for 17 images, not \[N, D\]"):
+        fitted(nn.Identity(), data)
+
+
+class Counted(torch.utils.data.Dataset):
+    """A data set that counts how often it is asked, and remembers nothing."""
+
+    def __init__(self, images, labels, told):
+        self.images, self.labels, self.asked = images, labels, 0
+        if told:
+            self.targets = labels.tolist()
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        self.asked += 1
+        return Image.fromarray(self.images[row]), int(self.labels[row])
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_data_set_is_read_image_by_image(classifier, data, far, told):
+    dataset = Counted(*data, told)
+    detector = fitted(classifier, dataset)
+    assert detector.score(far)["mahalanobis"].tolist() == fitted(classifier, data).score(far)["mahalanobis"].tolist()
+    assert dataset.asked <= (2 if told else 3) * 180 + 17  # to be scored, for the examples, and for labels if need be
+
+
+def test_examples_are_left_out_where_nobody_may_see_them(classifier, data, tmp_path):
+    fitted(classifier, data, examples=False).save(tmp_path / "bare")
+    assert not (tmp_path / "bare" / "examples.safetensors").exists()
+    assert Detector.load(tmp_path / "bare", backbone=classifier).fitted.examples is None
