@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ood_core import cli
-from ood_core.commands import detector, report
+from ood_core.commands import detector, drift, report, score
 
 _application = typer.Typer(
     add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True
@@ -13,6 +13,8 @@ _application = typer.Typer(
 _application.command("run", no_args_is_help=True)(cli.command)
 _application.command("report", no_args_is_help=True)(report.command)
 _application.command("detector", no_args_is_help=True)(detector.command)
+_application.command("drift", no_args_is_help=True)(drift.command)
+_application.command("score", no_args_is_help=True)(score.command)
 
 
 def run() -> None:

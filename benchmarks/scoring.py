@@ -1,0 +1,148 @@
+"""Throughput of `ood score`, from files to rows, beside a bare loop over the same files and the same network.
+
+    python benchmarks/scoring.py [CASE ...]        of digits, tiny, base; all unless given
+
+The bare loop is a DataLoader around Pillow and the same view, and the network's forward; it has the number of workers
+that is best for it, and keeps its logits. `ood score` also scores, decides, and writes each batch to a file. Loading
+the detector is not counted. The detectors have random weights; nothing here depends on them.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, Dataset
+
+from ood_core.data import to_unit
+from ood_core.decoding import to_rgb
+from ood_core.detector import Detector
+from ood_core.detector.inputs import show
+from ood_core.detector.predictions import rule
+from ood_core.scoring import formats, kept, passes, paths
+from ood_core.scoring.rows import Columns
+from ood_core.scoring.tally import Tally
+from ood_core.vision import prepare_torchvision
+
+BATCH = 64
+WORKERS = (0, 1, 2)
+
+
+@dataclass
+class Case:
+    """A network and files for it; `scorer` decides, and the best of so many repetitions counts."""
+
+    what: str
+    model: str
+    options: dict
+    size: int
+    scorer: str
+    images: int
+    repetitions: int
+
+
+CASES = {
+    "digits": Case(
+        "16 px, ViT of the main recipe, PNGs of digits", "vit_base_patch16_224",
+        {"patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 4, "global_pool": "avg", "img_size": 16},
+        16, "mahalanobis", 2000, 3,
+    ),
+    "tiny": Case("224 px, ViT-Ti/16, JPEGs of 500 x 375", "vit_tiny_patch16_224", {}, 224, "energy", 512, 2),
+    "base": Case("224 px, ViT-B/16, JPEGs of 500 x 375", "vit_base_patch16_224", {}, 224, "energy", 128, 1),
+}  # fmt: skip
+
+
+class Pictures(Dataset):
+    """The files, as the network is shown them."""
+
+    def __init__(self, files, preprocessing):
+        self.files, self.preprocessing = files, preprocessing
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, row):
+        with PIL.Image.open(self.files[row]) as picture:
+            return show(to_rgb(picture), self.preprocessing)
+
+
+def draw(case, folder):
+    """Write the pictures."""
+    random = np.random.default_rng(0)
+    digits = (load_digits().images * 255 / 16).astype(np.uint8)
+    for number in range(case.images):
+        if case.size == 16:
+            PIL.Image.fromarray(digits[number % len(digits)]).save(folder / f"{number:05}.png")
+        else:  # with the smoothness of a photograph
+            rough = PIL.Image.fromarray(random.integers(0, 256, (47, 63, 3), dtype=np.uint8))
+            rough.resize((500, 375), PIL.Image.Resampling.BICUBIC).save(folder / f"{number:05}.jpg", quality=90)
+
+
+def detector_of(case):
+    """Fit a detector to a network with random weights and a few images."""
+    prepare_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    module = timm.create_model(case.model, num_classes=6, **case.options).eval()
+    few = np.random.default_rng(0).integers(0, 256, (60, case.size, case.size, 3), dtype=np.uint8)
+    fitted = Detector(image_size=case.size, holdout=0.5, tpr=0.9).fit(module, (few, np.arange(60) % 6), [case.scorer])
+    return module, fitted
+
+
+def bare(module, files, preprocessing, workers):
+    begun = time.perf_counter()
+    loader = DataLoader(Pictures(files, preprocessing), BATCH, num_workers=workers)
+    with torch.inference_mode():
+        logits = [module(to_unit(batch)) for batch in loader]
+    assert sum(map(len, logits)) == len(files)
+    return len(files) / (time.perf_counter() - begun)
+
+
+def ours(detector, folder, target):
+    by, columns = rule(detector.fitted), Columns()
+    request = passes.Request(detector.fitted, by, columns, BATCH)
+    with kept.kept(target, formats.CSV(columns), {}) as file:
+        tally, begun = Tally(), time.perf_counter()
+        for rows in passes.passed(request, file.remaining(paths.named([str(folder)]), tally)):
+            file.write(rows)
+            tally.add(rows)
+        seconds = time.perf_counter() - begun
+    assert tally.images and not tally.unscored
+    target.unlink()
+    return tally.images / seconds
+
+
+def compare(case, root):
+    folder = root / "images"
+    folder.mkdir(parents=True)
+    draw(case, folder)
+    module, detector = detector_of(case)
+    files = sorted(folder.iterdir())
+    ours(detector, folder, root / "first.csv")
+    alone, scored = dict.fromkeys(WORKERS, 0.0), 0.0
+    for _ in range(case.repetitions):
+        for workers in WORKERS:
+            found = bare(module, files, detector.fitted.preprocessing, workers)
+            alone[workers] = max(alone[workers], found)
+        scored = max(scored, ours(detector, folder, root / "rows.csv"))
+    best = max(alone, key=alone.get)
+    print(f"{case.what}, batch {BATCH}, {len(files)} images")
+    print(f"  bare loop   {alone[best]:7.1f} images/s with {best} workers; {alone}")
+    print(f"  ood score   {scored:7.1f} images/s   ratio {scored / alone[best]:.3f}", flush=True)
+
+
+def main(*names):
+    """Print images a second and ratios."""
+    with tempfile.TemporaryDirectory() as root:
+        for name in names or CASES:
+            compare(CASES[name], Path(root, name))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,161 @@
+"""The page of `ood score --explain`, in a browser and as text."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ood_core.detector.predictions import rule
+from ood_core.scoring import explained, passes
+from ood_core.scoring.rows import Columns
+from ood_core.scoring.tally import Tally, Worst
+
+EVIL = "<script>alert(1)<.png"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for name, brightest in (("dark.png", 40), (EVIL, 120), ("light.png", 250), ("gone.png", 200)):
+        Image.fromarray(random.integers(0, brightest, (20, 30, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def corner(images):
+    """Errors of a task of 2 x 2 patches that cannot guess the first one of bright images."""
+    found = torch.zeros(len(images), 2, 2)
+    found[:, 0, 0] = images.mean((1, 2, 3))
+    return found
+
+
+@pytest.fixture(scope="module")
+def request_(tiny_detector):
+    """What is wanted, of a detector with a task that guesses patches."""
+    fitted = replace(tiny_detector.fitted, reconstruction=SimpleNamespace(errors=corner))
+    return passes.Request(fitted, rule(fitted), Columns(), 2)
+
+
+@pytest.fixture(scope="module")
+def page(request_, photos, tmp_path_factory):
+    """The page of these images, one of which has vanished since it was scored; and its rows."""
+    tally = Tally()
+    for rows in passes.passed(request_, map(str, sorted(photos.iterdir()))):
+        tally.add(rows)
+    (photos / "gone.png").unlink()
+    file = tmp_path_factory.mktemp("page") / "deeper" / "explained.html"
+    explained.write(file, request_, tally)
+    return file, tally
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_it_opens_asks_for_nothing_and_shows_every_picture(browser, page, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab, heard = context.new_page(), []
+    tab.on("console", lambda message: heard.append(message.text))
+    tab.on("pageerror", lambda error: heard.append(str(error)))
+    tab.on("request", lambda asked: heard.append(asked.url))
+    tab.goto(page[0].as_uri())
+    assert [said for said in heard if not said.startswith("data:")] == [page[0].as_uri()]
+    assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert tab.locator("img").count() == 3 * (1 + 2 + passes.NEAREST)
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    headings = [text.split(maxsplit=1) for text in tab.locator("h2").all_inner_texts()]
+    rows = page[1].worst.rows()
+    assert [(" ".join(heading)).replace(" ", "") for heading in headings] == [
+        ("OOD" if row.is_ood else "ID") + row.file for row in rows
+    ]
+    overlay = tab.locator(".heat").first.bounding_box()
+    assert overlay == tab.locator(".stack img").first.bounding_box(), "the map lies over the picture"
+    context.close()
+
+
+def test_the_most_ood_image_comes_first_and_what_could_not_be_scored_is_counted(page):
+    text = page[0].read_text(encoding="utf-8")
+    rows = page[1].worst.rows()
+    assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
+    assert "Not shown, because they could not be scored: 1." in text
+    assert "4 images" not in re.sub(r"<p>.*?</p>", "", text, count=1)
+    assert f"{rows[0].score:.4g}" in text
+    assert text.count("It could not be read again: ") == 1
+
+
+def test_names_with_markup_stay_text(page):
+    text = page[0].read_text(encoding="utf-8")
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;.png" in text
+
+
+def test_what_is_nearest_is_nearest_of_all_that_are_kept(request_, photos):
+    row = next(passes.passed(replace(request_, columns=Columns(nearest=True)), [str(photos / "light.png")]))[0]
+    one = explained.explain(request_, [row])[0]
+    examples = request_.fitted.examples
+    shown = next(passes.batches([passes.item(row.file)], request_.fitted.preprocessing, 1)).images
+    embedding = passes.scored(request_.fitted, shown).embeddings[0].double()
+    distances = (examples.embeddings.double() - embedding).norm(dim=1)
+    places = distances.argsort()[: passes.NEAREST]
+    assert [near.distance for near in one.neighbours] == pytest.approx(distances[places].tolist())
+    assert [near.class_name for near in one.neighbours] == [
+        request_.fitted.classes[label] for label in examples.labels[places]
+    ]
+    assert [(near.class_name, near.distance) for near in one.neighbours] == [
+        (near.class_name, near.distance) for near in row.nearest
+    ]
+    assert base64.b64decode(one.neighbours[0].picture.split(",")[1]) == examples.pictures[int(places[0])]
+
+
+def test_a_map_is_strong_where_a_patch_surprises_and_its_scale_is_that_of_the_page(page):
+    text = page[0].read_text(encoding="utf-8")
+    maps = re.findall(r'class="heat" src="data:image/png;base64,([^"]+)"', text)
+    shades = [np.asarray(Image.open(io.BytesIO(base64.b64decode(found)))) for found in maps]
+    assert [shade.shape for shade in shades] == [(2, 2, 4)] * 3
+    for shade in shades:
+        assert shade[0, 0, 3] > shade[0, 1, 3] == shade[1, 1, 3] == round(explained.FAINTEST * 255)
+    assert len({int(shade[0, 0, 3]) for shade in shades}) == 3, "brighter images have greater errors"
+
+
+def test_a_detector_without_examples_and_maps_says_so(request_, photos):
+    bare = replace(request_, fitted=replace(request_.fitted, examples=None, reconstruction=None))
+    rows = next(passes.passed(bare, [str(photos / "light.png")]))
+    tally = Tally()
+    tally.add(rows)
+    text = explained.render(bare, explained.explain(bare, rows), tally)
+    assert "The detector keeps no in-distribution images" in text
+    assert "There are no maps of reconstruction errors" in text
+    assert text.count("<img") == 1
+    assert "Infinity" not in text
+
+
+def test_a_page_is_bounded_and_says_what_it_leaves_out(request_, photos):
+    tally = Tally(worst=Worst(most=2))
+    for rows in passes.passed(request_, [str(photos / name) for name in ("dark.png", "light.png", EVIL, "dark.png")]):
+        tally.add(rows)
+    text = explained.render(request_, explained.explain(request_, tally.worst.rows()), tally)
+    assert "Here are the 2 images that are most OOD; 2 more were scored." in text
+    assert text.count('<li class="image">') == 2
+
+
+def test_the_command_writes_the_page_beside_its_rows(command_line, photos, tiny_run, tmp_path):
+    from ood_core import commands
+
+    call = command_line("ood", commands.run)
+    light = str(photos / "light.png")
+    code, _, err = call("score", tiny_run.detector, light, "--out", "rows.jsonl", "--explain")
+    assert (code, err.splitlines()[-1]) == (0, "page: rows.html")
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert len(row["nearest"]) == passes.NEAREST
+    assert set(row["nearest"][0]) == {"class", "distance"}
+    first = (tmp_path / "rows.html").read_bytes()
+    (tmp_path / "rows.html").unlink()
+    call("score", tiny_run.detector, light, "--out", "rows.jsonl", "--explain")
+    assert (tmp_path / "rows.html").read_bytes() == first, "also of rows that were there before"
+    call("score", tiny_run.detector, light, "--explain-to", "pages")
+    assert (tmp_path / "pages" / "explained.html").is_file()
