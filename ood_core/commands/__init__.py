@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ood_core import cli
-from ood_core.commands import detector, drift, report, score, serve
+from ood_core.commands import detector, drift, export, report, score, serve
 
 _application = typer.Typer(
     add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True
@@ -14,6 +14,7 @@ _application.command("run", no_args_is_help=True)(cli.command)
 _application.command("report", no_args_is_help=True)(report.command)
 _application.command("detector", no_args_is_help=True)(detector.command)
 _application.command("drift", no_args_is_help=True)(drift.command)
+_application.command("export", no_args_is_help=True)(export.command)
 _application.command("serve", no_args_is_help=True)(serve.command)
 _application.command("score", no_args_is_help=True)(score.command)
 

@@ -46,6 +46,9 @@ class Score(ABC):
     Its fields are tensors, plain values, tuples, and further frozen dataclasses of this kind, such as other scores.
 
     Its plain values (an int rank, a float threshold) are printed in the report.
+
+    A score that is plain tensor code can be exported as part of a graph. One that branches on values, or goes through
+    rows in blocks, does otherwise for all rows at once where `torch.compiler.is_compiling()`.
     """
 
     @abstractmethod

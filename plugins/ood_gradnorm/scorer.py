@@ -34,6 +34,10 @@ class NegativeGradientNorm(Score):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
+        if torch.compiler.is_compiling():  # a graph cannot do some rows again: all are done in float64
+            return self._scaled(
+                _excess(outputs.logits.double(), self.temperature), outputs.embeddings.double().abs().sum(1)
+            )
         logits, classes = outputs.logits, outputs.logits.shape[1]
         size = max(1, _CELLS // classes)
         excess = torch.cat([_excess(block, self.temperature) for block in torch.split(logits, size)])
@@ -42,8 +46,11 @@ class NegativeGradientNorm(Score):
         excess = excess.double()
         for rows in torch.split(flat, size):
             excess[rows] = _excess(logits[rows].double(), self.temperature)
+        return self._scaled(excess, length.double())
+
+    def _scaled(self, excess: Tensor, length: Tensor) -> Tensor:
         # what is above 1/C is as much as what is below
-        return -self.mass / self.temperature * 2 * excess * length.double()
+        return -self.mass / self.temperature * 2 * excess * length
 
 
 def _excess(logits: Tensor, temperature: float) -> Tensor:

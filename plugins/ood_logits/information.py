@@ -71,7 +71,7 @@ class GeneralizedEntropy(Score):
         """Return the score [N]."""
         found, parts, start = peaks(outputs.logits), [], 0
         for block in blocks(outputs.logits):
-            rows = slice(start, start + len(block))
+            rows = slice(start, start + block.shape[0])
             parts.append(self._sum(block, found.log_top[rows, None], found.log_rest[rows, None]))
             start = rows.stop
         return torch.cat(parts)
@@ -89,6 +89,8 @@ def _largest(block: Tensor, count: int) -> Tensor:
     """Return the largest logits of each row in no order; numpy selects several times faster than torch.topk."""
     if count >= block.shape[1]:
         return block
+    if torch.compiler.is_compiling():  # which holds no numpy
+        return block.topk(count, 1).values
     return torch.from_numpy(np.partition(block.cpu().numpy(), -count, axis=1)[:, -count:]).to(block.device)
 
 

@@ -46,6 +46,8 @@ def peaks(logits: Tensor, temperature: float = 1.0, summary: Summary | None = No
 
     Against float64 throughout, the logarithms differ by less than 1e-6 of their size.
     """
+    if torch.compiler.is_compiling():  # a graph cannot do some rows again: all are done in float64
+        return Peaks(*_exact(logits.double() / temperature, summary))
     count = logits.shape[1]
     parts = [_quick(_scale(block, temperature), summary) for block in blocks(logits)]
     top, rest, others, extra = (torch.cat(column).double() for column in zip(*parts, strict=True))
@@ -59,8 +61,9 @@ def peaks(logits: Tensor, temperature: float = 1.0, summary: Summary | None = No
 
 
 def blocks(logits: Tensor) -> Iterator[Tensor]:
-    """Yield consecutive blocks of rows, float32, or float64 where the logits are."""
-    for block in torch.split(logits, max(1, _CELLS // max(1, logits.shape[1]))):
+    """Yield consecutive blocks of rows, float32, or float64 where the logits are; for a graph, all rows at once."""
+    size = max(1, _CELLS // max(1, logits.shape[1]))
+    for block in (logits,) if torch.compiler.is_compiling() else torch.split(logits, size):
         yield block if block.dtype == torch.float64 else block.float()
 
 
@@ -85,7 +88,13 @@ def _exact(block: Tensor, summary: Summary | None) -> tuple[Tensor, Tensor, Tens
     others = block.scatter(1, index, -torch.inf)
     odds = (others.logsumexp(1) - top[:, 0]).clamp(min=_NO_RIVAL)
     extra = torch.zeros_like(odds) if summary is None else summary(others.softmax(1).nan_to_num(0.0), block)
-    return logsigmoid(-odds), logsigmoid(odds), extra
+    return _log_sigmoid(-odds), _log_sigmoid(odds), extra
+
+
+def _log_sigmoid(odds: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # ONNX takes the logarithm of a sigmoid that may have become 0
+        return odds.clamp(max=0) - odds.abs().neg().exp().log1p()
+    return logsigmoid(odds)
 
 
 def require_logits(train: Outputs, scorer: str) -> None:

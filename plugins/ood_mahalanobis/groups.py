@@ -59,10 +59,12 @@ class Groups:
 
     def least(self, embeddings: Tensor) -> Tensor:
         """Return the squared distance to the mean of the nearest group, float64 [N]."""
+        if torch.compiler.is_compiling():  # a graph has no parts
+            return self._least(embeddings)
         return torch.cat([self._least(rows) for rows in torch.split(embeddings, _ROWS)])
 
     def _least(self, rows: Tensor) -> Tensor:
-        least = rows.new_full((len(rows),), torch.inf)
+        least = rows.new_full((rows.shape[0],), torch.inf)
         for mean, transform in zip(self.means, self.transforms, strict=True):
             least = torch.minimum(least, ((rows - mean) @ transform).square().sum(1))
         return least
