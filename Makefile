@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/page.py
+	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/scorers.py
 
 # faiss-cpu and faiss-gpu own the same folder `faiss`: the one must be gone before the other comes

@@ -50,9 +50,9 @@ CASES = {
     "digits": Case(
         "16 px, ViT of the main recipe, PNGs of digits", "vit_base_patch16_224",
         {"patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 4, "global_pool": "avg", "img_size": 16},
-        16, "mahalanobis", 2000, 3,
+        16, "mahalanobis", 1000, 3,
     ),
-    "tiny": Case("224 px, ViT-Ti/16, JPEGs of 500 x 375", "vit_tiny_patch16_224", {}, 224, "energy", 512, 2),
+    "tiny": Case("224 px, ViT-Ti/16, JPEGs of 500 x 375", "vit_tiny_patch16_224", {}, 224, "energy", 256, 2),
     "base": Case("224 px, ViT-B/16, JPEGs of 500 x 375", "vit_base_patch16_224", {}, 224, "energy", 128, 1),
 }  # fmt: skip
 

@@ -143,22 +143,10 @@ def _request(folder: Path, device: str | None, wanted: _Wanted) -> Request:
     from ood_core.scoring.passes import Request
     from ood_core.scoring.rows import Columns
 
-    fitted = Detector.load(folder, device=_device(device)).fitted
+    fitted = Detector.load(folder, device=device).fitted
     by = rule(fitted, wanted.scorer, wanted.tpr, True if wanted.per_class else None)
     columns = Columns(tuple(of.name for of in fitted.scorers) if wanted.all_scores else (), wanted.near)
     return Request(fitted, by, columns, wanted.batch_size)
-
-
-def _device(name: str | None) -> str | None:
-    import torch
-
-    try:
-        if name is not None:
-            torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without it
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise OODError(f"--device {name}: cannot be used here: {reason}") from None
-    return name
 
 
 # --------------------------------------------------------------------------------------------------------- what is done

@@ -154,7 +154,7 @@ def test_ood_images_fail_only_where_somebody_wants_it(score, photos, tiny_detect
             "--out x.txt: a table is for looking at; --format csv or jsonl",
         ),
         (["photos", "--out", "photos", "--format", "csv"], "--out photos: is not a file"),
-        (["photos", "--device", "abacus"], "--device abacus: cannot be used here: "),
+        (["photos", "--device", "abacus"], "device 'abacus' cannot be used here: "),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(score, photos, tmp_path, arguments, message):
