@@ -151,8 +151,8 @@ class Calibration:
 
 
 def _require_share(tpr: float) -> None:
-    if not 0 < tpr < 1:
-        raise OODError(f"a TPR must lie between 0 and 1, not {tpr:g}")
+    if not isinstance(tpr, (int, float)) or not 0 < tpr < 1:
+        raise OODError(f"a TPR must lie between 0 and 1, not {tpr}")
 
 
 def _floor(share: float) -> str:

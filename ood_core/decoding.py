@@ -121,6 +121,8 @@ def _require_depth(picture: PIL.Image.Image) -> None:
     """Refuse pixels of which nobody knows what is white."""
     if picture.mode == "F":
         raise _RefusedError("floats have no known range; save it with 8 or 16 bits")
+    if picture.mode == "I" and picture.format == "TIFF":  # of 16 bits it would be another mode
+        raise _RefusedError("more than 16 bits have no known range; save it with 8 or 16 bits")
     if picture.mode == "I" and np.asarray(picture).max(initial=0) > 65535:
         raise _RefusedError("more than 16 bits have no known range; save it with 8 or 16 bits")
 

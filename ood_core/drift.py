@@ -279,7 +279,8 @@ def verdict(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> str:
     """
     how = {"higher": "higher (more OOD) than", "lower": "lower (less OOD) than"}.get(ks.direction, "differently from")
     drift = drifted(ks, sequential, alpha)
-    said = f"drift: {_images(ks.images)} score {how}" if drift else f"no drift: {_images(ks.images)} score like"
+    verb = "scores" if ks.images == 1 else "score"
+    said = f"{'drift' if drift else 'no drift'}: {_images(ks.images)} {verb} {how if drift else 'like'}"
     p_value = f"p = {ks.p_value:.2g}" if ks.p_value else "p < 1e-300"
     over = "" if sequential.images == ks.images else f" of {_images(sequential.images)}"
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -45,10 +44,13 @@ def command(
     from ood_core.detector.build import Choice, build
     from ood_core.detector.describe import lines
     from ood_core.detector.detector import DETECTOR
+    from ood_core.errors import OODError
     from ood_core.plugins import find
     from ood_core.store import Store
 
     folder, plugins = run_folder(run), find()
+    if not (folder / lock.FILE).is_file():
+        raise OODError(f"{folder}: is no run: it has no {lock.FILE}")
     made = plan.make(lock.read(folder / lock.FILE).recipes, plugins)
     fitted = build(made, Store(store), Choice(variant, case, seed))
     fitted = replace(fitted, tpr=TPR if tpr is None else tpr, per_class=per_class)
@@ -56,4 +58,4 @@ def command(
     target = folder / DETECTOR if out is None else out
     bundle.save(fitted, target, plugins)
     typer.echo("\n".join(lines(fitted)))
-    typer.echo(f"detector: {os.path.relpath(target)}")
+    typer.echo(f"detector: {target}")

@@ -71,14 +71,14 @@ def _compare(run: str, images: list[str], scores: Path | None, scorer: str | Non
     """Print the verdict, and return whether there is drift."""
     from ood_core import drifting
     from ood_core.detector import Detector
+    from ood_core.detector.inputs import file_item
     from ood_core.drift import drifted, verdict
     from ood_core.scoring import paths
-    from ood_core.scoring.passes import item
 
     paths.require(images)
     detector = Detector.load(detector_folder(run))
     sequential = drifting.begin(detector.fitted, scorer, alpha)  # mistakes are told before all images are scored
-    shown = map(item, paths.named(images))
+    shown = map(file_item, paths.named(images))
     stream = drifting.read(scores, scorer) if scores else drifting.score(detector.fitted, shown, scorer)
     found = drifting.compare(detector.fitted, stream, scorer, sequential)
     _write(file, drifting.draw(found, file.suffix[1:]))

@@ -29,17 +29,19 @@ def detector_folder(run: str) -> Path:
     from ood_core.detector.detector import folder_of
     from ood_core.detector.manifest import FILE
     from ood_core.errors import OODError
+    from ood_core.report.filed import DOCUMENT
 
     found = folder_of(_folder(run, "detector", lambda: (file.parent.parent for file in RUNS.rglob(f"detector/{FILE}"))))
     if not (found / FILE).is_file():
-        raise OODError(f"{found}: has no detector; `ood detector {run}` makes one")
+        makes = f"`ood detector {run}` makes one" if (found / DOCUMENT).is_file() else "and no run is there either"
+        raise OODError(f"{found}: has no detector; {makes}")
     return found
 
 
 def _folder(run: str, what: str, known: Callable[[], Iterable[Path]]) -> Path:
     from ood_core.errors import OODError, suggest
 
-    for folder in (Path(run), RUNS / run):
+    for folder in (Path(run), RUNS / run) if run else ():
         if folder.is_dir():
             return folder
     names = [folder.relative_to(RUNS).as_posix() for folder in known()]

@@ -75,6 +75,7 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
     return Fitted(
         network=network,
         backbone=base.backbone,
+        classifier=read.head is not None,
         head=head,
         classes=train.base.images.opened.classes,
         preprocessing=preprocessing,
@@ -89,8 +90,8 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
         witnesses=witnesses,
-        witnessed=outputs(network, witnesses, None, 0)[0].embeddings,
-        exact=is_exact(network, seen, head),
+        witnessed=outputs(network, witnesses)[0].embeddings,
+        exact=is_exact(network, seen, logits=read.head is not None),
         examples=_examples(train, store),
         reconstruction=_reconstruction(base.weights, store),
     )

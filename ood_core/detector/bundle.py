@@ -56,6 +56,13 @@ def save(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
     require_writable(folder.parent, "folder")
     if folder.exists() and not (folder / FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise OODError(f"{folder}: holds something else than a detector; name another folder")
+    try:
+        _replace(fitted, folder, plugins)
+    except OSError as error:
+        raise OODError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def _replace(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
     mark = uuid.uuid4().hex[:8]
     temporary, old = folder.with_name(f".{folder.name}.{mark}"), folder.with_name(f".{folder.name}.{mark}.old")
     temporary.mkdir(parents=True)
@@ -135,7 +142,7 @@ def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str
         view=vars(fitted.preprocessing.view),
         normalisation=_normalisation(network) if foreign else None,
         classes=list(fitted.classes),
-        classifier=fitted.head is not None,
+        classifier=fitted.classifier,
         scorers=list(entries),
         tpr=fitted.tpr,
         per_class=fitted.per_class,

@@ -73,11 +73,17 @@ class Detector:
         seed: int = 0,
         name: str = "detector",
     ) -> None:
+        _require(image_size, holdout, tpr)
         self.image_size, self.mean, self.std = image_size, mean, std
         self.crop_fraction, self.interpolation = crop_fraction, interpolation
         self.holdout, self.tpr, self.per_class = holdout, tpr, per_class
         self.examples, self.seed, self.name = examples, seed, name
         self._fitted: Fitted | None = None
+
+    def __repr__(self) -> str:
+        if self._fitted is None:
+            return f"Detector({self.name!r}, not fitted)"
+        return f"Detector({self.name!r}, {len(self.classes)} classes, scorers {', '.join(self.scorers)})"
 
     # ------------------------------------------------------------------------------------------------ making, keeping
 
@@ -265,6 +271,8 @@ class Detector:
 
         The scores are those of the images that could be read, in their order; None where no image of a batch could.
         """
+        if batch_size < 1:
+            raise OODError(f"batch_size must be 1 or more, not {batch_size}")
         for shown in batches(items(images), self.fitted.preprocessing, batch_size):
             yield shown, scored(self.fitted, shown.images) if len(shown.images) else None
 
@@ -278,6 +286,19 @@ class Detector:
         if not parts:
             raise OODError("there are no images to score")
         return joined(parts)
+
+
+def _require(image_size: int | None, holdout: float, tpr: float) -> None:
+    """Refuse options that cannot be meant.
+
+    Raises:
+        OODError: Names the first one.
+    """
+    if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
+        raise OODError(f"image_size must be a whole number of pixels, not {image_size!r}")
+    for name, share in (("holdout", holdout), ("tpr", tpr)):
+        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise OODError(f"{name} must lie between 0 and 1, not {share!r}")
 
 
 def _usable(device: str | None) -> torch.device | None:

@@ -21,9 +21,9 @@ from ood_core.detector.foreign import ForeignNetwork, Normalisation
 from ood_core.detector.inputs import batches
 from ood_core.detector.labelled import Labelled, split
 from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing
-from ood_core.detector.passage import is_exact, outputs, scored
+from ood_core.detector.passage import Wanted, is_exact, outputs, scored
 from ood_core.errors import OODError
-from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Probe, Scorer
+from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Scorer
 from ood_core.nodes import Node
 from ood_core.options import Reader, label
 from ood_core.plugins import Plugins
@@ -90,11 +90,12 @@ def fit(
         raise OODError(next(iter(seen.errors.values())))
     witnesses = _bytes(seen.images)
     network = exact(_network(module, witnesses, options))
-    head = _head(network, len(train.classes))
+    head, logits = _head(network, len(train.classes)), _has_logits(network, len(train.classes))
     probes = tuple(dict.fromkeys(probe for _, scorer in scorers for probe in scorer.probes()))
-    read = _outputs(network, train, preprocessing, head, probes)
+    wanted = Wanted(len(train.classes), logits, head, probes)
+    read = _outputs(network, train, preprocessing, wanted)
     fits_held = any("held_out" in scorer.all_needs() for _, scorer in scorers)
-    held = _outputs(network, held_out, preprocessing, head, probes)
+    held = _outputs(network, held_out, preprocessing, wanted)
     scores = []
     for name, scorer in scorers:
         _require(name, scorer, read)
@@ -103,6 +104,7 @@ def fit(
     plain = Fitted(
         network=network,
         backbone=module if isinstance(module, Backbone) else None,
+        classifier=logits,
         head=head,
         classes=train.classes,
         preprocessing=preprocessing,
@@ -112,8 +114,8 @@ def fit(
         per_class=options.per_class,
         origin=Origin(options.name, seed=options.seed, created=datetime.now(UTC).isoformat(timespec="seconds")),
         witnesses=witnesses[:WITNESSES],
-        witnessed=outputs(network, witnesses[:WITNESSES], None, 0)[0].embeddings,
-        exact=is_exact(network, witnesses, head),
+        witnessed=outputs(network, witnesses[:WITNESSES])[0].embeddings,
+        exact=is_exact(network, witnesses, logits),
         examples=_examples(train, read) if options.examples else None,
     )
     return replace(plain, scorers=_calibrated(plain, held_out))
@@ -121,6 +123,8 @@ def fit(
 
 def _network(module: Any, witnesses: Tensor, options: Options) -> Network:
     if not isinstance(module, Backbone):
+        if not callable(module):
+            raise OODError(f"a {type(module).__name__} is no backbone; give a torch module, a function, or a plugin's")
         return ForeignNetwork(module, options.normalisation, to_unit(witnesses))
     torch.manual_seed(0)  # as extractions have it: what a backbone leaves random must not depend on what ran before
     network = networks.build(module, options.image_size, None)
@@ -133,32 +137,37 @@ def _head(network: Network, classes: int) -> Head | None:
     return Head(head.weight.cpu(), head.bias.cpu()) if head is not None and len(head.bias) == classes else None
 
 
-def _outputs(
-    network: Network, images: Labelled, preprocessing: Preprocessing, head: Head | None, probes: Sequence[Probe]
-) -> Outputs:
+def _has_logits(network: Network, classes: int) -> bool:
+    """Return whether the network has an output for each class, whatever makes it."""
+    return network.outputs == classes if isinstance(network, ForeignNetwork) else _head(network, classes) is not None
+
+
+def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, wanted: Wanted) -> Outputs:
     """Return the outputs of all images, in memory."""
     parts = []
     for shown in batches(images.items, preprocessing, BATCH):
         if shown.errors:
             raise OODError(next(iter(shown.errors.values())))
-        parts.append(outputs(network, shown.images, head, len(images.classes), probes)[0])
+        parts.append(outputs(network, shown.images, wanted)[0])
     return Outputs(
         torch.cat([part.embeddings for part in parts]),
         torch.cat([part.logits for part in parts]),
         torch.from_numpy(images.labels),
         len(images.classes),
-        head,
+        wanted.head,
         {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers},
     )
 
 
 def _require(name: str, scorer: Scorer, read: Outputs) -> None:
     needs = scorer.all_needs()
-    if needs & {"logits", "head"} and read.head is None:
+    if "logits" in needs and not read.logits.shape[1]:
         raise OODError(
-            f"scorer '{name}' needs logits, and the module has no linear classifier with an output for each of the "
-            f"{read.classes} classes"
+            f"scorer '{name}' needs logits, and the module gives none with an output for each class; there are "
+            f"{read.classes}, by the labels"
         )
+    if "head" in needs and read.head is None:
+        raise OODError(f"scorer '{name}' needs the linear layer that makes the logits, and the module has none")
     if "known_ood" in needs:
         raise OODError(f"scorer '{name}' needs known OOD images; it can be fitted by a recipe alone")
 

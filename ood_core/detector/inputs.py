@@ -7,6 +7,7 @@ take the memory of three batches. A picture that cannot be read is told where it
 from __future__ import annotations
 
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -130,10 +131,20 @@ def items(images: Any) -> Iterator[Item]:
         OODError: There is no such file or folder, or what is given holds no images.
     """
     for place, item in enumerate(_flat(images)):
-        yield Item(item.name or f"image {place}", item.pixels)
+        yield item if item.name else Item(f"image {place}", partial(_told, f"image {place}", item.pixels))
+
+
+def _told(name: str, pixels: Callable[[], Tensor]) -> Tensor:
+    """Return the pixels; a mistake is told by the image's name."""
+    try:
+        return pixels()
+    except OODError as error:
+        raise OODError(f"{name}: {error}") from error
 
 
 def _flat(images: Any) -> Iterator[Item]:
+    if isinstance(images, str) and not images:
+        raise OODError("an empty path names no image")
     if isinstance(images, (str, Path)):
         yield from _files(Path(images))
     elif isinstance(images, PIL.Image.Image):
@@ -173,13 +184,19 @@ def _files(path: Path) -> Iterator[Item]:
         raise OODError(f"{path}: no such file or folder")
 
 
-def file_item(path: Path) -> Item:
-    """Return a picture that is a file."""
-    return Item(str(path), partial(_read, path))
+def file_item(path: str | Path) -> Item:
+    """Return a picture that is a file, or was when it was named; anything else is told, and never waited for."""
+    return Item(str(path), partial(_read, str(path)))
 
 
-def _read(path: Path) -> Tensor:
-    return to_rgb(decode(path, str(path)))
+def _read(path: str) -> Tensor:
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        raise OODError(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):  # a pipe would be waited for
+        raise OODError(f"{path}: not a file" if not stat.S_ISDIR(mode) else f"{path}: a folder that cannot be read")
+    return to_rgb(decode(Path(path), path))
 
 
 def _arrays(array: NDArray[Any]) -> Iterator[Item]:
@@ -207,7 +224,7 @@ def _pixels(image: Tensor) -> Tensor:
     if pixels.dtype == torch.uint8:
         return pixels.contiguous()
     if not pixels.isfinite().all():
-        raise OODError("the image has pixels that are NaN or infinite")
+        raise OODError("pixels are NaN or infinite")
     if pixels.min() < 0 or pixels.max() > 1:
         raise OODError(
             f"floats must lie in [0, 1], these reach from {pixels.min():.3g} to {pixels.max():.3g}; "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ood_core.detector.inputs import Item, file_item, items
-from ood_core.errors import OODError
+from ood_core.errors import OODError, suggest
 from ood_core.image_files import pictures_in
 
 
@@ -51,19 +51,51 @@ def labelled(dataset: Any, classes: Sequence[str] | None = None) -> Labelled:
     """
     if isinstance(dataset, (str, Path)):
         return _of_folder(Path(dataset))
-    if isinstance(dataset, tuple) and len(dataset) == 2 and _length(dataset[1]) is not None:
-        found = list(items(dataset[0]))
-        labels = np.asarray(dataset[1]).astype(np.int64).reshape(-1)
+    if isinstance(dataset, tuple) and len(dataset) == 2 and _are_labels(dataset[1]):
+        found, given = list(items(dataset[0])), dataset[1]
+    elif _is_map(dataset):
+        found, given = _of_set(dataset)
+    elif hasattr(dataset, "__iter__"):
+        found, given = _of_pairs(dataset)
     else:
-        found, labels = _of_set(dataset) if _is_map(dataset) else _of_pairs(dataset)
+        raise OODError(f"a {type(dataset).__name__} holds no images to fit to")
     if not found:
         raise OODError("there are no images to fit to")
+    labels, known = _numbered(given, classes or getattr(dataset, "classes", None))
     if len(found) != len(labels):
         raise OODError(f"there are {len(found)} images and {len(labels)} labels")
-    known = classes or getattr(dataset, "classes", None) or [str(n) for n in range(int(labels.max()) + 1)]
-    if labels.min() < 0 or labels.max() >= len(known):
-        raise OODError(f"labels reach from {labels.min()} to {labels.max()}, and there are {len(known)} classes")
-    return Labelled(found, labels, tuple(map(str, known)))
+    return Labelled(found, labels, known)
+
+
+def _numbered(given: Any, classes: Sequence[str] | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return labels as numbers, and the names of the classes; labels may be names themselves.
+
+    Raises:
+        OODError: They are neither, or do not fit the classes.
+    """
+    labels = np.asarray(given)
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+        raise OODError(f"labels are a whole number or a name for each image, not {labels.dtype} {list(labels.shape)}")
+    if labels.dtype.kind == "U":
+        known = tuple(map(str, classes or np.unique(labels)))
+        places = {name: place for place, name in enumerate(known)}
+        if foreign := sorted(set(labels.tolist()) - places.keys()):
+            raise OODError(f"no class '{foreign[0]}'.{suggest(foreign[0], known)}")
+        return np.array([places[name] for name in labels.tolist()]), known
+    low, high = int(labels.min()), int(labels.max())
+    count = high + 1 if classes is None else len(classes)
+    if low < 0 or high >= count:
+        raise OODError(f"labels reach from {low} to {high}, and there are {count} classes")
+    if classes is None and count > len(labels):
+        raise OODError(f"labels reach up to {high} for {len(labels)} images; number the classes from 0, or name them")
+    return labels.astype(np.int64), tuple(map(str, range(count) if classes is None else classes))
+
+
+def _are_labels(value: Any) -> bool:
+    """Return whether this is what stands behind images in a pair: numbers or names, and no images."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and isinstance(value[0], (int, float, str, np.number))
+    return isinstance(value, (np.ndarray, Tensor)) and value.ndim <= 2
 
 
 def _of_folder(folder: Path) -> Labelled:
@@ -74,25 +106,20 @@ def _of_folder(folder: Path) -> Labelled:
     return Labelled([item for item, _ in files], np.array([label for _, label in files]), tuple(classes))
 
 
-def _length(labels: Any) -> int | None:
-    """Return how many labels there are, None for what are no labels."""
-    found = np.asarray(labels) if isinstance(labels, (list, tuple, np.ndarray, Tensor)) else None
-    return len(found) if found is not None and found.ndim == 1 and found.dtype.kind in "iu" else None
-
-
 def _is_map(dataset: Any) -> bool:
     """Return whether this is a data set of torch's kind, whose images are had by their places."""
     return not hasattr(dataset, "__iter__") and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
 
 
-def _of_set(dataset: Any) -> tuple[list[Item], NDArray[np.int64]]:
+def _of_set(dataset: Any) -> tuple[list[Item], Any]:
     """Return the images of a data set, none of which is kept; it is read once for its labels, unless it tells them."""
     count = len(dataset)
     told = np.asarray(getattr(dataset, "targets", []))
-    if told.shape != (count,) or told.dtype.kind not in "iu":
-        told = np.array([_parted(dataset[row])[1] or 0 for row in range(count)])
     found = [Item(f"image {row}", partial(_pixels, dataset, row)) for row in range(count)]
-    return found, told.astype(np.int64).reshape(count)
+    if told.shape == (count,) and told.dtype.kind in "iu":
+        return found, told
+    labels = [_parted(dataset[row])[1] for row in range(count)]
+    return found, [0 if label is None else label for label in labels]
 
 
 def _pixels(dataset: Any, row: int) -> Tensor:
@@ -101,15 +128,15 @@ def _pixels(dataset: Any, row: int) -> Tensor:
     return item.pixels()
 
 
-def _of_pairs(entries: Iterable[Any]) -> tuple[list[Item], NDArray[np.int64]]:
+def _of_pairs(entries: Iterable[Any]) -> tuple[list[Item], list[Any]]:
     """Return the images and labels that are yielded one by one or in batches, kept in memory."""
-    found, labels = list[Item](), list[int]()
+    found, labels = list[Item](), list[Any]()
     for entry in entries:
         images, of = _parted(entry)
         new = list(items(images))
         found += new
         labels += [0] * len(new) if of is None else np.asarray(of).reshape(-1).tolist()
-    return found, np.array(labels, np.int64)
+    return found, labels
 
 
 def _parted(entry: Any) -> tuple[Any, Any]:

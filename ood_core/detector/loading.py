@@ -73,6 +73,7 @@ class _Reading:
         return Fitted(
             network=network,
             backbone=backbone,
+            classifier=manifest.classifier,
             head=networks.head_of(network) if manifest.classifier else None,
             classes=tuple(manifest.classes),
             preprocessing=Preprocessing(manifest.image_size, EvaluationView(**manifest.view)),
@@ -109,8 +110,8 @@ class _Reading:
     def _foreign(self, module: Any, weights: Mapping[str, Tensor], witnesses: Tensor) -> Network:
         if module is None:
             raise OODError(
-                f"{self.folder}: was fitted to a module of your own, which is not part of it; give one of the same "
-                "architecture: Detector.load(path, backbone=module)"
+                f"{self.folder}: was fitted to a module of your own, which is not part of it; so it is asked from "
+                "Python alone: Detector.load(path, backbone=module), a module of the same architecture"
             )
         given = self.manifest.normalisation
         assert given is not None, "a detector without a backbone has its normalisation"
@@ -174,7 +175,7 @@ def revived(
 
 def _require_witnesses(folder: Path, manifest: Manifest, fitted: Fitted) -> None:
     """Refuse a network that gives other embeddings than when the detector was saved, and say what else is different."""
-    found = outputs(fitted.network, fitted.witnesses, None, 0)[0].embeddings
+    found = outputs(fitted.network, fitted.witnesses)[0].embeddings
     expected = fitted.witnessed
     same = found.shape == expected.shape
     far = (found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12) if same else torch.ones(1)

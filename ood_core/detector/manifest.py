@@ -103,7 +103,7 @@ def read(folder: Path, plugins: Plugins) -> Manifest:
         raise OODError(f"{folder}: no detector lies there: it has no {FILE}") from None
     except OSError as error:
         raise OODError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         raise OODError(f"{path}: was changed or cut off since it was written: {_first_line(error)}") from None
     changed = text_of(manifest) != text
     _require_packages(path, manifest, plugins, "; the file was also changed since it was written" if changed else "")

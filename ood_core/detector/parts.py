@@ -125,7 +125,8 @@ class Fitted:
     Attributes:
         network: Frozen, in evaluation mode, on its device; exact where it can be (`exact`).
         backbone: What builds such a network; None for the user's own module.
-        head: The classifier, None where none was trained to tell the ID classes apart.
+        classifier: Whether logits tell the ID classes apart.
+        head: The linear layer that makes these logits of embeddings, None where there is none.
         classes: Names of the ID classes.
         preprocessing: How images are shown.
         scorers: At least one; the first decides unless another one is asked to.
@@ -142,6 +143,7 @@ class Fitted:
 
     network: Network
     backbone: Backbone | None
+    classifier: bool
     head: Head | None
     classes: tuple[str, ...]
     preprocessing: Preprocessing

@@ -7,8 +7,8 @@ asked of one image at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,24 +25,42 @@ BLOCK = 32
 """Rows that scorers are asked of at once."""
 
 
-def outputs(
-    network: Network, images: Tensor, head: Head | None, classes: int, probes: Sequence[Probe] = ()
-) -> tuple[Outputs, Tensor]:
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a batch.
+
+    Attributes:
+        classes: Number of ID classes.
+        logits: Whether logits mean anything.
+        head: The linear layer that makes them, None where there is none.
+        probes: What else is read.
+    """
+
+    classes: int = 0
+    logits: bool = False
+    head: Head | None = None
+    probes: tuple[Probe, ...] = ()
+
+
+EMBEDDINGS = Wanted()
+"""These alone."""
+
+
+def outputs(network: Network, images: Tensor, wanted: Wanted = EMBEDDINGS) -> tuple[Outputs, Tensor]:
     """Pass a batch; return what scorers see of it, on the CPU, and the images as the network was given them.
 
     Args:
         network: In evaluation mode.
         images: [B, 3, S, S], uint8 or float in [0, 1].
-        head: The classifier, None where logits mean nothing.
-        classes: Number of ID classes.
-        probes: What else is read.
+        wanted: What is read.
     """
+    probes = wanted.probes
     shown = to_unit(images.to(device_of(network)))
     with torch.inference_mode(), listening(network, [name for of in probes for name in of.layers(network)]) as maps:
         features = network.forward_features(shown)
         embeddings = network.forward_head(features, pre_logits=True).float().cpu()
         logits = embeddings.new_empty((len(images), 0))
-        if head is not None:
+        if wanted.logits:
             logits = network.forward_head(features).float().cpu()
         layers: dict[str, Tensor] = {}
         for probe in probes:
@@ -50,7 +68,7 @@ def outputs(
     labels = torch.full((len(images),), -1)
     # clones: what was made in inference mode may not take part in the gradients that some scorers need
     read = {name: rows.clone() for name, rows in layers.items()}
-    return Outputs(embeddings.clone(), logits.clone(), labels, classes, head, read), shown
+    return Outputs(embeddings.clone(), logits.clone(), labels, wanted.classes, wanted.head, read), shown
 
 
 def scored(fitted: Fitted, images: Tensor, only: str | None = None) -> Scored:
@@ -63,9 +81,10 @@ def scored(fitted: Fitted, images: Tensor, only: str | None = None) -> Scored:
     """
     asked = [of for of in fitted.scorers if only in (None, of.name)]
     probes = tuple(dict.fromkeys(probe for of in asked for probe in of.scorer.probes()))
-    found, shown = outputs(fitted.network, images, fitted.head, len(fitted.classes), probes)
+    wanted = Wanted(len(fitted.classes), fitted.classifier, fitted.head, probes)
+    found, shown = outputs(fitted.network, images, wanted)
     scores = {of.name: _scores(of, fitted.network, found, shown) for of in asked}
-    predicted = None if fitted.head is None else found.logits.argmax(1).numpy()
+    predicted = None if not fitted.classifier else found.logits.argmax(1).numpy()
     return Scored(scores, predicted, found.embeddings)
 
 
@@ -86,11 +105,11 @@ def _filled(block: Outputs) -> Outputs:
     return block[torch.arange(BLOCK).clamp_max(len(block) - 1)]
 
 
-def is_exact(network: Network, images: Tensor, head: Head | None) -> bool:
+def is_exact(network: Network, images: Tensor, logits: bool) -> bool:
     """Return whether images [B, 3, S, S] get the same bits one by one, two by two, and all at once."""
 
     def passed(size: int) -> Mapping[str, Tensor]:
-        parts = [outputs(network, part, head, 0)[0] for part in torch.split(images, size)]
+        parts = [outputs(network, part, Wanted(logits=logits))[0] for part in torch.split(images, size)]
         return {
             "embeddings": torch.cat([part.embeddings for part in parts]),
             "logits": torch.cat([part.logits for part in parts]),

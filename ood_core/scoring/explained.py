@@ -21,11 +21,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ood_core.detector.build import thumbnail
-from ood_core.detector.inputs import batches
+from ood_core.detector.inputs import batches, file_item
 from ood_core.detector.parts import Examples
 from ood_core.detector.passage import outputs
 from ood_core.errors import OODError
-from ood_core.scoring.passes import NEAREST, Request, item
+from ood_core.scoring.passes import NEAREST, Request
 from ood_core.scoring.rows import Row
 from ood_core.scoring.table import printable
 from ood_core.scoring.tally import Tally, counted
@@ -88,7 +88,7 @@ def explain(request: Request, rows: Sequence[Row]) -> list[Explained]:
     """Return the rows in their order, each with its image, its neighbours and its map of errors."""
     found: list[Explained] = []
     size = min(request.batch_size, BATCH)
-    for shown in batches(map(item, [row.file for row in rows]), request.fitted.preprocessing, size):
+    for shown in batches(map(file_item, [row.file for row in rows]), request.fitted.preprocessing, size):
         of_batch = rows[len(found) : len(found) + len(shown.names)]
         seen = iter(_seen(request, shown.images) if len(shown.images) else ())
         for place, row in enumerate(of_batch):
@@ -100,7 +100,7 @@ def explain(request: Request, rows: Sequence[Row]) -> list[Explained]:
 def _seen(request: Request, shown: torch.Tensor) -> Iterator[dict[str, Any]]:
     """Yield for each image [B, 3, S, S] what `Explained` holds of it."""
     fitted = request.fitted
-    found, as_given = outputs(fitted.network, shown, None, len(fitted.classes))
+    found, as_given = outputs(fitted.network, shown)
     near: list[list[Neighbour]] = [[] for _ in shown]
     if fitted.examples is not None:
         distances, rows = fitted.examples.nearest(found.embeddings, NEAREST)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ood_core.detector.inputs import Item, Shown, batches, file_item
+from ood_core.detector.inputs import Shown, batches, file_item
 from ood_core.detector.parts import Fitted
 from ood_core.detector.passage import scored
 from ood_core.detector.predictions import Predictions, Rule, Scored, decide
-from ood_core.errors import OODError
 from ood_core.scoring.rows import Columns, Near, Row
 
 NEAREST = 5
@@ -47,24 +43,9 @@ class Request:
 
 def passed(request: Request, paths: Iterable[str]) -> Iterator[list[Row]]:
     """Yield the rows of the images in their order, a batch at a time; what cannot be scored is a row with an error."""
-    for shown in batches(map(item, paths), request.fitted.preprocessing, request.batch_size):
+    for shown in batches(map(file_item, paths), request.fitted.preprocessing, request.batch_size):
         found = scored(request.fitted, shown.images, request.only) if len(shown.images) else None
         yield _rows(request, shown, found)
-
-
-def item(path: str) -> Item:
-    """Return a picture that is a file, or was when it was named; anything else is told, and never waited for."""
-    return Item(path, partial(_pixels, path))
-
-
-def _pixels(path: str) -> Tensor:
-    try:
-        mode = Path(path).stat().st_mode
-    except OSError as error:
-        raise OODError(f"{path}: cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):  # a pipe would be waited for
-        raise OODError(f"{path}: not a file" if not stat.S_ISDIR(mode) else f"{path}: a folder that cannot be read")
-    return file_item(Path(path)).pixels()
 
 
 def _rows(request: Request, shown: Shown, found: Scored | None) -> list[Row]:

@@ -75,7 +75,7 @@ class Tally:
         """Return one line: how many images, how many and what share of those that were scored are OOD."""
         scored = self.images - self.unscored
         share = f" ({self.ood / scored:.1%})" if scored else ""
-        return f"{counted(self.images)}, {self.ood} OOD{share}"
+        return f"{counted(self.images)}, {self.ood} OOD{f' of {scored} scored' if self.unscored else ''}{share}"
 
     def exit_code(self, fail_on_ood: bool) -> int:
         """Return 0 if all is well; OOD images outweigh those that could not be scored."""

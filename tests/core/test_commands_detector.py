@@ -73,6 +73,12 @@ def test_of_several_networks_one_is_chosen(ood_run, ood, tiny, tmp_path):
     assert not (tmp_path / "strict").exists()
 
 
+def test_a_folder_that_is_no_run_is_told(ood, tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert ood("detector", "photos")[2] == "photos: is no run: it has no recipe.lock.yaml\n"
+    assert ood("score", "photos", "x.png")[2] == "photos: has no detector; and no run is there either\n"
+
+
 def test_a_run_that_is_not_there_is_told(ood):
     code, _, err = ood("detector", "mod")
     assert code == 2

@@ -203,8 +203,8 @@ def odd(photos):
 def test_wherever_it_was_cut_off_the_same_command_goes_on(score, odd, tmp_path, monkeypatch, name):
     score("photos", "--out", name)
     whole, asked = (tmp_path / name).read_bytes(), []
-    item = passes.item
-    monkeypatch.setattr(passes, "item", lambda path: asked.append(path) or item(path))
+    item = passes.file_item
+    monkeypatch.setattr(passes, "file_item", lambda path: asked.append(path) or item(path))
     for cut in (0, 5, len(whole) // 3, len(whole) - 1):
         (tmp_path / name).write_bytes(whole[:cut])
         asked.clear()

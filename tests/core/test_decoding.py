@@ -223,6 +223,7 @@ def test_a_jpeg_bomb_is_refused_by_its_header():
     ("pixels", "message"),
     [
         (np.ones((4, 4), np.float32), "refused: floats have no known range; save it with 8 or 16 bits"),
+        (np.full((4, 4), 200, np.int32), "refused: more than 16 bits have no known range"),
         (np.full((4, 4), 70_000, np.int32), "refused: more than 16 bits have no known range"),
     ],
 )

@@ -1,5 +1,6 @@
 """Detectors in the hands of their users: whatever holds images, the same bits; decisions; mistakes."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -173,13 +174,28 @@ def test_a_stream_reads_no_further_than_it_must(tiny_detector, arrays):
         (np.zeros((4, 4, 3), np.int32), "holds uint8 or floats in \\[0, 1\\], not int32"),
         (torch.zeros(4, 4), r"a tensor of images is \[3, H, W\] or \[N, 3, H, W\], not \[4, 4\]"),
         (torch.full((3, 4, 4), 2.0), r"floats must lie in \[0, 1\], these reach from 2 to 2; the detector normalises"),
-        (torch.full((3, 4, 4), float("nan")), "pixels that are NaN or infinite"),
+        (torch.full((3, 4, 4), float("nan")), "pixels are NaN or infinite"),
+        ("", "an empty path names no image"),
+        ([np.zeros((4, 4)), np.full((4, 4), np.nan)], "image 1: pixels are NaN or infinite"),
         (3, "a int holds no images; give paths"),
     ],
 )
 def test_what_is_no_image_is_told(tiny_detector, images, message):
     with pytest.raises(OODError, match=message):
         tiny_detector.score(images)
+
+
+def test_a_pipe_is_no_picture_and_is_not_waited_for(tiny_detector, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(OODError, match=r"pipe\.png: not a file"):
+        tiny_detector.score(tmp_path)
+
+
+def test_a_detector_says_what_it_is(tiny_detector):
+    assert repr(tiny_detector) == (
+        "Detector('tiny', 3 classes, scorers mahalanobis, softmax, entropy, energy, gradnorm)"
+    )
+    assert repr(Detector(name="new")) == "Detector('new', not fitted)"
 
 
 def test_a_broken_picture_is_named(tiny_detector, tmp_path):
@@ -192,6 +208,8 @@ def test_a_broken_picture_is_named(tiny_detector, tmp_path):
     ("options", "message"),
     [
         ({"scorer": "enrgy"}, "the detector has no scorer 'enrgy'. Did you mean 'energy'?"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"tpr": "0.9"}, "a TPR must lie between 0 and 1, not 0.9"),
         ({"tpr": 0.999}, "needs 999 calibration images, there are 24"),
         ({"per_class": True}, "a threshold for each class at a TPR of 0.95 needs 19"),
     ],

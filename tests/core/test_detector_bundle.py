@@ -159,6 +159,12 @@ def test_nothing_else_is_replaced(tiny_detector, tmp_path):
     assert (tmp_path / "thesis" / "chapter.tex").is_file()
 
 
+def test_what_is_no_manifest_is_told(copy):
+    (copy / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(OODError, match=r"manifest.json: was changed or cut off since it was written"):
+        Detector.load(copy)
+
+
 def test_a_folder_without_a_detector_is_told(tmp_path):
     with pytest.raises(OODError, match=r"no detector lies there: it has no manifest.json"):
         Detector.load(tmp_path)

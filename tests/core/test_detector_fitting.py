@@ -87,7 +87,7 @@ def test_a_module_of_embeddings_alone_has_no_logits(data, far):
     detector = fitted(Body(), data)
     assert detector.predict(far).is_ood.mean() > 0.8
     assert detector.predict(far).predicted is None
-    with pytest.raises(OODError, match=r"scorer 'energy' needs logits, and the module has no linear classifier"):
+    with pytest.raises(OODError, match=r"scorer 'energy' needs logits, and the module gives none with an output"):
         fitted(Body(), data, ["energy"])
 
 
@@ -102,7 +102,19 @@ def test_a_dict_will_do(classifier, data):
         return {"embeddings": embeddings, "logits": classifier.fc(embeddings)}
 
     with torch.no_grad():
-        assert fitted(both, data).fitted.network.outputs == CLASSES
+        detector = fitted(both, data, ["energy", "softmax"])
+        assert detector.predict(data[0][:5]).predicted.shape == (5,)
+    with pytest.raises(OODError, match="scorer 'vim' needs the linear layer that makes the logits, and the module has"):
+        fitted(both, data, ["vim"])
+
+
+@pytest.mark.parametrize("of", [list, np.array], ids=["list", "array"])
+def test_labels_may_be_names(classifier, data, of):
+    names = of([("red", "green", "blue")[label] for label in data[1]])
+    assert fitted(classifier, (data[0], names)).classes == ("blue", "green", "red")
+    assert fitted(classifier, (data[0], names), classes=["red", "green", "blue"]).classes == ("red", "green", "blue")
+    with pytest.raises(OODError, match=r"no class 'green'. There is: blue, red"):
+        fitted(classifier, (data[0], names), classes=["red", "blue"])
 
 
 def test_a_model_of_timm_is_asked_by_its_methods(data):
@@ -230,6 +242,8 @@ def test_scorers_that_ask_the_network_and_its_layers_work_as_well(classifier, da
         ({"dataset": ([], [])}, "there are no images to fit to"),
         ({"classes": ["a", "b"]}, "labels reach from 0 to 2, and there are 2 classes"),
         ({"holdout": 0.0}, "a holdout of 0 of 180 images leaves none to fit to, or none to calibrate by"),
+        ({"holdout": "a"}, "holdout must lie between 0 and 1, not 'a'"),
+        ({"tpr": float("nan")}, "tpr must lie between 0 and 1, not nan"),
         ({"mean": (0, 0)}, "mean and std are three numbers each"),
         ({"interpolation": "nearest"}, "interpolation must be 'bilinear' or 'bicubic', not 'nearest'"),
     ],
@@ -238,6 +252,38 @@ def test_mistakes_are_told(classifier, data, change, message):
     options = {"dataset": data} | change
     with pytest.raises(OODError, match=message):
         fitted(classifier, **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda labels: labels * 10**9, "labels reach up to 2000000000 for 180 images; number the classes from 0"),
+        (lambda labels: labels - 1, "labels reach from -1 to 1, and there are 2 classes"),
+        (lambda labels: labels / 2, r"a whole number or a name for each image, not float64 \[180\]"),
+        (lambda labels: np.eye(3)[labels], r"a whole number or a name for each image, not float64 \[180, 3\]"),
+        (lambda labels: labels[:9], "there are 180 images and 9 labels"),
+    ],
+)
+def test_labels_that_cannot_be_meant_are_told(classifier, data, labels, message):
+    with pytest.raises(OODError, match=message):
+        fitted(classifier, (data[0], labels(data[1])))
+
+
+@pytest.mark.parametrize("module", [object(), None, "resnet18"])
+def test_what_cannot_be_called_is_no_backbone(data, module):
+    with pytest.raises(OODError, match=f"a {type(module).__name__} is no backbone; give a torch module"):
+        fitted(module, data)
+
+
+@pytest.mark.parametrize("size", [0, -3, 8.5, "8"])
+def test_the_image_size_is_a_number_of_pixels(size):
+    with pytest.raises(OODError, match="image_size must be a whole number of pixels, not "):
+        Detector(image_size=size)
+
+
+def test_what_holds_no_images_is_told(classifier):
+    with pytest.raises(OODError, match="a NoneType holds no images to fit to"):
+        fitted(classifier, None)
 
 
 def test_the_image_size_must_be_said(classifier, data):

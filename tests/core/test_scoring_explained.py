@@ -98,7 +98,7 @@ def test_what_is_nearest_is_nearest_of_all_that_are_kept(request_, photos):
     row = next(passes.passed(replace(request_, columns=Columns(nearest=True)), [str(photos / "light.png")]))[0]
     one = explained.explain(request_, [row])[0]
     examples = request_.fitted.examples
-    shown = next(passes.batches([passes.item(row.file)], request_.fitted.preprocessing, 1)).images
+    shown = next(passes.batches([passes.file_item(row.file)], request_.fitted.preprocessing, 1)).images
     embedding = passes.scored(request_.fitted, shown).embeddings[0].double()
     distances = (examples.embeddings.double() - embedding).norm(dim=1)
     places = distances.argsort()[: passes.NEAREST]

@@ -97,11 +97,11 @@ def test_images_are_counted_and_decide_the_exit_code():
     assert (tally.exit_code(False), tally.exit_code(True)) == (0, 1)
     tally.add([BAD])
     assert (tally.exit_code(False), tally.exit_code(True)) == (3, 1)
-    assert tally.summary() == "3 images, 1 OOD (50.0%)"
+    assert tally.summary() == "3 images, 1 OOD of 2 scored (50.0%)"
     unscored = Tally()
     unscored.add([BAD])
     assert unscored.exit_code(True) == 3
-    assert unscored.summary() == "1 image, 0 OOD"
+    assert unscored.summary() == "1 image, 0 OOD of 0 scored"
 
 
 def test_the_most_ood_images_are_kept_and_of_equals_the_first():
