@@ -36,8 +36,8 @@ THUMBNAIL = 96
 """Pixels of their longer side."""
 
 WITNESSES = 2
-COMPARED = 17
-"""Images by which it is measured whether the network is exact; they make more than 16 rows of any product."""
+COMPARED = 8
+"""Images by which it is measured whether the network is exact; each passes three times."""
 
 
 @dataclass(frozen=True)
