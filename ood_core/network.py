@@ -13,6 +13,8 @@ from ood_core.stages import ExtractStage, TrainStage
 from ood_core.store import Store, load_tensors
 
 WEIGHTS = "weights.safetensors"
+TASK = "task.safetensors"
+"""Beside the weights of a trained network: what the `errors` of its task need besides them, where it has any."""
 
 
 def device() -> torch.device:

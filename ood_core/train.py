@@ -29,9 +29,6 @@ from ood_core.training.checkpoint import Parts, Progress, broken
 from ood_core.training.engine import Engine, memory_errors, shared_mean
 from ood_core.training.schedule import learning_rate
 
-TASK = "task.safetensors"
-"""Beside the weights: what the task's `errors` need besides them, where it has any."""
-
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 10.0
 """A killed training loses at most this much, and one step; more where writing a checkpoint takes long."""
@@ -235,7 +232,7 @@ class _Training:
         """Write what the task keeps to tell how badly patches are guessed, and return whether it does."""
         kept = None if self.engine.sharded else self.engine.task.kept()  # as for pictures
         if kept is not None:
-            save_tensors(folder / TASK, kept)
+            save_tensors(folder / networks.TASK, kept)
         return {"errors": kept is not None}
 
 

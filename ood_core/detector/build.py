@@ -27,7 +27,6 @@ from ood_core.interfaces import Head, Network, PretextTask
 from ood_core.score import SCORES
 from ood_core.stages import Extraction, MeasureStage, Plan, Row, TrainStage
 from ood_core.store import Store, load_array, load_tensors
-from ood_core.train import TASK
 
 EXAMPLES = 1000
 """ID training images that a detector keeps, at most."""
@@ -190,7 +189,7 @@ def thumbnail(pixels: Tensor) -> bytes:
 def _reconstruction(stage: TrainStage | None, store: Store) -> Reconstruction | None:
     """Return the last stage that can show how badly patches are guessed."""
     while stage is not None:
-        file = store.folder(stage) / TASK
+        file = store.folder(stage) / networks.TASK
         if file.is_file() and isinstance(stage.task, PretextTask):
             network = networks.trained(stage, store)
             weights = dict(network.state_dict())

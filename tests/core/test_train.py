@@ -238,7 +238,7 @@ def test_a_task_that_hides_patches_is_filed_so_that_it_shows_its_errors_again(ma
     training.run(Silent())
     images = to_unit(torch.stack([stage.images.opened.pixels(row) for row in range(5)]))
     expected = training.engine.task.eval().errors(images)
-    kept = load_tensors(store.folder(stage) / train.TASK)
+    kept = load_tensors(store.folder(stage) / networks.TASK)
     revived = stage.task.revive(networks.trained(stage, store), stage.image_size, kept)
     assert torch.equal(revived.errors(images), expected)
     assert not any(name.startswith(("network.", "optimizer.")) for name in kept)
@@ -271,14 +271,14 @@ def test_weights_that_are_cut_up_leave_the_task_out(make_plan, tiny, tmp_path, m
     plan, store = make_plan(tiny, *MASKED), Store(tmp_path / "store")
     run(plan, store)
     assert store.facts(plan.stages[0])["errors"] is False
-    assert not (store.folder(plan.stages[0]) / train.TASK).exists()
+    assert not (store.folder(plan.stages[0]) / networks.TASK).exists()
 
 
 def test_trainings_that_were_filed_without_their_task_are_read(make_plan, tiny, tmp_path):
     plan, store = make_plan(tiny, *MASKED), Store(tmp_path / "store")
     rows = run(plan, store).rows
     folder = store.folder(plan.stages[0])
-    (folder / train.TASK).unlink()
+    (folder / networks.TASK).unlink()
     facts = json.loads((folder / "stage.json").read_text())
     del facts["errors"]
     (folder / "stage.json").write_text(json.dumps(facts))
@@ -286,7 +286,7 @@ def test_trainings_that_were_filed_without_their_task_are_read(make_plan, tiny, 
         (store.folder(stage) / "stage.json").unlink()  # so that the weights are read
     again = run(plan, store)
     assert [(row.auroc, row.fpr95) for row in again.rows] == [(row.auroc, row.fpr95) for row in rows]
-    assert not (folder / train.TASK).exists()  # it was not trained again
+    assert not (folder / networks.TASK).exists()  # it was not trained again
 
 
 def test_compilation_is_asked_for(trained, monkeypatch):
