@@ -14,6 +14,7 @@
 | `service` | `Service`: all of it for one request, without HTTP |
 | `application` | paths, and errors of one shape |
 | `page` | the page that takes an image |
+| `connections` | connections that do not wait for ever for a request |
 | `server` | sockets, signals, an orderly end |
 
 FastAPI and uvicorn, and a batcher of our own. LitServe 0.2.19 has one, but in another process: requests and answers go

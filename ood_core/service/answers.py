@@ -39,7 +39,7 @@ class Question(BaseModel):
 class Neighbour(BaseModel):
     """An in-distribution training image that is near."""
 
-    label: str = Field(description="Its class.")
+    class_name: str = Field(serialization_alias="class", description="Its class.")
     distance: float = Field(description="Euclidean, between embeddings.")
     picture: str = Field(description="A small picture, as a data URI.")
 
@@ -77,6 +77,10 @@ class Answer(BaseModel):
     scorer: str = Field(description="The one that decides.")
     tpr: float = Field(description="Share of in-distribution images that is accepted.")
     detector: str = Field(description="Its name.")
+    error_scale: float = Field(
+        default=0.0,
+        description="99 % of the patches of in-distribution images are guessed better than this; beside error maps.",
+    )
 
 
 class Error(BaseModel):
@@ -119,7 +123,7 @@ def result(fitted: Fitted, name: str, found: Predictions, passed: Passed, neares
 
 def encoded(answer: Answer) -> bytes:
     """Return the JSON, without what was not asked for."""
-    return answer.model_dump_json(exclude_unset=True).encode()
+    return answer.model_dump_json(exclude_unset=True, by_alias=True).encode()
 
 
 def _neighbours(fitted: Fitted, passed: Passed, count: int) -> list[Neighbour]:
@@ -128,7 +132,7 @@ def _neighbours(fitted: Fitted, passed: Passed, count: int) -> list[Neighbour]:
     distances, rows = examples.nearest(passed.scored.embeddings, count)
     return [
         Neighbour(
-            label=fitted.classes[int(examples.labels[row])],
+            class_name=fitted.classes[int(examples.labels[row])],
             distance=distance,
             picture="data:image/webp;base64," + base64.b64encode(examples.pictures[row]).decode(),
         )

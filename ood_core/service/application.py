@@ -38,6 +38,13 @@ PATHS = {
     "/openapi.json": "GET",
 }
 
+DETECTOR, OPERATION = "Detector", "Operation"
+
+TAGS = [
+    {"name": DETECTOR, "description": "Ask about images."},
+    {"name": OPERATION, "description": "Whether the service is well, and what it has seen."},
+]
+
 FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "No image, an empty or a broken body."},
     408: {"model": Error, "description": "The body did not arrive in time."},
@@ -98,6 +105,7 @@ def application(service: Service, started: Callable[[], None] = lambda: None) ->
         version="1",
         redoc_url=None,
         swagger_ui_parameters={"validatorUrl": None},  # which would be asked on another host
+        openapi_tags=TAGS,
         lifespan=lifespan,
     )
     _add_score(made, service)
@@ -108,9 +116,16 @@ def application(service: Service, started: Callable[[], None] = lambda: None) ->
 
 
 def _add_score(made: FastAPI, service: Service) -> None:
-    @made.post("/score", response_model=Answer, responses=FAILURES, openapi_extra={"requestBody": BODY})
+    @made.post(
+        "/score",
+        response_model=Answer,
+        responses=FAILURES,
+        openapi_extra={"requestBody": BODY},
+        tags=[DETECTOR],
+        summary="Score images and decide on each",
+    )
     async def score(request: Request, question: Annotated[Question, Query()]) -> Response:
-        """Score one or several images, and decide on each."""
+        """Take one picture as the body, or one or several as files of a form; answers come in their order."""
         return Response(encoded(await service.score(request, question)), media_type="application/json")
 
 
@@ -121,23 +136,23 @@ def _add_others(made: FastAPI, service: Service) -> None:
     async def root() -> Response:
         return HTMLResponse(shown, headers=page.HEADERS)
 
-    @made.get("/healthz")
+    @made.get("/healthz", tags=[OPERATION], summary="Whether the process lives")
     async def healthz() -> dict[str, str]:
-        """Say that the process lives."""
+        """Answer as long as there is somebody to answer."""
         return {"status": "live"}
 
-    @made.get("/readyz", responses={503: FAILURES[503]})
+    @made.get("/readyz", responses={503: FAILURES[503]}, tags=[OPERATION], summary="Whether requests are welcome")
     async def readyz() -> dict[str, str]:
-        """Say whether requests are welcome: one image has passed, and the service is not stopping."""
+        """Answer 200 once an image has passed the network, until the service is told to stop."""
         if service.admission.stopping:
             raise Failure(503, "the service is stopping", "not ready")
         if not service.ready:
             raise Failure(503, "the first image has not passed yet", "not ready")
         return {"status": "ready"}
 
-    @made.get("/metrics", response_class=Response)
+    @made.get("/metrics", response_class=Response, tags=[OPERATION], summary="Numbers for Prometheus")
     async def metrics() -> Response:
-        """Return what Prometheus reads."""
+        """Return counts, times and the tests for drift, in Prometheus' text format."""
         return Response(await run_in_threadpool(service.monitor.text), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

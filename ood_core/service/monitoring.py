@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
 
 from ood_core.detector.parts import Fitted
 from ood_core.detector.predictions import Scored
@@ -65,6 +67,16 @@ class Drift:
         self._sequential.update(scores)
 
 
+class Registry(CollectorRegistry):
+    """Without the times at which series were created; prometheus_client leaves them out for a whole process or not."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        for metric in super().collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
 class Monitor:
     """All numbers of one service, in a registry of their own.
 
@@ -75,7 +87,7 @@ class Monitor:
     def __init__(self, fitted: Fitted) -> None:
         self._decides = fitted.scorers[0].name
         self.drift = Drift(fitted.scorers[0].calibration.scores)
-        self.registry = known = CollectorRegistry()
+        self.registry = known = Registry()
         ProcessCollector(registry=known)
         Info("ood_detector", "The detector that is served.", registry=known).info(
             {"name": fitted.origin.name, "scorer": self._decides, "created": fitted.origin.created}

@@ -37,11 +37,15 @@ def _require_small(upload: Upload, max_pixels: int) -> None:
     try:
         with PIL.Image.open(BytesIO(upload.encoded)) as picture:
             (width, height), kind = picture.size, picture.format
+    except PIL.Image.DecompressionBombError as error:  # above twice Pillow's limit, and it does not say how large
+        raise _too_large(upload, "this", max_pixels) from error
     except Exception:  # whatever is wrong with it, decoding finds it too, and has words for it
         return
     if kind in PROGRAMS:
         raise Failure(422, f"{upload.name}: {kind} is a program, not a picture; send PNG or JPEG", "picture")
     if width * height > max_pixels:
-        raise Failure(
-            413, f"{upload.name}: {width} x {height} is more than {max_pixels} pixels; send it smaller", "too large"
-        )
+        raise _too_large(upload, f"{width} x {height}", max_pixels)
+
+
+def _too_large(upload: Upload, size: str, max_pixels: int) -> Failure:
+    return Failure(413, f"{upload.name}: {size} is more than {max_pixels} pixels; send it smaller", "too large")

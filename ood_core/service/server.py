@@ -8,12 +8,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from threading import Event, Thread
 from types import FrameType
 
 import uvicorn
 
 from ood_core.errors import OODError
 from ood_core.service.application import application
+from ood_core.service.connections import impatient
 from ood_core.service.service import Service
 
 KEPT = 75
@@ -22,6 +24,9 @@ KEPT = 75
 CLOSING = 1.0
 """Seconds of the grace that are left for the answers and the threads."""
 
+LEAVING = 0.1
+"""Seconds of the grace after which the process ends, whatever it is at."""
+
 
 class Server(uvicorn.Server):
     """Uvicorn that answers what it has accepted before it ends, and meanwhile tells others that it is stopping.
@@ -29,18 +34,23 @@ class Server(uvicorn.Server):
     Args:
         config: Of uvicorn.
         service: What is served.
+
+    Attributes:
+        signalled: Set by the first signal to stop.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
         self._until: float | None = None
+        self.signalled = Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; at the second signal, at once."""
         # not kept as uvicorn does: it raises the signal again in the end, and the exit code would not be 0
         if self._until is None:
             self._until = time.monotonic() + max(0.0, self._service.limits.grace - CLOSING)
+            self.signalled.set()
         else:
             self._until = 0.0
 
@@ -88,7 +98,7 @@ def make(service: Service, started: Callable[[], None] = lambda: None) -> Server
         timeout_keep_alive=KEPT,
         timeout_graceful_shutdown=1,
         server_header=False,
-        http="httptools",
+        http=impatient(service.limits.timeout),
         ws="none",
     )
     return Server(config, service)
@@ -103,9 +113,18 @@ def serve(service: Service, listening: socket.socket, started: Callable[[], None
         started: Called when requests are welcome.
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a body, its sender is told
-    make(service, started).run(sockets=[listening])
-    if not service.close(0):
-        # a thread that is still at work would be waited for, or torn out of torch's hands with a crash
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    server = make(service, started)
+    Thread(target=_leave_in_time, args=(server, service.limits.grace), name="grace", daemon=True).start()
+    server.run(sockets=[listening])
+    # Not by Python's own end: it takes half a second with torch, and longer under load. And a thread that is still at
+    # work would be waited for, or torn out of torch's hands with a crash.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _leave_in_time(server: Server, grace: float) -> None:
+    """End the process when the grace ends, even if the event loop has no time for it."""
+    server.signalled.wait()
+    time.sleep(grace - LEAVING)
+    os._exit(0)

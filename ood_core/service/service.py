@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 
+import numpy as np
 import PIL.Image
 import torch
 from starlette.requests import Request
@@ -21,12 +22,18 @@ from ood_core.service.admission import Admission
 from ood_core.service.answers import Answer, Question, Refused, Result
 from ood_core.service.batching import Batcher, Job, Passed, settle
 from ood_core.service.bodies import Upload
-from ood_core.service.failures import Failure, stopping
+from ood_core.service.failures import BUSY, Failure, stopping
 from ood_core.service.limits import Limits
 from ood_core.service.monitoring import Monitor
 
 MOST_THREADS = 8
 """That decode."""
+
+MAPPED = 16
+"""Images of the detector's own, at most, by whose errors the scale of error maps is set: each takes many passes."""
+
+BELOW = 0.99
+"""Share of their patches that lie within the scale."""
 
 
 class Service:
@@ -38,11 +45,13 @@ class Service:
 
     Attributes:
         ready: Whether one image has passed.
+        error_scale: What `BELOW` of the patches of in-distribution images are guessed better than; 0 until it is known.
     """
 
     def __init__(self, fitted: Fitted, limits: Limits) -> None:
         self.fitted, self.limits = fitted, limits
         self.ready = False
+        self.error_scale = 0.0
         self.monitor = Monitor(fitted)
         self.admission = Admission(limits.queue)
         self._batcher = Batcher(fitted, limits.batch_size, limits.max_wait, self.monitor.passed)
@@ -60,14 +69,26 @@ class Service:
             Exception: Whatever was wrong with that image.
         """
         self._batcher.start()
-        size = self.fitted.preprocessing.image_size + 1  # a pixel more, so that it has to be resized
-        witness = PIL.Image.fromarray(self.fitted.witnesses[0].movedim(0, -1).numpy()).resize((size, size))
-        file = BytesIO()
-        witness.save(file, "PNG")
-        for outcome in await self._pass([Upload("witness", file.getvalue())], mapped=False, counted=False):
+        await self._pass_witnesses(1, self.fitted.preprocessing.image_size + 1, mapped=False)
+        if self.fitted.reconstruction is not None:
+            passed = await self._pass_witnesses(MAPPED, self.fitted.preprocessing.image_size, mapped=True)
+            errors = [of.error_map.numpy().ravel() for of in passed if of.error_map is not None]
+            self.error_scale = float(np.quantile(np.concatenate(errors), BELOW))
+        self.ready = True
+
+    async def _pass_witnesses(self, count: int, size: int, mapped: bool) -> list[Passed]:
+        """Return what came of the first witnesses, shown as pictures of this size; another one has to be resized."""
+        uploads = []
+        for witness in self.fitted.witnesses[:count]:
+            file = BytesIO()
+            PIL.Image.fromarray(witness.movedim(0, -1).numpy()).resize((size, size)).save(file, "PNG")
+            uploads.append(Upload("witness", file.getvalue()))
+        passed = []
+        for outcome in await self._pass(uploads, mapped, counted=False):
             if isinstance(outcome, Failure):
                 raise outcome
-        self.ready = True
+            passed.append(outcome)
+        return passed
 
     def close(self, seconds: float = 1.0) -> bool:
         """Stop, and return whether the network has come to rest within so many seconds."""
@@ -110,6 +131,8 @@ class Service:
             raise Failure(
                 422, "the detector cannot guess hidden patches, so it has no error map; leave out 'error_map'", "query"
             )
+        if question.error_map and not self.ready:
+            raise Failure(503, "the scale of error maps is not known yet; try again", "not ready", BUSY)
         return by
 
     async def _pass(self, uploads: Sequence[Upload], mapped: bool, counted: bool = True) -> list[Passed | Failure]:
@@ -152,7 +175,10 @@ class Service:
         for of in results:
             if isinstance(of, Result):
                 self.monitor.images.labels("ood" if of.is_ood else "id").inc()
-        return Answer(results=results, scorer=by.scorer, tpr=by.tpr, detector=self.fitted.origin.name)
+        answer = Answer(results=results, scorer=by.scorer, tpr=by.tpr, detector=self.fitted.origin.name)
+        if question.error_map:
+            answer.error_scale = self.error_scale
+        return answer
 
     def _results(
         self, uploads: Sequence[Upload], outcomes: Sequence[Passed | Failure], by: Rule, nearest: int

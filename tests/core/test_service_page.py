@@ -24,6 +24,9 @@ DROP = """async ([name, bytes]) => {
 }"""
 
 
+PIXEL = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3)"
+
+
 @pytest.fixture(scope="module")
 def service(tiny_detector):
     """The address of a service whose detector has an error map too."""
@@ -45,9 +48,9 @@ def picture(tmp_path_factory):
     return file
 
 
-@pytest.fixture
-def opened(browser, service):
-    """The opened page; every message, error and request is on its list."""
+@pytest.fixture(scope="module")
+def tab(browser):
+    """A tab; every message, error and request is on its list."""
     context = browser.new_context(viewport={"width": 1100, "height": 900})
     tab = context.new_page()
     tab.heard = []
@@ -55,9 +58,16 @@ def opened(browser, service):
     tab.on("pageerror", lambda error: tab.heard.append(str(error)))
     tab.on("request", lambda request: tab.heard.append(request.url))
     tab.set_default_timeout(8000)
-    tab.goto(service)
     yield tab
     context.close()
+
+
+@pytest.fixture
+def opened(tab, service):
+    """The page, opened anew."""
+    tab.heard.clear()
+    tab.goto(service)
+    return tab
 
 
 def shown(tab, name):
@@ -85,6 +95,20 @@ def test_a_chosen_image_is_scored_and_everything_is_shown(opened, service, pictu
     assert "map of 2 by 4 patches" in opened.locator("canvas").get_attribute("aria-label")
     elsewhere = [of for of in opened.heard if not of.startswith((service, "data:", "blob:" + service))]
     assert elsewhere == []
+
+
+def test_the_same_error_has_the_same_colour_in_every_image(opened, tmp_path):
+    seen = []
+    for name, level in (("dark.png", 40), ("light.png", 120)):
+        Image.fromarray(np.full((8, 8, 3), level, np.uint8)).save(tmp_path / name)
+        opened.locator("#file").set_input_files(tmp_path / name)
+        opened.get_by_text(name, exact=True).wait_for()
+        wait_for_answer(opened)
+        seen.append(opened.evaluate(PIXEL))
+        told, error = shown(opened, "range"), f"{level / 255:.3g}"
+        assert told.startswith("on one scale for all images: from 0 (dark) to ")
+        assert told.endswith(f"here {error} to {error}")
+    assert sum(seen[0]) + 50 < sum(seen[1])
 
 
 def test_a_dropped_image_is_scored(opened, picture):

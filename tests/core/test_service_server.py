@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from ood_core import commands
 from ood_core.commands import serve
 from ood_core.service import Limits, Service
-from ood_core.service.server import listen, make
+from ood_core.service.server import _leave_in_time, listen, make
 
 OOD = str(Path(sys.executable).with_name("ood"))
 PNG = {"Content-Type": "image/png"}
@@ -34,8 +35,13 @@ class Served:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
+        self.told = self.url = ""
+
+    def when_ready(self):
+        """Return it as soon as it has said where it listens."""
         self.told = self.process.stdout.readline()
         self.url = self.told.rsplit(" ", 1)[-1].strip()
+        return self
 
     def end(self):
         """Return the exit code and what was said on stderr."""
@@ -52,19 +58,13 @@ def half_asked(url, encoded):
     return connection
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
 def served(tiny_run):
-    """`served(*options)`: a service of the tiny detector."""
-    started = []
-
-    def start(*options):
-        started.append(Served(tiny_run.detector, *options))
-        return started[-1]
-
-    yield start
-    for of in started:
-        of.process.kill()
-        of.process.communicate()
+    """A service of the tiny detector; it gets ready while the other tests run, and the last one has it."""
+    started = Served(tiny_run.detector, "--grace", "3")
+    yield started
+    started.process.kill()
+    started.process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -91,60 +91,67 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def test_sixty_four_clients_get_their_own_answers_and_a_signal_ends_it_in_order(served, tiny_detector, files):
-    service = served()
-    assert service.told.startswith(
-        f"serving {tiny_detector.name} (mahalanobis, softmax, entropy, energy, gradnorm) on "
-    )
-    expected = tiny_detector.score(files)
-
-    async def all_at_once():
-        async with httpx2.AsyncClient(timeout=30, limits=httpx2.Limits(max_connections=64)) as client:
-            return await asyncio.gather(
-                *(client.post(f"{service.url}/score", content=of.read_bytes(), headers=PNG) for of in files)
-            )
-
-    for row, answer in enumerate(asyncio.run(all_at_once())):
-        assert answer.status_code == 200
-        found = answer.json()["results"][0]["scores"]
-        assert found == {name: scores[row] for name, scores in expected.items()}
-
-    client = httpx2.Client(base_url=service.url)
-    text = client.get("/metrics").text
-    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
-    assert float(values["ood_batch_images_sum"]) == 64
-    assert float(values["ood_batch_images_count"]) < 60, "some passed together"
-
-    encoded = files[5].read_bytes()
-    connection = half_asked(service.url, encoded)
-    wait_for(lambda: "ood_accepted_images 1.0" in client.get("/metrics").text)
-    service.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: client.get("/readyz").status_code == 503)
-    refused = client.post("/score", content=encoded, headers=PNG)
-    assert (refused.status_code, refused.json()) == (503, {"error": "the service is stopping"})
-    assert refused.headers["retry-after"] == "1"
-    connection.sendall(encoded[-1:])
-    status, answer = read(connection)
-    assert status == 200
-    assert answer["results"][0]["scores"]["energy"] == expected["energy"][5]
-    assert service.end() == (0, "")
-
-
-def test_what_never_comes_whole_is_cut_off_when_the_grace_ends(tiny_detector, files):
-    service = Service(tiny_detector.fitted, Limits(grace=1.5))
-    server = make(service)
+@pytest.fixture(scope="module")
+def impatient(tiny_detector):
+    """Where a service listens, in this process, that waits 0.4 seconds for a request."""
+    server = make(Service(tiny_detector.fitted, Limits(timeout=0.4)))
     with listen("127.0.0.1", 0) as listening:
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        connection = half_asked(url, files[0].read_bytes())
-        wait_for(lambda: len(service.admission) == 1)
-        begun = time.monotonic()
+        yield listening.getsockname()[:2]
         server.handle_exit(signal.SIGINT, None)
-        assert read(connection) == (503, {"error": "the service is stopping"})
         thread.join(10)
         assert not thread.is_alive()
-        assert time.monotonic() - begun < 5
+
+
+def silence(connection):
+    """Return how many seconds it takes until the other side closes; fails if it says anything."""
+    begun = time.monotonic()
+    connection.settimeout(10)
+    assert connection.recv(1) == b""
+    return time.monotonic() - begun
+
+
+def test_a_connection_that_brings_no_whole_request_is_closed_in_time(impatient):
+    with socket.create_connection(impatient) as none, socket.create_connection(impatient) as half:
+        half.sendall(b"GET /heal")
+        assert silence(half) < 3
+        assert silence(none) < 3
+
+
+def test_further_bytes_of_a_head_buy_no_further_time(impatient):
+    with socket.create_connection(impatient) as connection:
+        begun = time.monotonic()
+        with pytest.raises(OSError):  # reset or broken pipe, as it comes
+            while time.monotonic() - begun < 5:
+                connection.sendall(b"GET /" if time.monotonic() - begun < 0.02 else b"x")
+                time.sleep(0.03)
+        assert time.monotonic() - begun < 3
+
+
+def test_a_kept_connection_may_be_idle_for_longer_but_not_with_half_a_request(impatient):
+    with socket.create_connection(impatient, timeout=10) as connection:
+        for pause in (0.6, 0.0):  # longer than a head may take
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+            time.sleep(pause)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        assert silence(connection) < 3
+
+
+def test_the_process_ends_with_the_grace_even_if_the_service_does_not(monkeypatch):
+    codes, signalled = [], threading.Event()
+    monkeypatch.setattr(os, "_exit", codes.append)
+    stuck = SimpleNamespace(signalled=signalled)
+    waiting = threading.Thread(target=_leave_in_time, args=(stuck, 0.3))
+    waiting.start()
+    time.sleep(0.05)
+    assert waiting.is_alive()
+    begun = time.monotonic()
+    signalled.set()
+    waiting.join(10)
+    assert codes == [0]
+    assert 0.15 < time.monotonic() - begun < 2
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(command_line, tiny_run):
@@ -180,3 +187,46 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(command_lin
     code, _, said = command_line("ood", commands.run)("serve", tiny_run.detector)
     assert code == 2
     assert said == f"ood serve needs '{name}', which is not installed: pip install 'ood-framework[serve]'\n"
+
+
+def test_sixty_four_clients_get_their_own_answers_and_a_signal_ends_it_in_time(served, tiny_detector, files):
+    service = served.when_ready()
+    assert service.told.startswith(
+        f"serving {tiny_detector.name} (mahalanobis, softmax, entropy, energy, gradnorm) on "
+    )
+    expected = tiny_detector.score(files)
+
+    async def all_at_once():
+        async with httpx2.AsyncClient(timeout=30, limits=httpx2.Limits(max_connections=64)) as client:
+            return await asyncio.gather(
+                *(client.post(f"{service.url}/score", content=of.read_bytes(), headers=PNG) for of in files)
+            )
+
+    for row, answer in enumerate(asyncio.run(all_at_once())):
+        assert answer.status_code == 200
+        found = answer.json()["results"][0]["scores"]
+        assert found == {name: scores[row] for name, scores in expected.items()}
+
+    client = httpx2.Client(base_url=service.url)
+    text = client.get("/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    assert float(values["ood_batch_images_sum"]) == 64
+    assert float(values["ood_batch_images_count"]) < 60, "some passed together"
+
+    encoded = files[5].read_bytes()
+    connection = half_asked(service.url, encoded)
+    never = half_asked(service.url, encoded)
+    wait_for(lambda: "ood_accepted_images 2.0" in client.get("/metrics").text)
+    begun = time.monotonic()
+    service.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: client.get("/readyz").status_code == 503)
+    refused = client.post("/score", content=encoded, headers=PNG)
+    assert (refused.status_code, refused.json()) == (503, {"error": "the service is stopping"})
+    assert refused.headers["retry-after"] == "1"
+    connection.sendall(encoded[-1:])
+    status, answer = read(connection)
+    assert status == 200
+    assert answer["results"][0]["scores"]["energy"] == expected["energy"][5]
+    assert read(never) == (503, {"error": "the service is stopping"})
+    assert service.end() == (0, "")
+    assert time.monotonic() - begun < 3.2, "the grace, and what it takes to see the end"

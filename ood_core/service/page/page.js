@@ -27,7 +27,7 @@ async function ask() {
     if (mine !== asked) return;
     if (!response.ok) throw new Error(answer.error);
     say("");
-    show(answer.results[0], answer.tpr);
+    show(answer.results[0], answer);
   } catch (error) {
     if (mine !== asked) return;
     say(error instanceof TypeError ? "the service does not answer" : error.message, true);
@@ -42,7 +42,7 @@ function say(text, wrong = false) {
 
 /* ------------------------------------------------------------------------------------------------------ showing */
 
-function show(result, tpr) {
+function show(result, { tpr, error_scale: scale }) {
   const decision = at("decision");
   decision.textContent = result.is_ood ? "out of distribution" : "in distribution";
   decision.className = result.is_ood ? "ood" : "id";
@@ -57,7 +57,7 @@ function show(result, tpr) {
     return row;
   }));
   showNearest(result.nearest ?? []);
-  showMap(result.error_map ?? []);
+  showMap(result.error_map ?? [], scale);
   showPicture();
   at("found").classList.remove("old");
   at("found").hidden = false;
@@ -90,15 +90,16 @@ function showNearest(neighbours) {
     const item = document.createElement("li");
     const picture = document.createElement("img");
     picture.src = of.picture;
-    picture.alt = `an image of class ${of.label}`;
+    picture.alt = `an image of class ${of.class}`;
     const distance = document.createElement("small");
     distance.textContent = `distance ${rounded(of.distance, 3)}`;
-    item.append(picture, of.label, document.createElement("br"), distance);
+    item.append(picture, of.class, document.createElement("br"), distance);
     return item;
   }));
 }
 
-function showMap(rows) {
+/* The same colour is the same error for all images: from 0 to what nearly all patches of in-distribution images have. */
+function showMap(rows, scale) {
   at("map").hidden = !rows.length;
   if (!rows.length) return;
   const canvas = at("map").querySelector("canvas");
@@ -107,10 +108,10 @@ function showMap(rows) {
   const [least, most] = [Math.min(...values), Math.max(...values)];
   const pen = canvas.getContext("2d");
   rows.forEach((row, y) => row.forEach((value, x) => {
-    pen.fillStyle = colour(most > least ? (value - least) / (most - least) : 0);
+    pen.fillStyle = colour(Math.min(1, scale > 0 ? value / scale : 1));
     pen.fillRect(x, y, 1, 1);
   }));
-  at("range").textContent = `${rounded(least, 3)} (dark) to ${rounded(most, 3)} (light)`;
+  at("range").textContent = `on one scale for all images: from 0 (dark) to ${rounded(scale, 3)} or more (light), which 99 % of the patches of in-distribution images stay below; here ${rounded(least, 3)} to ${rounded(most, 3)}`;
   canvas.setAttribute("aria-label", `map of ${rows.length} by ${rows[0].length} patches, errors from ${rounded(least, 3)} to ${rounded(most, 3)}`);
 }
 
