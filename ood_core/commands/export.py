@@ -20,7 +20,8 @@ def command(
         typer.Option(help="`onnx`, for onnxruntime and others; `torch` for torch.export.load."),
     ] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="The file, .onnx or .pt2, or a folder for it; beside the detector unless given.")
+        Path | None,
+        typer.Option(help="The file, .onnx or .pt2, or a folder that exists; beside the detector unless given."),
     ] = None,
     scorer: Annotated[
         list[str] | None,

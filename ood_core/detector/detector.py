@@ -273,7 +273,7 @@ class Detector:
         """
         if batch_size < 1:
             raise OODError(f"batch_size must be 1 or more, not {batch_size}")
-        for shown in batches(items(images), self.fitted.preprocessing, batch_size):
+        for shown in batches(items(images), self.fitted.preprocessing, batch_size, self.fitted.device):
             yield shown, scored(self.fitted, shown.images) if len(shown.images) else None
 
     def _scored(self, images: Any, batch_size: int) -> Scored:

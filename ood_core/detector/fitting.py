@@ -20,7 +20,7 @@ from ood_core.detector.exact import exact
 from ood_core.detector.foreign import ForeignNetwork, Normalisation
 from ood_core.detector.inputs import batches
 from ood_core.detector.labelled import Labelled, split
-from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing
+from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of
 from ood_core.detector.passage import Wanted, is_exact, outputs, scored
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Scorer
@@ -145,7 +145,7 @@ def _has_logits(network: Network, classes: int) -> bool:
 def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, wanted: Wanted) -> Outputs:
     """Return the outputs of all images, in memory."""
     parts = []
-    for shown in batches(images.items, preprocessing, BATCH):
+    for shown in batches(images.items, preprocessing, BATCH, device_of(network)):
         if shown.errors:
             raise OODError(next(iter(shown.errors.values())))
         parts.append(outputs(network, shown.images, wanted)[0])
@@ -174,7 +174,7 @@ def _require(name: str, scorer: Scorer, read: Outputs) -> None:
 
 def _calibrated(plain: Fitted, held_out: Labelled) -> tuple[FittedScorer, ...]:
     """Return the scorers with the scores of the held-out images, as new images would be scored."""
-    parts = [scored(plain, shown.images) for shown in batches(held_out.items, plain.preprocessing, BATCH)]
+    parts = [scored(plain, shown.images) for shown in batches(held_out.items, plain.preprocessing, BATCH, plain.device)]
     found = []
     for of in plain.scorers:
         predicted = [part.predicted for part in parts if part.predicted is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,8 +32,15 @@ class Scored:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    @cached_property
+    def all_finite(self) -> bool:
+        """Whether there is nothing wrong with any score."""
+        return all(bool(np.isfinite(scores).all()) for scores in self.scores.values())
+
     def broken(self, row: int) -> str | None:
         """Return what is wrong with the scores of an image, None if nothing is."""
+        if self.all_finite:
+            return None
         for name, scores in self.scores.items():
             if not np.isfinite(scores[row]):
                 return f"scorer '{name}' gave {scores[row]}"

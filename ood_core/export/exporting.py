@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ood_core.detector import Detector
 from ood_core.detector.bundle import READABLE
-from ood_core.detector.parts import FittedScorer
+from ood_core.detector.parts import Fitted, FittedScorer
 from ood_core.detector.predictions import rule
 from ood_core.errors import OODError
 from ood_core.export.description import describe_graph
@@ -43,7 +43,7 @@ def export(
     detector: Detector,
     file: str | Path,
     *,
-    scorers: Sequence[str] = (),
+    scorers: str | Sequence[str] = (),
     tpr: float | None = None,
     opset: int | None = None,
     tolerance: float = TOLERANCE,
@@ -57,8 +57,8 @@ def export(
 
     Args:
         detector: A fitted one.
-        file: Ends in `.onnx`, or in `.pt2` for torch's own format.
-        scorers: Names; the first one decides. All of the detector, in its order, unless given.
+        file: Ends in `.onnx`, or in `.pt2` for torch's own format; its folder is made if there is none.
+        scorers: A name or several; the first one decides. All of the detector, in its order, unless given.
         tpr: Share of ID images to accept; that of the detector unless given.
         opset: Of ONNX; the exporter's own unless given.
         tolerance: How far scores may be off those of the detector: relative to their size, absolute below 1.
@@ -72,15 +72,13 @@ def export(
     format = _format(file)
     format.require(opset)
     require_writable(file.parent, "folder")
-    fitted = detector.fitted
-    chosen = tuple(fitted.scorer(name) for name in dict.fromkeys(scorers)) or fitted.scorers
-    fitted = replace(fitted, scorers=chosen)
+    fitted = _limited(detector.fitted, [scorers] if isinstance(scorers, str) else scorers)
     by = rule(fitted, tpr=tpr)
     graph = Graph(fitted, by)
     program, description = trace(graph), describe_graph(fitted, by, digest)
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.{file.name}")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             format.write(program, graph.names, description, temporary, opset)
             runnable = format.opened(temporary)
@@ -96,7 +94,12 @@ def export(
         raise OODError(f"{file}: cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return Exported(file, file.stat().st_size, tuple(of.name for of in chosen), images, worst)
+    return Exported(file, file.stat().st_size, tuple(of.name for of in fitted.scorers), images, worst)
+
+
+def _limited(fitted: Fitted, names: Sequence[str]) -> Fitted:
+    """Return it with the scorers of these names alone, in their order; with all if none is named."""
+    return replace(fitted, scorers=tuple(fitted.scorer(name) for name in dict.fromkeys(names)) or fitted.scorers)
 
 
 def _unfit(of: FittedScorer, graph: Graph, format: Format, file: Path) -> str | None:

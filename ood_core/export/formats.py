@@ -95,7 +95,7 @@ class Onnx(Format):
         """Write the graph; the description is among its metadata."""
         size = sum(tensor.nbytes for tensor in (*program.state_dict.values(), *program.constants.values()))
         if size > LARGEST:
-            raise OODError(f"weights and scores take {size / 1e9:.1f} GB, an ONNX file holds 2; use --format torch")
+            raise OODError(f"weights and scores take {size / 1e9:.1f} GB, an ONNX file holds 2; a .pt2 holds more")
         try:
             with quiet():
                 made = torch.onnx.export(
@@ -116,7 +116,7 @@ class Onnx(Format):
         except Exception as error:
             raise Unfit(f"has no ONNX: {_first_cause(error)}") from error
         if opset is not None and made.model.opset_imports[""] != opset:
-            raise OODError(f"--opset {opset}: this graph can be had with opset {made.model.opset_imports['']}")
+            raise OODError(f"opset {opset}: this graph can be had with opset {made.model.opset_imports['']}")
 
     def opened(self, file: Path) -> Runnable:
         """Open it with onnxruntime."""
@@ -165,7 +165,7 @@ class Torch(Format):
     def require(self, opset: int | None) -> None:
         """Refuse an opset, which is ONNX's."""
         if opset is not None:
-            raise OODError("--opset: is for ONNX; leave it out, or use --format onnx")
+            raise OODError(f"opset {opset}: is for ONNX; leave it out, or write an .onnx")
 
     def write(
         self,

@@ -53,7 +53,7 @@ class Graph(nn.Module):
     @property
     def names(self) -> list[str]:
         """Names of the outputs, in their order."""
-        decided = [IS_OOD, P_VALUE] if self.fitted.head is None else [IS_OOD, P_VALUE, PREDICTED]
+        decided = [IS_OOD, P_VALUE] if not self.fitted.classifier else [IS_OOD, P_VALUE, PREDICTED]
         return [of.name for of in self.fitted.scorers] + decided
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ class Graph(nn.Module):
             features = network.forward_features(images)
             embeddings = network.forward_head(features, pre_logits=True).float()
             logits = embeddings.new_empty((images.shape[0], 0))
-            if fitted.head is not None:
+            if fitted.classifier:
                 logits = network.forward_head(features).float()
             layers: dict[str, Tensor] = {}
             for probe in self.probes:
@@ -79,7 +79,7 @@ class Graph(nn.Module):
 
     def _decisions(self, score: Tensor, read: Outputs) -> dict[str, Tensor]:
         calibration = self.fitted.scorer(self.by.scorer).calibration
-        if self.fitted.head is None:
+        if not self.fitted.classifier:
             return {IS_OOD: score > self.thresholds, P_VALUE: _p_values(score, calibration, None)}
         predicted = read.logits.argmax(1)
         apart = predicted if self.by.per_class else None

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ood_core.detector.parts import Fitted, FittedScorer
 from ood_core.errors import OODError
@@ -53,7 +54,7 @@ def require(fitted: Fitted, refusal: Callable[[FittedScorer], str | None]) -> No
         return
     reasons = "; ".join(f"'{name}' {reason}" for name, reason in refused.items())
     left = [of.name for of in fitted.scorers if of.name not in refused]
-    mend = f"name the others: {' '.join(f'--scorer {name}' for name in left)}" if left else "no other one is there"
+    mend = f"name the others: {', '.join(left)}" if left else "no other one is there"
     raise OODError(f"cannot be exported: scorer {reasons}; {mend}")
 
 
@@ -113,12 +114,23 @@ def _traced(module: nn.Module, inputs: dict[str, Any]) -> ExportedProgram:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what torch says, and the line of code outside of torch where it came to that."""
-    library = str(Path(torch.__file__).parent)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(library)]
+    """Return why code is no graph, beginning with a verb, and where in it that came out."""
+    where = _where(error)
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return f"decides by values what to do, which a graph cannot{where}"
     said = next(iter(str(error).strip().splitlines()), "")
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    if said.startswith("Constraints violated"):
+        return f"fixes the number of images{where}, as len(tensor) does and tensor.shape[0] does not"
     return f"is no plain tensor code{where}: {type(error).__name__}: {shorten(said, 140, placeholder='...')}"
+
+
+def _where(error: Exception) -> str:
+    """Return the innermost line of code that is neither torch's nor of this module, "" if there is none."""
+    ours = (str(Path(torch.__file__).parent), __file__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    if not frames:
+        return ""
+    return f" ({'/'.join(Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno})"
 
 
 @contextmanager

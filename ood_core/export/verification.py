@@ -48,7 +48,7 @@ def verify(run: Runnable, fitted: Fitted, by: Rule, tolerance: float) -> tuple[i
         if not far.max() <= tolerance:  # what is not a number, too
             raise OODError(
                 f"the graph is not exact: scorer '{of.name}' is off by {far.max():.1e} of its scores, allowed is "
-                f"{tolerance:g}; leave it out, or allow more by --tolerance if it magnifies the last digits that much"
+                f"{tolerance:g}; leave it out, or allow a larger tolerance if it magnifies the last digits that much"
             )
         worst = max(worst, float(far.max()))
     _require_decisions(found, expected, fitted, by, tolerance)

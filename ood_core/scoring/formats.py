@@ -126,7 +126,9 @@ def _line(cells: Sequence[str]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return json.dumps(value) if isinstance(value, bool | float) else str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)  # all digits, as JSON has them
 
 
 def _json(values: dict[str, Any]) -> bytes:

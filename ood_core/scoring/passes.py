@@ -43,7 +43,8 @@ class Request:
 
 def passed(request: Request, paths: Iterable[str]) -> Iterator[list[Row]]:
     """Yield the rows of the images in their order, a batch at a time; what cannot be scored is a row with an error."""
-    for shown in batches(map(file_item, paths), request.fitted.preprocessing, request.batch_size):
+    fitted = request.fitted
+    for shown in batches(map(file_item, paths), fitted.preprocessing, request.batch_size, fitted.device):
         found = scored(request.fitted, shown.images, request.only) if len(shown.images) else None
         yield _rows(request, shown, found)
 
