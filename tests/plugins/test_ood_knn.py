@@ -74,7 +74,7 @@ def test_knn_of_a_training_image_itself_is_zero() -> None:
 def test_knn_of_a_zero_embedding_is_as_far_as_a_right_angle() -> None:
     train = make()
     found = scores(NearestNeighbour(), train, replace(train[:2], embeddings=torch.zeros(2, DIMENSION)))
-    assert found.tolist() == [math.sqrt(2)] * 2
+    assert found.tolist() == pytest.approx([math.sqrt(2)] * 2, rel=1e-15)
 
 
 def test_knn_through_an_inverted_file_is_nearly_the_same() -> None:
