@@ -88,7 +88,7 @@ def score(fitted: Fitted, images: Iterable[Item], scorer: str | None) -> Stream:
         OODError: There is no such scorer.
     """
     name, stream = fitted.scorer(scorer).name, Stream()
-    for shown in batches(images, fitted.preprocessing, BATCH):
+    for shown in batches(images, fitted.preprocessing, BATCH, fitted.device):
         for reason in shown.errors.values():
             stream.refuse(reason)
         readable = [image for place, image in enumerate(shown.names) if place not in shown.errors]

@@ -12,14 +12,14 @@ from ood_core import cache
 
 def file_digest(path: Path) -> str:
     """Return a hash over a file's content."""
-    return cache.digests([path], _read)[path]
+    return cache.digests([path], content_digest)[path]
 
 
 def digest_files(paths: Iterable[Path]) -> str:
     """Return a hash over names and contents; the folder they lie in does not count."""
     files = sorted(paths, key=lambda path: path.parts)  # as paths are ordered, in a third of the time
     shared = _shared(files[0].parent.parts, files[-1].parent.parts) if files else 0  # by the first and last, so by all
-    total, digests = hashlib.sha256(), cache.digests(files, _read)
+    total, digests = hashlib.sha256(), cache.digests(files, content_digest)
     for file in files:
         total.update(f"{'/'.join(file.parts[shared:])}\0{digests[file]}\n".encode())
     return total.hexdigest()
@@ -30,7 +30,8 @@ def _shared(one: Sequence[str], other: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _read(path: Path) -> str:
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, which is read whatever the cache knows of it."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -19,11 +19,11 @@ from ood_core.calibration import Calibration
 from ood_core.detector.exact import exact
 from ood_core.detector.inputs import show
 from ood_core.detector.loading import revived
-from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction
+from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
 from ood_core.detector.passage import is_exact, outputs
 from ood_core.errors import OODError, suggest
 from ood_core.extract import ROWS
-from ood_core.interfaces import Head, Network, PretextTask
+from ood_core.interfaces import PretextTask
 from ood_core.score import SCORES
 from ood_core.stages import Extraction, MeasureStage, Plan, Row, TrainStage
 from ood_core.store import Store, load_array, load_tensors
@@ -65,7 +65,7 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
     base, train = first.measure.id_scores.outputs.base, first.measure.fit.train
     network = exact(networks.extracted(base, store))
     read = load_outputs(train, store)
-    head = _head(network) if read.head is not None else None
+    head = head_of(network) if read.head is not None else None
     preprocessing = Preprocessing(base.image_size, base.view)
     measures = {row.scorer: row.measure for row in reversed(done)}
     scorers = tuple(_scorer(name, measures[name], store) for name in dict.fromkeys(row.scorer for row in done))
@@ -119,11 +119,6 @@ def _chosen(plan: Plan, choice: Choice) -> list[Row]:
 def _listed(names: Sequence[str], most: int = 8) -> str:
     more = f", or one of {len(names) - most} more" if len(names) > most else ""
     return ", ".join(f"'{name}'" for name in names[:most]) + more
-
-
-def _head(network: Network) -> Head | None:
-    head = networks.head_of(network)
-    return None if head is None else Head(head.weight.cpu(), head.bias.cpu())
 
 
 def _scorer(name: str, measure: MeasureStage, store: Store) -> FittedScorer:

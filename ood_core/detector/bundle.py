@@ -13,7 +13,6 @@ Nothing is pickled. The folder is written beside its place and renamed, so that 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from ood_core.detector.parts import (
 )
 from ood_core.detector.predictions import rule
 from ood_core.errors import OODError
+from ood_core.files import content_digest
 from ood_core.interfaces import Network, Plugin
 from ood_core.options import describe
 from ood_core.plugins import Plugins
@@ -100,7 +100,7 @@ def _write(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
     if (stage := fitted.reconstruction) is not None:
         named = {f"network.{name}": tensor for name, tensor in stage.weights.items()}
         save_tensors(folder / PRETEXT, named | {f"task.{name}": tensor for name, tensor in stage.state.items()})
-    files = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+    files = {file.name: content_digest(file) for file in sorted(folder.iterdir())}
     (folder / FILE).write_text(manifests.text_of(_manifest(fitted, entries, files, plugins)), encoding="utf-8")
 
 
@@ -115,11 +115,6 @@ def _example_tensors(examples: Examples) -> dict[str, Tensor]:
     sizes = torch.tensor([len(picture) for picture in examples.pictures])
     pictures = torch.frombuffer(bytearray(b"".join(examples.pictures)), dtype=torch.uint8)
     return {"embeddings": examples.embeddings, "labels": examples.labels, "sizes": sizes, "pictures": pictures}
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str, str], plugins: Plugins) -> Manifest:

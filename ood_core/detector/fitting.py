@@ -20,7 +20,7 @@ from ood_core.detector.exact import exact
 from ood_core.detector.foreign import ForeignNetwork, Normalisation
 from ood_core.detector.inputs import batches
 from ood_core.detector.labelled import Labelled, split
-from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of
+from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of, head_of
 from ood_core.detector.passage import Wanted, is_exact, outputs, scored
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Scorer
@@ -133,8 +133,8 @@ def _network(module: Any, witnesses: Tensor, options: Options) -> Network:
 
 def _head(network: Network, classes: int) -> Head | None:
     """Return the classifier if it has an output for each class."""
-    head = networks.head_of(network)
-    return Head(head.weight.cpu(), head.bias.cpu()) if head is not None and len(head.bias) == classes else None
+    head = head_of(network)
+    return head if head is not None and len(head.bias) == classes else None
 
 
 def _has_logits(network: Network, classes: int) -> bool:

@@ -22,7 +22,7 @@ from ood_core.detector.bundle import CALIBRATION, EXAMPLES, PRETEXT, WEIGHTS, WI
 from ood_core.detector.exact import exact
 from ood_core.detector.foreign import ForeignNetwork, Normalisation
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
-from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction
+from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
 from ood_core.detector.passage import outputs
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, EvaluationView, Network, Plugin, PretextTask, Scorer
@@ -74,7 +74,7 @@ class _Reading:
             network=network,
             backbone=backbone,
             classifier=manifest.classifier,
-            head=networks.head_of(network) if manifest.classifier else None,
+            head=head_of(network) if manifest.classifier else None,
             classes=tuple(manifest.classes),
             preprocessing=Preprocessing(manifest.image_size, EvaluationView(**manifest.view)),
             scorers=tuple(self._scorer(place, entry, calibration) for place, entry in enumerate(manifest.scorers)),

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ood_core.errors import OODError
+from ood_core.files import content_digest
 from ood_core.interfaces import Plugin
 from ood_core.options import with_nested
 from ood_core.plugins import Plugins
@@ -128,8 +129,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
     for name, digest in manifest.files.items():
         path = folder / name
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = content_digest(path)
         except OSError as error:
             raise OODError(f"{path}: cannot be read: {error.strerror}; the detector is not whole") from None
         if found != digest:

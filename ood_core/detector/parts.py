@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import Backbone, EvaluationView, Head, Network, PretextTask, Score, Scorer, Task
@@ -18,6 +19,12 @@ def device_of(network: Network) -> torch.device:
     """Return where a network runs; the CPU for one without weights."""
     found = next(network.parameters(), next(network.buffers(), None))
     return torch.device("cpu") if found is None else found.device
+
+
+def head_of(network: Network) -> Head | None:
+    """Return the classifier on the CPU, where scorers see the outputs; None where the network has no linear one."""
+    head = networks.head_of(network)
+    return None if head is None else Head(head.weight.cpu(), head.bias.cpu())
 
 
 @dataclass(frozen=True)

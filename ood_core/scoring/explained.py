@@ -88,7 +88,9 @@ def explain(request: Request, rows: Sequence[Row]) -> list[Explained]:
     """Return the rows in their order, each with its image, its neighbours and its map of errors."""
     found: list[Explained] = []
     size = min(request.batch_size, BATCH)
-    for shown in batches(map(file_item, [row.file for row in rows]), request.fitted.preprocessing, size):
+    for shown in batches(
+        map(file_item, [row.file for row in rows]), request.fitted.preprocessing, size, request.fitted.device
+    ):
         of_batch = rows[len(found) : len(found) + len(shown.names)]
         seen = iter(_seen(request, shown.images) if len(shown.images) else ())
         for place, row in enumerate(of_batch):

@@ -44,7 +44,7 @@ def written(path, text, age=100):
 def test_a_file_that_did_not_change_is_not_read_again(root, trusting, tmp_path, monkeypatch):
     path = written(tmp_path / "a", "content")
     first = files.file_digest(path)
-    monkeypatch.setattr(files, "_read", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(files, "content_digest", lambda path: pytest.fail("read again"))
     assert files.file_digest(path) == first
 
 
@@ -59,30 +59,30 @@ def test_a_file_that_changed_is_read_again(root, trusting, tmp_path, monkeypatch
         written(path, text, age=100 if change == "content under the same time" else 50)
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
     reads = []
-    original = files._read
-    monkeypatch.setattr(files, "_read", lambda path: reads.append(path) or original(path))
+    original = files.content_digest
+    monkeypatch.setattr(files, "content_digest", lambda path: reads.append(path) or original(path))
     assert files.file_digest(path) == expected
     assert reads == [path]
 
 
 def test_a_file_that_changes_while_others_are_read_is_read_again(root, trusting, tmp_path, monkeypatch):
-    path, original = written(tmp_path / "a", "one"), files._read
+    path, original = written(tmp_path / "a", "one"), files.content_digest
 
     def read(path):
         digest = original(path)
         written(path, "two", age=60)
         return digest
 
-    monkeypatch.setattr(files, "_read", read)
+    monkeypatch.setattr(files, "content_digest", read)
     first = files.file_digest(path)
-    monkeypatch.setattr(files, "_read", original)
+    monkeypatch.setattr(files, "content_digest", original)
     assert files.file_digest(path) == hashlib.sha256(b"two").hexdigest() != first
 
 
 def test_a_file_that_was_written_just_now_is_not_trusted(root, tmp_path, monkeypatch):
     path = written(tmp_path / "a", "one")
     files.file_digest(path)
-    monkeypatch.setattr(files, "_read", lambda path: "read again")
+    monkeypatch.setattr(files, "content_digest", lambda path: "read again")
     assert files.file_digest(path) == "read again"
 
 
@@ -90,7 +90,7 @@ def test_many_files_are_looked_up_in_parts(root, trusting, tmp_path, monkeypatch
     monkeypatch.setattr(cache, "AT_ONCE", 3)
     paths = [written(tmp_path / str(n), str(n)) for n in range(10)]
     first = files.digest_files(paths)
-    monkeypatch.setattr(files, "_read", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(files, "content_digest", lambda path: pytest.fail("read again"))
     assert files.digest_files(paths) == first
 
 
