@@ -6,6 +6,11 @@ An image is called OOD when its score is above the threshold, and that is so exa
 calibration images, P(p <= a) <= a, whatever the scorer and however few images there are. The threshold is therefore an
 order statistic, the k-th smallest score with k = ceil((M + 1) TPR); no interpolated quantile has the guarantee.
 
+Equal scores are equal up to rounding: the last bits of a score depend on the processor, the number of threads and the
+size of the batch. A calibration score therefore counts as `TOLERANCE` of its size more than it is, in the threshold
+and in p-values alike, so that a calibration image that is scored again is decided as before. That accepts a little
+more, so the guarantee stays.
+
 All this holds on average over calibration sets. What one of them has caught is told by `interval`.
 """
 
@@ -27,6 +32,9 @@ TPR = 0.95
 
 CONFIDENCE = 0.95
 """Of intervals."""
+
+TOLERANCE = 1e-9
+"""Relative difference up to which a score equals a calibration score."""
 
 _ROUNDING = 1e-9  # (M + 1) TPR may be a whole number that floats do not hit
 
@@ -61,13 +69,18 @@ class Calibration:
         """The highest rate that so few images can vouch for, M / (M + 1)."""
         return len(self) / (len(self) + 1)
 
+    @cached_property
+    def upper(self) -> NDArray[np.float64]:
+        """The highest scores [M], ascending, that still equal the calibration scores."""
+        return self.scores + TOLERANCE * np.abs(self.scores)
+
     def threshold(self, tpr: float = TPR) -> float:
         """Return the score above which an image is OOD; a new ID image is accepted with probability `tpr` or more.
 
         Raises:
             OODError: `tpr` is not between 0 and 1, or higher than so few calibration images can vouch for.
         """
-        return float(self.scores[self._rank(tpr) - 1])
+        return float(self.upper[self._rank(tpr) - 1])
 
     def thresholds(self, classes: Sequence[str], tpr: float = TPR) -> NDArray[np.float64]:
         """Return a threshold for each predicted class, [C], from the calibration images taken for that class.
@@ -121,7 +134,7 @@ class Calibration:
         return float(low), float(high)
 
     def _p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        at_least = len(self) - np.searchsorted(self.scores, scores, side="left")
+        at_least = len(self) - np.searchsorted(self.upper, scores, side="left")
         shares: NDArray[np.float64] = (1 + at_least) / (len(self) + 1)
         return shares
 

@@ -8,7 +8,7 @@
 | `parts` | `Fitted`, all that a detector has learned, as values |
 | `inputs` | whatever holds images, to batches; decoded in threads, in constant memory |
 | `passage` | a batch through the network and all scorers: `Scored` |
-| `exact` | why an image gets the same bits whatever it is passed with |
+| `exact` | linear layers whose rows do not depend on the size of the batch |
 | `predictions` | from scores to decisions: a `Rule`, and `Predictions` |
 | `build` | from a run that is done to its detector |
 | `fitting`, `foreign` | from a network and images to a detector; modules of the user's own |

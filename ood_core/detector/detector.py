@@ -222,7 +222,7 @@ class Detector:
         Args:
             images: A path, a folder, a picture, an array, a tensor, or anything that yields such or batches of such:
                 see `inputs.items`.
-            batch_size: Images that pass through the network at once; changes no score where the network is exact.
+            batch_size: Images that pass through the network at once; changes scores by rounding at most.
 
         Raises:
             OODError: An image cannot be read, or a score is not finite; says which.

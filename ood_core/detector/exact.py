@@ -1,10 +1,10 @@
-"""Has a network give an image the same bits whatever other images it is passed with.
+"""Reduces how far the outputs of a network for an image depend on the other images of its batch.
 
 A matrix product sums in an order that the library chooses by the shape. MKL, behind torch's products on a CPU, chooses
 another one below 16 rows, and among several threads another one where more than some 800 numbers are summed. So
-products of fewer rows are filled up to 16, and longer sums are cut into parts that are added one after another. That
-costs little, and makes vision transformers and mixers exact; for convolutions, among which the library chooses by the
-shape as well, there is no such cure. What came of it is measured when a detector is made (`passage.is_exact`).
+products of fewer rows are filled up to 16, and longer sums are cut into parts that are added one after another. On
+processors with AVX-512 that makes vision transformers and mixers independent of the batch; on others MKL has further
+rules, and nothing helps for convolutions. What came of it is measured when a detector is made (`passage.is_exact`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LENGTH = 768
 
 
 class ExactLinear(nn.Linear):
-    """A linear layer whose rows do not depend on each other, to the last bit."""
+    """A linear layer without products of few rows or long sums."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs [..., O] of inputs [..., I]."""

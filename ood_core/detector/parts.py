@@ -143,7 +143,8 @@ class Fitted:
         origin: Where it comes from.
         witnesses: uint8 [W, 3, S, S], images by which a change of the network's outputs is noticed.
         witnessed: Their embeddings, float32 [W, D].
-        exact: Whether an image was seen to get the same bits whatever others it is passed with.
+        exact: Whether the network was measured to give an image the same outputs in every batch, on the machine where
+            the detector was made.
         examples: For explanations; may be none.
         reconstruction: For explanations; None where no stage was masked image modelling.
     """

@@ -89,7 +89,7 @@ class Graph(nn.Module):
 
 def _p_values(score: Tensor, calibration: Calibration, predicted: Tensor | None) -> Tensor:
     """Return what `Calibration.p_values` does, by comparing each score with all of the M held-out ones: N M bytes."""
-    at_least = torch.from_numpy(calibration.scores) >= score[:, None]
+    at_least = torch.from_numpy(calibration.upper) >= score[:, None]
     if predicted is None:
         return (1 + at_least.sum(1)).double() / (len(calibration) + 1)
     of_class = torch.from_numpy(calibration.predicted) == predicted[:, None]

@@ -1,4 +1,4 @@
-"""Paths to rows, batch after batch; the scores are those of `Detector.score`, to the last bit."""
+"""Paths to rows, batch after batch; the scores are those of `Detector.score`, up to rounding."""
 
 from __future__ import annotations
 

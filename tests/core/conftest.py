@@ -3,6 +3,7 @@
 import runpy
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def command_line(tmp_path, monkeypatch, capsys):
         return call
 
     return named
+
+
+@pytest.fixture(scope="session")
+def rounded(tiny_detector):
+    """`rounded(scores)`: equals scores of the tiny detector for the same images in other batches.
+
+    On a processor where its network is not exact, they differ by the rounding of float32.
+    """
+    return partial(pytest.approx, rel=1e-9 if tiny_detector.fitted.exact else 1e-4, abs=0)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ NINETEEN = Calibration.of(np.arange(19, 0, -1.0))
 
 @pytest.mark.parametrize(("tpr", "threshold"), [(0.95, 19), (0.9, 18), (0.5, 10), (0.05, 1)])
 def test_the_threshold_is_the_order_statistic(tpr, threshold):
-    assert NINETEEN.threshold(tpr) == threshold  # ceil(20 tpr), although 20 * 0.95 is no 19 in floats
+    found = NINETEEN.threshold(tpr)
+    assert found == pytest.approx(threshold, rel=1e-8)  # ceil(20 tpr), although 20 * 0.95 is no 19 in floats
 
 
 def test_p_values_count_the_scores_that_are_as_high():
@@ -32,9 +33,28 @@ def test_decisions_and_p_values_agree_where_scores_are_tied():
         assert ((scores > calibration.threshold(tpr)) == (calibration.p_values(scores) <= 1 - tpr + 1e-12)).all()
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1, -1, -300])
+@pytest.mark.parametrize("by_class", [False, True])
+def test_rounding_changes_neither_decisions_nor_p_values(scale, by_class):
+    """Of the calibration images themselves, whose scores the thresholds are."""
+    scores = np.sort(scale * np.random.default_rng(0).gamma(2, size=99))
+    predicted = np.arange(99) % 2 if by_class else None
+    calibration = Calibration.of(scores, predicted)
+    for factor in (1, 1 - 1e-10, 1 + 1e-10):
+        again = scores * factor
+        p_values = calibration.p_values(again, predicted, 2)
+        assert (p_values == calibration.p_values(scores, predicted, 2)).all()
+        for tpr in (0.5, 0.8, 0.95):
+            thresholds = calibration.thresholds("ab", tpr)[predicted] if by_class else calibration.threshold(tpr)
+            assert ((again > thresholds) == (scores > thresholds)).all()
+            assert (again > thresholds).mean() <= 1 - tpr + 1e-12
+    further = scores + 1e-8 * np.abs(scores)
+    assert (calibration.p_values(further, predicted, 2) < calibration.p_values(scores, predicted, 2)).all()
+
+
 def test_each_class_has_its_own_threshold():
     calibration = Calibration.of(np.arange(40.0), np.arange(40) % 2)
-    assert calibration.thresholds(["even", "odd"], 0.9).tolist() == [36, 37]
+    assert calibration.thresholds(["even", "odd"], 0.9).tolist() == pytest.approx([36, 37], rel=1e-8)
     found = calibration.p_values(np.array([37.0, 37.0]), np.array([0, 1]), 2)
     assert found.tolist() == [2 / 21, 3 / 21]  # 38 is as high among the even ones, 37 and 39 among the odd ones
 
