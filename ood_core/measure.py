@@ -24,8 +24,8 @@ from ood_core.stages import Extraction, MeasureStage, ScoreStage
 from ood_core.store import Store, load_array
 
 ACCEPTED = "accepted.npy"
-"""int64 [O, C]: of the images of each OOD class, how many are taken for each ID class, at a threshold that
-accepts 95 % of the ID test images."""
+"""int64 [O, C]: of the images of each OOD class, how many are taken for each ID class, at the interpolated
+95 % quantile of the ID test scores, that of FPR@95."""
 
 
 def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
@@ -129,7 +129,7 @@ def _classification(outputs: Outputs) -> dict[str, float | None]:
 
 
 def _calibrated(inside: Tensor, outside: Tensor, held: Tensor) -> dict[str, float]:
-    """Return the threshold that keeps 95 % of held-out ID images, and what share of each test set it accepts."""
+    """Return the threshold set by held-out ID images, and what share of each test set it accepts."""
     threshold = _threshold(held)
     return {
         "threshold": threshold,
@@ -139,7 +139,10 @@ def _calibrated(inside: Tensor, outside: Tensor, held: Tensor) -> dict[str, floa
 
 
 def _threshold(held: Tensor) -> float:
-    """Return the threshold of a detector; of too few images to vouch for it, a quantile."""
+    """Return the threshold of a detector for a TPR of 95 %; of fewer than 19 images the interpolated quantile.
+
+    That quantile comes without a guarantee for new ID images.
+    """
     calibration = Calibration.of(held.numpy())
     vouched = calibration.highest_tpr >= metrics.RECALL
     return calibration.threshold(metrics.RECALL) if vouched else metrics.threshold(held)

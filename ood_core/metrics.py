@@ -32,7 +32,8 @@ class Metrics:
 
     Attributes:
         auroc: Probability that an OOD image scores higher than an ID image; ties count half.
-        fpr95: Share of OOD images accepted by the threshold that accepts 95 % of the ID images.
+        fpr95: Share of OOD images that score at most the interpolated 95 % quantile of the ID scores. With few ID images
+            that quantile accepts less than 95 % of them: 9 of 10, or 104 of 110.
         fpr95_ood_recall: OpenOOD's quantity of that name: share of ID images rejected by the highest threshold that
             rejects 95 % of the OOD images.
         aupr_in: Average precision of finding the ID images; depends on how many there are of each.
@@ -80,11 +81,14 @@ def measure(id_scores: Tensor, ood_scores: Tensor) -> Metrics:
 
 
 def threshold(id_scores: Tensor, tpr: float = RECALL) -> float:
-    """Return the score up to which an image is accepted as ID, interpolated linearly between scores.
+    """Return the quantile of ID scores, interpolated linearly, as the paper's FPR@95 has it.
+
+    It guarantees no rate: with few scores it accepts less than `tpr` of them (9 of 10 at 0.95), and of new images less
+    again. `calibration.Calibration.threshold` is the one with a guarantee.
 
     Args:
         id_scores: [N], of ID images that the scorer was not fitted to: training images lie too near.
-        tpr: Share of them to accept.
+        tpr: Which quantile, in [0, 1].
 
     Raises:
         OODError: There are no scores, or one is not finite.

@@ -39,7 +39,7 @@ class WhichRow:
 
 @dataclass(frozen=True)
 class AcceptedPair(WhichRow):
-    """How many images of an OOD class are accepted and taken for an ID class, at the TPR of 95 %.
+    """How many images of an OOD class are accepted and taken for an ID class, at the threshold of FPR@95.
 
     Attributes:
         images: How many images the OOD class has.

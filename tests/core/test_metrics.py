@@ -209,3 +209,9 @@ def test_empty_sets_are_refused(name: str, sizes: tuple[int, int]) -> None:
 def test_importing_the_module_does_not_import_scikit_learn() -> None:
     code = "import sys, ood_core.metrics; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("images", "accepted"), [(10, 9), (110, 104), (21, 20)])
+def test_the_threshold_of_fpr95_is_interpolated_and_may_accept_less(images: int, accepted: int) -> None:
+    scores = torch.arange(images, dtype=torch.float64)
+    assert int((scores <= threshold(scores)).sum()) == accepted
