@@ -32,8 +32,8 @@ class Metrics:
 
     Attributes:
         auroc: Probability that an OOD image scores higher than an ID image; ties count half.
-        fpr95: Share of OOD images that score at most the interpolated 95 % quantile of the ID scores. With few ID images
-            that quantile accepts less than 95 % of them: 9 of 10, or 104 of 110.
+        fpr95: Share of OOD images that score at most the interpolated 95 % quantile of the ID scores. With few ID
+            images that quantile accepts less than 95 % of them: 9 of 10, or 104 of 110.
         fpr95_ood_recall: OpenOOD's quantity of that name: share of ID images rejected by the highest threshold that
             rejects 95 % of the OOD images.
         aupr_in: Average precision of finding the ID images; depends on how many there are of each.

@@ -36,7 +36,7 @@ THUMBNAIL = 96
 
 WITNESSES = 2
 COMPARED = 8
-"""Images by which it is measured whether the network is exact; each passes three times."""
+"""Images by which it is measured whether the network is exact; each passes six times."""
 
 
 @dataclass(frozen=True)

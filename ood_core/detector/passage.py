@@ -106,21 +106,18 @@ def _filled(block: Outputs) -> Outputs:
 
 
 def is_exact(network: Network, images: Tensor, logits: bool) -> bool:
-    """Return whether the outputs for images [B, 3, S, S] are equal one by one, three by three, and all at once.
+    """Return whether the outputs for images [B, 3, S, S] are equal one by one, three by three, and among 4 B.
 
     It is a measurement of this processor and number of threads, and may differ on others.
     """
 
-    def passed(size: int) -> Mapping[str, Tensor]:
-        parts = [outputs(network, part, Wanted(logits=logits))[0] for part in torch.split(images, size)]
+    def passed(shown: Tensor, size: int) -> Mapping[str, Tensor]:
+        parts = [outputs(network, part, Wanted(logits=logits))[0] for part in torch.split(shown, size)]
         return {
             "embeddings": torch.cat([part.embeddings for part in parts]),
             "logits": torch.cat([part.logits for part in parts]),
         }
 
-    whole = passed(len(images))
-    for size in (1, 3):
-        parts = passed(size)
-        if not all(torch.equal(parts[name], whole[name]) for name in whole):
-            return False
-    return True
+    whole = passed(images.repeat(4, 1, 1, 1), 4 * len(images))
+    alone, three = passed(images, 1), passed(images, 3)
+    return all(torch.equal(parts[name].repeat(4, 1), whole[name]) for parts in (alone, three) for name in whole)

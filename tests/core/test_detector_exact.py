@@ -79,17 +79,20 @@ def test_batches_change_the_outputs_of_networks_by_rounding_alone(plugins, model
         close(torch.cat([copied(part) for part in images.split(batch)]), whole)
 
 
+class Pixels(nn.Module):
+    """Embeddings are the first row of pixels."""
+
+    def forward_features(self, images):
+        return images[:, 0, 0]
+
+    def forward_head(self, features, pre_logits=False):
+        return features if pre_logits else -features
+
+    def parameters(self, recurse=True):
+        yield nn.Parameter(torch.zeros(1))
+
+
 def test_what_comes_of_each_image_alone_is_found_exact():
-    class Pixels(nn.Module):
-        def forward_features(self, images):
-            return images[:, 0, 0]
-
-        def forward_head(self, features, pre_logits=False):
-            return features if pre_logits else -features
-
-        def parameters(self, recurse=True):
-            yield nn.Parameter(torch.zeros(1))
-
     assert is_exact(Pixels(), torch.rand(7, 3, 4, 4), logits=True)
 
 
@@ -101,6 +104,14 @@ def test_the_copy_shares_the_weights_and_leaves_the_original_alone(plugins):
     assert any(isinstance(module, ExactLinear) for module in copied.modules())
     for one, other in zip(network.parameters(), copied.parameters(), strict=True):
         assert one.data_ptr() == other.data_ptr()
+
+
+def test_a_difference_that_only_large_batches_make_is_found_out():
+    class Counting(Pixels):
+        def forward_features(self, images):
+            return images[:, 0, 0] + 1e-6 * (len(images) > 16)
+
+    assert not is_exact(Counting(), torch.rand(7, 3, 4, 4), logits=True)
 
 
 def test_a_network_that_looks_at_its_neighbours_is_found_out(plugins):
