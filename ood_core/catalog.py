@@ -24,12 +24,16 @@ def table(plugins: Plugins) -> str:
             for (kind, name), registered in sorted(plugins.registered.items())
             if kind == "scorer" and registered.package == package
         }
-        rows = [_row(name, cls) for name, cls in found.items() if issubclass(cls, Scorer) and cls.card is not None]
-        if rows:
+        scorers = {name: cls for name, cls in found.items() if issubclass(cls, Scorer) and cls.card is not None}
+        if scorers:
+            rows = [_row(name, cls) for name, cls in scorers.items()]
+            notes = [f"- `{name}`: {cls.card.notes}" for name, cls in scorers.items() if cls.card and cls.card.notes]
             head = (
                 "| scorer | options | formula, higher is more OOD | needs | fit | score | source |\n" + "|---" * 7 + "|"
             )
             blocks.append("\n".join([f"### {package.entry} ({package.distribution})", "", head, *rows]))
+            if notes:
+                blocks.append("\n".join(notes))
     return "\n\n".join(blocks) + "\n"
 
 

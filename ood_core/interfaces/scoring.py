@@ -65,12 +65,15 @@ class Card:
         formula: The score in one line of plain Unicode: z logits, p softmax, f embedding, W and b the head.
         fit: What fitting costs, in the letters N, C, D; "none" where nothing is fitted.
         score: What scoring one row costs.
+        notes: Where a default or the formula differs from the paper's or from OpenOOD's configuration; empty where
+            they agree.
     """
 
     paper: str
     formula: str
     fit: str
     score: str
+    notes: str = ""
 
 
 NEEDS = frozenset({"embeddings", "logits", "head", "labels", "held_out", "known_ood", "layers", "network"})
@@ -107,9 +110,13 @@ class Scorer(Plugin):
                 nested += item.parts() if isinstance(item, Scorer) else ()
         return (self, *nested)
 
+    def own_needs(self) -> frozenset[str]:
+        """Return what this scorer itself reads with its options: `needs`, or a part of it."""
+        return self.needs
+
     def all_needs(self) -> frozenset[str]:
         """Return what this scorer and those among its options read."""
-        return frozenset().union(*(part.needs for part in self.parts()))
+        return frozenset().union(*(part.own_needs() for part in self.parts()))
 
     def probes(self) -> tuple[Probe, ...]:
         """Return the probes of this scorer and those among its options, each once."""

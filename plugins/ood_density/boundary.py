@@ -73,6 +73,7 @@ class OneClassSvm(Scorer):
         formula="log ρ - log Σ_i α_i exp(-γ ‖f - s_i‖²)",
         fit="N² D of at most 10 000 rows",
         score="S D, S ≥ ν N support vectors",
+        notes="nu and gamma are scikit-learn's; the paper has examples from 0.05 to 0.5",
     )
 
     nu: Annotated[float, Gt(0), Lt(1)] = 0.5

@@ -61,6 +61,9 @@ class MCDropout(Scorer):
         formula="H(mean_p softmax(z_p)),  z_p of pass p with dropout",
         fit="none",
         score="100 forward passes; 1 where only the head has dropout",
+        notes=(
+            "passes is the paper's; OpenOOD has 5, and the largest softmax of the mean logits in place of the entropy"
+        ),
     )
 
     passes: PositiveInt = 100

@@ -60,6 +60,10 @@ class ODIN(Scorer):
         formula="log(1 − max softmax(z(x′)/T)),  x′ = x + ε sign ∇ log max softmax(z(x)/T)",
         fit="none",
         score="3 passes: forward, backward, forward",
+        notes=(
+            "epsilon is the paper's for DenseNet on CIFAR-10; OpenOOD's configuration is the same, then the best "
+            "of temperature 1 to 1000 and epsilon 0.0014 and 0.0028 on validation OOD images"
+        ),
     )
 
     temperature: PositiveFloat = 1000.0
@@ -116,6 +120,10 @@ class IODIN(Scorer):
         formula="log(1 − max softmax(z(x′)/T)),  x′ = x + ε sign ∇ᵢ log max softmax(z(x)/T) at the largest |∇ᵢ|",
         fit="none",
         score="3 passes: forward, backward, forward",
+        notes=(
+            "OpenOOD then takes the best of temperature 1 to 1000 and epsilon 0.0014 and 0.0028 on validation OOD "
+            "images"
+        ),
     )
 
     temperature: PositiveFloat = 1000.0

@@ -82,6 +82,7 @@ class GradNorm(Scorer):
         formula="−(1/T) Σ_j |p_j − 1/C| · Σ_d |f_d|",
         fit="none",
         score="C + D",
+        notes="OpenOOD sums over ones (`target: ones`), which ranks alike",
     )
 
     temperature: PositiveFloat = 1.0

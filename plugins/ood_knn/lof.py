@@ -65,6 +65,7 @@ class LocalOutlierFactor(Scorer):
         formula="mean_i d(fᵢ) / d(f), 1/d(f) = mean_i max(‖f - fᵢ‖, reach(fᵢ)) over the k nearest",
         fit="N² D",
         score="N D",
+        notes="k is scikit-learn's; the paper advises 10 to 50",
     )
 
     k: PositiveInt = 20

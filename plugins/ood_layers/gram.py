@@ -73,6 +73,7 @@ class Gram(Scorer):
         formula="Σ_l δ_l / E[δ_l],  δ_l = Σ max(0, min − G_p)/|min| + max(0, G_p − max)/|max|",
         fit="N M, M values of all layers and powers",
         score="M",
+        notes="powers is the paper's; OpenOOD has 5, and reads every convolution and ReLU",
     )
 
     layers: tuple[str, ...] = ()

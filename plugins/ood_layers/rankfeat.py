@@ -80,6 +80,7 @@ class RankFeat(Scorer):
         formula="−T logsumexp(z′/T),  z′ = logits of X − s₁u₁v₁ᵀ",
         fit="none",
         score="C, after an eigendecomposition a map in the extraction",
+        notes="of the last map alone; OpenOOD takes the mean of the logits of the last two blocks",
     )
 
     temperature: PositiveFloat = 1.0

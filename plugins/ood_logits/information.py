@@ -113,6 +113,7 @@ class Gen(Scorer):
         formula="Σ_{j ≤ M} p₍ⱼ₎^γ (1 − p₍ⱼ₎)^γ",
         fit="none",
         score="C",
+        notes="OpenOOD then takes the best of gamma 0.01 to 10 and top 10 to 1000 on validation OOD images",
     )
 
     gamma: Annotated[float, Gt(0), Lt(1)] = 0.1

@@ -83,6 +83,7 @@ class OpenMax(Scorer):
         formula="u − log Σ_c exp(z_c (1 − w_c)),  u = Σ_c z_c w_c,  w from Weibull tails of |z − μ_c|",
         fit="N C",
         score="α C",
+        notes="alpha is the paper's; OpenOOD has 3",
     )
 
     alpha: PositiveInt = 10

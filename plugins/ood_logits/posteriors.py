@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,12 +27,11 @@ class NearestPosterior(Score):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        quick = self.log_templates.float()
         parts = []
         for block in blocks(outputs.logits):
-            # The entropy is the same for all templates, so the nearest one has the least cross-entropy.
-            nearest = (block.softmax(1) @ quick.to(block).T).argmax(1)
             log_p = block.double().log_softmax(1)
+            # The entropy is the same for all templates, so the nearest one has the least cross-entropy.
+            nearest = (log_p.exp() @ self.log_templates.T).argmax(1)
             parts.append((log_p.exp() * (log_p - self.log_templates[nearest])).sum(1))
         return torch.cat(parts).clamp(min=0)
 
@@ -40,8 +40,11 @@ class NearestPosterior(Score):
 class KLMatching(Scorer):
     """Divergence from the nearest of the classes' mean posteriors (Hendrycks et al., 2022).
 
-    score = min_k sum_j p_j log(p_j / d_kj), d_k the mean of p over the held-out ID images that are predicted as k. A
-    class that is predicted for none of them has no d_k and cannot be the nearest; OpenOOD takes a one-hot one instead.
+    score = min_k sum_j p_j log(p_j / d_kj), d_k the mean of p over the ID images that are predicted as k. A class that
+    is predicted for none of them has no d_k and cannot be the nearest; OpenOOD takes a one-hot one instead.
+
+    Attributes:
+        fit_to: Which images make the d_k: "held-out" as in the paper and OpenOOD, or "train".
     """
 
     name = "kl-matching"
@@ -49,10 +52,20 @@ class KLMatching(Scorer):
     scores = NearestPosterior
     card = Card(
         paper="Hendrycks et al., 2022, Scaling out-of-distribution detection for real-world settings",
-        formula="min_k KL(p ‖ d_k),  d_k = mean of p over held-out images predicted as k",
-        fit="H C, H held-out images",
+        formula="min_k KL(p ‖ d_k),  d_k = mean of p over held-out (or training) images predicted as k",
+        fit="H C, H such images",
         score="C²",
+        notes=(
+            "fit_to is the paper's, and OpenOOD's; a class that no image is predicted as has no d_k, in OpenOOD a "
+            "one-hot one"
+        ),
     )
+
+    fit_to: Literal["held-out", "train"] = "held-out"
+
+    def own_needs(self) -> frozenset[str]:
+        """Return the logits, and held-out images if it is fitted to them."""
+        return self.needs if self.fit_to == "held-out" else self.needs - {"held_out"}
 
     def fit(self, train: Outputs) -> NearestPosterior:
         """Return the divergence.
@@ -61,11 +74,11 @@ class KLMatching(Scorer):
             OODError: There are no logits or no held-out images.
         """
         require_logits(train, self.name)
-        held_out = require_held_out(train, self.name)
+        images = require_held_out(train, self.name) if self.fit_to == "held-out" else train
         classes = train.logits.shape[1]
         sums = torch.zeros(classes, classes, dtype=torch.float64)
         counts = torch.zeros(classes, dtype=torch.float64)
-        for part in held_out.chunks():
+        for part in images.chunks():
             for block in blocks(part.logits):
                 predicted = block.argmax(1)
                 sums.index_add_(0, predicted, block.double().softmax(1))
@@ -116,6 +129,7 @@ class Igeood(Scorer):
         formula="−mean_c 2 arccos(Σ_j √(p_j q_cj)),  q_c = softmax(μ_c / T)",
         fit="N C",
         score="C²",
+        notes="no default of the paper: it tunes T on known OOD images",
     )
 
     temperature: PositiveFloat = 1.0

@@ -71,6 +71,7 @@ class NAC(Scorer):
         formula="-mean min(n / O, 1), n training images in the bin of σ(a f ⊙ Wᵀ(p - 1/C))",
         fit="N C D",
         score="C D",
+        notes="those of the authors for CIFAR-10; they have others for ImageNet",
     )
 
     steepness: PositiveFloat = 100.0

@@ -68,6 +68,7 @@ class FastBoundaryDistance(Scorer):
         formula="-mean_c (z_k - z_c) / (‖W_k - W_c‖ ‖f - m‖), k = argmax z",
         fit="N D + C² D",
         score="C + D",
+        notes="OpenOOD then takes the better of distance and norm on validation OOD images",
     )
 
     scale: Literal["distance", "norm"] = "distance"
@@ -130,6 +131,7 @@ class NeuralCollapse(Scorer):
         formula="-(f - m)·W_k / ‖f - m‖ - α ‖f‖₁, k = argmax z",
         fit="N D",
         score="C + D",
+        notes="OpenOOD then takes the best of alpha 0.0001 to 0.1 on validation OOD images",
     )
 
     alpha: NonNegativeFloat = 1e-4

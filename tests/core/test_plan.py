@@ -379,6 +379,14 @@ def test_a_scorer_that_needs_held_out_images_is_told_when_there_are_none(make_pl
         make_plan(tiny, "data.holdout=0", "scorers=[gram]")
 
 
+def test_a_scorer_whose_options_need_no_held_out_images_is_planned_without(make_plan, tiny):
+    planned = make_plan(tiny, "data.holdout=0", "scorers=[{use: kl-matching, fit_to: train}]")
+    assert planned.rows[0].measure.fit.held_out is None
+    fused = "scorers=[{use: rank-fusion, scorers: [{use: kl-matching, fit_to: train}, energy]}]"
+    with pytest.raises(OODErrors, match="scorer 'rank-fusion' needs held-out ID images"):
+        make_plan(tiny, "data.holdout=0", fused)
+
+
 def test_what_a_scorer_among_the_options_of_another_needs_is_checked(make_plan, tiny):
     with pytest.raises(OODErrors, match="needs known OOD images; name them under 'known' in 'data'"):
         make_plan(tiny, "scorers=[{use: rank-fusion, scorers: [ssd-k, energy]}]")

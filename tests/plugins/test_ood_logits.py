@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -268,6 +269,15 @@ def test_kl_matching_is_the_divergence_from_the_nearest_mean_posterior() -> None
     torch.testing.assert_close(
         KLMatching().fit(train)(test), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-7
     )
+
+
+def test_kl_matching_may_be_fitted_to_training_images() -> None:
+    train, test = labelled(), labelled(seed=1)
+    scorer = KLMatching(fit_to="train")
+    expected = KLMatching().fit(replace(train, held_out=train))(test)
+    torch.testing.assert_close(scorer.fit(replace(train, held_out=None))(test), expected, rtol=1e-12, atol=0)
+    assert scorer.all_needs() == {"logits"}
+    assert KLMatching().all_needs() == {"logits", "held_out"}
 
 
 def test_kl_matching_leaves_out_classes_that_no_held_out_image_is_predicted_as() -> None:
