@@ -27,11 +27,12 @@ class NearestPosterior(Score):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
+        quick = self.log_templates.float()
         parts = []
         for block in blocks(outputs.logits):
-            log_p = block.double().log_softmax(1)
             # The entropy is the same for all templates, so the nearest one has the least cross-entropy.
-            nearest = (log_p.exp() @ self.log_templates.T).argmax(1)
+            nearest = (block.softmax(1) @ quick.to(block).T).argmax(1)
+            log_p = block.double().log_softmax(1)
             parts.append((log_p.exp() * (log_p - self.log_templates[nearest])).sum(1))
         return torch.cat(parts).clamp(min=0)
 
