@@ -8,6 +8,7 @@ import torch
 
 from ood_core.artifacts import load_outputs, load_together, plain_values, save_score
 from ood_core.batches import step_seed
+from ood_core.contract import check_fitted
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
 from ood_core.observers import Observer
@@ -23,7 +24,8 @@ def execute(stage: FitStage, store: Store, observer: Observer) -> None:
     known_ood = load_together(stage.known_ood, store) if stage.known_ood else None
     with store.put(stage) as (folder, facts):
         torch.manual_seed(step_seed(stage.seed, 0, "fit"))
-        score = stage.scorer.fit(replace(outputs, held_out=held_out, known_ood=known_ood))
+        given = replace(outputs, held_out=held_out, known_ood=known_ood).declared_by(stage.scorer)
+        score = check_fitted(stage.name, stage.scorer, stage.scorer.fit(given))
         save_score(folder, score)
         facts["fitted"] = plain_values(score)
     observer.progress(1, 1)

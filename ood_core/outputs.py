@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
+from ood_core.errors import OODError
+
 if TYPE_CHECKING:
-    from ood_core.interfaces import Network
+    from ood_core.interfaces import Network, Scorer
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,43 @@ class Head:
 
     weight: Tensor
     bias: Tensor
+
+
+class Undeclared(Tensor):
+    """Stands for a tensor that a scorer does not name in its `needs`; it has rows, and values that cannot be read."""
+
+    refusal: str
+
+    @classmethod
+    def of(cls, rows: Tensor, part: str, scorer: str) -> Self:
+        """Return the placeholder of a part, with as many rows."""
+        made = rows.as_subclass(cls)
+        made.refusal = f"scorer '{scorer}' reads '{part}', which its 'needs' does not name; add \"{part}\" to 'needs'"
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Allow what reads no values.
+
+        Raises:
+            OODError: Anything else; names scorer and part.
+        """
+        leaves = [leaf for one in args for leaf in (one if isinstance(one, (list, tuple)) else [one])]
+        held = [leaf for leaf in (*leaves, *(kwargs or {}).values()) if isinstance(leaf, cls)]
+        if func not in _READING_NO_VALUES or held[0] is not args[0] or len(held) > 1:
+            raise OODError(held[0].refusal if held else f"{func} reads what the 'needs' of a scorer does not name")
+        with torch._C.DisableTorchFunctionSubclass():
+            found = func(*args, **(kwargs or {}))
+            if func is Tensor.__getitem__:
+                found = found.as_subclass(cls)
+                found.refusal = held[0].refusal
+        return found
+
+
+_READING_NO_VALUES = (
+    *(Tensor.__getitem__, Tensor.__len__, Tensor.__repr__),
+    *(torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like),
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +110,31 @@ class Outputs:
             yield self[start : start + rows]
             if self.release is not None:
                 self.release(start, min(start + rows, len(self)))
+
+    def declared_by(self, scorer: Scorer) -> Outputs:
+        """Return what a scorer and those among its options name in `needs`, the only parts that it may read.
+
+        Of what is left out, embeddings, logits and labels raise OODError when they are read; layers are {}, all else
+        is None.
+        """
+        needs, none, name = scorer.all_needs(), torch.empty(len(self), 0), scorer.name
+        held_out, known_ood = (
+            of.declared_by(scorer) if of is not None and part in needs else None
+            for part, of in (("held_out", self.held_out), ("known_ood", self.known_ood))
+        )
+        nobody = torch.full((len(self),), -1)
+        return replace(
+            self,
+            embeddings=self.embeddings if "embeddings" in needs else Undeclared.of(none, "embeddings", name),
+            logits=self.logits if "logits" in needs else Undeclared.of(none, "logits", name),
+            labels=self.labels if "labels" in needs else Undeclared.of(nobody, "labels", name),
+            head=self.head if "head" in needs else None,
+            layers=self.layers if "layers" in needs else {},
+            held_out=held_out,
+            known_ood=known_ood,
+            network=self.network if "network" in needs else None,
+            images=self.images if "network" in needs else None,
+        )
 
     def without_labels(self) -> Outputs:
         """Return the same outputs with every label -1, as `Score` objects get them."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from ood_core import network as networks
 from ood_core.artifacts import load_outputs, load_score
 from ood_core.batches import BROKEN, evaluation_batches
+from ood_core.contract import check_scores, first_not_finite
 from ood_core.data import to_unit
 from ood_core.errors import OODError
 from ood_core.extract import shown
@@ -26,13 +26,14 @@ BATCH_SIZE = 64
 
 def execute(stage: ScoreStage, store: Store, observer: Observer) -> None:
     """Score chunk by chunk, and file the scores, float64 [N]."""
-    outputs = load_outputs(stage.outputs, store).without_labels()
+    outputs = load_outputs(stage.outputs, store)
     score: Score = load_score(store.folder(stage.fit), stage.fit.scorer)
     with store.put(stage) as (folder, facts):
         scores = create_array(folder / SCORES, (len(outputs),), float)
         done = 0
         for chunk in _chunks(stage, store, outputs):
-            scores[done : done + len(chunk)] = _checked(stage, score, chunk, done).numpy()
+            given = chunk.declared_by(stage.fit.scorer).without_labels()
+            scores[done : done + len(chunk)] = _checked(stage, score, given, done).numpy()
             done += len(chunk)
             observer.progress(done, len(outputs))
         scores.flush()
@@ -55,12 +56,8 @@ def _chunks(stage: ScoreStage, store: Store, outputs: Outputs) -> Iterator[Outpu
 
 
 def _checked(stage: ScoreStage, score: Score, chunk: Outputs, first: int) -> Tensor:
-    """Return the scores of a chunk, and refuse what is no score for each row."""
-    scores = score(chunk).detach().cpu()
-    if scores.shape != (len(chunk),) or scores.dtype != torch.float64:
-        shape = f"{str(scores.dtype).removeprefix('torch.')} {list(scores.shape)}"
-        raise OODError(f"scorer '{stage.fit.name}' gave {shape}, not float64 [{len(chunk)}]")
-    if not (finite := scores.isfinite()).all():
-        row = first + int((~finite).nonzero()[0])
-        raise OODError(f"scorer '{stage.fit.name}' gave {float(scores[row - first])} for row {row}")
+    """Return the scores of a chunk, and refuse what is no finite score for each row."""
+    scores = check_scores(stage.fit.name, score(chunk), len(chunk))
+    if (row := first_not_finite(scores)) is not None:
+        raise OODError(f"scorer '{stage.fit.name}' gave {float(scores[row])} for row {first + row}")
     return scores

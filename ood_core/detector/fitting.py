@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
+from ood_core.contract import check_fitted
 from ood_core.data import to_unit
 from ood_core.detector.build import COMPARED, EXAMPLES, WITNESSES, spread, thumbnail
 from ood_core.detector.exact import exact
@@ -100,7 +101,8 @@ def fit(
     for name, scorer in scorers:
         _require(name, scorer, read)
         torch.manual_seed(options.seed)
-        scores.append((name, scorer, scorer.fit(replace(read, held_out=held))))
+        given = replace(read, held_out=held).declared_by(scorer)
+        scores.append((name, scorer, check_fitted(name, scorer, scorer.fit(given))))
     plain = Fitted(
         network=network,
         backbone=module if isinstance(module, Backbone) else None,

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ood_core.contract import check_scores
 from ood_core.data import to_unit
 from ood_core.detector.parts import Fitted, FittedScorer, device_of
 from ood_core.detector.predictions import Scored
@@ -89,15 +90,20 @@ def scored(fitted: Fitted, images: Tensor, only: str | None = None) -> Scored:
 
 
 def _scores(of: FittedScorer, network: Network, found: Outputs, shown: Tensor) -> NDArray[np.float64]:
+    given = found.declared_by(of.scorer).without_labels()
     if "network" in of.scorer.all_needs():
         rows = [
-            of.score(replace(found[row : row + 1], network=network, images=shown[row : row + 1].clone()))
-            for row in range(len(found))
+            _checked(of, replace(given[row : row + 1], network=network, images=shown[row : row + 1].clone()))
+            for row in range(len(given))
         ]
     else:
-        rows = [of.score(_filled(block))[: len(block)] for block in found.chunks(BLOCK)]
-    values: NDArray[np.float64] = torch.cat(rows).detach().cpu().double().numpy()
+        rows = [_checked(of, _filled(block))[: len(block)] for block in given.chunks(BLOCK)]
+    values: NDArray[np.float64] = torch.cat(rows).numpy()
     return values
+
+
+def _checked(of: FittedScorer, block: Outputs) -> Tensor:
+    return check_scores(of.name, of.score(block), len(block))
 
 
 def _filled(block: Outputs) -> Outputs:

@@ -49,6 +49,7 @@ _CLOSE = 1e-5  # of the largest score: what float32 inside a scorer may cost
 def scorer_checks() -> tuple[ScorerCheck, ...]:
     """Return all checks, for `pytest.mark.parametrize`."""
     return (
+        check_what_is_fitted_is_what_is_declared,
         check_one_finite_float64_score_a_row,
         check_rows_are_scored_one_by_one,
         check_far_away_data_scores_higher,
@@ -66,6 +67,13 @@ def scorer_checks() -> tuple[ScorerCheck, ...]:
         check_more_dimensions_than_rows,
         check_saved_and_loaded_is_the_same,
     )
+
+
+def check_what_is_fitted_is_what_is_declared(scorer: Scorer) -> None:
+    """`fit` returns an object of the class `scores`, through which it is saved and loaded."""
+    fitted = _fit(scorer, _made(scorer))
+    expected, found = scorer.scores.__name__, type(fitted).__name__
+    assert type(fitted) is scorer.scores, f"fit should return the {expected} that 'scores' declares, not a {found}"
 
 
 def check_one_finite_float64_score_a_row(scorer: Scorer) -> None:
@@ -106,11 +114,15 @@ def check_labels_of_scored_data_are_not_read(scorer: Scorer) -> None:
 
 
 def check_nothing_undeclared_is_read(scorer: Scorer) -> None:
-    """Scores are the same without the parts of the outputs that `needs` does not name."""
+    """Scores are the same without the parts of the outputs that `needs` does not name, as the core gives them."""
     train, test = _made(scorer), _made(scorer, seed=1).without_labels()
-    needs = scorer.all_needs()
-    bare = _fit(scorer, _only(train, needs))(_only(test, needs))
-    _assert_close(bare, _fit(scorer, train)(test), f"more is read than needs = {sorted(needs)} says")
+    complaint = f"more is read than needs = {sorted(scorer.all_needs())} says"
+    expected = _fit(scorer, train)(test)
+    try:
+        bare = _fit(scorer, train.declared_by(scorer))(test.declared_by(scorer).without_labels())
+    except Exception as error:
+        raise AssertionError(f"{complaint}: {type(error).__name__}: {error}") from error
+    _assert_close(bare, expected, complaint)
 
 
 def check_inputs_are_left_unchanged(scorer: Scorer) -> None:
@@ -216,21 +228,6 @@ def _reads_images(scorer: Scorer) -> bool:
     return bool(scorer.all_needs() & {"layers", "network"})
 
 
-def _only(outputs: Outputs, needs: frozenset[str]) -> Outputs:
-    """Return the outputs without what is not needed."""
-    return replace(
-        outputs if "labels" in needs else outputs.without_labels(),
-        embeddings=outputs.embeddings if "embeddings" in needs else torch.full_like(outputs.embeddings, torch.nan),
-        logits=outputs.logits if "logits" in needs else outputs.logits[:, :0],
-        head=outputs.head if "head" in needs else None,
-        layers=outputs.layers if "layers" in needs else {},
-        held_out=outputs.held_out if "held_out" in needs else None,
-        known_ood=outputs.known_ood if "known_ood" in needs else None,
-        network=outputs.network if "network" in needs else None,
-        images=outputs.images if "network" in needs else None,
-    )
-
-
 def _double(outputs: Outputs) -> Outputs:
     held_out, known_ood = outputs.held_out, outputs.known_ood
     return replace(
@@ -245,6 +242,7 @@ def _double(outputs: Outputs) -> Outputs:
 
 def _assert_finite(scorer: Scorer, train: Outputs, test: Outputs) -> None:
     scores = _fit(scorer, train)(test)
+    assert isinstance(scores, Tensor), f"scores should be a tensor, they are a {type(scores).__name__}"
     assert scores.dtype == torch.float64, f"scores should be float64, they are {scores.dtype}"
     assert scores.shape == (len(test),), f"there should be one score a row, [{len(test)}], not {list(scores.shape)}"
     broken = int((~scores.isfinite()).sum())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,10 @@ def single_precision(train: Outputs, test: Outputs) -> Tensor:
     return distance(train, test).float()
 
 
+def as_an_array(train: Outputs, test: Outputs) -> Any:
+    return distance(train, test).numpy()
+
+
 def one_score_too_many(train: Outputs, test: Outputs) -> Tensor:
     return torch.cat([distance(train, test), torch.zeros(1)])
 
@@ -84,6 +89,10 @@ def peeking_at_labels(train: Outputs, test: Outputs) -> Tensor:
 
 def reading_logits_in_secret(train: Outputs, test: Outputs) -> Tensor:
     return distance(train, test) - test.logits.double().sum(1)
+
+
+def reading_the_head_in_secret(train: Outputs, test: Outputs) -> Tensor:
+    return distance(train, test) - train.head.weight.double().sum()  # type: ignore[union-attr]
 
 
 def overwriting(train: Outputs, test: Outputs) -> Tensor:
@@ -128,7 +137,9 @@ def factor_of_the_covariance(train: Outputs, test: Outputs) -> Tensor:
 
 
 MISTAKES = [
+    (distance, testing.check_what_is_fitted_is_what_is_declared, "the MeanDistance that 'scores' declares, not a Comp"),
     (single_precision, testing.check_one_finite_float64_score_a_row, "scores should be float64"),
+    (as_an_array, testing.check_one_finite_float64_score_a_row, "scores should be a tensor, they are a ndarray"),
     (one_score_too_many, testing.check_one_finite_float64_score_a_row, "one score a row"),
     (relative_to_the_batch, testing.check_rows_are_scored_one_by_one, "in chunks of 1 changes"),
     (sorted_by_score, testing.check_rows_are_scored_one_by_one, "order of rows changes"),
@@ -136,6 +147,11 @@ MISTAKES = [
     (indifferent, testing.check_far_away_data_scores_higher, "AUROC is"),
     (peeking_at_labels, testing.check_labels_of_scored_data_are_not_read, "labels of scored data change"),
     (reading_logits_in_secret, testing.check_nothing_undeclared_is_read, r"more is read than needs = \['embeddings'\]"),
+    (
+        reading_the_head_in_secret,
+        testing.check_nothing_undeclared_is_read,
+        r"\['embeddings'\] says: .*has no attribute",
+    ),
     (overwriting, testing.check_inputs_are_left_unchanged, "embeddings were overwritten"),
     (rounding_to_the_input_type, testing.check_float32_and_float64_agree, "float32 and float64 inputs differ"),
     (naive_entropy, testing.check_saturated_logits, "not finite"),
