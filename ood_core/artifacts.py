@@ -41,13 +41,14 @@ def load_outputs(extraction: Extraction, store: Store) -> Outputs:
     base = extraction.base
     folder = store.folder(base)
     embeddings, logits, labels = (map_array(folder / f"{name}.npy") for name in ("embeddings", "logits", "labels"))
+    has_head = (store.facts(base) or {}).get("head", logits.shape[1] > 0)
     layers = {name: array for stage in extraction.probes for name, array in _layers(store.folder(stage)).items()}
     return Outputs(
         torch.from_numpy(embeddings),
         torch.from_numpy(logits),
         torch.from_numpy(labels),
         base.classes,
-        head=Head(**load_tensors(folder / HEAD)) if logits.shape[1] else None,
+        head=Head(**load_tensors(folder / HEAD)) if has_head else None,
         layers={name: torch.from_numpy(array) for name, array in layers.items()},
         release=_release([embeddings, logits, labels, *layers.values()]),
     )

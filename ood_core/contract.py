@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Score, Scorer
+from ood_core.interfaces import Head, Network, Score, Scorer
+
+PASSED_AGAIN = 2
+"""Images that go through a network two more times, to see whether its outputs are theirs alone."""
+
+REPEATED, BESIDE_OTHERS, EXPLAINED = 1e-5, 1e-3, 1e-3
+"""How far outputs may differ, as a share of the largest: of the same images in the same order, of the same images in
+another batch, and between logits and what the linear classifier makes of the embeddings."""
 
 
 def check_fitted(name: str, scorer: Scorer, score: Any) -> Score:
@@ -56,10 +64,79 @@ def check_rows(what: str, rows: Any, count: int, width: int | None = None) -> Te
     if rows.ndim != 2 or len(rows) != count or (width is not None and rows.shape[1] != width):
         pool = "; pool them to one vector for each image" if rows.ndim > 2 and len(rows) == count else ""
         raise OODError(f"{what} {list(rows.shape)} for {count} images, not {wanted}{pool}")
-    if rows.dtype not in (torch.float32, torch.float64):
-        dtype = str(rows.dtype).removeprefix("torch.")
-        raise OODError(f"{what} in {dtype}, not in float32; is it cast inside the network, or autocast?")
+    if not rows.is_floating_point():
+        raise OODError(f"{what} in {_dtype(rows)}, not in float32")
     return rows
+
+
+def check_float32(what: str, rows: Tensor) -> Tensor:
+    """Return rows as float32.
+
+    Raises:
+        OODError: They were computed with fewer bits.
+    """
+    if rows.dtype not in (torch.float32, torch.float64):
+        raise OODError(f"{what} in {_dtype(rows)}, not in float32; is something cast in the network, or autocast?")
+    return rows.float()
+
+
+def check_alone(what: str, network: Network, images: Tensor, features: Tensor, rows: Tensor) -> None:
+    """Pass a few images of a batch again: an output belongs to its image, whatever is passed with it, and when.
+
+    Args:
+        what: Gives the outputs: "the network gives".
+        network: In evaluation mode, without gradients.
+        images: [B, 3, S, S] in [0, 1].
+        features: What `forward_features` gave for the batch.
+        rows: int64 [b], the images whose outputs are to be finite.
+
+    Raises:
+        OODError: Outputs are no floats [B, D], are random, or depend on the images beside.
+    """
+    rows = rows[:PASSED_AGAIN].flip(0)
+    if not len(rows):
+        return
+    beside = {name: values[rows] for name, values in _outputs(what, network, features, len(images)).items()}
+    once, again = (_outputs(what, network, network.forward_features(images[rows]), len(rows)) for _ in range(2))
+    for name in beside:
+        if (gap := _gap(again[name], once[name])) > REPEATED:
+            raise OODError(
+                f"{what} other {name} for the same images when they are passed twice, by {gap:.2g} of the largest; "
+                "something in the network is random, such as dropout that is on"
+            )
+        if (gap := _gap(once[name], beside[name])) > BESIDE_OTHERS:
+            raise OODError(
+                f"{what} other {name} for an image where other images are passed with it, by {gap:.2g} of the largest; "
+                "something in the network reads the whole batch, such as batch normalisation in training mode"
+            )
+
+
+def has_classifier(network: Network) -> bool:
+    """Return whether a network makes logits, by a linear layer or otherwise."""
+    return not isinstance(network.get_classifier(), (nn.Identity, NoneType))
+
+
+def is_explained(head: Head, embeddings: Tensor, logits: Tensor) -> bool:
+    """Return whether the linear classifier makes these logits of these embeddings."""
+    if embeddings.shape[1] != head.weight.shape[1]:
+        return False
+    made = embeddings.double() @ head.weight.double().T + head.bias.double()
+    finite = logits.isfinite().all(1)  # those of broken pictures, which are left out, need not be
+    return made.shape == logits.shape and _gap(made[finite], logits[finite]) <= EXPLAINED
+
+
+def _outputs(what: str, network: Network, features: Tensor, count: int) -> dict[str, Tensor]:
+    embeddings = network.forward_head(features, pre_logits=True)
+    found = {"embeddings": check_rows(f"{what} embeddings", embeddings, count, network.num_features)}
+    if has_classifier(network):
+        found["logits"] = check_rows(f"{what} logits", network.forward_head(features), count)
+    return found
+
+
+def _gap(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, as a share of the largest expected value."""
+    gap, largest = ((found - expected).abs(), expected.abs()) if expected.numel() else (torch.zeros(1), torch.ones(1))
+    return gap.max().item() / max(largest.max().item(), torch.finfo(torch.float32).tiny)
 
 
 def first_not_finite(rows: Tensor) -> int | None:
@@ -73,4 +150,8 @@ def _kind(value: Any) -> str:
 
 
 def _shape(values: Tensor) -> str:
-    return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+    return f"{_dtype(values)} {list(values.shape)}"
+
+
+def _dtype(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")

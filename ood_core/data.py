@@ -242,6 +242,11 @@ class SelectedImages:
         places = self._pictures.images.places
         return set() if places is None else {places[row] for row in self.rows}
 
+    def place(self, index: int) -> str:
+        """Return which picture an image is: the file that holds it, or its number in the set."""
+        places = self._pictures.images.places
+        return f"image {index}" if places is None else places[int(self.rows[index])]
+
     def pixels(self, index: int) -> Tensor:
         """Return one image, uint8 [3, H, W].
 

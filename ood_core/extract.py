@@ -5,6 +5,7 @@ The outputs and what probes read of the same images are filed as artifacts of th
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,12 +23,15 @@ from ood_core import network as networks
 from ood_core import processes
 from ood_core.artifacts import HEAD, layer_file, save_layers
 from ood_core.batches import BROKEN, Shown, evaluation_batches
+from ood_core.contract import check_alone, check_float32, check_rows, first_not_finite, has_classifier, is_explained
 from ood_core.data import SelectedImages, to_unit
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import Head, Network, Probe
 from ood_core.observers import Observer
 from ood_core.stages import ExtractStage
 from ood_core.store import Store, create_array, map_array, save_tensors
+
+_LOG = logging.getLogger(__name__)
 
 BATCH_SIZE = 128
 
@@ -78,20 +82,24 @@ def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], obs
     batches = evaluation_batches(images, how, BATCH_SIZE, processes.rank(), processes.count())
     with listening(network, [name for writer in writers for name in writer.layers]) as maps:
         for batch in batches:
-            features = network.forward_features(to_unit(batch.images.to(networks.device())))
+            passed = to_unit(batch.images.to(networks.device()))
+            features = network.forward_features(passed)
             rows = slice(done, min(done + len(batch.digests) * processes.count(), count))
             all_digests = processes.gathered(batch.digests.to(networks.device())).cpu().numpy()
             digests[rows] = all_digests[: rows.stop - rows.start]
             for writer in writers:
                 begun = time.monotonic()
-                writer.write(rows, features, maps)
+                writer.write(features, maps, rows, digests[rows])
                 writer.seconds += time.monotonic() - begun
+            if done == 0:
+                good = (batch.digests != BROKEN).nonzero()[:, 0].to(passed.device)
+                check_alone(f"backbone '{stage.backbone.name}' gives", network, passed, features, good)
             done = rows.stop
             observer.progress(done, count)
-    good = Good(digests, _reasons(images, np.flatnonzero(digests == BROKEN)))
-    if len(good.reasons) == count:
-        raise OODError(f"none of the {count} pictures can be read; the first: {good.reasons[0]}")
-    return good
+    readable = Good(digests, _reasons(images, np.flatnonzero(digests == BROKEN)))
+    if len(readable.reasons) == count:
+        raise OODError(f"none of the {count} pictures can be read; the first: {readable.reasons[0]}")
+    return readable
 
 
 def _reasons(images: SelectedImages, rows: NDArray[np.int64]) -> list[str]:
@@ -148,7 +156,10 @@ class _Writer(ABC):
 
     def __init__(self, stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any]) -> None:
         self.network, self.folder, self.facts = network, folder, facts
-        self.count = len(stage.images.opened)
+        self.images = stage.images.opened
+        self.count = len(self.images)
+        self.gives = f"backbone '{stage.backbone.name}' gives"
+        self.widths: dict[str, int | None] | None = None
         self.arrays: dict[str, np.memmap[Any, Any]] = {}
         self.files: dict[str, Path] = {}
         self.seconds = 0.0
@@ -157,19 +168,44 @@ class _Writer(ABC):
     def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what is kept of a batch, rows by name."""
 
+    def width_of(self, name: str) -> int | None:
+        """Return how wide rows of this name have to be, None where any width will do."""
+        return None
+
     @abstractmethod
     def file(self, folder: Path, name: str) -> Path:
         """Return where the next array goes."""
 
-    def write(self, rows: slice, features: Tensor, maps: Mapping[str, Tensor]) -> None:
-        """Write the rows of a batch; the first one tells how wide the arrays are."""
-        for name, values in self.read(features, maps).items():
-            all_values = processes.gathered(values.float())[: rows.stop - rows.start]
+    def write(self, features: Tensor, maps: Mapping[str, Tensor], rows: slice, digests: NDArray[np.int64]) -> None:
+        """Write the rows of a batch; the first one decides which arrays there are, and how wide they are.
+
+        Raises:
+            OODError: They are no floats [B, D], or not finite where a picture could be read.
+        """
+        found = self.read(features, maps)
+        count = -(-len(digests) // processes.count())
+        if self.widths is None:
+            self.widths = {name: self.width_of(name) for name in found}
+        if found.keys() != self.widths.keys():
+            raise OODError(f"{self.gives} {sorted(found)} for one batch, and {sorted(self.widths)} for the one before")
+        for name, values in found.items():
+            what = f"{self.gives} {name}"
+            checked = check_float32(what, check_rows(what, values, count, self.widths[name]))
+            self.widths[name] = checked.shape[1]
+            all_values = processes.gathered(checked)[: len(digests)].cpu()
+            self.refuse_not_finite(name, all_values, rows, digests)
             if self.folder is not None:
                 if name not in self.arrays:
                     self.files[name] = self.file(self.folder, name)
-                    self.arrays[name] = create_array(self.files[name], (self.count, values.shape[1]))
-                self.arrays[name][rows] = all_values.cpu().numpy()
+                    self.arrays[name] = create_array(self.files[name], (self.count, checked.shape[1]))
+                self.arrays[name][rows] = all_values.numpy()
+
+    def refuse_not_finite(self, name: str, values: Tensor, rows: slice, digests: NDArray[np.int64]) -> None:
+        """Name the first picture that could be read and whose values are not finite."""
+        good = np.flatnonzero(digests != BROKEN)
+        if (row := first_not_finite(values[torch.from_numpy(good)])) is not None:
+            place = self.images.place(rows.start + int(good[row]))
+            raise OODError(f"{self.gives} {name} that are not finite for {place}")
 
     def finish(self, good: Good, seconds: float) -> None:
         """Complete the arrays, and note what is particular to this stage."""
@@ -192,12 +228,43 @@ class _OutputsWriter(_Writer):
     def __init__(self, stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any]) -> None:
         super().__init__(stage, network, folder, facts)
         self.head = _usable_head(stage, network)
-        self.labels = stage.images.opened.labels.numpy()
+        self.has_logits = self.head is not None or self._has_other_classifier(stage)
+        self.classes = None if self.head is not None or stage.weights is not None else stage.classes
+        self.labels = self.images.labels.numpy()
+
+    def _has_other_classifier(self, stage: ExtractStage) -> bool:
+        """Return whether a classifier that is no linear layer may tell the ID classes apart."""
+        other = has_classifier(self.network) and networks.head_of(self.network) is None
+        return other and (stage.weights is None or stage.weights.trains_head)
 
     def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return embeddings, and logits where they mean something."""
-        kept = {"embeddings": self.network.forward_head(features, pre_logits=True)}
-        return kept if self.head is None else kept | {"logits": self.network.forward_head(features)}
+        embeddings = self.network.forward_head(features, pre_logits=True)
+        if not self.has_logits:
+            return {"embeddings": embeddings}
+        logits = self.network.forward_head(features)
+        if self.widths is None:
+            unfit = self.classes is not None and isinstance(logits, Tensor) and logits.shape[1:] != (self.classes,)
+            self.has_logits = not unfit
+        return {"embeddings": embeddings} | ({"logits": logits} if self.has_logits else {})
+
+    def write(self, features: Tensor, maps: Mapping[str, Tensor], rows: slice, digests: NDArray[np.int64]) -> None:
+        """Write the rows; leave the head out where it does not make the logits: scorers would compute otherwise."""
+        super().write(features, maps, rows, digests)
+        if self.head is None or rows.start > 0:
+            return
+        embeddings, logits = (self.network.forward_head(features, pre_logits=before) for before in (True, False))
+        if not is_explained(self.head, embeddings, logits):
+            _LOG.warning(
+                "%s logits that are not its linear classifier's outputs for the embeddings: scorers that need the "
+                "head cannot be fitted, those of the logits can",
+                self.gives,
+            )
+            self.head = None
+
+    def width_of(self, name: str) -> int | None:
+        """Return the width of embeddings."""
+        return self.network.num_features if name == "embeddings" else None
 
     def file(self, folder: Path, name: str) -> Path:
         """Return the file of this name."""
@@ -210,11 +277,12 @@ class _OutputsWriter(_Writer):
             np.save(self.folder / ROWS, good.rows)
             np.save(self.folder / DIGESTS, good.digests[good.rows])
             np.save(self.folder / "labels.npy", self.labels[good.rows])
-            if self.head is None:
+            if not self.has_logits:
                 np.save(self.folder / "logits.npy", np.empty((len(good.rows), 0), np.float32))
-            else:
+            if self.head is not None:
                 save_tensors(self.folder / HEAD, {"weight": self.head.weight, "bias": self.head.bias})
-        self.facts |= {"dimensions": self.network.num_features, "logits": self.head is not None}
+        self.facts |= {"dimensions": self.network.num_features}
+        self.facts |= {"logits": self.has_logits, "head": self.head is not None}
 
 
 class _LayersWriter(_Writer):
@@ -225,11 +293,15 @@ class _LayersWriter(_Writer):
     ) -> None:
         super().__init__(stage, network, folder, facts)
         self.probe = probe
+        self.gives = f"probe '{type(probe).__name__}' reads"
         self.layers = probe.layers(network)
 
     def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the probe reads."""
-        return self.probe.read(self.network, features, maps)
+        found = self.probe.read(self.network, features, maps)
+        if not isinstance(found, Mapping):
+            raise OODError(f"{self.gives} a {type(found).__name__}, not tensors by name")
+        return dict(found)
 
     def file(self, folder: Path, name: str) -> Path:
         """Return the next numbered file."""

@@ -32,8 +32,14 @@ def execute(stage: FitStage, store: Store, observer: Observer) -> None:
 
 
 def _refuse_missing(stage: FitStage, outputs: Outputs) -> None:
-    if stage.scorer.all_needs() & {"logits", "head"} and outputs.head is None:
+    needs = stage.scorer.all_needs()
+    if needs & {"logits", "head"} and not outputs.logits.shape[1]:
         raise OODError(
             f"scorer '{stage.scorer.name}' needs logits, and the backbone has no classifier with {outputs.classes} "
             "outputs, one for each ID class; add a pretext that trains one, such as classification"
+        )
+    if "head" in needs and outputs.head is None:
+        raise OODError(
+            f"scorer '{stage.scorer.name}' needs the linear layer that makes the logits of the embeddings, and the "
+            "backbone's logits are made otherwise; scorers of logits or of embeddings alone can be fitted"
         )

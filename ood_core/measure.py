@@ -120,7 +120,7 @@ def _digests(extraction: Extraction, store: Store) -> Any:
 
 def _classification(outputs: Outputs) -> dict[str, float | None]:
     """Return how well the ID test images are classified, and how well the confidence says so."""
-    if outputs.head is None or outputs.classes < 2:
+    if not outputs.logits.shape[1] or outputs.classes < 2:
         return {"id_accuracy": None, "ece": None}
     return {
         "id_accuracy": metrics.accuracy(outputs.logits, outputs.labels),
@@ -153,7 +153,7 @@ def _file_accepted(
 ) -> None:
     """Count which OOD classes are accepted as which ID classes, where a classifier tells those apart."""
     outside, kept = measured
-    if outputs.head is None or outputs.logits.shape[1] != outputs.classes:  # one class, in front of outputs for many
+    if outputs.logits.shape[1] != outputs.classes:  # one class, in front of outputs for many
         return
     accepted = outside <= metrics.threshold(inside)
     foreign, taken_for = outputs.labels[kept][accepted], outputs.logits[kept][accepted].argmax(1)

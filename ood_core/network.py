@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, Head, Network
 from ood_core.stages import ExtractStage, TrainStage
 from ood_core.store import Store, load_tensors
+
+_LOG = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 TASK = "task.safetensors"
@@ -23,7 +26,7 @@ def device() -> torch.device:
 
 
 def build(backbone: Backbone, image_size: int, classes: int | None) -> Network:
-    """Return the backbone's network.
+    """Return the backbone's network, in float32: trainings keep their weights so, and outputs are extracted so.
 
     Raises:
         OODError: What it makes is no `Network`.
@@ -31,6 +34,11 @@ def build(backbone: Backbone, image_size: int, classes: int | None) -> Network:
     network = backbone.build(image_size, classes)
     if not isinstance(network, Network):
         raise OODError(f"backbone '{backbone.name}' builds a {type(network).__name__}, which is no Network")
+    low = {tensor.dtype for tensor in (*network.parameters(), *network.buffers())} & {torch.float16, torch.bfloat16}
+    if low:
+        dtypes = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in low))
+        _LOG.warning("backbone '%s' has weights in %s; it computes in float32 with them", backbone.name, dtypes)
+        network.float()
     return network
 
 

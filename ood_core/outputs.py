@@ -66,10 +66,10 @@ class Outputs:
 
     Attributes:
         embeddings: [N, D], what the classifier is given.
-        logits: [N, C]; C is 0 where no head was trained.
+        logits: [N, C]; C is 0 where no classifier was trained.
         labels: int64 [N]; -1 wherever a scorer must not know them.
         classes: Number of ID classes, also where some have no row.
-        head: The classifier, None where no head was trained.
+        head: The linear classifier, None where there is none, or where the logits are not its outputs.
         layers: What the scorer's probes read, each [N, D'].
         held_out: In fitting, for scorers that need it: labelled ID images that the network was not trained on.
         known_ood: In fitting, for scorers that need it: the OOD images that the recipe makes known.

@@ -65,6 +65,7 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
     base, train = first.measure.id_scores.outputs.base, first.measure.fit.train
     network = exact(networks.extracted(base, store))
     read = load_outputs(train, store)
+    classifier = read.logits.shape[1] > 0
     head = head_of(network) if read.head is not None else None
     preprocessing = Preprocessing(base.image_size, base.view)
     measures = {row.scorer: row.measure for row in reversed(done)}
@@ -74,7 +75,7 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
     return Fitted(
         network=network,
         backbone=base.backbone,
-        classifier=read.head is not None,
+        classifier=classifier,
         head=head,
         classes=train.base.images.opened.classes,
         preprocessing=preprocessing,
@@ -90,7 +91,7 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
         ),
         witnesses=witnesses,
         witnessed=outputs(network, witnesses)[0].embeddings,
-        exact=is_exact(network, seen, logits=read.head is not None),
+        exact=is_exact(network, seen, logits=classifier),
         examples=_examples(train, store),
         reconstruction=_reconstruction(base.weights, store),
     )
@@ -125,7 +126,7 @@ def _scorer(name: str, measure: MeasureStage, store: Store) -> FittedScorer:
     if measure.held_scores is None:
         raise OODError("no ID images were held out to set a threshold by; give 'data' a 'holdout', such as 0.2")
     held = load_outputs(measure.held_scores.outputs, store)
-    predicted = held.logits.argmax(1).numpy() if held.head is not None else None
+    predicted = held.logits.argmax(1).numpy() if held.logits.shape[1] else None
     scores: NDArray[np.float64] = load_array(store.folder(measure.held_scores) / SCORES).numpy()
     return FittedScorer(
         name=name,

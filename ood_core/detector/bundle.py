@@ -124,6 +124,7 @@ def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str
     parts += [] if fitted.backbone is None else [fitted.backbone]
     parts += [] if stage is None else [stage.pretext]
     head = networks.head_of(network)
+    other_outputs = len(fitted.classes) if fitted.classifier else None  # of a classifier that is no linear layer
     return Manifest(
         format=manifests.FORMAT,
         name=origin.name,
@@ -132,7 +133,7 @@ def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str
         case=origin.case,
         seed=origin.seed,
         backbone=None if fitted.backbone is None else describe(fitted.backbone),
-        outputs=None if head is None else len(head.bias),
+        outputs=other_outputs if head is None else len(head.bias),
         image_size=fitted.preprocessing.image_size,
         view=vars(fitted.preprocessing.view),
         normalisation=_normalisation(network) if foreign else None,

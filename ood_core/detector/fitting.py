@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
-from ood_core.contract import check_fitted
+from ood_core.contract import check_alone, check_fitted, first_not_finite, is_explained
 from ood_core.data import to_unit
 from ood_core.detector.build import COMPARED, EXAMPLES, WITNESSES, spread, thumbnail
 from ood_core.detector.exact import exact
@@ -92,6 +92,7 @@ def fit(
     witnesses = _bytes(seen.images)
     network = exact(_network(module, witnesses, options))
     head, logits = _head(network, len(train.classes)), _has_logits(network, len(train.classes))
+    head = _checked_head(network, to_unit(witnesses).to(device_of(network)), head)
     probes = tuple(dict.fromkeys(probe for _, scorer in scorers for probe in scorer.probes()))
     wanted = Wanted(len(train.classes), logits, head, probes)
     read = _outputs(network, train, preprocessing, wanted)
@@ -139,6 +140,17 @@ def _head(network: Network, classes: int) -> Head | None:
     return head if head is not None and len(head.bias) == classes else None
 
 
+@torch.inference_mode()
+def _checked_head(network: Network, images: Tensor, head: Head | None) -> Head | None:
+    """Return the classifier if it makes the logits, after a look at whether outputs are those of the images alone."""
+    features = network.forward_features(images)
+    check_alone("the module gives", network, images, features, torch.arange(len(images), device=images.device))
+    if head is None:
+        return None
+    embeddings, logits = (network.forward_head(features, pre_logits=before).cpu() for before in (True, False))
+    return head if is_explained(head, embeddings, logits) else None
+
+
 def _has_logits(network: Network, classes: int) -> bool:
     """Return whether the network has an output for each class, whatever makes it."""
     return network.outputs == classes if isinstance(network, ForeignNetwork) else _head(network, classes) is not None
@@ -150,7 +162,7 @@ def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, w
     for shown in batches(images.items, preprocessing, BATCH, device_of(network)):
         if shown.errors:
             raise OODError(next(iter(shown.errors.values())))
-        parts.append(outputs(network, shown.images, wanted)[0])
+        parts.append(_finite(outputs(network, shown.images, wanted)[0], shown.names))
     return Outputs(
         torch.cat([part.embeddings for part in parts]),
         torch.cat([part.logits for part in parts]),
@@ -159,6 +171,13 @@ def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, w
         wanted.head,
         {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers},
     )
+
+
+def _finite(read: Outputs, names: Sequence[str]) -> Outputs:
+    for what, rows in (("embeddings", read.embeddings), ("logits", read.logits), *read.layers.items()):
+        if (row := first_not_finite(rows)) is not None:
+            raise OODError(f"the module gives {what} that are not finite for {names[row]}")
+    return read
 
 
 def _require(name: str, scorer: Scorer, read: Outputs) -> None:

@@ -103,7 +103,7 @@ class _Reading:
             return self._foreign(module, weights, witnesses)
         if module is not None:
             raise OODError(f"{self.folder}: has a backbone of its own; leave yours out")
-        network = backbone.blank(self.manifest.image_size, self.manifest.outputs)
+        network = backbone.blank(self.manifest.image_size, self.manifest.outputs).float()
         network.load_state_dict(weights)
         return exact(network.eval().requires_grad_(False))
 
@@ -152,7 +152,7 @@ class _Reading:
         weights = {name.removeprefix("network."): of for name, of in found.items() if name.startswith("network.")}
         state = {name.removeprefix("task."): of for name, of in found.items() if name.startswith("task.")}
         pretext = cast(PretextTask, self._plugin("pretext", self.manifest.pretext))
-        network = backbone.blank(self.manifest.image_size, self.manifest.pretext_outputs)
+        network = backbone.blank(self.manifest.image_size, self.manifest.pretext_outputs).float()
         return revived(pretext, network, weights, state, self.manifest.image_size, device)
 
 

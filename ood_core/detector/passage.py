@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ood_core.contract import check_scores
+from ood_core.contract import check_rows, check_scores
 from ood_core.data import to_unit
 from ood_core.detector.parts import Fitted, FittedScorer, device_of
 from ood_core.detector.predictions import Scored
@@ -59,13 +59,17 @@ def outputs(network: Network, images: Tensor, wanted: Wanted = EMBEDDINGS) -> tu
     shown = to_unit(images.to(device_of(network)))
     with torch.inference_mode(), listening(network, [name for of in probes for name in of.layers(network)]) as maps:
         features = network.forward_features(shown)
-        embeddings = network.forward_head(features, pre_logits=True).float().cpu()
+        found = network.forward_head(features, pre_logits=True)
+        embeddings = check_rows("the network gives embeddings", found, len(images), network.num_features).float().cpu()
         logits = embeddings.new_empty((len(images), 0))
         if wanted.logits:
-            logits = network.forward_head(features).float().cpu()
+            found = network.forward_head(features)
+            logits = check_rows("the network gives logits", found, len(images)).float().cpu()
         layers: dict[str, Tensor] = {}
         for probe in probes:
-            layers |= {name: rows.float().cpu() for name, rows in probe.read(network, features, maps).items()}
+            what = f"probe '{type(probe).__name__}' reads"
+            for name, rows in probe.read(network, features, maps).items():
+                layers[name] = check_rows(f"{what} {name}", rows, len(images)).float().cpu()
     labels = torch.full((len(images),), -1)
     # clones: what was made in inference mode may not take part in the gradients that some scorers need
     read = {name: rows.clone() for name, rows in layers.items()}

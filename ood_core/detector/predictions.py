@@ -34,13 +34,17 @@ class Scored:
 
     @cached_property
     def all_finite(self) -> bool:
-        """Whether there is nothing wrong with any score."""
-        return all(bool(np.isfinite(scores).all()) for scores in self.scores.values())
+        """Whether there is nothing wrong with any score or embedding."""
+        return bool(self.embeddings.isfinite().all()) and all(
+            bool(np.isfinite(scores).all()) for scores in self.scores.values()
+        )
 
     def broken(self, row: int) -> str | None:
         """Return what is wrong with the scores of an image, None if nothing is."""
         if self.all_finite:
             return None
+        if not self.embeddings[row].isfinite().all():
+            return "the network gave embeddings that are not finite"
         for name, scores in self.scores.items():
             if not np.isfinite(scores[row]):
                 return f"scorer '{name}' gave {scores[row]}"

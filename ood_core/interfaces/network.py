@@ -14,7 +14,10 @@ from ood_core.interfaces.plugin import Plugin
 
 
 class Network(nn.Module, ABC):
-    """A backbone with its classification head, under timm's method names. Takes images [B, 3, S, S] in [0, 1]."""
+    """A backbone with its classification head, under timm's method names. Takes images [B, 3, S, S] in [0, 1].
+
+    In evaluation mode outputs are finite floats and belong to each image alone, whatever is passed with it, and when.
+    """
 
     num_features: int
     """D, the width of the embeddings."""
@@ -29,7 +32,10 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer (or 1x1 convolution) from embeddings to logits; `nn.Identity` where there is none."""
+        """Return the linear layer (or 1x1 convolution) from embeddings to logits; `nn.Identity` where there is none.
+
+        Any other module says that there are logits, made otherwise.
+        """
 
     @abstractmethod
     def reset_classifier(self, num_classes: int) -> None:
