@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ood_core.contract import check_views, stack_views
 from ood_core.data import PLAIN, SelectedImages, evaluation_view, to_unit
 from ood_core.decoding import pixel_digest
 from ood_core.errors import OODError
@@ -141,9 +142,9 @@ class Outliers:
         for place in range(self.process * share, (self.process + 1) * share):
             found = self.images.readable(int(rows[place]))
             _seed_views(step_seed(seed, step, "outlier views", place))
-            drawn.append(views(found.pixels)[0])
+            drawn.append(check_views(views(found.pixels))[0])
             broken += found.broken
-        return torch.stack(drawn), tuple(broken)
+        return stack_views(drawn), tuple(broken)
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,10 @@ class _AugmentedBatches(Dataset[Batch]):
             found = self.images.readable(row)
             # by image: however many processes share the batch, an image is augmented in the same way
             _seed_views(step_seed(self.seed, step.number, "views", place))
-            samples.append(self.views(found.pixels))
+            samples.append(check_views(self.views(found.pixels)))
             rows.append(found.index)
             broken += found.broken
-        views = tuple(torch.stack(view) for view in zip(*samples, strict=True))
+        views = tuple(stack_views(view) for view in zip(*samples, strict=True))
         if self.outliers is None:
             return Batch(views, self.images.labels[rows], broken=tuple(broken))
         outliers, unreadable = self.outliers.drawn(self.seed, step.number, self.views)
@@ -191,7 +192,7 @@ class Shown:
         if self.views is None:
             return evaluation_view(pixels, self.image_size, self.view)
         _seed_views(step_seed(self.seed, 0, "views", index))
-        return self.views(pixels)[0]
+        return check_views(self.views(pixels))[0]
 
 
 class EvaluationBatch(NamedTuple):
@@ -210,7 +211,7 @@ class _PlainBatches(Dataset[EvaluationBatch]):
 
     def __getitems__(self, rows: list[int]) -> EvaluationBatch:
         shown, digests = zip(*(self._one(row) for row in rows), strict=True)
-        return EvaluationBatch(torch.stack(shown), torch.tensor(digests))
+        return EvaluationBatch(stack_views(shown), torch.tensor(digests))
 
     def _one(self, row: int) -> tuple[Tensor, int]:
         try:

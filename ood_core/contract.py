@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Head, Network, Score, Scorer
+from ood_core.interfaces import Head, ImageSet, Network, Score, Scorer
 
 PASSED_AGAIN = 2
 """Images that go through a network two more times, to see whether its outputs are theirs alone."""
@@ -17,6 +20,82 @@ PASSED_AGAIN = 2
 REPEATED, BESIDE_OTHERS, EXPLAINED = 1e-5, 1e-3, 1e-3
 """How far outputs may differ, as a share of the largest: of the same images in the same order, of the same images in
 another batch, and between logits and what the linear classifier makes of the embeddings."""
+
+
+def check_images(name: str, images: Any) -> ImageSet:
+    """Return what a data source has opened.
+
+    Raises:
+        OODError: It is no image set, or a label is no whole number or has no class; names the image.
+    """
+    if not isinstance(images, ImageSet):
+        raise OODError(f"data source '{name}' opens {_kind(images)}, not an ImageSet")
+    labels, classes = np.asarray(images.labels), len(images.classes)
+    if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
+        raise OODError(f"data source '{name}' has labels of type {labels.dtype} {list(labels.shape)}, not integers [N]")
+    strays = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(strays):
+        row = int(strays[0])
+        raise OODError(f"data source '{name}': image {row} has label {labels[row]}, and there are {classes} classes")
+    return images
+
+
+def check_picture(name: str, row: int, picture: Any) -> Image:
+    """Return one picture of a data source.
+
+    Raises:
+        OODError: It is no Pillow picture, has no pixels, or its floats have no known range.
+    """
+    if not isinstance(picture, Image):
+        raise OODError(f"data source '{name}': image {row} is {_kind(picture)}, not a Pillow picture")
+    if not all(picture.size):
+        raise OODError(f"data source '{name}': image {row} has no pixels: {picture.width} x {picture.height}")
+    if picture.mode == "F":
+        raise OODError(f"data source '{name}': image {row} has floats, whose range is not known; make it one of 8 bits")
+    return picture
+
+
+def check_loss(name: str, metrics: Any) -> Mapping[str, Tensor]:
+    """Return what a task's forward gives; whether the loss is finite is not looked at.
+
+    Raises:
+        OODError: It is no dict of scalar tensors with the "loss", or nothing can be learned from that.
+    """
+    if not isinstance(metrics, Mapping) or "loss" not in metrics:
+        given = f"a dict of {sorted(metrics)}" if isinstance(metrics, Mapping) else _kind(metrics)
+        raise OODError(f"the task of '{name}' gives {given}, not a dict with the scalar 'loss'")
+    for key, value in metrics.items():
+        if not isinstance(value, Tensor):
+            raise OODError(f"the task of '{name}' gives '{key}' as {_kind(value)}, not as a tensor")
+        if value.numel() != 1 or value.ndim:
+            raise OODError(f"the task of '{name}' gives '{key}' {_shape(value)}, not a scalar; take its mean")
+    if not metrics["loss"].requires_grad:
+        raise OODError(f"the task of '{name}' gives a loss without a gradient; no parameter has a part in it")
+    return metrics
+
+
+def check_views(views: Any) -> tuple[Tensor, ...]:
+    """Return the views that an augmentation makes of one image.
+
+    Raises:
+        OODError: They are no tuple of tensors.
+    """
+    if not isinstance(views, tuple) or not views or not all(isinstance(view, Tensor) for view in views):
+        found = f"a tuple of {', '.join(map(_kind, views)) or 'nothing'}" if isinstance(views, tuple) else _kind(views)
+        raise OODError(f"the augmentation gives {found} for an image, not a tuple of tensors, one for each view")
+    return views
+
+
+def stack_views(views: Sequence[Tensor]) -> Tensor:
+    """Return one view of several images as one tensor.
+
+    Raises:
+        OODError: Their shapes or types differ.
+    """
+    kinds = list(dict.fromkeys(map(_shape, views)))
+    if len(kinds) > 1:
+        raise OODError(f"the augmentation gives {kinds[0]} for one image and {kinds[1]} for another, in the same view")
+    return torch.stack(tuple(views))
 
 
 def check_fitted(name: str, scorer: Scorer, score: Any) -> Score:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ood_core.cache import PixelCache
+from ood_core.contract import check_images, check_picture
 from ood_core.decoding import to_rgb
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet, Split
@@ -21,8 +22,8 @@ class Pictures:
     Those that lie encoded in files are kept in the cache of this machine if they are few and small enough.
     """
 
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
+    def __init__(self, images: ImageSet, source: str) -> None:
+        self.images, self.source = images, source
         self._decoded: dict[int, Tensor] = {}
         self._bytes = 0
         self._cache: PixelCache | None = None
@@ -38,7 +39,7 @@ class Pictures:
             return found
         if (found := self._decoded.get(row)) is not None:
             return found
-        pixels = to_rgb(self.images.image(row))
+        pixels = to_rgb(check_picture(self.source, row, self.images.image(row)))
         self._keep(row, pixels)
         return pixels
 
@@ -76,5 +77,5 @@ class Library:
     def _open(self, source: DatasetSource, split: Split) -> Pictures:
         key = (f"{type(source).__module__}.{type(source).__qualname__}", repr(source), split)
         if key not in self._opened:
-            self._opened[key] = Pictures(source.open(split))
+            self._opened[key] = Pictures(check_images(source.name, source.open(split)), source.name)
         return self._opened[key]

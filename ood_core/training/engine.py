@@ -21,6 +21,7 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ood_core import processes
+from ood_core.contract import check_loss
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, PretextTask, Task, Training
 from ood_core.training.checkpoint import whole
@@ -89,7 +90,7 @@ class Engine:
         for number, part in enumerate(_parts(batch, parts)):
             with self._synchronised(last=number == parts - 1):
                 with self.accelerator.autocast():
-                    metrics = self.model(part)
+                    metrics = check_loss(self.options.name, self.model(part))
                 self.accelerator.backward(metrics["loss"] / parts)
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0) + value.detach().double() / parts

@@ -4,16 +4,20 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import nn
 
-from ood_core import extract, fit
+from ood_core import extract, fit, train
 from ood_core import network as networks
 from ood_core.artifacts import load_outputs
+from ood_core.batches import Shown, evaluation_batches
+from ood_core.data import Selection
 from ood_core.detector import Detector, fitting
 from ood_core.errors import OODError
-from ood_core.interfaces import Backbone, Network, Probe, Score, Scorer
+from ood_core.interfaces import Backbone, DatasetSource, ImageSet, Network, Probe, Score, Scorer
 from ood_core.stages import Extraction
 from ood_core.store import Store
 
@@ -465,3 +469,110 @@ class Right(Scorer):
 
     def fit(self, train):
         return Distance(train.embeddings.double().mean(0))
+
+
+# ------------------------------------------------------------------------------------------- data sources and trainings
+
+
+class Pictures(ImageSet):
+    classes = ("a", "b")
+    fingerprint = "pictures"
+
+    def __init__(self, labels=(0, 1), picture=None):
+        self.labels = labels
+        self.picture = picture
+
+    def image(self, index):
+        return self.picture
+
+
+def source_of(images):
+    """Return a data source that opens this."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Source(DatasetSource):
+        name = "mine"
+
+        def open(self, split):
+            return images
+
+    return Source()
+
+
+SETS = [
+    ([1, 2], " opens a list, not an ImageSet"),
+    (None, " opens nothing, not an ImageSet"),
+    (Pictures(labels=[0, 1, 2]), ": image 2 has label 2, and there are 2 classes"),
+    (Pictures(labels=[0, -1]), ": image 1 has label -1, and there are 2 classes"),
+    (Pictures(labels=[0.0, 1.0]), " has labels of type float64 [2], not integers [N]"),
+    (Pictures(labels=["a", "b"]), " has labels of type <U1 [2], not integers [N]"),
+    (Pictures(labels=[[0], [1]]), " has labels of type int64 [2, 1], not integers [N]"),
+]
+
+
+@pytest.mark.parametrize(("images", "what"), SETS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_data_source_whose_labels_have_no_class_is_named(images, what):
+    with pytest.raises(OODError) as caught:
+        Selection(name="ours", source=source_of(images)).open("train")
+    assert str(caught.value) == f"data source 'mine'{what}"
+
+
+PICTURED = [
+    (np.zeros((8, 8, 3), np.uint8), "is a ndarray, not a Pillow picture"),
+    (torch.zeros(3, 8, 8), "is a Tensor, not a Pillow picture"),
+    (None, "is nothing, not a Pillow picture"),
+    (PIL.Image.new("RGB", (0, 8)), "has no pixels: 0 x 8"),
+    (PIL.Image.new("F", (8, 8), 0.5), "has floats, whose range is not known; make it one of 8 bits"),
+]
+
+
+@pytest.mark.parametrize(("picture", "what"), PICTURED, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_data_source_that_gives_no_picture_is_named_with_the_image(picture, what):
+    opened = Selection(name="ours", source=source_of(Pictures(picture=picture))).open("train")
+    with pytest.raises(OODError, match=f"^data source 'mine': image 1 {what}"):
+        opened.pixels(1)
+
+
+LOSSES = [
+    (torch.tensor(1.0), "a Tensor, not a dict with the scalar 'loss'"),
+    ({"los": torch.tensor(1.0)}, "a dict of ['los'], not a dict with the scalar 'loss'"),
+    ({"loss": torch.ones(4, requires_grad=True)}, "'loss' float32 [4], not a scalar; take its mean"),
+    ({"loss": 0.5}, "'loss' as a float, not as a tensor"),
+    ({"loss": torch.tensor(1.0)}, "a loss without a gradient; no parameter has a part in it"),
+    ({"loss": torch.tensor(1.0, requires_grad=True), "right": 1}, "'right' as a int, not as a tensor"),
+]
+
+
+@pytest.mark.parametrize(("metrics", "what"), LOSSES, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_task_without_a_scalar_loss_is_named(make_plan, tiny, tmp_path, monkeypatch, metrics, what):
+    stage = next(stage for stage in make_plan(tiny).stages if stage.kind == "train")
+    store, build = Store(tmp_path / "store"), type(stage.task).build
+
+    def changed(self, network, data):
+        task = build(self, network, data)
+        task.forward = lambda batch: metrics
+        return task
+
+    monkeypatch.setattr(type(stage.task), "build", changed)
+    with pytest.raises(OODError) as caught:
+        train.execute(stage, store, Quiet())
+    assert str(caught.value) == f"the task of 'classification' gives {what}"
+    assert not store.folder(stage).exists()
+
+
+VIEWS = [
+    (lambda pixels: pixels, "a Tensor for an image, not a tuple of tensors, one for each view"),
+    (lambda pixels: (), "a tuple of nothing for an image, not a tuple of tensors"),
+    (lambda pixels: (pixels.numpy(),), "a tuple of a ndarray for an image, not a tuple of tensors"),
+    (lambda pixels: (pixels[:, : 4 + int(pixels.sum()) % 4],), "uint8 [3, "),
+]
+
+
+@pytest.mark.parametrize(("views", "what"), VIEWS, ids=lambda value: value if isinstance(value, str) else "")
+def test_views_that_are_no_tensors_of_one_shape_are_named(make_plan, tiny, tmp_path, monkeypatch, views, what):
+    stage = next(stage for stage in make_plan(tiny).stages if stage.kind == "train")
+    monkeypatch.setattr(type(stage.task), "views", lambda self, image_size, grid: views)
+    with pytest.raises(OODError, match=re.escape(f"the augmentation gives {what}")):
+        train.execute(stage, Store(tmp_path / "store"), Quiet())
+    with pytest.raises(OODError, match=re.escape(f"the augmentation gives {what}")):
+        list(evaluation_batches(stage.images.opened, Shown(image_size=8, views=views), 64))
