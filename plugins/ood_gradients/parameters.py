@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from ood_core.errors import OODError
 from ood_core.interfaces import Card, Network, Outputs, PositiveFloat, Score, Scorer
 from ood_gradients.passes import network_of, require_logits
 
@@ -136,8 +137,15 @@ class GradUncertainty(Scorer):
 
 
 def _leaves(network: Network, parameters: Parameters) -> dict[str, Tensor]:
-    """Return stand-ins for the chosen parameters, in the same memory; the network's own stay frozen."""
-    weight = network.get_classifier().weight if parameters == "head" else None
+    """Return stand-ins for the chosen parameters, in the same memory; the network's own stay frozen.
+
+    Raises:
+        OODError: The head has no weight.
+    """
+    weight = getattr(network.get_classifier(), "weight", None) if parameters == "head" else None
+    if parameters == "head" and weight is None:
+        kind = type(network.get_classifier()).__name__
+        raise OODError(f"the classifier is a {kind}, which has no weight of its own; choose 'parameters: all'")
     with torch.inference_mode(False):
         return {
             name: parameter.detach().requires_grad_()

@@ -431,3 +431,16 @@ def test_mc_dropout_tells_saturated_predictions_apart() -> None:
     rest = [2 * math.exp(-gap) for gap in (50, 60)]
     expected = [rest[0] * (1 + 50), rest[1] * (1 + 60)]  # -sum p log p to first order in the two others
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("cls", [NetworkGradNorm, GradUncertainty])
+def test_a_classifier_without_a_weight_of_its_own_has_no_head_to_choose(cls: type[Scorer]) -> None:
+    class Wrapped(Normalised):
+        def get_classifier(self) -> nn.Module:
+            return nn.Sequential(super().get_classifier())
+
+    outputs = images()
+    wrapped = replace(outputs, network=Wrapped(network_and_images(outputs)[0]))
+    with pytest.raises(OODError, match="the classifier is a Sequential, which has no weight of its own"):
+        score(cls(parameters="head"), wrapped)
+    assert score(cls(), wrapped).isfinite().all()
