@@ -21,6 +21,9 @@ REPEATED, BESIDE_OTHERS, EXPLAINED = 1e-5, 1e-3, 1e-3
 """How far outputs may differ, as a share of the largest: of the same images in the same order, of the same images in
 another batch, and between logits and what the linear classifier makes of the embeddings."""
 
+HALF_BESIDE_OTHERS = 2e-2
+"""The second of them for weights of 16 bits, whose sums in another order differ by percents."""
+
 
 def check_images(name: str, images: Any) -> ImageSet:
     """Return what a data source has opened.
@@ -177,13 +180,14 @@ def check_alone(what: str, network: Network, images: Tensor, features: Tensor, r
         return
     beside = {name: values[rows] for name, values in _outputs(what, network, features, len(images)).items()}
     once, again = (_outputs(what, network, network.forward_features(images[rows]), len(rows)) for _ in range(2))
+    half = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in network.parameters())
     for name in beside:
         if (gap := _gap(again[name], once[name])) > REPEATED:
             raise OODError(
                 f"{what} other {name} for the same images when they are passed twice, by {gap:.2g} of the largest; "
                 "something in the network is random, such as dropout that is on"
             )
-        if (gap := _gap(once[name], beside[name])) > BESIDE_OTHERS:
+        if (gap := _gap(once[name], beside[name])) > (HALF_BESIDE_OTHERS if half else BESIDE_OTHERS):
             raise OODError(
                 f"{what} other {name} for an image where other images are passed with it, by {gap:.2g} of the largest; "
                 "something in the network reads the whole batch, such as batch normalisation in training mode"
@@ -222,6 +226,17 @@ def first_not_finite(rows: Tensor) -> int | None:
     """Return the first of the rows [N, ...] that holds a NaN or an infinite value, None if there is none."""
     broken = ~rows.isfinite().flatten(1).all(1) if rows.ndim > 1 else ~rows.isfinite()
     return int(broken.nonzero()[0]) if broken.any() else None
+
+
+def require_finite(what: str, outputs: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Refuse outputs [B, ...] for images of these names.
+
+    Raises:
+        OODError: Names the first image for which there is a NaN or an infinite value.
+    """
+    for part, rows in outputs.items():
+        if (row := first_not_finite(rows)) is not None:
+            raise OODError(f"{what} {part} that are not finite for {names[row]}")
 
 
 def _kind(value: Any) -> str:

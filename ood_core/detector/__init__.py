@@ -12,6 +12,7 @@
 | `predictions` | from scores to decisions: a `Rule`, and `Predictions` |
 | `build` | from a run that is done to its detector |
 | `fitting`, `foreign` | from a network and images to a detector; modules of the user's own |
+| `module_evidence`, `module_outputs` | which of a module's tensors are embeddings and logits; reading them |
 | `bundle`, `manifest` | the folder on disk, and what is verified of it |
 """
 

@@ -137,6 +137,7 @@ def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str
         image_size=fitted.preprocessing.image_size,
         view=vars(fitted.preprocessing.view),
         normalisation=_normalisation(network) if foreign else None,
+        module=network.entry() if isinstance(network, ForeignNetwork) else None,
         classes=list(fitted.classes),
         classifier=fitted.classifier,
         scorers=list(entries),

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ood_core import plugins
 from ood_core.calibration import TPR
 from ood_core.detector import bundle, fitting, labelled, loading
-from ood_core.detector.foreign import Normalisation
+from ood_core.detector.foreign import ForeignNetwork, Normalisation
 from ood_core.detector.inputs import Shown, batches, items
 from ood_core.detector.parts import Fitted
 from ood_core.detector.passage import scored
 from ood_core.detector.predictions import Predictions, Scored, decide, joined, rule
 from ood_core.errors import OODError
-from ood_core.interfaces import EvaluationView
+from ood_core.interfaces import EvaluationView, Network
 
 DETECTOR = "detector"
 """What its folder is called in that of a run."""
@@ -47,7 +47,10 @@ class Detector:
     Args:
         image_size: S, the side in pixels of what the module is given.
         mean: Of each channel, subtracted from images in [0, 1].
-        std: Of each channel, by which they are then divided.
+        std: Of each channel, by which they are then divided; one number each gives the module grey images.
+        embeddings: Layer of the module whose outputs are the embeddings, or key or position of what it returns; found
+            unless given.
+        logits: Likewise; False where there are none to use.
         crop_fraction: Share of the resized image's shorter side that the central square keeps.
         interpolation: Of the resizing, which is antialiased.
         holdout: Share of the images to calibrate by, where none are given for that.
@@ -64,6 +67,8 @@ class Detector:
         image_size: int | None = None,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        embeddings: str | int | None = None,
+        logits: str | int | bool | None = None,
         crop_fraction: float = 1.0,
         interpolation: str = "bicubic",
         holdout: float = 0.2,
@@ -75,6 +80,7 @@ class Detector:
     ) -> None:
         _require(image_size, holdout, tpr)
         self.image_size, self.mean, self.std = image_size, mean, std
+        self.embeddings, self.logits = embeddings, logits
         self.crop_fraction, self.interpolation = crop_fraction, interpolation
         self.holdout, self.tpr, self.per_class = holdout, tpr, per_class
         self.examples, self.seed, self.name = examples, seed, name
@@ -83,7 +89,9 @@ class Detector:
     def __repr__(self) -> str:
         if self._fitted is None:
             return f"Detector({self.name!r}, not fitted)"
-        return f"Detector({self.name!r}, {len(self.classes)} classes, scorers {', '.join(self.scorers)})"
+        network = self._fitted.network
+        read = f"; {network.describe()}" if isinstance(network, ForeignNetwork) else ""
+        return f"Detector({self.name!r}, {len(self.classes)} classes, scorers {', '.join(self.scorers)}{read})"
 
     # ------------------------------------------------------------------------------------------------ making, keeping
 
@@ -108,6 +116,7 @@ class Detector:
         view = fitted.preprocessing.view
         made = cls(
             image_size=fitted.preprocessing.image_size,
+            **_named(fitted.network),
             crop_fraction=view.crop_fraction,
             interpolation=view.interpolation,
             tpr=fitted.tpr,
@@ -131,9 +140,9 @@ class Detector:
         """Fit scorers to what a network makes of ID images, calibrate them on others, and return the detector.
 
         Args:
-            backbone: A torch module that returns embeddings [N, D], a pair of embeddings and logits [N, C], or the
-                outputs of a linear layer, whose inputs then are the embeddings; or a function that does; or a plugin's
-                backbone. A copy of a module is kept.
+            backbone: A torch module or function that returns logits [N, C], embeddings [N, D], or both in a tuple,
+                mapping or object; or a plugin's backbone. Embeddings that a module does not return are the inputs of
+                the layer that makes the logits; `repr` says what was taken for which. A copy of a module is kept.
             dataset: ID images with labels: a folder with a folder for each class, a pair (images, labels), a data set
                 or a loader that yields such pairs. Without labels all are of one class.
             scorers: Names, mappings with options as in a recipe, or scorers; the first one decides.
@@ -160,6 +169,8 @@ class Detector:
             image_size=image_size,
             view=view,
             normalisation=Normalisation.of(self.mean, self.std),
+            embeddings=self.embeddings,
+            logits=self.logits,
             holdout=self.holdout,
             tpr=self.tpr,
             per_class=self.per_class,
@@ -299,6 +310,17 @@ def _require(image_size: int | None, holdout: float, tpr: float) -> None:
     for name, share in (("holdout", holdout), ("tpr", tpr)):
         if not isinstance(share, (int, float)) or not 0 <= share < 1:
             raise OODError(f"{name} must lie between 0 and 1, not {share!r}")
+
+
+def _named(network: Network) -> dict[str, Any]:
+    """Return the options that name embeddings and logits where they were read; inputs of layers are found again."""
+    if not isinstance(network, ForeignNetwork) or network.sources.embeddings.kind == "method":
+        return {}
+    embeddings, logits = network.sources.embeddings, network.sources.logits
+    return {
+        "embeddings": None if embeddings.kind == "input" else embeddings.name,
+        "logits": False if logits is None else logits.name,
+    }
 
 
 def _usable(device: str | None) -> torch.device | None:

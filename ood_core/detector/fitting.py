@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
-from ood_core.contract import check_alone, check_fitted, first_not_finite, is_explained
+from ood_core.contract import check_alone, check_fitted, is_explained, require_finite
 from ood_core.data import to_unit
 from ood_core.detector.build import COMPARED, EXAMPLES, WITNESSES, spread, thumbnail
 from ood_core.detector.exact import exact
 from ood_core.detector.foreign import ForeignNetwork, Normalisation
 from ood_core.detector.inputs import batches
 from ood_core.detector.labelled import Labelled, split
+from ood_core.detector.module_outputs import Key
 from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of, head_of
 from ood_core.detector.passage import Wanted, is_exact, outputs, scored
 from ood_core.errors import OODError
@@ -42,6 +43,8 @@ class Options:
         image_size: S, in pixels.
         view: How an image becomes a square of this size.
         normalisation: What the module wants of images in [0, 1].
+        embeddings: Layer, or key or position of what the module returns, that has the embeddings; None to find it.
+        logits: Likewise; False to read none.
         holdout: Share of each class's images that calibrate and are not fitted to, where none are given for that.
         tpr: Share of ID images to accept.
         per_class: Whether each predicted class gets a threshold of its own.
@@ -53,6 +56,8 @@ class Options:
     image_size: int
     view: EvaluationView = field(default_factory=EvaluationView)
     normalisation: Normalisation = field(default_factory=Normalisation)
+    embeddings: Key | None = None
+    logits: Key | bool | None = None
     holdout: float = 0.2
     tpr: float = TPR
     per_class: bool = False
@@ -90,9 +95,11 @@ def fit(
     if seen.errors:
         raise OODError(next(iter(seen.errors.values())))
     witnesses = _bytes(seen.images)
-    network = exact(_network(module, witnesses, options))
+    network = exact(_network(module, witnesses, train, seen.names, options))
     head, logits = _head(network, len(train.classes)), _has_logits(network, len(train.classes))
     head = _checked_head(network, to_unit(witnesses).to(device_of(network)), head)
+    for name, scorer in scorers:
+        _require(name, scorer, network, head, train)
     probes = tuple(dict.fromkeys(probe for _, scorer in scorers for probe in scorer.probes()))
     wanted = Wanted(len(train.classes), logits, head, probes)
     read = _outputs(network, train, preprocessing, wanted)
@@ -100,7 +107,6 @@ def fit(
     held = _outputs(network, held_out, preprocessing, wanted)
     scores = []
     for name, scorer in scorers:
-        _require(name, scorer, read)
         torch.manual_seed(options.seed)
         given = replace(read, held_out=held).declared_by(scorer)
         scores.append((name, scorer, check_fitted(name, scorer, scorer.fit(given))))
@@ -124,11 +130,15 @@ def fit(
     return replace(plain, scorers=_calibrated(plain, held_out))
 
 
-def _network(module: Any, witnesses: Tensor, options: Options) -> Network:
+def _network(module: Any, witnesses: Tensor, train: Labelled, names: Sequence[str], options: Options) -> Network:
     if not isinstance(module, Backbone):
         if not callable(module):
             raise OODError(f"a {type(module).__name__} is no backbone; give a torch module, a function, or a plugin's")
-        return ForeignNetwork(module, options.normalisation, to_unit(witnesses))
+        found = ForeignNetwork(module, options.normalisation)
+        found.find(to_unit(witnesses), names, len(train.classes), options.embeddings, options.logits)
+        return found
+    if options.embeddings is not None or options.logits is not None:
+        raise OODError(f"backbone '{module.name}' has its own embeddings and logits; leave these options out")
     torch.manual_seed(0)  # as extractions have it: what a backbone leaves random must not depend on what ran before
     network = networks.build(module, options.image_size, None)
     return network.to(networks.device()).eval().requires_grad_(False)
@@ -162,7 +172,10 @@ def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, w
     for shown in batches(images.items, preprocessing, BATCH, device_of(network)):
         if shown.errors:
             raise OODError(next(iter(shown.errors.values())))
-        parts.append(_finite(outputs(network, shown.images, wanted)[0], shown.names))
+        found = outputs(network, shown.images, wanted)[0]
+        read = {"embeddings": found.embeddings, "logits": found.logits, **found.layers}
+        require_finite("the module gives", read, shown.names)
+        parts.append(found)
     return Outputs(
         torch.cat([part.embeddings for part in parts]),
         torch.cat([part.logits for part in parts]),
@@ -173,24 +186,37 @@ def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, w
     )
 
 
-def _finite(read: Outputs, names: Sequence[str]) -> Outputs:
-    for what, rows in (("embeddings", read.embeddings), ("logits", read.logits), *read.layers.items()):
-        if (row := first_not_finite(rows)) is not None:
-            raise OODError(f"the module gives {what} that are not finite for {names[row]}")
-    return read
+def _require(name: str, scorer: Scorer, network: Network, head: Head | None, train: Labelled) -> None:
+    """Refuse a scorer that needs what is not there.
 
-
-def _require(name: str, scorer: Scorer, read: Outputs) -> None:
-    needs = scorer.all_needs()
-    if "logits" in needs and not read.logits.shape[1]:
-        raise OODError(
-            f"scorer '{name}' needs logits, and the module gives none with an output for each class; there are "
-            f"{read.classes}, by the labels"
-        )
-    if "head" in needs and read.head is None:
-        raise OODError(f"scorer '{name}' needs the linear layer that makes the logits, and the module has none")
+    Raises:
+        OODError: Says what there is, and how to go on.
+    """
+    needs, classes = scorer.all_needs(), len(train.classes)
+    if "logits" in needs and not _has_logits(network, classes):
+        raise OODError(f"scorer '{name}' needs logits of the {classes} ID classes; {_logits_text(network, train)}")
+    if "head" in needs and head is None:
+        seen = f": {network.describe()}" if isinstance(network, ForeignNetwork) else ""
+        raise OODError(f"scorer '{name}' needs the linear layer that makes the logits, and the module has none{seen}")
     if "known_ood" in needs:
         raise OODError(f"scorer '{name}' needs known OOD images; it can be fitted by a recipe alone")
+
+
+def _logits_text(network: Network, train: Labelled) -> str:
+    """Return what the module gives instead of logits for each class, and how to go on."""
+    classes = len(train.classes)
+    if not isinstance(network, ForeignNetwork):
+        return "the backbone has no classifier with as many outputs"
+    if not network.outputs:
+        return f"the module gives none ({network.describe()}); Detector(logits=...) names what has them"
+    start = f"the module's are {network.outputs} (logits: {network.sources.logits})"
+    if network.outputs == train.labels.max() and train.labels.min() == 1:
+        return f"{start}, and the labels run from 1 to {network.outputs}: number them from 0"
+    if classes == 1:
+        return f"{start}: give each image its label, as images without labels are of one class"
+    if network.outputs > classes:
+        return f"{start}: keep the rows of your classes in its last layer, or use scorers that need embeddings alone"
+    return f"{start}: give a module with an output for each class, or use scorers that need embeddings alone"
 
 
 def _calibrated(plain: Fitted, held_out: Labelled) -> tuple[FittedScorer, ...]:

@@ -20,7 +20,7 @@ from ood_core.data import to_unit
 from ood_core.detector import manifest as manifests
 from ood_core.detector.bundle import CALIBRATION, EXAMPLES, PRETEXT, WEIGHTS, WITNESS
 from ood_core.detector.exact import exact
-from ood_core.detector.foreign import ForeignNetwork, Normalisation
+from ood_core.detector.foreign import ForeignNetwork, Normalisation, sources_of
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
 from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
 from ood_core.detector.passage import outputs
@@ -115,13 +115,21 @@ class _Reading:
             )
         given = self.manifest.normalisation
         assert given is not None, "a detector without a backbone has its normalisation"
-        network = ForeignNetwork(module, Normalisation.of(given["mean"], given["std"]), to_unit(witnesses))
+        entry = self.manifest.module
+        assert entry is not None, "and says where embeddings and logits are read"
+        network = ForeignNetwork(module, Normalisation.of(given["mean"], given["std"]))
+        if (precision := network.precision) != entry["precision"]:
+            raise OODError(
+                f"{self.folder}: was fitted to a module in {entry['precision']}, this one is in {precision}; "
+                f"convert it: module.to(torch.{entry['precision']})"
+            )
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
             raise OODError(
                 f"{self.folder}: the module is of another architecture: {' '.join(str(error).split())}"
             ) from None
+        network.use(to_unit(witnesses), sources_of(entry))
         return exact(network)
 
     def _scorer(self, place: int, entry: ScorerEntry, calibration: Mapping[str, Tensor]) -> FittedScorer:

@@ -25,7 +25,7 @@ from ood_core.options import with_nested
 from ood_core.plugins import Plugins
 
 FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 """Grows when a field changes its meaning."""
 
 CORE = "ood-framework"
@@ -46,7 +46,11 @@ class ScorerEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of it. Packages are those whose plugins are needed, by name, with the version that made the detector."""
+    """All of it.
+
+    The module is the user's: where its embeddings and logits are read. Packages are those whose plugins are needed, by
+    name, with the version that made the detector.
+    """
 
     format: int
     name: str
@@ -59,6 +63,7 @@ class Manifest:
     image_size: int
     view: dict[str, Any]
     normalisation: dict[str, list[float]] | None
+    module: dict[str, Any] | None
     classes: list[str]
     classifier: bool
     scorers: list[ScorerEntry]

@@ -24,7 +24,7 @@ def device_of(network: Network) -> torch.device:
 def head_of(network: Network) -> Head | None:
     """Return the classifier on the CPU, where scorers see the outputs; None where the network has no linear one."""
     head = networks.head_of(network)
-    return None if head is None else Head(head.weight.cpu(), head.bias.cpu())
+    return None if head is None else Head(head.weight.float().cpu(), head.bias.float().cpu())
 
 
 @dataclass(frozen=True)

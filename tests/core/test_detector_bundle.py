@@ -109,8 +109,8 @@ def test_versions_fit_as_semantic_versions_do(copy, made, fits):
 
 
 def test_another_format_is_refused(copy):
-    rewritten(copy, format=2)
-    with pytest.raises(OODError, match=r"is of format 2, this version reads 1; make the detector again"):
+    rewritten(copy, format=1)
+    with pytest.raises(OODError, match=r"is of format 1, this version reads 2; make the detector again"):
         Detector.load(copy)
 
 

@@ -88,12 +88,12 @@ def test_a_module_of_embeddings_alone_has_no_logits(data, far):
     detector = fitted(Body(), data)
     assert detector.predict(far).is_ood.mean() > 0.8
     assert detector.predict(far).predicted is None
-    with pytest.raises(OODError, match=r"scorer 'energy' needs logits, and the module gives none with an output"):
+    with pytest.raises(OODError, match=r"scorer 'energy' needs logits of the 3 ID classes; the module gives none"):
         fitted(Body(), data, ["energy"])
 
 
 def test_a_function_will_do(data, far):
-    detector = fitted(lambda images: images.mean((2, 3)), data)
+    detector = fitted(lambda images: images.mean((2, 3)), data, embeddings=0)
     assert detector.predict(far).is_ood.mean() > 0.9
 
 
@@ -218,7 +218,7 @@ def test_a_saved_detector_takes_a_module_of_the_same_architecture(classifier, da
 
 
 def test_a_function_that_does_something_else_is_noticed(data, tmp_path):
-    fitted(lambda images: images.mean((2, 3)), data).save(tmp_path / "means")
+    fitted(lambda images: images.mean((2, 3)), data, embeddings=0).save(tmp_path / "means")
     Detector.load(tmp_path / "means", backbone=lambda images: images.mean((2, 3)))
     with pytest.raises(OODError, match=r"the network gives embeddings .* off those it had when saved"):
         Detector.load(tmp_path / "means", backbone=lambda images: images.amax((2, 3)))
@@ -293,7 +293,7 @@ def test_the_image_size_must_be_said(classifier, data):
 
 
 def test_a_module_that_gives_maps_is_refused(data):
-    with pytest.raises(OODError, match=r"the module gives embeddings \[8, 3, 8, 8\] for 8 images, not \[N, D\]"):
+    with pytest.raises(OODError, match=r"the module returns \[8, 3, 8, 8\]: neither embeddings \[N, D\] nor logits"):
         fitted(nn.Identity(), data)
 
 
