@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ood_core.contract import require_finite
 from ood_core.detector.module_evidence import classifier_of, find
@@ -42,12 +43,16 @@ class Normalisation:
         Raises:
             OODError: There are not three numbers of each, or one, or a deviation is not positive.
         """
+        try:
+            mean, std = tuple(map(float, mean)), tuple(map(float, std))
+        except (TypeError, ValueError):
+            raise OODError(f"mean and std are sequences of numbers, not {mean!r} and {std!r}") from None
         if len(mean) not in (1, 3) or len(std) != len(mean) or min(std) <= 0:
             raise OODError(
                 "mean and std are three numbers each, or one each for a module of one channel, and std is positive; "
                 f"not {mean} and {std}"
             )
-        return cls(tuple(mean), tuple(std))
+        return cls(mean, std)
 
 
 class ForeignNetwork(Network):
@@ -247,19 +252,20 @@ def _frozen(module: nn.Module) -> nn.Module:
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(module, parallel) or hasattr(module, "_orig_mod"):
         module = module.module if isinstance(module, parallel) else module._orig_mod  # type: ignore[assignment]
+    weights = list(module.parameters())
+    if any(is_lazy(of) or of.is_meta for of in weights):
+        raise OODError("the module has no weights yet: load them, or pass a batch through its lazy layers")
     # tensors made in inference mode may not take part in the gradients that some scorers need
     plain = {id(of): of.clone() for of in module.buffers() if of.is_inference()}
-    plain |= {id(of): nn.Parameter(of.clone(), False) for of in module.parameters() if of.is_inference()}
-    if any(of.is_meta for of in module.parameters()):
-        raise OODError("the module has no weights yet (device 'meta'); load them before")
+    plain |= {id(of): nn.Parameter(of.clone(), False) for of in weights if of.is_inference()}
     try:
         with torch.no_grad():  # copies of a ScriptModule's weights would be results of an operation
             copied = copy.deepcopy(module, plain)
     except Exception as error:  # locks, open files, tensors within a graph
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OODError(f"the module cannot be copied: {reason[:300]}; give a function that calls it") from error
-    for weights in copied.parameters():  # a ScriptModule has no requires_grad_
-        weights.requires_grad_(False)
+    for parameter in copied.parameters():  # a ScriptModule has no requires_grad_
+        parameter.requires_grad_(False)
     return copied.eval()
 
 

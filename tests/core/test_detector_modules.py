@@ -307,6 +307,21 @@ def test_names_that_are_not_there_are_told_with_the_nearest(data, options, messa
         fitted(Net(), data, **options)
 
 
+def test_columns_that_a_module_selects_are_its_logits(data):
+    detector = fitted(Net(lambda features, logits: logits[:, [0, 2, 5]], outputs=8), data)
+    assert repr(detector).endswith(
+        "embeddings: input of 'fc' [10]; logits: returned value 0 [3] (columns of the output of 'fc'))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mean", "message"), [(0.5, "sequences of numbers, not 0.5"), ((0, 0), "three numbers each, or")]
+)
+def test_mean_and_std_are_of_three_channels_or_one(data, mean, message):
+    with pytest.raises(OODError, match=message):
+        fitted(Net(), data, mean=mean)
+
+
 def test_tokens_are_no_embeddings(data):
     class Tokens(Net):
         def forward(self, images):
@@ -436,6 +451,10 @@ def fixed_batch(features, logits):
         (Net(refusing(KeyError())), "the module raises KeyError; it was given images"),
         (Net(fixed_batch), r"the module raises RuntimeError: .*; 8 at once were taken: does it take any number\?"),
         (nn.Linear(3, 3, device="meta"), "has no weights yet"),
+        (
+            nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),
+            "has no weights yet: load them, or pass a batch through its lazy",
+        ),
         (nn.LSTM(8, 8), "the module raises"),
     ],
 )
@@ -451,6 +470,14 @@ def test_what_it_raises_later_is_told_as_well(data):
     detector.score(data[0][:8])
     with pytest.raises(OODError, match=r"the module raises RuntimeError: .* \[3, 3, 8, 8\] float32 on cpu; 8 at once"):
         detector.predict(data[0][:3])
+
+
+def test_nan_is_not_blamed_on_the_scorer(data):
+    detector = fitted(Net(), data)
+    with torch.no_grad():
+        detector.fitted.network.module.bend.bias.fill_(torch.nan)
+    with pytest.raises(OODError, match="image 0: the network gave embeddings that are not finite"):
+        detector.score(data[0][:2])
 
 
 class Batchwise(Net):
