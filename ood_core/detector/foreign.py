@@ -100,9 +100,7 @@ class ForeignNetwork(Network):
         Raises:
             OODError: They are not there or may be any of several, or the module raises something.
         """
-        methods = all(callable(getattr(self.module, name, None)) for name in ("forward_features", "forward_head"))
-        methods = methods and "pre_logits" in inspect.signature(self.module.forward_head).parameters  # type: ignore[arg-type]
-        if methods and embeddings is None and (logits is None or logits is False):
+        if _has_methods(self.module) and embeddings is None and (logits is None or logits is False):
             self.use(images, METHODS if logits is None else Sources(METHODS.embeddings, None))
             return
         with torch.no_grad():
@@ -229,6 +227,14 @@ def sources_of(entry: Mapping[str, Any]) -> Sources:
     ]
     assert read[0] is not None, "there are embeddings always"
     return Sources(read[0], read[1], entry["note"])
+
+
+def _has_methods(module: Any) -> bool:
+    """Return whether a module has timm's methods; those of a ScriptModule have no signature."""
+    if isinstance(module, torch.jit.ScriptModule) or not callable(getattr(module, "forward_features", None)):
+        return False
+    method = getattr(module, "forward_head", None)
+    return callable(method) and "pre_logits" in inspect.signature(method).parameters
 
 
 def _of_methods(module: Any, shown: Tensor) -> tuple[Tensor, Tensor]:

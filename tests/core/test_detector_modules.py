@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ood_core.detector import Detector
 from ood_core.errors import OODError
+from ood_core.vision import prepare_torchvision
 
 CLASSES, WIDTH = 3, 10
 FIT = ["energy", "mahalanobis"]
@@ -83,6 +84,21 @@ def widths(detector):
 
 
 # --------------------------------------------------------------------------------------------- what a module returns
+
+
+@pytest.mark.parametrize("name", ["ViT", "ResNet"])
+def test_models_of_hugging_face_are_read(data, name):
+    prepare_torchvision()
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    size = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    options = size | {"num_hidden_layers": 1} if name == "ViT" else {"hidden_sizes": [8, 16], "depths": [1, 1]}
+    config = getattr(transformers, f"{name}Config")(**options, num_labels=CLASSES)
+    torch.manual_seed(0)
+    read = repr(fitted(transformers.AutoModelForImageClassification.from_config(config), data, ["energy", "knn"]))
+    layer = "classifier" if name == "ViT" else "classifier.1"
+    assert f"; embeddings: input of '{layer}' [16]; logits: returned value 'logits' [3]" in read
+    read = repr(fitted(transformers.AutoModel.from_config(config), data, ["knn"]))
+    assert read.endswith("; embeddings: returned value 'pooler_output' [16]; logits: none)")
 
 
 @pytest.mark.parametrize(
