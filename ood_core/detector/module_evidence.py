@@ -112,6 +112,8 @@ def _only_head(seen: Seen, classes: int, embeddings: Source | None) -> Head | No
     if not found and embeddings is not None and len(heads) == 1:
         return next(iter(heads.values()))
     fitting = [head for head in found.values() if head.rows.shape[1] == classes]
+    if len(fitting) > 1:  # a width may be a coincidence, a layer that makes the values is none
+        fitting = [head for head in fitting if head.layer is not None]
     if len(found) > 1 and len(fitting) != 1:
         keys = " or ".join(f"logits={key!r}" for key in found)
         raise OODError(f"{seen.text()}: several may be outputs for {classes} ID classes; choose: Detector({keys})")

@@ -282,6 +282,7 @@ def test_a_function_that_returns_a_tuple_is_read_by_the_number_of_classes(data):
             "output of 'bend' [10]; logits: returned value 0 [3] (output of 'fc')",
         ),
         (lambda f, z: z, {"logits": False}, "input of 'fc' [10]; logits: none"),
+        (lambda f, z: (f[:, :3].sin(), z), {}, "returned value 0 [3]; logits: returned value 1 [3] (output of 'fc')"),
         (lambda f, z: z, {"embeddings": 0}, "returned value 0 [3]; logits: none"),
         (
             lambda f, z: (f.sin(), f),
