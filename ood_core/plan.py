@@ -127,6 +127,7 @@ class _Builder:
                 task=identity(task, self.plugins),
                 backbone=identity(experiment.backbone, self.plugins),
                 images=images.opened.fingerprint,
+                all_classes=images.opened.all_classes,
                 auxiliary=None if auxiliary is None else auxiliary.opened.fingerprint,
                 image_size=experiment.settings.image_size,
                 seed=seed,
@@ -160,6 +161,7 @@ class _Builder:
                 "train",
                 tokenizer=identity(tokenizer, self.plugins),
                 images=images.opened.fingerprint,
+                all_classes=images.opened.all_classes,
                 image_size=size,
                 seed=seed,
             )
@@ -208,19 +210,18 @@ class _Builder:
     ) -> ExtractStage:
         size, classes = experiment.settings.image_size, len(experiment.data.train.opened.classes)
         augmented = _augmented_by(experiment, images)
-        network = weights.key if weights is not None else identity(experiment.backbone, self.plugins)
+        shared = {
+            "network": weights.key if weights is not None else identity(experiment.backbone, self.plugins),
+            "trains_head": weights.trains_head if weights is not None else None,
+            "images": images.opened.fingerprint,
+            "image_size": size,
+            "view": vars(experiment.view) if augmented is None else identity(augmented, self.plugins),
+            "classes": classes,
+        }
         read = {} if probe is None or asked_by is None else {"probe": probe_identity(probe, asked_by, self.plugins)}
-        key = self._key(
-            "extract",
-            network=network,
-            images=images.opened.fingerprint,
-            image_size=size,
-            view=vars(experiment.view) if augmented is None else identity(augmented, self.plugins),
-            classes=classes,
-            **read,
-        )
         return ExtractStage(
-            key=key,
+            key=self._key("extract", **shared, **read),
+            passage=self._key("pass", **shared),
             backbone=experiment.backbone,
             weights=weights,
             images=images,

@@ -89,6 +89,8 @@ class ExtractStage:
 
     kind: ClassVar[str] = "extract"
     key: str
+    passage: str
+    """Key of the pass; stages that have it in common can share one."""
     backbone: Backbone = field(compare=False)
     weights: TrainStage | None = field(compare=False)
     images: Images = field(compare=False)
@@ -109,19 +111,6 @@ class ExtractStage:
     def seed(self) -> int | None:
         """The seed of the weights; None for a backbone that was not trained here."""
         return None if self.weights is None else self.weights.seed
-
-    @property
-    def passage(self) -> tuple[Any, ...]:
-        """What the stages that can share a pass have in common."""
-        network = self.weights.key if self.weights is not None else repr(self.backbone)
-        return (
-            network,
-            self.images.opened.fingerprint,
-            self.image_size,
-            self.classes,
-            self.view,
-            repr(self.augmented_by),
-        )
 
     def __str__(self) -> str:
         what = str(self.images) if self.probe is None else f"{type(self.probe).__name__} of {self.images}"

@@ -1,15 +1,17 @@
 """What every installed plugin class keeps to, whatever its kind."""
 
+import copy
 import dataclasses
 import inspect
 import json
 import re
+from pathlib import Path
 
 import pytest
 
-from ood_core.interfaces import NEEDS, PLUGIN_KINDS
+from ood_core.interfaces import NEEDS, PLUGIN_KINDS, Plugin
 from ood_core.nodes import parse
-from ood_core.options import Reader, describe
+from ood_core.options import Reader, describe, digest, identity
 from ood_core.plugins import find
 from ood_core.selections import SELECTION_KEYS
 
@@ -85,6 +87,60 @@ def test_a_recipe_may_leave_out_all_that_has_a_default(kind, cls):
     spelt_out = describe(cls(**required(cls)))
     needed = {name: spelt_out[name] for name in ("use", *required(cls))}
     assert reader.plugin(kind, parse(json.dumps(needed), "here")) == cls(**required(cls))
+
+
+# ---------------------------------------------------------------------------------------------- options and keys
+
+
+def other(value, file):
+    """Return another value of the same kind; of what is None, a word."""
+    if isinstance(value, Plugin):
+        return changed(value, dataclasses.fields(value)[0].name, file)
+    if isinstance(value, Path):
+        return file
+    if isinstance(value, dict):
+        return {**value, "something": 1}
+    if isinstance(value, tuple):
+        return (*value, *value[:1]) or ("something",)
+    if isinstance(value, bool):
+        return not value
+    return "something" if value is None else value + type(value)(1)
+
+
+def changed(plugin, option, file):
+    """Return a copy of a plugin object in which one option differs, whether or not the class would take it."""
+    twin = copy.copy(plugin)
+    object.__setattr__(twin, option, other(getattr(plugin, option), file))
+    return twin
+
+
+@pytest.mark.parametrize(("kind", "cls"), [of for of in CLASSES if of.values[0] != "dataset"])
+def test_another_value_of_any_option_makes_another_key(kind, cls, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("another content")
+    plugin = cls(**required(cls))
+    before = digest(identity(plugin, PLUGINS))
+    for field in dataclasses.fields(cls):
+        assert digest(identity(changed(plugin, field.name, file), PLUGINS)) != before, field.name
+
+
+FILES = {
+    *("arrays", "cub", "flat-folder", "folder", "huggingface", "image-list", "manifest", "parquet", "places365"),
+    *("published", "stanford-dogs", "tar", "tiny-imagenet", "torchvision", "wnids"),
+}
+"""Sources whose images are known by the content of files, of which each has tests of its own."""
+
+
+@pytest.mark.parametrize(
+    "cls", [pytest.param(cls, id=name) for name, cls in PLUGINS.classes("dataset").items() if name not in FILES]
+)
+def test_another_value_of_any_option_of_a_source_without_files_makes_other_images(cls):
+    source = cls(**required(cls))
+    before = source.open("train").fingerprint
+    for field in dataclasses.fields(cls):
+        value = getattr(source, field.name)
+        twin = dataclasses.replace(source, **{field.name: value + 1 if isinstance(value, int) else value * 0.5})
+        assert twin.open("train").fingerprint != before, field.name
 
 
 @pytest.mark.parametrize("cls", PLUGINS.classes("scorer").values())

@@ -123,7 +123,7 @@ ROWS, WIDTH = 40_000, 256
 @pytest.fixture
 def extraction(tmp_path):
     """An extraction of 41 MB of embeddings, and its store."""
-    stage = ExtractStage(key="k", backbone=None, weights=None, images=None, image_size=8, classes=2)
+    stage = ExtractStage(key="k", passage="p", backbone=None, weights=None, images=None, image_size=8, classes=2)
     store = Store(tmp_path)
     folder = store.folder(stage)
     folder.mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_reading_in_chunks_leaves_no_page_resident(extraction):
 def small_set(store, key, labels, classes):
     """Return the extraction of one embedding a label, from a set with so many classes."""
     images = SimpleNamespace(opened=SimpleNamespace(classes=("class",) * classes))
-    stage = ExtractStage(key=key, backbone=None, weights=None, images=images, image_size=8, classes=2)
+    stage = ExtractStage(key=key, passage="p", backbone=None, weights=None, images=images, image_size=8, classes=2)
     folder = store.folder(stage)
     folder.mkdir(parents=True)
     np.save(folder / "embeddings.npy", np.full((len(labels), 4), len(labels), np.float32))
