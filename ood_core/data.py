@@ -225,6 +225,7 @@ class SelectedImages:
         self.rows = rows[order]
         self.labels = torch.from_numpy(labels[order])
         self.source = pictures.images.fingerprint
+        self.reader = type(pictures.images)
         self.fingerprint = fingerprint
         self._pictures = pictures
 

@@ -10,6 +10,7 @@ from ood_core.cache import PixelCache
 from ood_core.contract import check_images, check_picture
 from ood_core.decoding import to_rgb
 from ood_core.errors import OODError
+from ood_core.files import source_digest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
 MEMORY_BYTES = 512 * 2**20
@@ -46,12 +47,18 @@ class Pictures:
     def _keep(self, row: int, pixels: Tensor) -> None:
         if self.images.encoded and not self._asked:  # the first picture tells the size
             self._asked = True
-            self._cache = PixelCache.of(self.images.fingerprint, len(self.images), tuple(pixels.shape))
+            self._cache = PixelCache.of(self._content(), len(self.images), tuple(pixels.shape))
         if self._cache is not None and self._cache.put(row, pixels):
             return
         if self._bytes + pixels.nbytes <= MEMORY_BYTES:
             self._decoded[row] = pixels
             self._bytes += pixels.nbytes
+
+    def _content(self) -> str:
+        """Return what decides the pixels: the set's fingerprint, and the code of a package that reads it."""
+        package = type(self.images).__module__.partition(".")[0]
+        own = package in ("ood_core", "__main__")
+        return self.images.fingerprint if own else f"{self.images.fingerprint} {source_digest(package)}"
 
 
 class Library:

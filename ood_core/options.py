@@ -187,19 +187,21 @@ def _plain(value: Any) -> Any:
 
 
 def identity(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
-    """Return what decides a plugin's results: class, version, options; of a file its content, not its path."""
+    """Return what decides a plugin's results: class, version, code, options; of a file its content, not its path."""
     options = {
         field.name: _identity(getattr(plugin, field.name), plugins)
         for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
     }
-    return {"use": plugin.name, "from": plugins.version(plugin), "options": options}
+    code = plugins.code(type(plugin))
+    return {"use": plugin.name, "from": plugins.version(plugin), "code": code, "options": options}
 
 
 def probe_identity(probe: Probe, scorer: Scorer, plugins: Plugins) -> dict[str, Any]:
-    """Return what decides what a probe reads: its class, its fields, and the version of the scorer's package."""
-    cls = type(probe)
+    """Return what decides what a probe reads: its class, code and fields, and the version of the scorer's package."""
+    cls, code = type(probe), plugins.code(type(probe))
     options = {field.name: _identity(getattr(probe, field.name), plugins) for field in dataclasses.fields(probe)}
-    return {"probe": f"{cls.__module__}.{cls.__qualname__}", "from": plugins.version(scorer), "options": options}
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    return {"probe": name, "from": plugins.version(scorer), "code": code, "options": options}
 
 
 def _identity(value: Any, plugins: Plugins) -> Any:

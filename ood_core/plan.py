@@ -115,6 +115,10 @@ class _Builder:
     def _key(self, kind: str, **decides: Any) -> str:
         return digest({"kind": kind, "core": self.core} | decides)
 
+    def _images(self, images: Images) -> dict[str, Any]:
+        """Return what decides the pixels and labels of a set: its content, and the code that reads it."""
+        return {"content": images.opened.fingerprint, "code": self.plugins.code(images.opened.reader)}
+
     def _training(self, experiment: Experiment) -> TrainStage | None:
         stage: TrainStage | None = None
         data, seed = experiment.data, experiment.recipe.seed
@@ -126,9 +130,9 @@ class _Builder:
                 "train",
                 task=identity(task, self.plugins),
                 backbone=identity(experiment.backbone, self.plugins),
-                images=images.opened.fingerprint,
+                images=self._images(images),
                 all_classes=images.opened.all_classes,
-                auxiliary=None if auxiliary is None else auxiliary.opened.fingerprint,
+                auxiliary=None if auxiliary is None else self._images(auxiliary),
                 image_size=experiment.settings.image_size,
                 seed=seed,
                 start=stage.key if stage is not None else None,
@@ -160,7 +164,8 @@ class _Builder:
             key = self._key(
                 "train",
                 tokenizer=identity(tokenizer, self.plugins),
-                images=images.opened.fingerprint,
+                code=self.plugins.code(type(training)),
+                images=self._images(images),
                 all_classes=images.opened.all_classes,
                 image_size=size,
                 seed=seed,
@@ -213,7 +218,7 @@ class _Builder:
         shared = {
             "network": weights.key if weights is not None else identity(experiment.backbone, self.plugins),
             "trains_head": weights.trains_head if weights is not None else None,
-            "images": images.opened.fingerprint,
+            "images": self._images(images),
             "image_size": size,
             "view": vars(experiment.view) if augmented is None else identity(augmented, self.plugins),
             "classes": classes,

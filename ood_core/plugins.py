@@ -6,21 +6,18 @@ whose entry point has a taken name, goes in file-system order, and reports a bro
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from ood_core import hookspecs
 from ood_core.errors import OODError, suggest
+from ood_core.files import source_digest
 from ood_core.interfaces import PLUGIN_KINDS, Plugin
 from ood_core.vision import prepare_torchvision
 
@@ -35,25 +32,39 @@ _HOOK_OF_KIND = {
     "dataset": "ood_register_datasets",
 }
 
-_NOT_IN_RESULTS = (
-    "cli.py",
-    "commands",
-    "detector",
-    "drift.py",
-    "drifting.py",
-    "errors.py",
-    "export",
-    "launch.py",
-    "options.py",
-    "plan.py",
-    "plugins.py",
-    "recipe.py",
-    "report",
-    "run.py",
-    "scoring",
-    "service",
-    "testing",
+COMPUTES = (
+    "artifacts.py",
+    "augmentation.py",
+    "batches.py",
+    "cache.py",
+    "calibration.py",
+    "data.py",
+    "decoding.py",
+    "execute.py",
+    "extract.py",
+    "files.py",
+    "fit.py",
+    "image_files.py",
+    "inference.py",
+    "interfaces",
+    "library.py",
+    "measure.py",
+    "metrics.py",
+    "neighbors",
+    "network.py",
+    "outputs.py",
+    "positions.py",
+    "processes.py",
+    "score.py",
+    "stages.py",
+    "statistics",
+    "store.py",
+    "train.py",
+    "training",
+    "vision.py",
 )
+"""Parts of the core that results depend on: what stages and plugins compute with. How a plan is made is not among them,
+because all that it decides is in the keys by its value."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +74,18 @@ class Package:
     Attributes:
         entry: Name of the entry point.
         distribution: Name of the distribution that brings it.
-        version: The distribution's version; in an editable install followed by a digest of the package's source, so
-            that results of changed code are not taken for those of the old.
+        version: The distribution's version and a digest of the package's files, so that results of changed code are not
+            taken for those of the old: "1.2.0+0c9d31fe". Messages show it without the digest.
+        module: Of the entry point.
     """
 
     entry: str
     distribution: str
     version: str
+    module: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"{self.entry} ({self.distribution} {self.version})"
+        return f"{self.entry} ({self.distribution} {self.version.rpartition('+')[0]})"
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,8 @@ class Plugins:
     manager: pluggy.PluginManager
     packages: tuple[Package, ...]
     registered: Mapping[tuple[str, str], Registered]
+    _digests: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Of packages that were read, by their names."""
 
     @property
     def hook(self) -> pluggy.HookRelay:
@@ -112,11 +127,22 @@ class Plugins:
         raise OODError(f"no {kind} '{name}'.{suggest(name, self.classes(kind))}")
 
     def version(self, plugin: Plugin) -> str:
-        """Return "distribution version" of the package that a plugin object's class came from."""
+        """Return "distribution version+digest" of the package that a plugin object's class came from."""
         for found in self.registered.values():
             if found.cls is type(plugin):
                 return f"{found.package.distribution} {found.package.version}"
         raise LookupError(type(plugin))
+
+    def code(self, cls: type) -> dict[str, str]:
+        """Return digests of the package that defines a class and of the plugin packages that it derives from.
+
+        The core is left out: its digest is in every key.
+        """
+        within = [_top(base.__module__) for base in cls.__mro__]
+        names = {within[0], *({_top(package.module) for package in self.packages} & set(within))}
+        for name in names - {"ood_core", "__main__", *self._digests}:
+            self._digests[name] = source_digest(name)
+        return {name: self._digests[name] for name in sorted(names & self._digests.keys())}
 
 
 def find() -> Plugins:
@@ -162,46 +188,20 @@ def _distribution(entry: metadata.EntryPoint) -> metadata.Distribution:
     return entry.dist
 
 
+def _top(module: str) -> str:
+    """Return the package at the top of a module's name."""
+    return module.partition(".")[0]
+
+
 def _package(entry: metadata.EntryPoint) -> Package:
     distribution = _distribution(entry)
-    version = distribution.version
-    if _is_editable(distribution):
-        version = f"{version}+{source_digest(entry.module.partition('.')[0])}"
-    return Package(entry.name, distribution.name, version)
-
-
-def _is_editable(distribution: metadata.Distribution) -> bool:
-    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
-    return bool(origin.get("dir_info", {}).get("editable"))
-
-
-def source_digest(package: str, without: Collection[str] = ()) -> str:
-    """Return eight letters that change with the Python files of an importable package, some at its top left out."""
-    total = hashlib.sha256()
-    for file in _sources(package, without):
-        total.update(file.read_bytes())
-    return total.hexdigest()[:8]
-
-
-def _sources(package: str, without: Collection[str]) -> list[Path]:
-    spec = find_spec(package)
-    if spec is None:
-        return []
-    if spec.submodule_search_locations is None:  # a single module, beside which anything may lie
-        return [Path(spec.origin)] if spec.origin else []
-    return [
-        file
-        for folder in map(Path, spec.submodule_search_locations)
-        for file in sorted(folder.rglob("*.py"))
-        if file.relative_to(folder).parts[0] not in without
-    ]
+    version = f"{distribution.version}+{source_digest(_top(entry.module))}"
+    return Package(entry.name, distribution.name, version, entry.module)
 
 
 def core_version() -> str:
-    """Return the version of the core, in an editable install with a digest of the source that results depend on."""
-    distribution = metadata.distribution("ood-framework")
-    digest = f"+{source_digest('ood_core', _NOT_IN_RESULTS)}" if _is_editable(distribution) else ""
-    return f"{distribution.version}{digest}"
+    """Return the version of the core, with a digest of the source that results depend on."""
+    return f"{metadata.version('ood-framework')}+{source_digest('ood_core', COMPUTES)}"
 
 
 def _register(manager: pluggy.PluginManager, entry: metadata.EntryPoint, package: Package) -> None:

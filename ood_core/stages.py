@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from ood_core.data import Part, SelectedImages
 from ood_core.errors import OODError, OODErrors
@@ -23,8 +23,10 @@ from ood_core.interfaces import (
     Tokenizer,
     Training,
 )
-from ood_core.plugins import Plugins
-from ood_core.published import Table
+
+if TYPE_CHECKING:
+    from ood_core.plugins import Plugins
+    from ood_core.published import Table
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,20 @@
 """Discovery: the order, who came from where, and every way in which a foreign package can be wrong."""
 
+import importlib
 import json
+import re
+import shutil
 import sys
 from importlib import metadata
 
 import pytest
+from grimp import build_graph
 
+from ood_core import plan, recipe
 from ood_core.errors import OODError
-from ood_core.plugins import DISABLE, Package, core_version, find, source_digest
+from ood_core.files import source_digest
+from ood_core.library import Pictures
+from ood_core.plugins import COMPUTES, DISABLE, Package, core_version, find
 
 from ..packaging.packages import VERSION, write_package
 
@@ -24,6 +31,42 @@ class Written(Scorer):
 @hookimpl
 def ood_register_scorers():
     return [Written]
+"""
+
+
+READS = """
+from PIL import Image
+from ood_core.interfaces import DatasetSource, ImageSet
+
+class Pictures(ImageSet):
+    classes, labels, fingerprint, encoded = ("square",), [0] * 9, "squares", True
+    def image(self, index):
+        return Image.new('L', (8, 8), 7)
+
+@dataclass(frozen=True, kw_only=True)
+class Squares(DatasetSource):
+    name = "squares"
+    def open(self, split):
+        return Pictures()
+
+@hookimpl
+def ood_register_datasets():
+    return [Squares]
+"""
+
+DERIVED = """\
+from dataclasses import dataclass
+from ood_core.hookspecs import hookimpl
+from ood_logits.energy import Energy
+
+@dataclass(frozen=True, kw_only=True)
+class Derived(Energy):
+    name = "derived"
+
+@hookimpl
+def ood_register_scorers():
+    from beside import Derived
+    return [Derived]
 """
 
 
@@ -71,8 +114,8 @@ def test_a_third_party_class_is_found_under_its_package_and_version(install):
     found = find()
     cls = found.get("scorer", "written")
     assert cls.__module__ == "ood_written.hooks"
-    assert found.registered["scorer", "written"].package == Package("written", "ood-written", VERSION)
-    assert found.version(cls()) == f"ood-written {VERSION}"
+    assert found.registered["scorer", "written"].package == Package("written", "ood-written", version_of("written"))
+    assert found.version(cls()) == f"ood-written {version_of('written')}"
     assert found.classes("scorer")["written"] is cls
     assert "written" not in found.classes("backbone")
 
@@ -113,51 +156,116 @@ def test_a_plugin_that_is_not_installed_has_no_version(plugins):
 # --------------------------------------------------------------------------------------------------- versions
 
 
-def test_the_version_of_an_editable_package_changes_with_its_source(install):
-    folder = install("ood-written", REGISTERS.format(name="written"))
-    origin = {"url": "file:///somewhere", "dir_info": {"editable": True}}
-    (folder.parent / f"ood_written-{VERSION}.dist-info" / "direct_url.json").write_text(json.dumps(origin))
-    before = version_of("written")
-    assert before == version_of("written")
-    (folder / "scorer.py").write_text("K = 50\n")
-    after = version_of("written")
-    assert before.startswith(f"{VERSION}+")
-    assert after.startswith(f"{VERSION}+")
-    assert before != after
-
-
 def version_of(entry):
     return next(package.version for package in find().packages if package.entry == entry)
 
 
-def test_the_version_of_a_copied_package_is_its_own(install):
+def test_the_version_of_a_package_is_its_distributions_and_changes_with_its_files(install):
+    folder = install("ood-written", REGISTERS.format(name="written"))
+    versions = [version_of("written")]
+    assert versions == [version_of("written")]
+    assert re.fullmatch(re.escape(VERSION) + r"\+[0-9a-f]{8}", versions[0])
+    for name, content in (("scorer.py", "K = 50\n"), ("table.json", "[1]"), ("scorer.py", "K = 51\n")):
+        (folder / name).write_text(content)
+        versions.append(version_of("written"))
+    (folder / "scorer.py").rename(folder / "renamed.py")
+    versions.append(version_of("written"))
+    assert len(set(versions)) == 5
+
+
+def test_a_copy_and_an_editable_install_of_the_same_files_have_one_version(install):
     folder = install("ood-written", "")
-    (folder / "scorer.py").write_text("K = 50\n")
-    assert version_of("written") == VERSION
+    before = version_of("written")
+    origin = {"url": "file:///somewhere", "dir_info": {"editable": True}}
+    (folder.parent / f"ood_written-{VERSION}.dist-info" / "direct_url.json").write_text(json.dumps(origin))
+    (folder / "__pycache__").mkdir(exist_ok=True)
+    (folder / "__pycache__" / "hooks.cpython-312.pyc").write_bytes(b"compiled")
+    (folder / ".hooks.py.swp").write_bytes(b"an editor's")
+    assert version_of("written") == before
 
 
-def test_a_digest_depends_on_the_package_alone_and_not_on_what_lies_beside_it(install, tmp_path):
-    folder = install("ood-written", "")
-    (folder.parent / "single.py").write_text("K = 1\n")
-    digests = source_digest("ood_written"), source_digest("single")
-    (folder.parent / "beside.py").write_text("")
-    assert (source_digest("ood_written"), source_digest("single")) == digests
-    (folder.parent / "single.py").write_text("K = 2\n")
-    assert source_digest("single") != digests[1]
+def test_packages_of_one_distribution_are_told_apart_by_their_own_files(install):
+    folder = install("ood-written", REGISTERS.format(name="written"))
+    (folder.parent / "ood_second").mkdir()
+    (folder.parent / "ood_second" / "__init__.py").write_text("")
+    (folder.parent / f"ood_written-{VERSION}.dist-info" / "entry_points.txt").write_text(
+        "[ood]\nwritten = ood_written.hooks\nsecond = ood_second\n"
+    )
+    before = version_of("written"), version_of("second")
+    (folder.parent / "ood_second" / "scorer.py").write_text("K = 1\n")
+    assert version_of("written") == before[0]
+    assert version_of("second") != before[1]
 
 
-def test_parts_that_no_result_depends_on_can_be_left_out_of_a_digest(install):
-    folder = install("ood-written", "")
-    before = source_digest("ood_written", without=("report", "cli.py"))
-    (folder / "report").mkdir()
-    (folder / "report" / "table.py").write_text("WIDTH = 3\n")
-    (folder / "cli.py").write_text("")
-    assert source_digest("ood_written", without=("report", "cli.py")) == before
-    assert source_digest("ood_written") != before
+def test_the_code_of_a_class_is_that_of_all_plugin_packages_that_it_derives_from(install, plugins):
+    folder = install("ood-written", DERIVED)
+    (folder.parent / "beside.py").write_text(DERIVED.partition("@hookimpl")[0])
+    found = find()
+    cls = found.get("scorer", "derived")
+    assert found.code(cls) == {name: source_digest(name) for name in ("beside", "ood_logits")}
+    assert found.code(plugins.get("scorer", "energy")) == {"ood_logits": source_digest("ood_logits")}
+    (folder.parent / "beside.py").write_text("K = 50\n")
+    assert find().code(cls) != found.code(cls)
 
 
-def test_the_core_has_the_version_of_its_distribution():
-    assert core_version().partition("+")[0] == metadata.version("ood-framework")
+def test_results_of_an_edited_copy_are_not_taken_from_the_store(install, tiny):
+    folder = install("ood-written", REGISTERS.format(name="written") + READS)
+    overrides = ["scorers=[written]", "data.near=[{use: squares}]"]
+    before = plan.make(recipe.read(tiny, overrides), find()).stages
+    with (folder / "hooks.py").open("a") as hooks:
+        hooks.write("\n# another formula\n")
+    after = plan.make(recipe.read(tiny, overrides), find()).stages
+    changed = {str(one) for one, other in zip(before, after, strict=True) if one.key != other.key}
+    shared = {"train classification", *(f"extract {of} (classification)" for of in ("digits", "digits train"))}
+    assert {"fit written", "extract squares (classification)"} <= changed
+    assert shared.isdisjoint(changed)
+
+
+def test_pixels_that_an_edited_source_reads_are_not_those_of_the_cache(install):
+    folder = install("ood-written", REGISTERS.format(name="written") + READS)
+    assert grey_levels() == [7, 7]
+    source = (folder / "hooks.py").read_text().replace("Image.new('L', (8, 8), 7)", "Image.new('L', (8, 8), 77)")
+    (folder / "hooks.py").write_text(source)
+    for name in ("ood_written.hooks", "ood_written"):
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    assert grey_levels() == [77, 77]
+
+
+def grey_levels():
+    pictures = Pictures(find().get("dataset", "squares")().open("test"))
+    return [pictures.pixels(row).float().mean() for row in (0, 1)]  # the first one is read before there is a cache
+
+
+def test_the_core_has_the_version_of_its_distribution_and_a_digest():
+    version = metadata.version("ood-framework")
+    assert re.fullmatch(re.escape(version) + r"\+[0-9a-f]{8}", core_version())
+
+
+NO_RESULT = {
+    "costs": "what a stage will take",
+    "errors": "what messages say",
+    "hookspecs": "the names of hooks",
+    "memory": "what a stage has taken",
+    "observers": "who hears of progress",
+    "pictures": "tiles of images for the report",
+}
+"""Modules of the core that stages or plugins import, and no number depends on."""
+
+
+def test_whatever_stages_and_plugins_compute_with_is_in_the_digest_of_the_core(plugins):
+    packages = {cls.__module__.partition(".")[0] for cls in (found.cls for found in plugins.registered.values())}
+    graph = build_graph("ood_core", *packages, exclude_type_checking_imports=True, cache_dir=None)
+    imported = {name for name in NO_RESULT if graph.find_modules_that_directly_import(f"ood_core.{name}")}
+    assert imported == NO_RESULT.keys()
+    for name in NO_RESULT:
+        graph.remove_module(f"ood_core.{name}")
+    found = {"ood_core.execute"}  # the stages, whatever their kind
+    for module in found | {name for name in graph.modules if name.partition(".")[0] in packages}:
+        found |= graph.find_upstream_modules(module)
+    needed = {name.split(".")[1] for name in found if name.startswith("ood_core.")}
+    assert {name.removesuffix(".py") for name in COMPUTES} == needed
 
 
 # --------------------------------------------------------------------------------- foreign packages that are wrong
