@@ -137,13 +137,21 @@ class _Training:
     def _step(self, batch: Batch, per_epoch: int, total: int) -> None:
         step = self.progress.step
         rate = learning_rate(self.options, step, per_epoch)
-        torch.manual_seed(step_seed(self.stage.seed, step, "model", processes.rank()))
-        metrics = self.engine.step(self._on_device(batch), rate, step / total)
+        drawn = self._draw(step)
+        metrics = self.engine.step(self._on_device(batch)._replace(drawn=drawn), rate, step / total)
         self._see_loss()  # of the step before: looking at this one's would have a GPU wait
         self.unseen = (metrics["loss"], step, rate)
         for name, value in metrics.items():
             self.totals[name] = self.totals.get(name, 0) + value
         self.progress.step += 1
+
+    def _draw(self, step: int) -> Tensor | None:
+        """Draw for the images of the whole step, and return this process's rows; leave its generator seeded."""
+        torch.manual_seed(step_seed(self.stage.seed, step, "model"))
+        drawn = self.engine.task.draw(self.steps.of_a_step)
+        if processes.rank() > 0:
+            torch.manual_seed(step_seed(self.stage.seed, step, "model", processes.rank()))
+        return None if drawn is None else drawn.chunk(processes.count())[processes.rank()].to(self.engine.device)
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.engine.device

@@ -27,13 +27,29 @@ class Batch(NamedTuple):
     """Images [B', 3, S, S] of the auxiliary set, for tasks that need one; drawn anew for each step."""
     broken: tuple[str, ...] = ()
     """What was wrong with pictures that others stand in for, where the recipe says to skip such; a line each."""
+    drawn: Tensor | None = None
+    """The rows of these images in what `Task.draw` gave for the step; None outside a training."""
 
 
 class Task(nn.Module, ABC):
     """A pretext task around a network. Whatever requires a gradient is trained; buffers and the rest are kept as state.
 
     Randomness comes from torch's global generator alone; it is seeded for each step, so a continued run draws the same.
+    What `forward` draws differs by process and by `accumulation`; what `draw` draws does not.
     """
+
+    def draw(self, images: int) -> Tensor | None:
+        """Return what is random about each image of a step, such as its mask; None where nothing is.
+
+        Called before `forward`, which finds the rows of its images in `batch.drawn`.
+
+        Args:
+            images: B, of the whole step: in all processes, and in all parts that `accumulation` cuts a batch into.
+
+        Returns:
+            [B, ...] on the CPU.
+        """
+        return None
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -142,6 +158,9 @@ class PretextTask(Training):
 
     trains_head: ClassVar[bool] = False
     """Whether the network's classifier means something afterwards, so that logits can be scored."""
+
+    uses_labels: ClassVar[bool] = False
+    """Whether the loss reads the labels of the images."""
 
     least_classes: ClassVar[int] = 1
     """How many ID classes the task needs; checked when the recipe is planned."""

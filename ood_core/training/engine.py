@@ -168,9 +168,9 @@ def _shard(task: Task) -> None:
 
 def _parts(batch: Batch, parts: int) -> Iterator[Batch]:
     views = [view.chunk(parts) for view in batch.views]
-    outliers = [None] * parts if batch.outliers is None else batch.outliers.chunk(parts)
+    outliers, drawn = ([None] * parts if rows is None else rows.chunk(parts) for rows in (batch.outliers, batch.drawn))
     for number, labels in enumerate(batch.labels.chunk(parts)):
-        yield Batch(tuple(view[number] for view in views), labels, outliers[number])
+        yield Batch(tuple(view[number] for view in views), labels, outliers[number], drawn=drawn[number])
 
 
 @contextmanager

@@ -51,10 +51,14 @@ class MaskedImageModellingTask(Task):
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, tokens.vocabulary))
 
+    def draw(self, images: int) -> Tensor:
+        """Return masks, bool [B, L]."""
+        return self.masks.draw(images)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean loss over all hidden patches of the batch, and the share of tokens guessed right."""
         images, shown = batch.views[0], batch.views[-1]
-        mask = self.masks.draw(len(images)).to(images.device)
+        mask = (self.draw(len(images)) if batch.drawn is None else batch.drawn).to(images.device)
         logits = self.head(self.network.forward_masked(images, mask, self.mask_token)[mask])
         targets = self.tokens(shown)[mask]
         # of a process, so that the mean over processes is one over patches; no block may have fitted anywhere
@@ -65,7 +69,7 @@ class MaskedImageModellingTask(Task):
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Return images with what the predicted tokens of hidden patches stand for, if the tokenizer can tell."""
         images, shown = batch.views[0][:COLUMNS], batch.views[-1][:COLUMNS]
-        mask = self.masks.draw(len(images)).to(images.device)
+        mask = self.draw(len(images)).to(images.device)
         guesses = self.head(self.network.forward_masked(images, mask, self.mask_token)).argmax(2)
         decoded = self.tokens.decode(torch.where(mask, guesses, self.tokens(shown)))
         if decoded is None:

@@ -73,17 +73,21 @@ class MaskedAutoencoderTask(Task):
         self.out = nn.Linear(decoder.width, targets.pixels)
         self.register_buffer("positions", positions)
 
+    def draw(self, images: int) -> Tensor:
+        """Return masks, bool [B, L]."""
+        return random_mask(images, self.network.grid, self.hidden).flatten(1)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean over the hidden patches of the batch."""
         (images,) = batch.views
-        mask = self._masks(images)
+        mask = (self.draw(len(images)) if batch.drawn is None else batch.drawn).to(images.device)
         targets = self.targets.of(cut(images, self.network.grid))
         return {"loss": (self._predict(images, mask)[mask] - targets[mask]).square().mean()}
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Return images with what the decoder draws at hidden places, at each patch's true brightness and contrast."""
         images = batch.views[0][:COLUMNS]
-        mask, grid = self._masks(images), self.network.grid
+        mask, grid = self.draw(len(images)).to(images.device), self.network.grid
         patches = self._predict(images, mask)
         if self.targets.normalize:
             true = cut(images, grid)
@@ -106,9 +110,6 @@ class MaskedAutoencoderTask(Task):
     def kept(self) -> dict[str, Tensor]:
         """Return mask token, decoder, the layers before and behind it, and its positions."""
         return besides(self, "network")
-
-    def _masks(self, images: Tensor) -> Tensor:
-        return random_mask(len(images), self.network.grid, self.hidden).flatten(1).to(images.device)
 
     def _predict(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the pixels of all patches, [B, L, 3 * P * P]."""

@@ -25,17 +25,21 @@ class SimMIMTask(Task):
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
         self.head = nn.Linear(width, pixels)
 
+    def draw(self, images: int) -> Tensor:
+        """Return masks over patches, bool [B, L]."""
+        return self._patchwise(random_mask(images, self.units, self.hidden))
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean over the hidden pixels of the batch."""
         (images,) = batch.views
-        mask = self._masks(images)
+        mask = (self.draw(len(images)) if batch.drawn is None else batch.drawn).to(images.device)
         targets = cut(2 * images - 1, self.network.grid)
         return {"loss": (self._predict(images, mask)[mask] - targets[mask]).abs().mean()}
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Return images with the predicted pixels of hidden patches."""
         images = batch.views[0][:COLUMNS]
-        mask, grid = self._masks(images), self.network.grid
+        mask, grid = self.draw(len(images)).to(images.device), self.network.grid
         guessed = join(self._predict(images, mask) / 2 + 0.5, grid, images.shape[-1]).clamp(0, 1)
         return {"reconstructions": uncovered(images, guessed, mask.view(len(images), *grid))}
 
@@ -57,9 +61,6 @@ class SimMIMTask(Task):
     def _predict(self, images: Tensor, mask: Tensor) -> Tensor:
         predicted: Tensor = self.head(self.network.forward_masked(images, mask, self.mask_token)).float()
         return predicted
-
-    def _masks(self, images: Tensor) -> Tensor:
-        return self._patchwise(random_mask(len(images), self.units, self.hidden)).to(images.device)
 
     def _patchwise(self, mask: Tensor) -> Tensor:
         """Return masks over patches, bool [B, L], of those over units; a hidden unit hides all patches within it."""

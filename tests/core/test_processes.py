@@ -77,6 +77,17 @@ def test_two_processes_train_and_extract_as_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_that_cut_their_batches_up_hide_the_patches_that_one_hides(tmp_path):
+    for name, count in (("one", 1), ("parts", 2)):
+        done = go(tmp_path, name, MIM.replace("mim,", f"mim, accumulation: {count},"), count=count)
+        assert done.returncode == 0, done.stderr
+    one, parts = (sorted(weights(tmp_path, name).values(), key=len) for name in ("one", "parts"))
+    assert len(one) == 2
+    for alone, joined in zip(one, parts, strict=True):
+        assert max((alone[name] - joined[name]).abs().max() for name in alone) < 1e-4
+
+
+@pytest.mark.slow
 def test_parts_of_a_batch_in_two_processes_still_make_one_step(tmp_path):
     assert go(tmp_path, "one", count=1).returncode == 0
     both = go(tmp_path, "two", "training.0.accumulation=2")

@@ -32,6 +32,9 @@ def trained(make_plan, tiny, tmp_path):
     return go
 
 
+HEADLESS = "scorers=[mahalanobis]"
+
+
 def largest_difference(one, other):
     assert one.keys() == other.keys()
     return max((one[name] - other[name]).abs().max().item() for name in one)
@@ -43,6 +46,15 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(trained):
     assert largest_difference(whole, parts) < 1e-5
     other, _ = trained("seed=1")
     assert largest_difference(whole, other) > 1e-2
+
+
+def test_parts_of_a_batch_hide_the_patches_that_the_whole_hides(trained):
+    options = "min_block: 1, masks: blockwise-exact, tokenizer: {use: kmeans, vocabulary: 8}"
+    whole, parts = (
+        trained(f"training=[{{use: mim, epochs: 2, batch_size: 16, accumulation: {n}, {options}}}]", HEADLESS)[0]
+        for n in (1, 4)
+    )
+    assert largest_difference(whole, parts) < 1e-5
 
 
 def test_a_batch_that_cannot_be_cut_evenly_is_refused(trained):

@@ -49,7 +49,7 @@ def test_simmim_is_the_mean_distance_over_hidden_pixels():
     task = SimMIM(epochs=1, mask_unit=4).build(network, training_data()).eval()
     found, images = batch(), batch().views[0]
     torch.manual_seed(5)
-    mask = task._masks(images)
+    mask = task.draw(len(images))
     predicted = task._predict(images, mask)
     total = count = 0
     for image, hidden, patches in zip(images, mask, predicted, strict=True):
@@ -63,16 +63,24 @@ def test_simmim_is_the_mean_distance_over_hidden_pixels():
 
 def test_simmim_hides_whole_squares_rounded_up():
     task = SimMIM(epochs=1, mask_unit=4, mask_ratio=0.6).build(build_network(), training_data())
-    masks = task._masks(torch.zeros(50, 3, 8, 8)).view(50, 2, 2, 2, 2)
+    masks = task.draw(50).view(50, 2, 2, 2, 2)
     assert (masks.flatten(1).sum(1) == math.ceil(0.6 * 4) * 4).all()
     assert torch.equal(masks.amax((2, 4)), masks.amin((2, 4)))
+
+
+@pytest.mark.parametrize("pretext", [SimMIM(epochs=1, mask_unit=4), MaskedAutoencoder(epochs=1, **DECODER)])
+def test_masks_that_were_drawn_for_the_whole_step_are_taken(pretext):
+    task = pretext.build(build_network(), training_data()).eval()
+    drawn = task.draw(8)
+    losses = [task(batch()._replace(drawn=drawn[rows]))["loss"].item() for rows in (slice(4), slice(4), slice(4, 8))]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_mae_is_the_mean_square_over_hidden_normalised_patches():
     task = MaskedAutoencoder(epochs=1, **DECODER).build(build_network(), training_data()).eval()
     found, images = batch(), batch().views[0]
     torch.manual_seed(5)
-    mask = task._masks(images)
+    mask = task.draw(len(images))
     predicted = task._predict(images, mask)
     terms = []
     for image, hidden, patches in zip(images, mask, predicted, strict=True):
@@ -89,7 +97,7 @@ def test_mae_is_the_mean_square_over_hidden_normalised_patches():
 def test_hidden_patches_of_simmim_are_predicted_from_the_others_alone():
     task = SimMIM(epochs=1, mask_unit=4).build(build_network(), training_data()).eval()
     images = batch().views[0]
-    mask = task._masks(images)
+    mask = task.draw(len(images))
     before = task._predict(images, mask)
     hidden = join(mask.unsqueeze(2).expand(-1, -1, 12).float(), (4, 4), 8).bool()
     torch.testing.assert_close(task._predict(images.masked_fill(hidden, 0.3), mask), before)
@@ -118,7 +126,7 @@ def test_the_loss_reaches_all_but_what_comes_behind_the_pooling(pretext):
 def test_mae_predicts_from_visible_patches_alone():
     task = MaskedAutoencoder(epochs=1, **DECODER).build(build_network(), training_data()).eval()
     images = batch().views[0]
-    mask = task._masks(images)
+    mask = task.draw(len(images))
     before = task._predict(images, mask)
     hidden = join(mask.unsqueeze(2).expand(-1, -1, 12).float(), (4, 4), 8).bool()
     torch.testing.assert_close(task._predict(images.masked_fill(hidden, 0.3), mask), before)
