@@ -22,6 +22,7 @@ from typing import Any
 from ood_core import published
 from ood_core.axes import text
 from ood_core.errors import OODErrors, suggest
+from ood_core.interfaces import PretextTask
 from ood_core.nodes import Node
 from ood_core.options import Reader
 from ood_core.plugins import Plugins
@@ -103,8 +104,7 @@ def _was_told(row: Row) -> bool:
     stage: TrainStage | None = row.measure.id_scores.fit.train.base.weights
     outside = set(row.measure.ood_scores.images.opened.classes)
     while stage is not None:
-        # only tasks that are given labels need more classes than one
-        labels = getattr(stage.task, "least_classes", 1) > 1
+        labels = isinstance(stage.task, PretextTask) and stage.task.uses_labels
         if labels and not stage.id_classes and outside & set(stage.images.opened.classes):
             return True
         stage = stage.start

@@ -48,6 +48,7 @@ class Supervised(PretextTask):
     """
 
     trains_head: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = True
 
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.1
     head_scale: PositiveFloat = 1.0

@@ -41,6 +41,7 @@ class Exposure(PretextTask):
     """
 
     trains_head: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = True
     least_classes: ClassVar[int] = 2  # the softmax of one output is uniform already
 
     auxiliary_batch_size: PositiveInt = 256

@@ -62,6 +62,7 @@ class SupervisedContrast(Contrastive):
     """Draw embeddings of one class together (Khosla et al., 2020); the training of SSD+ (Sehwag et al., 2021)."""
 
     name = "supcon"
+    uses_labels: ClassVar[bool] = True
     least_classes: ClassVar[int] = 2  # of one class there is nothing to push away
 
     def build(self, network: Network, data: TrainingData) -> ContrastTask:

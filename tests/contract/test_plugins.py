@@ -8,13 +8,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from ood_core.interfaces import NEEDS, PLUGIN_KINDS, Plugin
+from ood_core.data import to_unit
+from ood_core.interfaces import NEEDS, PLUGIN_KINDS, Batch, Plugin
 from ood_core.nodes import parse
 from ood_core.options import Reader, describe, digest, identity
 from ood_core.plugins import find
 from ood_core.selections import SELECTION_KEYS
 
+from ..plugins.small_training import build_network, digits, training_data
 from .required import required
 
 PLUGINS = find()
@@ -141,6 +144,31 @@ def test_another_value_of_any_option_of_a_source_without_files_makes_other_image
         value = getattr(source, field.name)
         twin = dataclasses.replace(source, **{field.name: value + 1 if isinstance(value, int) else value * 0.5})
         assert twin.open("train").fingerprint != before, field.name
+
+
+SMALL = {
+    "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "mim": {"min_block": 1, "tokenizer": PLUGINS.get("tokenizer", "kmeans")(vocabulary=8)},
+    "simmim": {"mask_unit": 4},
+}
+"""Options that suit images of 8 x 8 pixels, for pretext tasks whose defaults do not."""
+
+
+@pytest.mark.parametrize(("name", "cls"), PLUGINS.classes("pretext").items())
+def test_a_pretext_declares_whether_its_loss_reads_labels(name, cls):
+    torch.manual_seed(0)
+    pretext, network = cls(**required(cls) | SMALL.get(name, {})), build_network()
+    task = pretext.build(network, training_data()).train()
+    images, labels = digits()
+    views = pretext.views(8, network.grid)
+    samples = zip(*(views(image) for image in images[:8]), strict=True)
+    batch = Batch(tuple(to_unit(torch.stack(view)) for view in samples), labels[:8], to_unit(images[8:16]))
+    losses = []
+    for numbers in (labels[:8], labels[:8], (labels[:8] + torch.arange(8)) % 10):
+        torch.manual_seed(0)
+        losses.append(task(batch._replace(labels=numbers))["loss"].item())
+    assert losses[0] == losses[1]
+    assert (losses[0] != losses[2]) == cls.uses_labels
 
 
 @pytest.mark.parametrize("cls", PLUGINS.classes("scorer").values())

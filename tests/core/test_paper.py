@@ -151,8 +151,9 @@ def test_weights_that_know_the_names_of_ood_classes_are_told(made):
     assert [line.exposed for line in cell(made(exposed), "Energy", "C10>SVHN").lines] == [True]
 
 
-def test_a_stage_that_was_given_the_labels_of_ood_classes_exposes_their_sets_alone(tiny, made):
-    stage = "  - {use: classification, on: {use: digits, classes: [7, 8], split: train}, epochs: 1, batch_size: 16}\n"
+@pytest.mark.parametrize("task", ["classification", "one-class", "supcon"])
+def test_a_stage_that_was_given_the_labels_of_ood_classes_exposes_their_sets_alone(tiny, made, task):
+    stage = f"  - {{use: {task}, on: {{use: digits, classes: [7, 8], split: train}}, epochs: 1, batch_size: 16}}\n"
     tiny.write_text(tiny.read_text().replace("training:\n", f"training:\n{stage}"))
     table = made(SECTION)
     assert [line.exposed for line in cell(table, "Energy", "C10>SVHN").lines] == [True]
