@@ -151,7 +151,7 @@ class _Training:
         drawn = self.engine.task.draw(self.steps.of_a_step)
         if processes.rank() > 0:
             torch.manual_seed(step_seed(self.stage.seed, step, "model", processes.rank()))
-        return None if drawn is None else drawn.chunk(processes.count())[processes.rank()].to(self.engine.device)
+        return None if drawn is None else drawn.chunk(processes.count())[processes.rank()]
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.engine.device

@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     broken: tuple[str, ...] = ()
     """What was wrong with pictures that others stand in for, where the recipe says to skip such; a line each."""
     drawn: Tensor | None = None
-    """The rows of these images in what `Task.draw` gave for the step; None outside a training."""
+    """The rows of these images in what `Task.draw` gave for the step, on the CPU; None outside a training."""
 
 
 class Task(nn.Module, ABC):

@@ -44,10 +44,26 @@ class Cosine:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress / self.share)) / 2
 
 
-def mixture(logits: Tensor, temperature: Tensor) -> Tensor:
-    """Return a sample of the Gumbel-softmax distribution, [B, V, h, w]: shares of the codes of a cell."""
-    noise = -torch.empty_like(logits).exponential_().log()
+def mixture(logits: Tensor, temperature: Tensor, seeds: Tensor | None = None) -> Tensor:
+    """Return a sample of the Gumbel-softmax distribution, [B, V, h, w]: shares of the codes of a cell.
+
+    Args:
+        logits: Of the codes, [B, V, h, w].
+        temperature: Of the softmax.
+        seeds: Of the noise of each image, int64 [B]; without them it comes from torch's global generator.
+    """
+    noise = -_exponential(logits, seeds).log()
     return ((logits + noise) / temperature).softmax(1)
+
+
+def _exponential(like: Tensor, seeds: Tensor | None) -> Tensor:
+    if seeds is None:
+        return torch.empty_like(like).exponential_()
+    generator = torch.Generator(like.device)
+    rows = zip(like, seeds.tolist(), strict=True)
+    return torch.stack(
+        [torch.empty_like(row).exponential_(generator=generator.manual_seed(seed)) for row, seed in rows]
+    )
 
 
 def divergence(logits: Tensor) -> Tensor:
@@ -84,12 +100,17 @@ class DiscreteVAETask(Task):
         for name, schedule in self.schedules.items():
             getattr(self, name).fill_(schedule.at(progress))
 
+    def draw(self, images: int) -> Tensor:
+        """Return a seed for the noise of each image, int64 [B]; the noise itself would be too large to draw for all."""
+        return torch.randint(2**62, (images,))
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss and its two parts; pixels are compared in [-1, 1]."""
         (images,) = batch.views
         logits = self.autoencoder.logits(images)
         self._count(logits.argmax(1).flatten())
-        reconstruction = self.distance(self.autoencoder.mixed(mixture(logits, self.temperature)), 2 * images - 1)
+        shares = mixture(logits, self.temperature, batch.drawn)
+        reconstruction = self.distance(self.autoencoder.mixed(shares), 2 * images - 1)
         kl = divergence(logits)
         loss = reconstruction + self.kl_weight * kl
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "temperature": self.temperature.clone()}

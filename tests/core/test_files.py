@@ -48,3 +48,20 @@ def test_the_digest_is_that_of_names_below_the_common_folder(tmp_path, monkeypat
     for folder in (tmp_path, Path()):
         paths = [folder / name for name in names]
         assert files.digest_files(paths) == slow_digest(paths)
+
+
+def test_the_digest_of_a_package_depends_on_its_own_files_and_their_names(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "digested").mkdir()
+    (tmp_path / "digested" / "__init__.py").write_text("")
+    (tmp_path / "digested" / "report.py").write_text("K = 1\n")
+    (tmp_path / "digested_alone.py").write_text("K = 1\n")
+    before = {name: files.source_digest(name) for name in ("digested", "digested_alone")}
+    part = files.source_digest("digested", ("__init__.py",))
+    (tmp_path / "beside.py").write_text("")
+    assert {name: files.source_digest(name) for name in before} == before
+    (tmp_path / "digested" / "report.py").write_text("K = 2\n")
+    (tmp_path / "digested_alone.py").write_text("K = 2\n")
+    for name, digest in before.items():
+        assert files.source_digest(name) != digest
+    assert files.source_digest("digested", ("__init__.py",)) == part

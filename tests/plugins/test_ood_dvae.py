@@ -81,6 +81,18 @@ def test_a_mixture_is_that_of_loops():
                 assert found[b, :, row, column].tolist() == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_noise_of_an_image_is_that_of_its_seed_whatever_images_are_beside_it():
+    logits, temperature = torch.randn(4, 5, 3, 2), torch.tensor(0.75)
+    small = task()
+    seeds = small.draw(4)
+    whole = mixture(logits, temperature, seeds)
+    assert torch.equal(whole[2:], mixture(logits[2:], temperature, seeds[2:]))
+    assert not torch.equal(whole, mixture(logits, temperature, seeds.flip(0)))
+    found = batch()
+    losses = [small(found._replace(drawn=of))["loss"].item() for of in (seeds[:3], seeds[:3], seeds[1:])]
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_the_loss_is_reconstruction_in_minus_one_to_one_plus_the_weighted_divergence():
     small = task()
     small.before_step(0.3)
