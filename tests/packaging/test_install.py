@@ -14,6 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ood_core.files import source_digest
+from ood_core.plugins import core_version
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_plugin" / "ood-example"
 FOREIGN = ("plugins", "recipes", "tests")
@@ -176,7 +179,11 @@ def test_a_recipe_uses_scorer_and_backbone_of_the_other_package(installed, monke
         ("mahalanobis", "far"),
     ]
     assert all(0 <= row["auroc"] <= 1 for row in report["rows"])
-    assert report["versions"]["plugin example"] == f"ood-example {version(EXAMPLE)}"
+    assert report["versions"]["plugin example"].startswith(f"ood-example {version(EXAMPLE)}+")
+    # what is installed from a wheel has the keys of an editable install of the same files
+    shared = f"ood-framework {version(ROOT)}+{source_digest('ood_mahalanobis')}"
+    assert report["versions"]["plugin mahalanobis"] == shared
+    assert report["versions"]["ood-framework"] == core_version()
     assert "class-mean-cosine" in (installed.folder / "reports" / "report.md").read_text()
 
 
