@@ -23,24 +23,26 @@ def learning_rate(options: Training, step: int, per_epoch: int) -> float:
 
 def parameter_groups(task: Task, options: Training) -> list[dict[str, Any]]:
     """Return the trained parameters by decay and learning-rate factor, the latter as "factor"."""
-    factors, undecayed = _factors(task, options.layer_decay), _undecayed(task)
+    factors, undecayed = _factors(task.product(), options.layer_decay), _undecayed(task.product())
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in task.named_parameters():
+    for parameter in task.parameters():
         if parameter.requires_grad:
-            decays = options.decay_all or (parameter.ndim > 1 and name not in undecayed)
-            key = (options.weight_decay if decays else 0.0, factors.get(name, 1.0))
+            decays = options.decay_all or (parameter.ndim > 1 and parameter not in undecayed)
+            key = (options.weight_decay if decays else 0.0, factors.get(parameter, 1.0))
             groups.setdefault(key, []).append(parameter)
     return [{"params": same, "weight_decay": decay, "factor": factor} for (decay, factor), same in groups.items()]
 
 
-def _factors(task: Task, decay: float) -> Mapping[str, float]:
-    """Return the factor of every parameter of the network: decay ** (distance from the deepest layer)."""
-    network = getattr(task, "network", None)
-    depths = network.parameter_depths() if isinstance(network, Network) and decay < 1 else {}
+def _factors(product: nn.Module, decay: float) -> Mapping[nn.Parameter, float]:
+    """Return the factor of every parameter of a network: decay ** (distance from the deepest layer)."""
+    depths = product.parameter_depths() if isinstance(product, Network) and decay < 1 else {}
     deepest = max(depths.values(), default=0)
-    return {f"network.{name}": decay ** (deepest - depth) for name, depth in depths.items()}
+    return {
+        parameter: decay ** (deepest - depths[name]) for name, parameter in product.named_parameters() if name in depths
+    }
 
 
-def _undecayed(task: Task) -> Collection[str]:
-    network = getattr(task, "network", None)
-    return {f"network.{name}" for name in network.undecayed()} if isinstance(network, Network) else ()
+def _undecayed(product: nn.Module) -> Collection[nn.Parameter]:
+    """Return the parameters that a network exempts from weight decay."""
+    exempt = product.undecayed() if isinstance(product, Network) else ()
+    return {parameter for name, parameter in product.named_parameters() if name in exempt}

@@ -107,3 +107,27 @@ def test_each_layer_learns_slower_than_the_one_above_it():
     assert factors["network.layers.1.weight"] == 1
     assert factors["head.weight"] == 1
     assert {factor for _, factor in by_name().values()} == {1.0}
+
+
+class Renamed(Task):
+    """A task that keeps its network under a name of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = Deep()
+
+    def forward(self, batch):
+        return {"loss": torch.zeros(())}
+
+    def product(self):
+        return self.student
+
+
+def test_decay_and_factors_are_those_of_the_product_whatever_the_task_calls_it():
+    task = Renamed()
+    groups = parameter_groups(task, Options(epochs=1, weight_decay=0.05, layer_decay=0.5))
+    factor_and_decay = {id(p): (g["factor"], g["weight_decay"]) for g in groups for p in g["params"]}
+    network = task.student
+    assert factor_and_decay[id(network.token)] == (0.25, 0)
+    assert factor_and_decay[id(network.layers[0].weight)] == (0.5, 0.05)
+    assert factor_and_decay[id(network.layers[1].weight)] == (1, 0.05)
