@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ood_core import torch_state
 from ood_core.contract import check_views, stack_views
 from ood_core.data import PLAIN, SelectedImages, evaluation_view, to_unit
 from ood_core.decoding import pixel_digest
@@ -37,7 +37,8 @@ INLINE_IMAGES = 50_000
 def sample(images: SelectedImages, image_size: int, count: int) -> Tensor:
     """Return up to `count` images in a fixed random order, float32 [n, 3, S, S] in [0, 1]."""
     order = np.random.default_rng(0).permutation(len(images))[:count]
-    return to_unit(torch.stack([evaluation_view(images.readable(int(i)).pixels, image_size) for i in order]))
+    with torch_state.restoring(generators=True):  # a task draws before and after it, whether images are decoded or not
+        return to_unit(torch.stack([evaluation_view(images.readable(int(i)).pixels, image_size) for i in order]))
 
 
 def step_seed(seed: int, step: int, purpose: str, of: int = 0) -> int:
@@ -50,13 +51,6 @@ def step_seed(seed: int, step: int, purpose: str, of: int = 0) -> int:
         of: Which image of the batch, or which process.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{purpose}/{of}".encode()).digest()[:8], "big") >> 1
-
-
-def _seed_views(seed: int) -> None:
-    """Seed all that an augmentation may draw from; timm's draw from Python and numpy."""
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 class Step(NamedTuple):
@@ -141,7 +135,7 @@ class Outliers:
         broken: list[str] = []
         for place in range(self.process * share, (self.process + 1) * share):
             found = self.images.readable(int(rows[place]))
-            _seed_views(step_seed(seed, step, "outlier views", place))
+            torch_state.seed_cpu(step_seed(seed, step, "outlier views", place))
             drawn.append(check_views(views(found.pixels))[0])
             broken += found.broken
         return stack_views(drawn), tuple(broken)
@@ -154,13 +148,14 @@ class _AugmentedBatches(Dataset[Batch]):
     seed: int
     outliers: Outliers | None = None
 
+    @torch_state.restoring()
     def __getitems__(self, step: Step) -> Batch:
         samples, rows = [], []
         broken: list[str] = []
         for place, row in enumerate(step.rows, step.first):
             found = self.images.readable(row)
             # by image: however many processes share the batch, an image is augmented in the same way
-            _seed_views(step_seed(self.seed, step.number, "views", place))
+            torch_state.seed_cpu(step_seed(self.seed, step.number, "views", place))
             samples.append(check_views(self.views(found.pixels)))
             rows.append(found.index)
             broken += found.broken
@@ -191,7 +186,7 @@ class Shown:
         """Return the view of an image [3, S, S]; `index` is its place in the set."""
         if self.views is None:
             return evaluation_view(pixels, self.image_size, self.view)
-        _seed_views(step_seed(self.seed, 0, "views", index))
+        torch_state.seed_cpu(step_seed(self.seed, 0, "views", index))
         return check_views(self.views(pixels))[0]
 
 
@@ -249,21 +244,34 @@ def evaluation_batches(
         share = -(-min(len(images) - begin, batch_size * processes) // processes)
         first = begin + process * share
         rows.append([min(row, len(images) - 1) for row in range(first, first + share)])
-    return _ahead(_loader(_PlainBatches(images, shown), rows, len(images)))
+    return _ahead(_loader(_PlainBatches(images, shown), rows, len(images)), images)
 
 
-def _ahead(batches: Iterable[T]) -> Iterator[T]:
+def _ahead(batches: Iterable[T], images: SelectedImages) -> Iterator[T]:
     """Yield batches, each decoded in a thread while the one before it is at work.
 
     Not for training, where batches and network draw from one random generator. The thread gets one core: a second team
-    of torch's threads would cost the network more than it gains.
+    of torch's threads would cost the network more than it gains. Images whose first batch changes settings that the
+    network beside the thread would feel are decoded between the batches.
+
+    Raises:
+        OODError: A later batch changes such settings, in the midst of a pass.
     """
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
-        source = iter(batches)
-        coming = thread.submit(next, source, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, source, None)
+    source = iter(batches)
+
+    def read() -> tuple[T | None, bool]:
+        with torch_state.restoring() as changed:
+            batch = next(source, None)
+        return batch, bool(changed) or images.disturbs
+
+    with ThreadPoolExecutor(1, initializer=torch_state.use_one_core) as thread:
+        batch, disturbs = thread.submit(read).result()
+        while batch is not None:
+            coming = None if disturbs else thread.submit(read)
             yield batch
+            batch, disturbed = (coming or thread.submit(read)).result()
+            if disturbed and not disturbs:
+                raise OODError("a data set changed settings of torch while the network was at work beside it")
 
 
 def _loader(batches: Dataset[T], order: Any, images: int) -> Iterable[T]:

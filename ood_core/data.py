@@ -248,6 +248,11 @@ class SelectedImages:
         places = self._pictures.images.places
         return f"image {index}" if places is None else places[int(self.rows[index])]
 
+    @property
+    def disturbs(self) -> bool:
+        """Whether reading an image has changed settings that other threads share, which are restored since."""
+        return self._pictures.disturbs
+
     def pixels(self, index: int) -> Tensor:
         """Return one image, uint8 [3, H, W].
 

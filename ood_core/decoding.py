@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import struct
 import warnings
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -93,11 +92,15 @@ def _opened(source: BinaryIO) -> PIL.Image.Image:
                 PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
-@cache
+_QUIET = (PIL.Image.DecompressionBombWarning, ""), (UserWarning, ".*orrupt EXIF data")
+
+
 def _quieten() -> None:
-    """Silence Pillow's warnings of pictures of half the limit, and of broken EXIF data; once, for all threads."""
-    warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", ".*orrupt EXIF data", UserWarning)
+    """Silence Pillow's warnings of pictures of half the limit, and of broken EXIF data, in all threads."""
+    known = [(category, getattr(message, "pattern", "")) for _, message, category, *_ in warnings.filters]
+    for category, message in _QUIET:
+        if (category, message) not in known:  # a stage ends with the filters with which it began
+            warnings.filterwarnings("ignore", message, category)
 
 
 def _quick(encoded: bytes) -> PIL.Image.Image | None:

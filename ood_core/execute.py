@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ood_core import extract, fit, measure, memory, processes, score, train
+from ood_core import extract, fit, measure, memory, processes, score, torch_state, train
 from ood_core.errors import OODError
 from ood_core.observers import Hooks, Observer
 from ood_core.stages import ExtractStage, Stage, TrainStage
@@ -63,16 +63,18 @@ def carry_out(stages: Sequence[Stage], store: Store, hooks: Hooks, threads: Mapp
         left = [stage for stage in group if not any(earlier.key in lost for earlier in stage.inputs)]
         lost |= {stage.key for stage in group} - {stage.key for stage in left}
         torch.set_num_threads(threads.get(group[0].key, usual))
-        for together in _attempts(left, store, hooks, done, failures):
-            lost.add(together.key)
-    torch.set_num_threads(usual)
+        try:
+            lost |= {failed.key for failed in _attempts(left, store, hooks, done, failures)}
+        finally:
+            torch.set_num_threads(usual)
     finished = tuple(stage.key for stage in stages if stage.key not in lost)
     return Done(finished, tuple(done), tuple(failures))
 
 
 def follow(keys: Sequence[str], stages: dict[str, Stage], store: Store) -> None:
     """Take part in what the first process has begun."""
-    _together([stages[key] for key in keys], store, Observer(None, stages[keys[0]]))
+    with torch_state.stage_state():
+        _together([stages[key] for key in keys], store, Observer(None, stages[keys[0]]))
 
 
 def _passes(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
@@ -120,7 +122,8 @@ def _execute(group: Sequence[Stage], store: Store, hooks: Hooks) -> list[str]:
             left = [stage for stage in group if store.facts(stage) is None]
             if left:
                 memory.reset_peaks()
-                _one(left, store, Observer(hooks, stage))
+                with torch_state.stage_state():
+                    _one(left, store, Observer(hooks, stage))
     except OODError as error:
         raise OODError(f"{stage}: {error}") from error
     except BaseException as error:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ood_core import memory, processes, torch_state
 from ood_core import network as networks
-from ood_core import processes
 from ood_core.artifacts import HEAD, layer_file, save_layers
-from ood_core.batches import BROKEN, Shown, evaluation_batches
+from ood_core.batches import BROKEN, EvaluationBatch, Shown, evaluation_batches
 from ood_core.contract import check_alone, check_float32, check_rows, first_not_finite, has_classifier, is_explained
 from ood_core.data import SelectedImages, to_unit
 from ood_core.errors import OODError, suggest
@@ -34,6 +35,9 @@ from ood_core.store import Store, create_array, map_array, save_tensors
 _LOG = logging.getLogger(__name__)
 
 BATCH_SIZE = 128
+
+PASSED_TOGETHER = 4
+"""Images of the first batch that pass once more, and two of them twice again, to see whether outputs are their own."""
 
 DIGESTS = "digests.npy"
 """int64 [N]: a digest of each picture's pixels, by which the same picture in two sets is found."""
@@ -80,26 +84,47 @@ def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], obs
     count, digests = len(images), np.empty(len(images), np.int64)
     how = shown(stage, network)
     batches = evaluation_batches(images, how, BATCH_SIZE, processes.rank(), processes.count())
+    in_parts = memory.Halving()
     with listening(network, [name for writer in writers for name in writer.layers]) as maps:
         for batch in batches:
-            passed = to_unit(batch.images.to(networks.device()))
-            features = network.forward_features(passed)
+            parts = in_parts(partial(_read, network, writers, maps), batch.images)
             rows = slice(done, min(done + len(batch.digests) * processes.count(), count))
             all_digests = processes.gathered(batch.digests.to(networks.device())).cpu().numpy()
             digests[rows] = all_digests[: rows.stop - rows.start]
-            for writer in writers:
+            for writer, *read in zip(writers, *parts, strict=True):
                 begun = time.monotonic()
-                writer.write(features, maps, rows, digests[rows])
+                writer.write({name: torch.cat([part[name] for part in read]) for name in read[0]}, rows, digests[rows])
                 writer.seconds += time.monotonic() - begun
             if done == 0:
-                good = (batch.digests != BROKEN).nonzero()[:, 0].to(passed.device)
-                check_alone(f"backbone '{stage.backbone.name}' gives", network, passed, features, good)
+                _check_alone(stage, network, batch)
             done = rows.stop
             observer.progress(done, count)
     readable = Good(digests, _reasons(images, np.flatnonzero(digests == BROKEN)))
     if len(readable.reasons) == count:
         raise OODError(f"none of the {count} pictures can be read; the first: {readable.reasons[0]}")
     return readable
+
+
+def _read(
+    network: Network, writers: Sequence[_Writer], maps: Mapping[str, Tensor], images: Tensor
+) -> list[dict[str, Tensor]]:
+    """Pass images, and return what each stage keeps of them; no stage feels what the code of another one sets."""
+    with torch_state.restoring():
+        features = network.forward_features(to_unit(images.to(networks.device())))
+    found = []
+    for writer in writers:
+        begun = time.monotonic()
+        with torch_state.restoring():
+            found.append(writer.read_checked(features, maps, len(images)))
+        writer.seconds += time.monotonic() - begun
+    return found
+
+
+def _check_alone(stage: ExtractStage, network: Network, batch: EvaluationBatch) -> None:
+    """Pass a few images of the first batch again, to see whether the outputs of each are its own."""
+    images = to_unit(batch.images[:PASSED_TOGETHER].to(networks.device()))
+    good = (batch.digests[:PASSED_TOGETHER] != BROKEN).nonzero()[:, 0].to(images.device)
+    check_alone(f"backbone '{stage.backbone.name}' gives", network, images, network.forward_features(images), good)
 
 
 def _reasons(images: SelectedImages, rows: NDArray[np.int64]) -> list[str]:
@@ -176,28 +201,36 @@ class _Writer(ABC):
     def file(self, folder: Path, name: str) -> Path:
         """Return where the next array goes."""
 
-    def write(self, features: Tensor, maps: Mapping[str, Tensor], rows: slice, digests: NDArray[np.int64]) -> None:
-        """Write the rows of a batch; the first one decides which arrays there are, and how wide they are.
+    def read_checked(self, features: Tensor, maps: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Return what is kept of a batch, float32; the first one decides which arrays there are, and their widths.
 
         Raises:
-            OODError: They are no floats [B, D], or not finite where a picture could be read.
+            OODError: They are no floats [B, D].
         """
         found = self.read(features, maps)
-        count = -(-len(digests) // processes.count())
         if self.widths is None:
             self.widths = {name: self.width_of(name) for name in found}
         if found.keys() != self.widths.keys():
             raise OODError(f"{self.gives} {sorted(found)} for one batch, and {sorted(self.widths)} for the one before")
         for name, values in found.items():
             what = f"{self.gives} {name}"
-            checked = check_float32(what, check_rows(what, values, count, self.widths[name]))
-            self.widths[name] = checked.shape[1]
-            all_values = processes.gathered(checked)[: len(digests)].cpu()
+            found[name] = check_float32(what, check_rows(what, values, count, self.widths[name]))
+            self.widths[name] = found[name].shape[1]
+        return found
+
+    def write(self, read: Mapping[str, Tensor], rows: slice, digests: NDArray[np.int64]) -> None:
+        """Write the rows of a batch.
+
+        Raises:
+            OODError: They are not finite where a picture could be read.
+        """
+        for name, values in read.items():
+            all_values = processes.gathered(values)[: len(digests)].cpu()
             self.refuse_not_finite(name, all_values, rows, digests)
             if self.folder is not None:
                 if name not in self.arrays:
                     self.files[name] = self.file(self.folder, name)
-                    self.arrays[name] = create_array(self.files[name], (self.count, checked.shape[1]))
+                    self.arrays[name] = create_array(self.files[name], (self.count, values.shape[1]))
                 self.arrays[name][rows] = all_values.numpy()
 
     def refuse_not_finite(self, name: str, values: Tensor, rows: slice, digests: NDArray[np.int64]) -> None:
@@ -248,13 +281,12 @@ class _OutputsWriter(_Writer):
             self.has_logits = not unfit
         return {"embeddings": embeddings} | ({"logits": logits} if self.has_logits else {})
 
-    def write(self, features: Tensor, maps: Mapping[str, Tensor], rows: slice, digests: NDArray[np.int64]) -> None:
+    def write(self, read: Mapping[str, Tensor], rows: slice, digests: NDArray[np.int64]) -> None:
         """Write the rows; leave the head out where it does not make the logits: scorers would compute otherwise."""
-        super().write(features, maps, rows, digests)
+        super().write(read, rows, digests)
         if self.head is None or rows.start > 0:
             return
-        embeddings, logits = (self.network.forward_head(features, pre_logits=before) for before in (True, False))
-        if not is_explained(self.head, embeddings, logits):
+        if not is_explained(self.head, read["embeddings"], read["logits"]):
             _LOG.warning(
                 "%s logits that are not its linear classifier's outputs for the embeddings: scorers that need the "
                 "head cannot be fitted, those of the logits can",

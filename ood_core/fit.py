@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
+from ood_core import memory, torch_state
 from ood_core.artifacts import load_outputs, load_together, plain_values, save_score
 from ood_core.batches import step_seed
 from ood_core.contract import check_fitted
@@ -23,9 +22,10 @@ def execute(stage: FitStage, store: Store, observer: Observer) -> None:
     held_out = None if stage.held_out is None else load_outputs(stage.held_out, store)
     known_ood = load_together(stage.known_ood, store) if stage.known_ood else None
     with store.put(stage) as (folder, facts):
-        torch.manual_seed(step_seed(stage.seed, 0, "fit"))
+        torch_state.seed_all(step_seed(stage.seed, 0, "fit"))
         given = replace(outputs, held_out=held_out, known_ood=known_ood).declared_by(stage.scorer)
-        score = check_fitted(stage.name, stage.scorer, stage.scorer.fit(given))
+        with memory.exhaustion_explained(f"fitting scorer '{stage.name}': fit it to fewer images, see 'fit_images'"):
+            score = check_fitted(stage.name, stage.scorer, stage.scorer.fit(given))
         save_score(folder, score)
         facts["fitted"] = plain_values(score)
     observer.progress(1, 1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ood_core import torch_state
 from ood_core.cache import PixelCache
 from ood_core.contract import check_images, check_picture
 from ood_core.decoding import to_rgb
@@ -29,6 +30,8 @@ class Pictures:
         self._bytes = 0
         self._cache: PixelCache | None = None
         self._asked = False
+        self.disturbs = False
+        """Whether reading an image has changed settings that other threads share."""
 
     def pixels(self, row: int) -> Tensor:
         """Return one image, uint8 [3, H, W].
@@ -40,7 +43,10 @@ class Pictures:
             return found
         if (found := self._decoded.get(row)) is not None:
             return found
-        pixels = to_rgb(check_picture(self.source, row, self.images.image(row)))
+        with torch_state.restoring() as changed:
+            picture = check_picture(self.source, row, self.images.image(row))
+        self.disturbs = self.disturbs or bool(changed)
+        pixels = to_rgb(picture)
         self._keep(row, pixels)
         return pixels
 

@@ -1,15 +1,25 @@
-"""How much memory a stage takes, and how much is left for another."""
+"""How much memory a stage takes, how much is left for another, and what is done where it does not suffice."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
+from ood_core.errors import OODError
+
+T = TypeVar("T")
+
 MIB = 2**20
+
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+"""In the messages of torch, cuDNN and cuBLAS."""
 
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -45,3 +55,60 @@ def _peak_resident() -> int:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+@contextmanager
+def exhaustion_explained(advice: str) -> Iterator[None]:
+    """Turn torch's many lines about memory into one that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+        raise OODError(f"out of memory {advice}") from error
+
+
+class Halving:
+    """Passes batches in as few parts as memory allows; where it does not suffice, parts become half as large for good.
+
+    A result may differ in its last bits by the size of the parts, as it does between machines.
+    """
+
+    def __init__(self) -> None:
+        self.largest: int | None = None
+
+    def __call__(self, compute: Callable[[Any], T], batch: Any) -> list[T]:
+        """Return what is computed of each part of a batch, a tensor or `Outputs`, in order.
+
+        Raises:
+            OODError: A single image takes more memory than there is.
+        """
+        left, found = deque([batch]), list[T]()
+        while left:
+            part = left.popleft()
+            size = len(part) if self.largest is None else min(len(part), self.largest)
+            if size < len(part):
+                left.extendleft(part[start : start + size] for start in reversed(range(0, len(part), size)))
+                continue
+            try:
+                found.append(compute(part))
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_exhausted(error):
+                    raise
+                if len(part) <= 1:
+                    advice = "even with one image at a time: take a smaller network or image size, or free some memory"
+                    raise OODError(f"out of memory {advice}") from error
+            # not above, where the traceback still holds what the pass had allocated
+            self.largest = -(-len(part) // 2)
+            left.appendleft(part)
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()
+        return found

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ood_core import torch_state
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, Head, Network
 from ood_core.stages import ExtractStage, TrainStage
@@ -31,7 +32,8 @@ def build(backbone: Backbone, image_size: int, classes: int | None) -> Network:
     Raises:
         OODError: What it makes is no `Network`.
     """
-    network = backbone.build(image_size, classes)
+    with torch_state.restoring():
+        network = backbone.build(image_size, classes)
     if not isinstance(network, Network):
         raise OODError(f"backbone '{backbone.name}' builds a {type(network).__name__}, which is no Network")
     low = {tensor.dtype for tensor in (*network.parameters(), *network.buffers())} & {torch.float16, torch.bfloat16}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ood_core import torch_state
 from ood_core.interfaces import StageFacts
 from ood_core.stages import Stage
 
@@ -38,9 +39,11 @@ class Observer:
     def progress(self, done: int, total: int) -> None:
         """Tell that so many of the stage's steps are done."""
         if self.hook is not None:
-            self.hook.ood_on_progress(stage=self.stage, done=done, total=total)
+            with torch_state.restoring():
+                self.hook.ood_on_progress(stage=self.stage, done=done, total=total)
 
     def epoch(self, metrics: StageFacts) -> None:
         """Tell the mean metrics of an epoch."""
         if self.hook is not None:
-            self.hook.ood_after_epoch(stage=self.stage, metrics=metrics)
+            with torch_state.restoring():
+                self.hook.ood_after_epoch(stage=self.stage, metrics=metrics)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ood_core import paper, sections
+from ood_core import paper, sections, torch_state
 from ood_core.errors import OODError, OODErrors, suggest
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
 from ood_core.library import Library
@@ -34,6 +34,7 @@ from ood_core.stages import (
 )
 
 
+@torch_state.stage_state()
 def make(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
     """Return the plan of a list of experiments.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pluggy
 
-from ood_core import hookspecs
+from ood_core import hookspecs, torch_state
 from ood_core.errors import OODError, suggest
 from ood_core.files import source_digest
 from ood_core.interfaces import PLUGIN_KINDS, Plugin
@@ -38,6 +38,7 @@ COMPUTES = (
     "batches.py",
     "cache.py",
     "calibration.py",
+    "contract.py",
     "data.py",
     "decoding.py",
     "execute.py",
@@ -59,6 +60,7 @@ COMPUTES = (
     "stages.py",
     "statistics",
     "store.py",
+    "torch_state.py",
     "train.py",
     "training",
     "vision.py",
@@ -145,6 +147,7 @@ class Plugins:
         return {name: self._digests[name] for name in sorted(names & self._digests.keys())}
 
 
+@torch_state.stage_state()
 def find() -> Plugins:
     """Import all installed plugin packages and sort out what they register.
 

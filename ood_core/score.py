@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from ood_core import memory
 from ood_core import network as networks
 from ood_core.artifacts import load_outputs, load_score
 from ood_core.batches import BROKEN, evaluation_batches
@@ -30,10 +32,10 @@ def execute(stage: ScoreStage, store: Store, observer: Observer) -> None:
     score: Score = load_score(store.folder(stage.fit), stage.fit.scorer)
     with store.put(stage) as (folder, facts):
         scores = create_array(folder / SCORES, (len(outputs),), float)
-        done = 0
+        done, in_parts = 0, memory.Halving()
         for chunk in _chunks(stage, store, outputs):
             given = chunk.declared_by(stage.fit.scorer).without_labels()
-            scores[done : done + len(chunk)] = _checked(stage, score, given, done).numpy()
+            scores[done : done + len(chunk)] = _checked(stage, score, in_parts, given, done).numpy()
             done += len(chunk)
             observer.progress(done, len(outputs))
         scores.flush()
@@ -55,9 +57,9 @@ def _chunks(stage: ScoreStage, store: Store, outputs: Outputs) -> Iterator[Outpu
         start += len(images)
 
 
-def _checked(stage: ScoreStage, score: Score, chunk: Outputs, first: int) -> Tensor:
+def _checked(stage: ScoreStage, score: Score, in_parts: memory.Halving, chunk: Outputs, first: int) -> Tensor:
     """Return the scores of a chunk, and refuse what is no finite score for each row."""
-    scores = check_scores(stage.fit.name, score(chunk), len(chunk))
+    scores = torch.cat(in_parts(lambda part: check_scores(stage.fit.name, score(part), len(part)), chunk))
     if (row := first_not_finite(scores)) is not None:
         raise OODError(f"scorer '{stage.fit.name}' gave {float(scores[row])} for row {first + row}")
     return scores

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from ood_core import torch_state
 from ood_core.data import Part, SelectedImages
 from ood_core.errors import OODError, OODErrors
 from ood_core.interfaces import (
@@ -305,6 +306,7 @@ class Plan:
             visit(row.measure)
         return tuple(sorted(ordered.values(), key=lambda stage: KINDS.index(stage.kind)))
 
+    @torch_state.stage_state()
     def check(self) -> None:
         """Raise OODErrors for options that the plugins themselves find wrong; imports what is slow."""
         errors = []

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ood_core import network as networks
-from ood_core import processes
+from ood_core import processes, torch_state
 from ood_core.artifacts import save_picture
 from ood_core.batches import Outliers, Steps, sample, sample_batch, step_seed, training_batches
 from ood_core.data import to_unit
@@ -64,7 +64,7 @@ class _Training:
         self.images = stage.images.opened
         self.checkpoint = store.unfinished(stage) / CHECKPOINT
         self.progress = Progress()
-        torch.manual_seed(step_seed(stage.seed, 0, "build"))
+        torch_state.seed_all(step_seed(stage.seed, 0, "build"))
         task, self.grid = _build(stage, store)
         self.engine = Engine(task, self.options, networks.device())
         self.parts = Parts(self.engine.modules(), self.engine.optimizer)
@@ -138,7 +138,8 @@ class _Training:
         step = self.progress.step
         rate = learning_rate(self.options, step, per_epoch)
         drawn = self._draw(step)
-        metrics = self.engine.step(self._on_device(batch)._replace(drawn=drawn), rate, step / total)
+        with torch_state.restoring():  # a step begins alike, whether it follows another one or a checkpoint
+            metrics = self.engine.step(self._on_device(batch)._replace(drawn=drawn), rate, step / total)
         self._see_loss()  # of the step before: looking at this one's would have a GPU wait
         self.unseen = (metrics["loss"], step, rate)
         for name, value in metrics.items():
@@ -176,7 +177,8 @@ class _Training:
 
     def _close_epoch(self, per_epoch: int) -> dict[str, float]:
         self._see_loss()
-        means = shared_mean(self.totals, per_epoch) | self.engine.task.after_epoch()
+        with torch_state.restoring():
+            means = shared_mean(self.totals, per_epoch) | self.engine.task.after_epoch()
         self.progress.epochs.append(means)
         self.totals = {}
         return {"epoch": len(self.progress.epochs), "epochs": self.options.epochs} | means

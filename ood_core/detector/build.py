@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ood_core import network as networks
+from ood_core import torch_state
 from ood_core.artifacts import load_outputs, load_score
 from ood_core.calibration import Calibration
 from ood_core.detector.exact import exact
@@ -48,6 +49,7 @@ class Choice:
     seed: int | None = None
 
 
+@torch_state.computing()
 def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
     """Return the detector of a run whose stages are in the store.
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ood_core import memory, torch_state
 from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
 from ood_core.contract import check_alone, check_fitted, is_explained, require_finite
@@ -69,6 +70,7 @@ class Options:
 # ------------------------------------------------------------------------------------------------------------ fitting
 
 
+@torch_state.computing()
 def fit(
     module: Any,
     train: Labelled,
@@ -107,9 +109,10 @@ def fit(
     held = _outputs(network, held_out, preprocessing, wanted)
     scores = []
     for name, scorer in scorers:
-        torch.manual_seed(options.seed)
+        torch_state.seed_all(options.seed)
         given = replace(read, held_out=held).declared_by(scorer)
-        scores.append((name, scorer, check_fitted(name, scorer, scorer.fit(given))))
+        with memory.exhaustion_explained(f"fitting scorer '{name}': give fewer images"):
+            scores.append((name, scorer, check_fitted(name, scorer, scorer.fit(given))))
     plain = Fitted(
         network=network,
         backbone=module if isinstance(module, Backbone) else None,

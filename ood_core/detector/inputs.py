@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ood_core import torch_state
 from ood_core.data import evaluation_view, to_unit
 from ood_core.decoding import decode, to_rgb
 from ood_core.detector.parts import Preprocessing
@@ -101,7 +102,7 @@ def batches(
     threads = 1 if preprocessing.image_size <= SMALL else min(os.cpu_count() or 1, MOST_THREADS)
     source = iter(items)
     # one core for each thread: torch's own threads within them would only get into each other's way
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(threads, initializer=torch_state.use_one_core) as pool:
         coming: deque[tuple[list[Item], list[Future[list[Tensor | str]]]]] = deque()
         while True:
             while len(coming) <= ahead and (group := list(islice(source, batch_size))):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ood_core import network as networks
+from ood_core import torch_state
 from ood_core.artifacts import load_score
 from ood_core.calibration import Calibration
 from ood_core.data import to_unit
@@ -34,6 +35,7 @@ TOLERANCE = 1e-3
 """How far embeddings of the witnesses may be from what they were, relative to their length."""
 
 
+@torch_state.computing()
 def load(folder: Path, plugins: Plugins, module: Any = None, device: torch.device | None = None) -> Fitted:
     """Return a saved detector.
 

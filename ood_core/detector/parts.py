@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ood_core import memory, torch_state
 from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
 from ood_core.errors import OODError, suggest
@@ -96,10 +97,12 @@ class Reconstruction:
     state: Mapping[str, Tensor]
     task: Task
 
+    @torch_state.computing()
     @torch.no_grad()
     def errors(self, images: Tensor) -> Tensor:
         """Return how badly each patch is guessed from the others, [B, h, w], of images [B, 3, S, S] in [0, 1]."""
-        found = self.task.errors(images)
+        with memory.exhaustion_explained("making error maps: ask for fewer images at once, or for none"):
+            found = self.task.errors(images)
         assert found is not None, "only tasks that have errors are kept"
         return found
 

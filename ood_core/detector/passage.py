@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ood_core import memory, torch_state
 from ood_core.contract import check_rows, check_scores
 from ood_core.data import to_unit
 from ood_core.detector.parts import Fitted, FittedScorer, device_of
@@ -47,6 +49,7 @@ EMBEDDINGS = Wanted()
 """These alone."""
 
 
+@torch_state.computing()
 def outputs(network: Network, images: Tensor, wanted: Wanted = EMBEDDINGS) -> tuple[Outputs, Tensor]:
     """Pass a batch; return what scorers see of it, on the CPU, and the images as the network was given them.
 
@@ -55,6 +58,22 @@ def outputs(network: Network, images: Tensor, wanted: Wanted = EMBEDDINGS) -> tu
         images: [B, 3, S, S], uint8 or float in [0, 1].
         wanted: What is read.
     """
+    found = memory.Halving()(partial(_passed, network, wanted=wanted), images)
+    if len(found) == 1:
+        return found[0]
+    read = [part for part, _ in found]
+    layers = {name: torch.cat([part.layers[name] for part in read]) for name in read[0].layers}
+    joined = replace(
+        read[0],
+        embeddings=torch.cat([part.embeddings for part in read]),
+        logits=torch.cat([part.logits for part in read]),
+        labels=torch.cat([part.labels for part in read]),
+        layers=layers,
+    )
+    return joined, torch.cat([shown for _, shown in found])
+
+
+def _passed(network: Network, images: Tensor, wanted: Wanted) -> tuple[Outputs, Tensor]:
     probes = wanted.probes
     shown = to_unit(images.to(device_of(network)))
     with torch.inference_mode(), listening(network, [name for of in probes for name in of.layers(network)]) as maps:
@@ -76,6 +95,7 @@ def outputs(network: Network, images: Tensor, wanted: Wanted = EMBEDDINGS) -> tu
     return Outputs(embeddings.clone(), logits.clone(), labels, wanted.classes, wanted.head, read), shown
 
 
+@torch_state.computing()
 def scored(fitted: Fitted, images: Tensor, only: str | None = None) -> Scored:
     """Return what all scorers say of a batch [B, 3, S, S], uint8 or float in [0, 1].
 
@@ -88,7 +108,8 @@ def scored(fitted: Fitted, images: Tensor, only: str | None = None) -> Scored:
     probes = tuple(dict.fromkeys(probe for of in asked for probe in of.scorer.probes()))
     wanted = Wanted(len(fitted.classes), fitted.classifier, fitted.head, probes)
     found, shown = outputs(fitted.network, images, wanted)
-    scores = {of.name: _scores(of, fitted.network, found, shown) for of in asked}
+    with memory.exhaustion_explained("scoring images one at a time: take a smaller network, or free some memory"):
+        scores = {of.name: _scores(of, fitted.network, found, shown) for of in asked}
     predicted = None if not fitted.classifier else found.logits.argmax(1).numpy()
     return Scored(scores, predicted, found.embeddings)
 

@@ -65,7 +65,7 @@ class Batcher:
         self._coming = 0
         self._closed = False
         self._changed = Condition()
-        self._thread = Thread(target=self._work, args=(torch.get_num_threads(),), name="inference", daemon=True)
+        self._thread = Thread(target=self._work, name="inference", daemon=True)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -103,8 +103,7 @@ class Batcher:
 
     # ------------------------------------------------------------------------------------------------- in the thread
 
-    def _work(self, threads: int) -> None:
-        torch.set_num_threads(threads)  # of this thread; those that decode have one each
+    def _work(self) -> None:
         while (jobs := self._next()) is not None:
             wanted = [job for job in jobs if not job.answer.done()]  # nobody waits for the others any more
             if wanted:

@@ -11,9 +11,9 @@ from io import BytesIO
 
 import numpy as np
 import PIL.Image
-import torch
 from starlette.requests import Request
 
+from ood_core import torch_state
 from ood_core.detector.parts import Fitted
 from ood_core.detector.predictions import Rule, decide, rule
 from ood_core.errors import OODError
@@ -59,7 +59,7 @@ class Service:
         self.monitor.accepted.set_function(lambda: len(self.admission))
         # one core for each thread: torch's own threads within them would only get into each other's way
         self._decoders = ThreadPoolExecutor(
-            min(os.cpu_count() or 1, MOST_THREADS), "decode", initializer=torch.set_num_threads, initargs=(1,)
+            min(os.cpu_count() or 1, MOST_THREADS), "decode", initializer=torch_state.use_one_core
         )
 
     async def open(self) -> None:

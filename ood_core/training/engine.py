@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ood_core import processes
+from ood_core import memory, processes, torch_state
 from ood_core.contract import check_loss
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, PretextTask, Task, Training
@@ -89,12 +89,13 @@ class Engine:
         totals: dict[str, Tensor] = {}
         for number, part in enumerate(_parts(batch, parts)):
             with self._synchronised(last=number == parts - 1):
-                with self.accelerator.autocast():
+                with self.accelerator.autocast(), torch_state.restoring():
                     metrics = check_loss(self.options.name, self.model(part))
                 self.accelerator.backward(metrics["loss"] / parts)
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0) + value.detach().double() / parts
         self._optimise()
+        torch.clear_autocast_cache()  # which torch leaves to the outermost autocast: there may be one around the run
         return totals
 
     def _synchronised(self, last: bool) -> AbstractContextManager[None]:
@@ -176,16 +177,11 @@ def _parts(batch: Batch, parts: int) -> Iterator[Batch]:
 @contextmanager
 def memory_errors(options: Training) -> Iterator[None]:
     """Turn torch's many lines about memory into one that says what to change."""
-    try:
+    advice = f"raise 'accumulation' above {options.accumulation}, set 'gradient_checkpointing: true'"
+    if options.precision == "float32":
+        advice += ", set 'precision: bf16'"
+    with memory.exhaustion_explained(f"with batch_size {options.batch_size}: {advice}, or lower 'batch_size'"):
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        advice = f"raise 'accumulation' above {options.accumulation}, set 'gradient_checkpointing: true'"
-        if options.precision == "float32":
-            advice += ", set 'precision: bf16'"
-        where = f"out of memory with batch_size {options.batch_size}"
-        raise OODError(f"{where}: {advice}, or lower 'batch_size'") from error
 
 
 def shared_mean(totals: Mapping[str, Tensor], steps: int) -> dict[str, float]:

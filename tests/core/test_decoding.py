@@ -177,7 +177,6 @@ def test_whatever_is_wrong_with_a_file_is_one_line(form):
 
 
 def test_pictures_below_the_limit_are_decoded_without_a_warning(monkeypatch):
-    decoding._quieten.cache_clear()  # the tests have warnings of their own
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 40 - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

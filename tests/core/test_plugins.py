@@ -234,7 +234,7 @@ def test_pixels_that_an_edited_source_reads_are_not_those_of_the_cache(install):
 
 
 def grey_levels():
-    pictures = Pictures(find().get("dataset", "squares")().open("test"))
+    pictures = Pictures(find().get("dataset", "squares")().open("test"), "squares")
     return [pictures.pixels(row).float().mean() for row in (0, 1)]  # the first one is read before there is a cache
 
 
