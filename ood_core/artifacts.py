@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs, Score, Scorer
-from ood_core.stages import Extraction
+from ood_core.stages import Extraction, ExtractStage
 from ood_core.store import Store, load_notes, load_tensors, map_array, reading, save_tensors
 
 HEAD = "head.safetensors"
@@ -39,16 +39,17 @@ SCORE = "score.safetensors"
 def load_outputs(extraction: Extraction, store: Store) -> Outputs:
     """Return the outputs that extraction stages left in the store, memory-mapped."""
     base = extraction.base
-    folder = store.folder(base)
-    embeddings, logits, labels = (map_array(folder / f"{name}.npy") for name in ("embeddings", "logits", "labels"))
+    embeddings, logits, labels = (
+        map_array(store.file(base, f"{name}.npy")) for name in ("embeddings", "logits", "labels")
+    )
     has_head = (store.facts(base) or {}).get("head", logits.shape[1] > 0)
-    layers = {name: array for stage in extraction.probes for name, array in _layers(store.folder(stage)).items()}
+    layers = {name: array for stage in extraction.probes for name, array in _layers(stage, store).items()}
     return Outputs(
         torch.from_numpy(embeddings),
         torch.from_numpy(logits),
         torch.from_numpy(labels),
         base.classes,
-        head=Head(**load_tensors(folder / HEAD)) if has_head else None,
+        head=Head(**load_tensors(store.file(base, HEAD))) if has_head else None,
         layers={name: torch.from_numpy(array) for name, array in layers.items()},
         release=_release([embeddings, logits, labels, *layers.values()]),
     )
@@ -74,15 +75,16 @@ def save_layers(folder: Path, names: Sequence[str]) -> None:
     (folder / LAYERS).write_text(json.dumps(list(names)), encoding="utf-8")
 
 
-def layer_file(folder: Path, index: int) -> Path:
-    """Return the file of a probe's array."""
-    return folder / f"{index}.npy"
+def layer_file(index: int) -> str:
+    """Return the name of the file of a probe's array."""
+    return f"{index}.npy"
 
 
-def _layers(folder: Path) -> dict[str, np.memmap[Any, Any]]:
-    with reading(folder / LAYERS):
-        names = list(json.loads((folder / LAYERS).read_text(encoding="utf-8")))
-    return {name: map_array(layer_file(folder, index)) for index, name in enumerate(names)}
+def _layers(stage: ExtractStage, store: Store) -> dict[str, np.memmap[Any, Any]]:
+    path = store.file(stage, LAYERS)
+    with reading(path):
+        names = list(json.loads(path.read_text(encoding="utf-8")))
+    return {name: map_array(store.file(stage, layer_file(index))) for index, name in enumerate(names)}
 
 
 def _release(arrays: Sequence[np.memmap[Any, Any]]) -> Callable[[int, int], None] | None:
@@ -113,13 +115,12 @@ def save_score(folder: Path, score: Score, file: str = SCORE) -> None:
     save_tensors(folder / file, tensors, notes)
 
 
-def load_score(folder: Path, scorer: Scorer, file: str = SCORE) -> Any:
-    """Return the score that this scorer, or one with the same options, left in a folder.
+def load_score(path: Path, scorer: Scorer) -> Any:
+    """Return the score that this scorer, or one with the same options, left in a file.
 
     Raises:
         OODError: The file was written by another version of the class; names what is missing or too much.
     """
-    path = folder / file
     classes = {_name(cls): cls for part in scorer.parts() for cls in _classes_within(part.scores)}
     return _decode(load_notes(path), load_tensors(path), classes, path)
 

@@ -337,7 +337,7 @@ class _LayersWriter(_Writer):
 
     def file(self, folder: Path, name: str) -> Path:
         """Return the next numbered file."""
-        return layer_file(folder, len(self.arrays))
+        return folder / layer_file(len(self.arrays))
 
     def finish(self, good: Good, seconds: float) -> None:
         """Add the names of the arrays."""

@@ -22,7 +22,7 @@ from ood_core.plugins import find
 from ood_core.recipe import Recipe
 from ood_core.run import follow, jobs, missing, run
 from ood_core.stages import Plan
-from ood_core.store import Store, require_writable
+from ood_core.store import DamagedError, Store, require_writable
 
 PIPED_WIDTH = 200
 """Characters of a plan where there is no terminal to fit it into."""
@@ -131,6 +131,8 @@ def _make_detector(one: Prepared, store: Store) -> None:
         return
     try:
         bundle.save(build(one.plan, store), one.folder / DETECTOR, one.plan.plugins)
+    except DamagedError:
+        raise
     except OODError as error:
         typer.echo(f"no detector: {error}", err=True)
         return

@@ -38,10 +38,12 @@ def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
             raise OODError("all its images are also ID images; nothing is left to measure")
         facts |= {"id_images": len(inside), "ood_images": len(outside)} | asdict(metrics.measure(inside, outside))
         facts |= _intervals(inside, outside) | {"images": _images(stage, store, kept)}
-        facts |= _classification(load_outputs(stage.id_scores.outputs, store))
+        facts |= _classification(load_outputs(Extraction(stage.id_scores.outputs.base), store))
         if stage.held_scores is not None:
             facts |= _calibrated(inside, outside, _scores(stage.held_scores, store))
-        _file_accepted(folder, stage, load_outputs(stage.ood_scores.outputs, store), inside, (outside, kept))
+        _file_accepted(
+            folder, stage, load_outputs(Extraction(stage.ood_scores.outputs.base), store), inside, (outside, kept)
+        )
     observer.progress(1, 1)
 
 
@@ -115,7 +117,7 @@ def _images(stage: MeasureStage, store: Store, kept: Tensor) -> str:
 
 
 def _digests(extraction: Extraction, store: Store) -> Any:
-    return load_array(store.folder(extraction.base) / DIGESTS).numpy()
+    return load_array(store.file(extraction.base, DIGESTS)).numpy()
 
 
 def _classification(outputs: Outputs) -> dict[str, float | None]:
@@ -163,4 +165,4 @@ def _file_accepted(
 
 
 def _scores(stage: ScoreStage, store: Store) -> Tensor:
-    return load_array(store.folder(stage) / SCORES)
+    return load_array(store.file(stage, SCORES))

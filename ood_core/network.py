@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ood_core import torch_state
 from ood_core.errors import OODError
@@ -33,24 +32,33 @@ def build(backbone: Backbone, image_size: int, classes: int | None) -> Network:
         OODError: What it makes is no `Network`.
     """
     with torch_state.restoring():
-        network = backbone.build(image_size, classes)
-    if not isinstance(network, Network):
-        raise OODError(f"backbone '{backbone.name}' builds a {type(network).__name__}, which is no Network")
-    low = {tensor.dtype for tensor in (*network.parameters(), *network.buffers())} & {torch.float16, torch.bfloat16}
+        made = backbone.build(image_size, classes)
+    return _network(backbone, made)
+
+
+def _network(backbone: Backbone, made: object) -> Network:
+    """Return the network that a backbone has made, with float32 weights."""
+    if not isinstance(made, Network):
+        raise OODError(f"backbone '{backbone.name}' builds a {type(made).__name__}, which is no Network")
+    low = {tensor.dtype for tensor in (*made.parameters(), *made.buffers())} & {torch.float16, torch.bfloat16}
     if low:
         dtypes = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in low))
         _LOG.warning("backbone '%s' has weights in %s; it computes in float32 with them", backbone.name, dtypes)
-        network.float()
-    return network
+        made.float()
+    return made
 
 
 def trained(stage: TrainStage, store: Store) -> Network:
-    """Return the network of a finished training stage, on the CPU."""
-    facts = store.facts(stage)
+    """Return the network of a finished training stage, on the CPU; the backbone's initial weights are not read.
+
+    Raises:
+        OODError: The stage is damaged or not in the store, or the backbone's `blank` is not the network that it built.
+    """
+    weights, facts = trained_weights(stage, store), store.facts(stage)
     assert facts is not None and stage.backbone is not None, "the stage has trained a network"
     # as many outputs as the task has given it; without a classifier the backbone decides as it did in the training
     network = build(stage.backbone, stage.image_size, facts["outputs"] or len(stage.images.opened.classes))
-    network.load_state_dict(load_tensors(weights_file(stage, store)))
+    network.load_state_dict(weights)
     return network
 
 
@@ -64,9 +72,9 @@ def extracted(stage: ExtractStage, store: Store) -> Network:
     return network.to(device()).eval().requires_grad_(False)
 
 
-def weights_file(stage: TrainStage, store: Store) -> Path:
-    """Return where the weights of a finished training stage lie."""
-    return store.folder(stage) / WEIGHTS
+def trained_weights(stage: TrainStage, store: Store) -> dict[str, Tensor]:
+    """Return the weights of a finished training stage, on the CPU."""
+    return load_tensors(store.file(stage, WEIGHTS))
 
 
 def head_of(network: Network) -> Head | None:

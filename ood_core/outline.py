@@ -51,7 +51,8 @@ class _Outline:
         self.stages = plan.stages
         self.extractions = [stage for stage in self.stages if isinstance(stage, ExtractStage)]
         self.stored = {stage.key for stage in self.stages if store.facts(stage) is not None}
-        self.rates = store.rates()
+        to_do = [stage for stage in self.stages if stage.key not in self.stored]
+        self.rates = store.rates({alike(stage) for stage in to_do})
         self.variants: dict[str, dict[str, None]] = {}
         for row in plan.rows:
             for key in _behind(row.measure):

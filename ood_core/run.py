@@ -17,7 +17,7 @@ from ood_core.execute import Failure
 from ood_core.executor import Executor, InProcess, Job, Outcome
 from ood_core.interfaces import StageFacts
 from ood_core.observers import Hooks
-from ood_core.stages import ExtractStage, FitStage, Plan, Row, Stage, TrainStage
+from ood_core.stages import ExtractStage, FitStage, MeasureStage, Plan, Row, Stage, TrainStage
 from ood_core.store import Store
 
 
@@ -124,18 +124,38 @@ def follow(plan: Plan, store: Store) -> None:
 
 
 def missing(plan: Plan, store: Store) -> set[str]:
-    """Return the keys of the stages to carry out: results that are not stored, and what those need."""
+    """Return the keys of the stages to carry out: those that are damaged, or not stored and read for the reports.
+
+    With them what they need. Others may be gone.
+    """
     needed: set[str] = set()
+    seen: set[str] = set()
 
     def visit(stage: Stage) -> None:
-        if stage.key not in needed and store.facts(stage) is None:
+        if stage.key in seen:
+            return
+        seen.add(stage.key)
+        if store.facts(stage) is None:
             needed.add(stage.key)
             for earlier in stage.inputs:
                 visit(earlier)
 
     for row in plan.rows:
-        visit(row.measure)
+        for stage in _reported(row.measure):
+            visit(stage)
+    for stage in plan.stages:
+        if store.is_damaged(stage):
+            visit(stage)
     return needed
+
+
+def _reported(measure: MeasureStage) -> Iterator[Stage]:
+    """Yield a measurement, and the stages whose files are read for its reports."""
+    yield measure
+    for scores in measure.inputs:
+        yield scores
+        yield scores.outputs.base
+    yield measure.fit.train.base
 
 
 def jobs(plan: Plan, store: Store) -> list[Job]:

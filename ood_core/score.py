@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ood_core import memory
 from ood_core import network as networks
-from ood_core.artifacts import load_outputs, load_score
+from ood_core.artifacts import SCORE, load_outputs, load_score
 from ood_core.batches import BROKEN, evaluation_batches
 from ood_core.contract import check_scores, first_not_finite
 from ood_core.data import to_unit
@@ -29,7 +29,7 @@ BATCH_SIZE = 64
 def execute(stage: ScoreStage, store: Store, observer: Observer) -> None:
     """Score chunk by chunk, and file the scores, float64 [N]."""
     outputs = load_outputs(stage.outputs, store)
-    score: Score = load_score(store.folder(stage.fit), stage.fit.scorer)
+    score: Score = load_score(store.file(stage.fit, SCORE), stage.fit.scorer)
     with store.put(stage) as (folder, facts):
         scores = create_array(folder / SCORES, (len(outputs),), float)
         done, in_parts = 0, memory.Halving()

@@ -195,7 +195,7 @@ class MeasureStage:
     overlap: Literal["count", "remove"] = "count"
 
     @property
-    def inputs(self) -> tuple[Stage, ...]:
+    def inputs(self) -> tuple[ScoreStage, ...]:
         """Stages whose results this one needs."""
         held = () if self.held_scores is None else (self.held_scores,)
         return (self.id_scores, *self.shifted_scores, *held, self.ood_scores)

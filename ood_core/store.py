@@ -1,25 +1,31 @@
 """The store: one folder for each finished stage, under the key of all that decides its result.
 
-    <root>/<kind>/<key>/stage.json      what it is, how long it took, what it recorded
+    <root>/<kind>/<key>/stage.json      what it is, how long it took, what it recorded; a checksum of each file
                         ...             its artifact: safetensors, .npy
     <root>/temporary/<key>/             an artifact while it is written
     <root>/unfinished/<key>/            checkpoints of a training that was interrupted
-    <root>/locks/<key>                  held while a process works on the stage
+    <root>/locks/<key>                  held while a process works on the stage; deleted once that is finished
 
 An artifact is written into a temporary folder, flushed to disk and renamed, so a folder that is there is whole.
+Damage after that is noticed: a file is read through `Store.file`, which compares its content with the checksum that
+was noted when it was filed. stage.json holds a checksum of itself; a damaged one counts as absent.
 Nothing is pickled: weights and scores are safetensors, arrays .npy, the rest JSON.
 """
 
 from __future__ import annotations
 
+import errno
+import heapq
 import json
+import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +36,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ood_core import memory
+from ood_core import checksums, memory
 from ood_core.costs import alike, work
 from ood_core.errors import OODError
 from ood_core.interfaces import StageFacts
 from ood_core.stages import Stage
 
+_LOG = logging.getLogger(__name__)
+
 FACTS = "stage.json"
+
+FILES = "files"
+"""The entry of stage.json that holds the checksum of each other file."""
+
+RATES = 1000
+"""Stages whose costs are looked at for an estimate, the newest first."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DamagedError(OODError):
+    """A file of the store that is not what was filed; says what to delete."""
 
 
 @dataclass(frozen=True)
@@ -44,38 +64,94 @@ class Store:
     """A folder of finished stages. Made when something is first written."""
 
     root: Path
+    _verified: dict[Path, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """State of each file when its checksum was last found right, so that a process reads it for that once."""
 
     def folder(self, stage: Stage) -> Path:
-        """Return where the artifact of a finished stage lies."""
+        """Return where the artifact of a finished stage lies; what is read of it, `file` returns."""
         return self.root / stage.kind / stage.key
 
     def facts(self, stage: Stage) -> StageFacts | None:
-        """Return what a finished stage recorded, None for one that is not in the store."""
+        """Return what a finished stage recorded, None for one that is not in the store.
+
+        A damaged stage.json counts as absent, with a warning: the stage is computed again where it is needed.
+        """
+        noted = self._noted(stage)
+        return noted and {name: value for name, value in noted.items() if name != FILES}
+
+    def is_damaged(self, stage: Stage) -> bool:
+        """Return whether a finished stage counts as absent because its stage.json is damaged."""
+        return (self.folder(stage) / FACTS).is_file() and self._noted(stage) is None
+
+    def names(self, stage: Stage) -> Collection[str]:
+        """Return the names of the files of a finished stage."""
+        noted = self._noted(stage)
+        return () if noted is None else noted[FILES]
+
+    def file(self, stage: Stage, name: str) -> Path:
+        """Return the path of a file of a finished stage, whose content is what was filed.
+
+        Raises:
+            DamagedError: The file is damaged or missing.
+            OODError: The stage is not in the store.
+        """
+        path = self.folder(stage) / name
+        with reading(path):
+            if path in self._verified and self._verified[path] == _state(path):
+                return path
+        noted = self._noted(stage)
+        if noted is None:
+            raise OODError(f"{stage}: is not in the store {self.root}; with another --store it is computed again")
+        with reading(path):
+            state = _state(path)  # before reading: a file that changes meanwhile is not the one that was verified
+            if (found := checksums.of_file(path)) != noted[FILES].get(name):
+                raise ValueError(f"its checksum is {found}, not {noted[FILES].get(name)}")
+        self._verified[path] = state
+        return path
+
+    def _noted(self, stage: Stage) -> dict[str, Any] | None:
         path = self.folder(stage) / FACTS
         if not path.is_file():
             return None
-        with reading(path):
-            facts = dict(json.loads(path.read_text(encoding="utf-8")))
-            if facts.get("key") != stage.key:
-                raise ValueError("it is that of another stage")
-            return facts
+        try:
+            return _read_facts(path, stage.key)
+        except DamagedError as error:
+            _warn(f"{path} is damaged ({_line(error.__cause__)}): '{stage}' counts as not stored")
+            return None
 
-    def rates(self) -> dict[str, float]:
-        """Return, for each likeness of stages (`costs.alike`), the seconds that an image took the last time."""
-        paths = sorted(self.root.glob(f"*/*/{FACTS}"), key=lambda path: path.stat().st_mtime)
-        found = {}
-        for path in paths:
-            with reading(path):
-                facts = json.loads(path.read_text(encoding="utf-8"))
-                if "alike" in facts:  # not in stores of earlier versions
-                    found[str(facts["alike"])] = facts["seconds"] / facts["work"]
+    def rates(self, wanted: Collection[str]) -> dict[str, float]:
+        """Return, for each likeness of stages (`costs.alike`), the seconds that an image took the last time.
+
+        Args:
+            wanted: The likenesses to look for, among the newest stages.
+        """
+        found: dict[str, float] = {}
+        for path in heapq.nlargest(RATES, self.root.glob(f"*/*/{FACTS}"), key=_modified):
+            if len(found) == len(wanted):
+                break
+            with suppress(DamagedError):
+                facts = _read_facts(path, path.parent.name)
+                if facts["alike"] in wanted:
+                    found.setdefault(facts["alike"], facts["seconds"] / facts["work"])
         return found
 
-    def lock(self, stage: Stage) -> FileLock:
-        """Return the lock that keeps a second process from computing the same stage at the same time."""
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / stage.key)
+    @contextmanager
+    def lock(self, stage: Stage) -> Iterator[None]:
+        """Keep a second process from computing the same stage at the same time."""
+        path = self.root / "locks" / stage.key
+        lock = FileLock(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            # a process that waits for this file and one that makes it anew may then work at the same time, but both
+            # find the stage finished
+            if self._noted(stage) is not None:
+                with suppress(OSError):  # Windows keeps files that are open
+                    path.unlink()
+            lock.release()
 
     def unfinished(self, stage: Stage) -> Path:
         """Return the folder for checkpoints of a stage at work; it vanishes with `put`."""
@@ -93,23 +169,62 @@ class Store:
         begun = time.monotonic()
         temporary = self.root / "temporary" / stage.key
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left; the lock keeps others away
-        temporary.mkdir(parents=True)
-        facts: dict[str, Any] = {}
         try:
-            yield temporary, facts
-            facts = {"stage": str(stage), "key": stage.key, "seconds": round(time.monotonic() - begun, 3)} | facts
-            facts |= {"threads": torch.get_num_threads(), **memory.peaks(), "alike": alike(stage), "work": work(stage)}
-            write_text(temporary / FACTS, json.dumps(facts, indent=1))
-            for file in temporary.iterdir():
-                flush(file)
-            target = self.folder(stage)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)  # a folder without its facts is no artifact
-            temporary.rename(target)
-            flush(target.parent)
+            with writing(temporary):
+                temporary.mkdir(parents=True)
+                facts: dict[str, Any] = {}
+                yield temporary, facts
+                facts = {"stage": str(stage), "key": stage.key, "seconds": round(time.monotonic() - begun, 3)} | facts
+                facts |= {"threads": torch.get_num_threads(), **memory.peaks(), "alike": alike(stage)}
+                self._file(stage, temporary, facts | {"work": work(stage)})
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.root / "unfinished" / stage.key, ignore_errors=True)
+
+    def _file(self, stage: Stage, temporary: Path, facts: dict[str, Any]) -> None:
+        """Note the checksums, and put the folder in its place."""
+        files = {file.name: checksums.of_file(file) for file in sorted(temporary.iterdir())}
+        text = json.dumps(checksums.signed(facts | {FILES: files}), indent=1)
+        (temporary / FACTS).write_text(text, encoding="utf-8")
+        for file in temporary.iterdir():
+            flush(file)
+        target = self.folder(stage)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)  # a folder without its facts, or with damaged ones, is no artifact
+        temporary.rename(target)
+        flush(target.parent)
+        for name in files:
+            self._verified[target / name] = _state(target / name)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return by what a file is known again."""
+    known = path.stat()
+    return known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns
+
+
+def _modified(path: Path) -> float:
+    with suppress(OSError):  # another process has just replaced it
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _read_facts(path: Path, key: str) -> dict[str, Any]:
+    with reading(path):
+        facts = checksums.verified(json.loads(path.read_text(encoding="utf-8")))
+        if facts["key"] != key:
+            raise ValueError("it is that of another stage")
+        return facts
+
+
+@cache
+def _warn(message: str) -> None:
+    """Say it on stderr, once in a process."""
+    _LOG.warning(message)
+
+
+def _line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())
 
 
 def flush(path: Path) -> None:
@@ -139,19 +254,47 @@ def reading(path: Path) -> Iterator[None]:
     """Turn whatever a missing, cut off or foreign file of the store raises into one line that says how to go on."""
     try:
         yield
-    except (OSError, EOFError, ValueError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise OODError(f"{path} is damaged ({reason}); delete its folder, and it is computed again") from error
+    except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({_line(error)}); delete the folder {path.parent}, and it is computed again"
+        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the errors of a disk that is full into one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors has no errno, and numpy says how many items were "requested and" how many written
+        said = any(words in str(error) for words in (os.strerror(errno.ENOSPC), "requested and"))
+        if not said and getattr(error, "errno", None) not in FULL:
+            raise
+        raise OODError(f"{path}: cannot be written, the disk is full: {_line(error)}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that then takes the place of another one; it is found as it was, or whole, never a part.
+
+    Raises:
+        OODError: The disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with writing(path):
+            yield temporary
+            flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old text or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------- artifacts
@@ -179,6 +322,13 @@ def load_notes(path: Path) -> dict[str, Any]:
 def create_array(path: Path, shape: tuple[int, ...], dtype: type = np.float32) -> np.memmap[Any, Any]:
     """Return a new .npy file as a writable, memory-mapped array."""
     array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process through the map
+        try:
+            with path.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in FULL:
+                raise  # else the file system knows no such thing
     return array
 
 

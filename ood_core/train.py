@@ -24,7 +24,7 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PretextTask, Task, TokenizerTraining, TrainingData
 from ood_core.observers import Observer
 from ood_core.stages import TrainStage
-from ood_core.store import Store, load_tensors, save_tensors
+from ood_core.store import Store, save_tensors
 from ood_core.training.checkpoint import Parts, Progress, broken
 from ood_core.training.engine import Engine, memory_errors, shared_mean
 from ood_core.training.schedule import learning_rate
@@ -275,4 +275,4 @@ def _network(stage: TrainStage, store: Store) -> Network:
 
 def _tokenizer_weights(stage: TrainStage, store: Store, tokenizer: Any) -> dict[str, Tensor]:
     earlier = dict(stage.tokenizers)[tokenizer]
-    return load_tensors(networks.weights_file(earlier, store))
+    return networks.trained_weights(earlier, store)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ood_core import network as networks
 from ood_core import torch_state
-from ood_core.artifacts import load_outputs, load_score
+from ood_core.artifacts import SCORE, load_outputs, load_score
 from ood_core.calibration import Calibration
 from ood_core.detector.exact import exact
 from ood_core.detector.inputs import show
@@ -66,7 +66,7 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
     first = done[0]
     base, train = first.measure.id_scores.outputs.base, first.measure.fit.train
     network = exact(networks.extracted(base, store))
-    read = load_outputs(train, store)
+    read = load_outputs(Extraction(train.base), store)
     classifier = read.logits.shape[1] > 0
     head = head_of(network) if read.head is not None else None
     preprocessing = Preprocessing(base.image_size, base.view)
@@ -127,13 +127,13 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 def _scorer(name: str, measure: MeasureStage, store: Store) -> FittedScorer:
     if measure.held_scores is None:
         raise OODError("no ID images were held out to set a threshold by; give 'data' a 'holdout', such as 0.2")
-    held = load_outputs(measure.held_scores.outputs, store)
+    held = load_outputs(Extraction(measure.held_scores.outputs.base), store)
     predicted = held.logits.argmax(1).numpy() if held.logits.shape[1] else None
-    scores: NDArray[np.float64] = load_array(store.folder(measure.held_scores) / SCORES).numpy()
+    scores: NDArray[np.float64] = load_array(store.file(measure.held_scores, SCORES)).numpy()
     return FittedScorer(
         name=name,
         scorer=measure.fit.scorer,
-        score=load_score(store.folder(measure.fit), measure.fit.scorer),
+        score=load_score(store.file(measure.fit, SCORE), measure.fit.scorer),
         calibration=Calibration.of(scores, predicted),
     )
 
@@ -150,9 +150,9 @@ def _views(train: Extraction, preprocessing: Preprocessing) -> Tensor:
 
 def _examples(train: Extraction, store: Store) -> Examples:
     """Return training images, the same number of each class as far as there are so many."""
-    read, opened = load_outputs(train, store), train.base.images.opened
+    read, opened = load_outputs(Extraction(train.base), store), train.base.images.opened
     places = np.array(sorted(spread(read.labels.numpy(), EXAMPLES)))
-    rows = load_array(store.folder(train.base) / ROWS)[places]
+    rows = load_array(store.file(train.base, ROWS))[places]
     pictures = tuple(thumbnail(opened.pixels(int(row))) for row in rows)
     return Examples(read.embeddings[places].clone(), read.labels[places].clone(), pictures)
 
@@ -187,10 +187,9 @@ def thumbnail(pixels: Tensor) -> bytes:
 def _reconstruction(stage: TrainStage | None, store: Store) -> Reconstruction | None:
     """Return the last stage that can show how badly patches are guessed."""
     while stage is not None:
-        file = store.folder(stage) / networks.TASK
-        if file.is_file() and isinstance(stage.task, PretextTask):
+        if networks.TASK in store.names(stage) and isinstance(stage.task, PretextTask):
             network = networks.trained(stage, store)
-            weights = dict(network.state_dict())
-            return revived(stage.task, network, weights, load_tensors(file), stage.image_size, networks.device())
+            weights, kept = dict(network.state_dict()), load_tensors(store.file(stage, networks.TASK))
+            return revived(stage.task, network, weights, kept, stage.image_size, networks.device())
         stage = stage.start
     return None

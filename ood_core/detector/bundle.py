@@ -37,7 +37,7 @@ from ood_core.files import content_digest
 from ood_core.interfaces import Network, Plugin
 from ood_core.options import describe
 from ood_core.plugins import Plugins
-from ood_core.store import flush, require_writable, save_tensors
+from ood_core.store import flush, require_writable, save_tensors, writing
 
 WEIGHTS, CALIBRATION = "weights.safetensors", "calibration.safetensors"
 WITNESS, EXAMPLES, PRETEXT = "witness.safetensors", "examples.safetensors", "pretext.safetensors"
@@ -57,7 +57,8 @@ def save(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
     if folder.exists() and not (folder / FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise OODError(f"{folder}: holds something else than a detector; name another folder")
     try:
-        _replace(fitted, folder, plugins)
+        with writing(folder):
+            _replace(fitted, folder, plugins)
     except OSError as error:
         raise OODError(f"{folder}: cannot be written: {error.strerror}") from error
 

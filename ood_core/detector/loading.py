@@ -140,7 +140,7 @@ class _Reading:
         return FittedScorer(
             name=entry.name,
             scorer=scorer,
-            score=load_score(self.folder, scorer, entry.file),
+            score=load_score(self.folder / entry.file, scorer),
             calibration=Calibration(
                 calibration[f"scores.{place}"].numpy(), None if predicted is None else predicted.numpy()
             ),

@@ -16,7 +16,7 @@ from ood_core.report.lines import summarise
 from ood_core.report.published import tables
 from ood_core.run import ResultRow, Results
 from ood_core.stages import Plan
-from ood_core.store import Store, write_text
+from ood_core.store import Store, write_text, writing
 
 REPORTS = ("report.md", "report.html", "report.tex", "report.csv", "summary.csv")
 """What is rendered; beside it lies what `filed.save` files."""
@@ -44,9 +44,10 @@ def prepare(folder: Path) -> None:
 
 def write(plan: Plan, results: Results, store: Store, folder: Path) -> Findings:
     """Write all that a run found into a folder, each file whole or not at all, and the pictures it shows beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found = gather(plan, results, store, folder)
-    write_findings(found, folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        found = gather(plan, results, store, folder)
+        write_findings(found, folder)
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from ood_core.artifacts import load_outputs
 from ood_core.measure import ACCEPTED, Compared
 from ood_core.metrics import threshold
-from ood_core.stages import Row
+from ood_core.stages import Extraction, Row
 from ood_core.store import Store, map_array
 
 MOST = 12
@@ -81,10 +81,9 @@ class Hardest:
 
 def accepted_pairs(row: Row, found: Compared, store: Store) -> list[AcceptedPair]:
     """Return all pairs that occur, the most frequent first; none where no classifier tells ID classes apart."""
-    file = store.folder(row.measure) / ACCEPTED
-    if not file.is_file():
+    if ACCEPTED not in store.names(row.measure):
         return []
-    counts = map_array(file)
+    counts = map_array(store.file(row.measure, ACCEPTED))
     inside, outside = row.measure.id_scores.fit.train.base.images.opened, row.measure.ood_scores.images.opened
     sizes = np.bincount(_labels(row, found, store), minlength=len(outside.classes))
     pairs = [
@@ -143,5 +142,5 @@ def _which(row: Row) -> dict[str, Any]:
 
 def _labels(row: Row, found: Compared, store: Store) -> Any:
     """Return the labels of the OOD images that count."""
-    labels: torch.Tensor = load_outputs(row.measure.ood_scores.outputs, store).labels
+    labels: torch.Tensor = load_outputs(Extraction(row.measure.ood_scores.outputs.base), store).labels
     return labels[found.kept].numpy()

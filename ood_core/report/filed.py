@@ -5,7 +5,8 @@
     accepted.csv           the accepted pairs
     classes.csv            the OOD classes
 
-report.json is written last, so that a folder that has one is whole. Nothing is pickled.
+report.json is written last, so that a folder that has one is whole. It holds a checksum of each other file and, as its
+last entry, one of itself. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import hashlib
 import json
 import types
 import typing
-import uuid
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -29,14 +29,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
+from ood_core import checksums
 from ood_core.errors import OODError
 from ood_core.report.accepted import AcceptedPair, ClassRow
 from ood_core.report.findings import Findings
 from ood_core.report.sheets import sheet
-from ood_core.store import write_text
+from ood_core.store import replacing, write_text
 
-FORMAT = 3
-"""Grows when a field changes its meaning, not when one is added."""
+FORMAT = 4
+"""Grows when a field changes its meaning, not when one is added. Until 3 there were no checksums."""
 
 DOCUMENT = "report.json"
 ARRAYS = "scores.safetensors"
@@ -58,8 +59,10 @@ def save(findings: Findings, folder: Path) -> None:
     }
     for name, cls in TABLES.items():
         write_text(folder / f"{name}.csv", sheet(getattr(findings, name), cls))
-    _write_arrays(folder / ARRAYS, arrays)
-    write_text(folder / DOCUMENT, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    with replacing(folder / ARRAYS) as temporary:
+        temporary.write_bytes(save_tensors(dict(sorted(arrays.items()))))
+    document["files"] = {name: checksums.of_file(folder / name) for name in FILES if name != DOCUMENT}
+    write_text(folder / DOCUMENT, json.dumps(checksums.signed(document), indent=1, allow_nan=False) + "\n")
 
 
 def load(folder: Path) -> Findings:
@@ -74,6 +77,9 @@ def load(folder: Path) -> Findings:
         document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise OODError(f"{folder}: {DOCUMENT} has format {document['format']}, not {FORMAT}; run the recipe again")
+        for name, noted in checksums.verified(document)["files"].items():
+            if checksums.of_file(folder / name) != noted:
+                raise ValueError(f"{name} was changed since it was written")
         arrays = load_file(folder / ARRAYS)
         read: dict[str, Any] = {name: _read_table(folder / f"{name}.csv", cls) for name, cls in TABLES.items()}
         rest = {
@@ -112,15 +118,6 @@ def _named(array: NDArray[Any], arrays: Arrays) -> str:
     name = hashlib.sha256(f"{content.dtype}{content.shape}".encode() + content.tobytes()).hexdigest()[:16]
     arrays[name] = content
     return name
-
-
-def _write_arrays(path: Path, arrays: Arrays) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(save_tensors(dict(sorted(arrays.items()))))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------------- reading

@@ -98,7 +98,7 @@ def _strips(one: Combination, measures: Sequence[MeasureStage], store: Store, fo
 
 
 def _rows(stage: ScoreStage, store: Store) -> NDArray[np.int64]:
-    rows: NDArray[np.int64] = load_array(store.folder(stage.outputs.base) / ROWS).numpy()
+    rows: NDArray[np.int64] = load_array(store.file(stage.outputs.base, ROWS)).numpy()
     return rows
 
 

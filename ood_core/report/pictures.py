@@ -35,6 +35,6 @@ def copy_pictures(results: Results, store: Store, folder: Path) -> list[Picture]
         for name, file in record.facts.get("pictures", {}).items():
             target = folder / FOLDER / f"{record.stage.key[:8]}-{file}"
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(store.folder(record.stage) / file, target)
+            shutil.copyfile(store.file(record.stage, file), target)
             copied.append(Picture(f"{name} ({record.stage}, seed {record.stage.seed})", f"{FOLDER}/{target.name}"))
     return copied

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ood_core.artifacts import load_score, save_score
+from ood_core.artifacts import SCORE, load_score, save_score
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer
 from ood_core.testing.data import (
@@ -199,7 +199,7 @@ def check_saved_and_loaded_is_the_same(scorer: Scorer) -> None:
     score, test = _fit(scorer, _made(scorer)), _made(scorer, seed=1)
     with TemporaryDirectory() as folder:
         save_score(Path(folder), score)
-        loaded = load_score(Path(folder), scorer)
+        loaded = load_score(Path(folder) / SCORE, scorer)
     assert torch.equal(loaded(test), score(test)), "a saved and loaded score gives other numbers"
 
 

@@ -1,12 +1,11 @@
 """What an interrupted training leaves behind, and how it is taken up again, bit for bit.
 
-One safetensors file: the task, the optimiser's moments and the averaged weights as tensors, the rest as notes. Random
-numbers and the order of the images need none: they follow from the seed and the step.
+One safetensors file: the task, the optimiser's moments and the averaged weights as tensors, the rest as notes, and a
+checksum of both. Random numbers and the order of the images need none: they follow from the seed and the step.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from ood_core import processes
-from ood_core.store import load_notes, load_tensors, save_tensors
+from ood_core import checksums, processes
+from ood_core.checksums import CHECKSUM
+from ood_core.store import load_notes, load_tensors, reading, replacing, save_tensors
 
 
 @dataclass
@@ -66,13 +66,22 @@ class Parts:
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{slot}": whole(tensor) for slot, tensor in slots.items()}
         if processes.rank() == 0:
-            temporary = path.with_name(uuid.uuid4().hex)
-            save_tensors(temporary, tensors, asdict(progress))
-            temporary.replace(path)
+            tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+            notes = {"progress": asdict(progress), CHECKSUM: checksums.of_tensors(tensors, asdict(progress))}
+            with replacing(path) as temporary:
+                save_tensors(temporary, tensors, notes)
 
     def load(self, path: Path) -> Progress:
-        """Take up the state of a file."""
-        tensors = load_tensors(path)
+        """Take up the state of a file.
+
+        Raises:
+            OODError: It is damaged; nothing was taken up.
+        """
+        tensors, notes = load_tensors(path), load_notes(path)
+        with reading(path):
+            progress = notes["progress"]
+            if checksums.of_tensors(tensors, progress) != notes[CHECKSUM]:
+                raise ValueError("it was changed since it was written")
         for part, module in self.modules.items():
             _load_module(module, _below(tensors, f"{part}."))
         state: dict[int, dict[str, Tensor]] = {}
@@ -82,7 +91,7 @@ class Parts:
             like = parameters[int(index)]
             state.setdefault(int(index), {})[slot] = _placed(tensor, like) if tensor.ndim else tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-        return Progress(**load_notes(path))
+        return Progress(**progress)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

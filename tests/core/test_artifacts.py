@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from ood_core import store as stores
 from ood_core.artifacts import SCORE, load_outputs, load_score, load_together, plain_values, save_score
 from ood_core.errors import OODError
 from ood_core.interfaces import Score, Scorer
@@ -69,14 +70,14 @@ FITTED = Fitted(torch.randn(3, 2, dtype=torch.float64), 2, ("a", "b"))
 def test_a_score_is_saved_without_pickle_and_restored(tmp_path):
     save_score(tmp_path, FITTED)
     assert [path.name for path in tmp_path.iterdir()] == ["score.safetensors"]
-    loaded = load_score(tmp_path, Plain())
+    loaded = load_score(tmp_path / SCORE, Plain())
     assert torch.equal(loaded.means, FITTED.means)
     assert (loaded.rank, loaded.names, loaded.scale) == (2, ("a", "b"), None)
 
 
 def test_values_within_a_score_come_back_as_what_they_were(tmp_path):
     save_score(tmp_path, Fitted(FITTED.means, 2, (), Scale(torch.ones(2, dtype=torch.float32), 1e300)))
-    scale = load_score(tmp_path, Plain()).scale
+    scale = load_score(tmp_path / SCORE, Plain()).scale
     assert isinstance(scale, Scale)
     assert torch.equal(scale.factors, torch.ones(2)) and scale.condition == 1e300
 
@@ -84,7 +85,7 @@ def test_values_within_a_score_come_back_as_what_they_were(tmp_path):
 def test_scores_within_scores_come_back(tmp_path):
     scorer = Composed(scorers=(Plain(), Composed(scorers=(Plain(),))))
     save_score(tmp_path, scorer.fit(None))
-    loaded = load_score(tmp_path, scorer)
+    loaded = load_score(tmp_path / SCORE, scorer)
     assert isinstance(loaded.inner[0], Fitted) and isinstance(loaded.inner[1], Both)
     assert torch.equal(loaded.inner[1].inner[0].means, FITTED.means)
     assert loaded.first is None
@@ -93,7 +94,7 @@ def test_scores_within_scores_come_back(tmp_path):
 def test_a_file_cannot_name_a_class_that_the_scorer_does_not_declare(tmp_path):
     save_score(tmp_path, Both((FITTED,), None))
     with pytest.raises(OODError, match=r"holds a .*Both, which the scorer does not make"):
-        load_score(tmp_path, Plain())
+        load_score(tmp_path / SCORE, Plain())
 
 
 def test_a_score_of_another_version_is_refused_with_what_differs(tmp_path):
@@ -105,7 +106,7 @@ def test_a_score_of_another_version_is_refused_with_what_differs(tmp_path):
     del notes["fields"]["rank"]
     save_tensors(path, tensors, notes | {"fields": notes["fields"] | {"bias": 0.0}})
     with pytest.raises(OODError, match="another version of Fitted: bias, rank"):
-        load_score(tmp_path, Plain())
+        load_score(tmp_path / SCORE, Plain())
 
 
 def test_the_report_is_told_plain_values_also_of_what_lies_within():
@@ -120,18 +121,28 @@ def test_the_report_is_told_plain_values_also_of_what_lies_within():
 ROWS, WIDTH = 40_000, 256
 
 
+@pytest.fixture(autouse=True)
+def costs(monkeypatch):
+    """Stages without plugins and images are like no others."""
+    monkeypatch.setattr(stores, "alike", lambda stage: "alike")
+    monkeypatch.setattr(stores, "work", lambda stage: 1)
+
+
+def extract_stage(key, images=None):
+    backbone = SimpleNamespace(name="backbone")
+    return ExtractStage(key=key, passage="p", backbone=backbone, weights=None, images=images, image_size=8, classes=2)
+
+
 @pytest.fixture
 def extraction(tmp_path):
     """An extraction of 41 MB of embeddings, and its store."""
-    stage = ExtractStage(key="k", passage="p", backbone=None, weights=None, images=None, image_size=8, classes=2)
-    store = Store(tmp_path)
-    folder = store.folder(stage)
-    folder.mkdir(parents=True)
-    embeddings = create_array(folder / "embeddings.npy", (ROWS, WIDTH))
-    embeddings[:] = np.arange(ROWS, dtype=np.float32)[:, None]
-    create_array(folder / "logits.npy", (ROWS, 0))
-    create_array(folder / "labels.npy", (ROWS,), int)
-    embeddings.flush()
+    stage, store = extract_stage("k"), Store(tmp_path)
+    with store.put(stage) as (folder, _):
+        embeddings = create_array(folder / "embeddings.npy", (ROWS, WIDTH))
+        embeddings[:] = np.arange(ROWS, dtype=np.float32)[:, None]
+        create_array(folder / "logits.npy", (ROWS, 0))
+        create_array(folder / "labels.npy", (ROWS,), int)
+        embeddings.flush()
     del embeddings
     gc.collect()
     return Extraction(stage), store
@@ -165,12 +176,11 @@ def test_reading_in_chunks_leaves_no_page_resident(extraction):
 def small_set(store, key, labels, classes):
     """Return the extraction of one embedding a label, from a set with so many classes."""
     images = SimpleNamespace(opened=SimpleNamespace(classes=("class",) * classes))
-    stage = ExtractStage(key=key, passage="p", backbone=None, weights=None, images=images, image_size=8, classes=2)
-    folder = store.folder(stage)
-    folder.mkdir(parents=True)
-    np.save(folder / "embeddings.npy", np.full((len(labels), 4), len(labels), np.float32))
-    np.save(folder / "logits.npy", np.empty((len(labels), 0), np.float32))
-    np.save(folder / "labels.npy", np.array(labels))
+    stage = extract_stage(key, images)
+    with store.put(stage) as (folder, _):
+        np.save(folder / "embeddings.npy", np.full((len(labels), 4), len(labels), np.float32))
+        np.save(folder / "logits.npy", np.empty((len(labels), 0), np.float32))
+        np.save(folder / "labels.npy", np.array(labels))
     return Extraction(stage)
 
 

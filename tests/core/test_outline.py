@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from ood_core import plan, recipe
+from ood_core import checksums, plan, recipe
 from ood_core.costs import alike, work
 from ood_core.outline import outline
 from ood_core.plugins import find
@@ -103,6 +103,6 @@ def test_the_last_of_several_stages_alike_decides(planned, store):
     run(made, store)
     (training,) = [stage for stage in made.stages if stage.kind == "train"]
     path = store.folder(training) / "stage.json"
-    facts = json.loads(path.read_text()) | {"seconds": 1000.0}
-    path.write_text(json.dumps(facts))
-    assert store.rates()[alike(training)] == 1000.0 / work(training)
+    facts = checksums.verified(json.loads(path.read_text())) | {"seconds": 1000.0}
+    path.write_text(json.dumps(checksums.signed(facts)))
+    assert store.rates({alike(training)})[alike(training)] == 1000.0 / work(training)

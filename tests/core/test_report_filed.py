@@ -110,11 +110,13 @@ def damage(text, old, new):
     [
         ("report.json", lambda text: text[: len(text) // 2], "is damaged (JSONDecodeError: "),
         ("report.json", lambda text: "[]", "is damaged (TypeError: "),
-        ("report.json", lambda text: damage(text, '"rows"', '"raws"'), "is damaged (KeyError: 'rows')"),
-        ("report.json", lambda text: damage(text, '"auroc": 0.9', '"auroc": "high"'), "is damaged (ValueError: "),
-        ("report.json", lambda text: damage(text, '"format": 3', '"format": 2'), "has format 2, not 3"),
+        ("report.json", lambda text: damage(text, '"rows"', '"raws"'), "is damaged (ValueError: it was changed since"),
+        ("report.json", lambda text: damage(text, '"auroc": 0.9', '"auroc": 0.8'), "is damaged (ValueError: it was c"),
+        ("report.json", lambda text: damage(text, '"checksum"', '"chacksum"'), "is damaged (ValueError: it was chan"),
+        ("report.json", lambda text: damage(text, '"format": 4', '"format": 3'), "has format 3, not 4"),
         ("scores.safetensors", None, "is damaged (FileNotFoundError: "),
-        ("accepted.csv", lambda text: "variant\nv\n", "is damaged (TypeError: "),
+        ("accepted.csv", lambda text: "variant\nv\n", "is damaged (ValueError: accepted.csv was changed since"),
+        ("classes.csv", lambda text: damage(text, ",5,3,", ",5,4,"), "is damaged (ValueError: classes.csv was chang"),
     ],
 )
 def test_what_is_damaged_is_one_line_that_says_how_to_go_on(tmp_path, file, change, message):
@@ -131,6 +133,18 @@ def test_what_is_damaged_is_one_line_that_says_how_to_go_on(tmp_path, file, chan
     assert "\n" not in str(caught.value)
 
 
+def test_a_flipped_bit_of_a_score_is_noticed(tmp_path):
+    save(findings(), tmp_path)
+    file = tmp_path / "scores.safetensors"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 97):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(
+            OODError, match=r"scores\.safetensors was changed since it was written\); run the recipe again"
+        ):
+            load(tmp_path)
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(
         OODError, match=r"no run lies there: it has no report\.json; `ood-run RECIPE --out .*` makes one"
@@ -141,7 +155,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 def test_the_document_is_json_for_everybody(tmp_path):
     save(findings(), tmp_path)
     document = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
-    assert document["format"] == 3
+    assert document["format"] == 4
     assert document["rows"][0]["variant"] == "a"
     assert document["stages"][0]["facts"]["epochs"] == [{"loss": "inf"}]
 

@@ -296,7 +296,7 @@ def test_the_report_holds_all_it_promises(make_plan, tiny, store, tmp_path):
     plan = make_plan(tiny)
     report.write(plan, run(plan, store), store, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert document["format"] == 3
+    assert document["format"] == 4
     assert set(document["rows"][0]) >= {
         "variant", "seed", "scorer", "ood_set", "group", "auroc", "fpr95", "aupr_in", "aupr_out", "id_accuracy"
     }  # fmt: skip

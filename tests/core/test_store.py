@@ -1,10 +1,16 @@
 """The store: a folder that is there is whole, whatever happens while it is written."""
 
+import errno
+import os
+import time
 from dataclasses import dataclass
+from threading import Thread
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from ood_core import checksums
 from ood_core import store as stores
 from ood_core.errors import OODError
 from ood_core.store import (
@@ -28,6 +34,8 @@ class FakeStage:
 
 
 STAGE = FakeStage("abc")
+RATE = {"seconds": 2.0, "work": 1}
+FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
 
 
 @pytest.fixture(autouse=True)
@@ -87,12 +95,147 @@ def test_the_unfinished_folder_vanishes_when_the_stage_is_filed(tmp_path):
     assert not checkpoint.exists()
 
 
-def test_damaged_facts_are_named(tmp_path):
+@pytest.mark.parametrize("old_text", [None, '{"loss":', "", "{}", "[1]", '{"key": "other"}', '{"key": "abc"}', "\0"])
+def test_a_stage_with_damaged_facts_counts_as_absent_and_is_replaced(tmp_path, caplog, old_text):
+    store = Store(tmp_path)
+    put(store, "old")
+    file = store.folder(STAGE) / "stage.json"
+    file.write_text(file.read_text().replace("1.5", "1.6") if old_text is None else old_text)
+    assert store.facts(STAGE) is None
+    assert store.facts(STAGE) is None
+    (message,) = caplog.messages  # once
+    assert message.startswith(f"{file} is damaged (")
+    assert message.endswith("): 'fake abc' counts as not stored")
+    put(store, "new")
+    assert store.facts(STAGE)["loss"] == 1.5
+    assert store.file(STAGE, "a.txt").read_text() == "new"
+
+
+def test_a_file_is_read_for_its_checksum_once_for_each_state(tmp_path, monkeypatch):
+    put(Store(tmp_path))
+    read = []
+    really = checksums.of_file
+    monkeypatch.setattr(checksums, "of_file", lambda path: read.append(path.name) or really(path))
+    store = Store(tmp_path)
+    for _ in range(3):
+        path = store.file(STAGE, "a.txt")
+    assert read == ["a.txt"]
+    path.write_text("y")
+    with pytest.raises(OODError, match="is damaged"):
+        store.file(STAGE, "a.txt")
+    path.write_text("x")
+    assert store.file(STAGE, "a.txt") == path
+
+
+def test_what_a_process_filed_itself_is_not_read_again(tmp_path, monkeypatch):
     store = Store(tmp_path)
     put(store)
-    (store.folder(STAGE) / "stage.json").write_text('{"loss":')
-    with pytest.raises(OODError, match=r"stage\.json is damaged"):
-        store.facts(STAGE)
+    monkeypatch.setattr(checksums, "of_file", None)
+    assert store.file(STAGE, "a.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("content", [b"y", b"", b"xx", None])
+def test_a_file_that_is_not_what_was_filed_is_named_with_the_folder_to_delete(tmp_path, content):
+    put(Store(tmp_path))
+    store = Store(tmp_path)
+    path = store.folder(STAGE) / "a.txt"
+    path.write_bytes(content) if content is not None else path.unlink()
+    with pytest.raises(OODError) as caught:
+        store.file(STAGE, "a.txt")
+    assert str(caught.value).startswith(f"{path} is damaged (")
+    assert str(caught.value).endswith(f"); delete the folder {path.parent}, and it is computed again")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_lies_beside_the_files_of_a_stage_is_no_part_of_it(tmp_path):
+    store = Store(tmp_path)
+    put(store)
+    (store.folder(STAGE) / "junk").write_text("x")
+    assert set(store.names(STAGE)) == {"a.txt"}
+    with pytest.raises(OODError, match=r"junk is damaged"):
+        store.file(STAGE, "junk")
+
+
+def test_a_stage_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OODError, match=r"^fake abc: is not in the store"):
+        Store(tmp_path).file(STAGE, "a.txt")
+
+
+def test_the_lock_of_a_finished_stage_is_deleted(tmp_path):
+    store = Store(tmp_path)
+    with store.lock(STAGE):
+        assert (tmp_path / "locks" / "abc").exists()
+    with store.lock(STAGE):
+        put(store)
+    assert list((tmp_path / "locks").iterdir()) == []
+    with store.lock(STAGE):
+        assert store.facts(STAGE) is not None
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_a_lock_keeps_others_out_also_after_one_that_failed(tmp_path):
+    store, at_work, most = Store(tmp_path), [], []
+
+    def work():
+        try:
+            with store.lock(STAGE):
+                if store.facts(STAGE) is None:
+                    at_work.append(1)
+                    most.append(len(at_work))
+                    time.sleep(0.02)
+                    at_work.pop()
+                    if len(most) < 3:
+                        raise RuntimeError
+                    put(store)
+        except RuntimeError:
+            pass
+
+    threads = [Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_costs_are_read_of_a_bounded_number_of_stages_and_damage_does_not_stop_that(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr(stores, "alike", lambda stage: stage.key)
+    for key in ("a", "b", "c", "d"):
+        with store.put(FakeStage(key)) as (_, facts):
+            facts["seconds"] = 2.0
+        os.utime(store.folder(FakeStage(key)) / "stage.json", (0, ord(key)))
+    (store.folder(FakeStage("d")) / "stage.json").write_text("{")
+    assert store.rates({"a", "b", "d"}) == {"a": 2.0, "b": 2.0}
+    monkeypatch.setattr(stores, "RATES", 3)
+    assert store.rates({"a", "b", "d"}) == {"b": 2.0}
+    read = []
+    monkeypatch.setattr(stores, "_read_facts", lambda path, key: read.append(key) or {"alike": "x", **RATE})
+    assert store.rates({"x"}) == {"x": 2.0}
+    assert read == ["d"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError(FULL)])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
+    store = Store(tmp_path)
+    message = r"temporary/abc: cannot be written, the disk is full: .*No space left on device"
+    with pytest.raises(OODError, match=message), store.put(STAGE) as (folder, _):
+        (folder / "half").write_text("half")
+        raise error
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_array_takes_its_room_at_once_as_a_full_disk_would_kill_the_process_later(tmp_path, monkeypatch):
+    create_array(tmp_path / "a.npy", (1000, 100))
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 400_000
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        create_array(tmp_path / "b.npy", (1000, 100))
 
 
 def test_a_folder_without_its_facts_is_replaced(tmp_path):
@@ -104,21 +247,12 @@ def test_a_folder_without_its_facts_is_replaced(tmp_path):
     assert (store.folder(STAGE) / "a.txt").read_text() == "new"
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", '{"key": "other"}'])
-def test_facts_that_are_not_the_stages_own_are_named(tmp_path, text):
-    store = Store(tmp_path)
-    put(store)
-    (store.folder(STAGE) / "stage.json").write_text(text)
-    with pytest.raises(OODError, match=r"stage\.json is damaged \(.*\); delete its folder, and it is computed again"):
-        store.facts(STAGE)
-
-
 @pytest.mark.parametrize("load", [load_tensors, load_notes, load_array])
 @pytest.mark.parametrize("content", [b"", b"cut", None])
 def test_a_damaged_or_missing_file_is_named(tmp_path, load, content):
     if content is not None:
         (tmp_path / "file").write_bytes(content)
-    with pytest.raises(OODError, match=r"/file is damaged \(.*\); delete its folder, and it is computed again"):
+    with pytest.raises(OODError, match=r"/file is damaged \(.*\); delete the folder .*, and it is computed again"):
         load(tmp_path / "file")
 
 

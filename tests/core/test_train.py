@@ -1,12 +1,16 @@
 """A training at work: what one step does, what a checkpoint holds, how it stops, and what it files."""
 
+import errno
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+from ood_core import checksums, train
 from ood_core import network as networks
-from ood_core import train
+from ood_core import store as stores
 from ood_core.data import to_unit
 from ood_core.errors import OODError
 from ood_core.run import run
@@ -191,6 +195,55 @@ def interrupt(plan, store, monkeypatch, stop):
             run(plan, store)
 
 
+def test_a_damaged_checkpoint_is_named_with_the_folder_to_delete(make_plan, tiny, tmp_path, monkeypatch):
+    plan, store = make_plan(tiny, "training.0.ema_decay=0.9"), Store(tmp_path / "store")
+    interrupt(plan, store, monkeypatch, 3)
+    checkpoint = store.unfinished(plan.stages[0]) / train.CHECKPOINT
+    whole = checkpoint.read_bytes()
+    (notes,) = re.finditer(rb"\\\"step\\\": 3", whole)
+    places = [*range(7, len(whole), len(whole) // 20), notes.end() - 1, len(whole) - 1]
+    damaged = [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in places]
+    for content in [b"", whole[: len(whole) // 2], *damaged]:
+        checkpoint.write_bytes(content)
+        with pytest.raises(OODError) as caught:
+            run(plan, store)
+        assert str(caught.value).startswith(f"train classification: {checkpoint} is damaged (")
+        assert str(caught.value).endswith(f"); delete the folder {checkpoint.parent}, and it is computed again")
+    checkpoint.write_bytes(whole)
+    run(plan, store)
+
+
+def test_a_disk_that_is_full_keeps_the_checkpoint_before(make_plan, tiny, tmp_path, monkeypatch):
+    plan, store = make_plan(tiny), Store(tmp_path / "store")
+    interrupt(plan, store, monkeypatch, 3)
+    checkpoint = store.unfinished(plan.stages[0]) / train.CHECKPOINT
+    whole = checkpoint.read_bytes()
+
+    def full(path, *_):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ood_core.training.checkpoint.save_tensors", full)
+        patched.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(OODError, match=r"checkpoint\.safetensors: cannot be written, the disk is full: "):
+            run(plan, store)
+    assert checkpoint.read_bytes() == whole
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
+    run(plan, store)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_the_place_of_the_last(make_plan, tiny, tmp_path, monkeypatch):
+    done = []
+    replace = Path.replace
+    monkeypatch.setattr(stores, "flush", lambda path: done.append(path))
+    monkeypatch.setattr(Path, "replace", lambda self, target: done.append("renamed") or replace(self, target))
+    plan, store = make_plan(tiny), Store(tmp_path / "store")
+    interrupt(plan, store, monkeypatch, 1)
+    written, renamed, folder = done
+    assert (written.parent, renamed, folder) == (store.unfinished(plan.stages[0]), "renamed", written.parent)
+
+
 @pytest.mark.parametrize("stop", [1, 6, 9])
 @pytest.mark.parametrize("option", ["ema_decay=0.9", "accumulation=2", "drop_path=0.3", "mixup=0.8"])
 def test_an_interrupted_training_ends_with_the_bits_of_a_whole_one(
@@ -291,9 +344,9 @@ def test_trainings_that_were_filed_without_their_task_are_read(make_plan, tiny, 
     rows = run(plan, store).rows
     folder = store.folder(plan.stages[0])
     (folder / networks.TASK).unlink()
-    facts = json.loads((folder / "stage.json").read_text())
-    del facts["errors"]
-    (folder / "stage.json").write_text(json.dumps(facts))
+    facts = checksums.verified(json.loads((folder / "stage.json").read_text()))
+    del facts["errors"], facts["files"][networks.TASK]
+    (folder / "stage.json").write_text(json.dumps(checksums.signed(facts)))
     for stage in plan.stages[1:]:
         (store.folder(stage) / "stage.json").unlink()  # so that the weights are read
     again = run(plan, store)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ood_core.artifacts import load_score, save_score
+from ood_core.artifacts import SCORE, load_score, save_score
 from ood_core.errors import OODError
 from ood_core.interfaces import Scorer
 from ood_core.plugins import find
@@ -78,7 +78,7 @@ def test_fusion_is_saved_with_its_scores(cls, tmp_path):
     fusion = cls(scorers=(*BOTH, cls(scorers=BOTH)))
     score = fusion.fit(TRAIN)
     save_score(tmp_path, score)
-    assert torch.equal(load_score(tmp_path, fusion)(TEST), score(TEST))
+    assert torch.equal(load_score(tmp_path / SCORE, fusion)(TEST), score(TEST))
 
 
 @pytest.mark.parametrize("cls", FUSIONS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from ood_core.artifacts import load_score, save_score
+from ood_core.artifacts import SCORE, load_score, save_score
 from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs, Scorer
 from ood_core.plugins import find
@@ -153,7 +153,7 @@ def test_a_composed_score_is_saved_and_restored(tmp_path):
     composed = DICE(score=ReAct(score=scorer("mahalanobis")))
     score = composed.fit(TRAIN)
     save_score(tmp_path, score)
-    assert torch.equal(load_score(tmp_path, composed)(TEST), score(TEST))
+    assert torch.equal(load_score(tmp_path / SCORE, composed)(TEST), score(TEST))
 
 
 def test_training_outputs_are_shaped_chunk_by_chunk(monkeypatch):
