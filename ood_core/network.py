@@ -57,8 +57,15 @@ def trained(stage: TrainStage, store: Store) -> Network:
     weights, facts = trained_weights(stage, store), store.facts(stage)
     assert facts is not None and stage.backbone is not None, "the stage has trained a network"
     # as many outputs as the task has given it; without a classifier the backbone decides as it did in the training
-    network = build(stage.backbone, stage.image_size, facts["outputs"] or len(stage.images.opened.classes))
-    network.load_state_dict(weights)
+    outputs = facts["outputs"] or len(stage.images.opened.classes)
+    network = _network(stage.backbone, stage.backbone.blank(stage.image_size, outputs))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise OODError(
+            f"backbone '{stage.backbone.name}': 'blank' makes another network than 'build': {reason}"
+        ) from error
     return network
 
 

@@ -140,7 +140,7 @@ class Backbone(Plugin):
         """
 
     def blank(self, image_size: int, classes: int | None) -> Network:
-        """Return a network as `build` does, for weights that a saved detector brings.
+        """Return a network as `build` does, for the weights that a training or a saved detector left.
 
         Where `build` reads weights from a file or downloads them, this should do without: neither may be there.
 

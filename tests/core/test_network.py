@@ -1,14 +1,18 @@
 """Networks: where the head is found, and what is no network."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 from ood_core import network as networks
+from ood_core import store as stores
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, Network
+from ood_core.run import run
+from ood_core.store import Store
 
 
 class Fixed(Network):
@@ -63,6 +67,55 @@ class Wrong(Backbone):
 def test_what_is_no_network_is_refused_by_name():
     with pytest.raises(OODError, match="backbone 'wrong' builds a Linear, which is no Network"):
         networks.build(Wrong(), 8, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloaded(Backbone):
+    """A small network whose initial weights can be had for one training, and then no more."""
+
+    name = "downloaded"
+    built: ClassVar[list[int]] = []
+
+    def build(self, image_size, classes):
+        if self.built:
+            raise OODError("no connection")
+        self.built.append(classes)
+        return Fixed(nn.Linear(3, classes))
+
+    def blank(self, image_size, classes):
+        return Fixed(nn.Linear(3, classes))
+
+
+@pytest.fixture
+def downloaded(make_plan, tiny, monkeypatch):
+    """The plan of the tiny recipe on that backbone."""
+    monkeypatch.setattr(Downloaded, "built", [])
+    made = make_plan(tiny, "scorers=[mahalanobis, gradnorm, odin]", "training.0.epochs=1")
+    for stage in made.stages:
+        if stage.kind in ("train", "extract"):
+            object.__setattr__(stage, "backbone", Downloaded())
+    return made
+
+
+def test_initial_weights_are_read_for_the_training_alone(downloaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "alike", lambda stage: "alike")  # the plugin is not registered
+    store = Store(tmp_path)
+    results = run(downloaded, store)
+    assert not results.failures
+    assert Downloaded.built == [3]
+    for stage in downloaded.stages:
+        if stage.kind == "extract":
+            (store.folder(stage) / "stage.json").unlink()
+    assert run(downloaded, store).rows == results.rows
+
+
+def test_a_blank_network_that_is_another_one_is_named(downloaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "alike", lambda stage: "alike")
+    monkeypatch.setattr(Downloaded, "blank", lambda *_: Fixed(nn.Linear(3, 7)))
+    with pytest.raises(
+        OODError, match=r"backbone 'downloaded': 'blank' makes another network than 'build': .*classifie"
+    ):
+        run(downloaded, Store(tmp_path))
 
 
 def test_the_network_gives_logits_when_called():

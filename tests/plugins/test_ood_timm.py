@@ -282,3 +282,29 @@ def test_layers_are_those_that_timm_lists_and_a_probe_can_read_them(family):
 def test_the_layers_of_a_vit_are_its_blocks_and_of_a_resnet_its_stages():
     assert built("vit")[0].layer_names() == ("model.blocks.0", "model.blocks.1")
     assert built("resnet")[0].layer_names()[1:] == tuple(f"model.layer{stage}" for stage in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("outputs", [0, 5])
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}),
+        ("vit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "global_pool": "avg"}),
+        ("beit_base_patch16_224", {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}),
+        ("mixer_s32_224", {}),
+        ("resnet10t", {}),
+        ("resnetv2_50x1_bit", {"channels": [128] * 4}),
+        ("convnext_atto", {}),
+    ],
+)
+def test_a_blank_network_takes_the_weights_of_one_built_from_a_file(tmp_path, model, options, outputs):
+    plain = Timm(model=model, options=options)
+    state = plain.build(32, outputs).model.state_dict()
+    save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "weights.safetensors")
+    backbone = Timm(model=model, options=options, weights=tmp_path / "weights.safetensors")
+    built = backbone.build(32, 3).eval()
+    (tmp_path / "weights.safetensors").unlink()
+    blank = backbone.blank(32, 3).eval()
+    blank.load_state_dict(built.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(blank(images), built(images))
