@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from ood_core.files import source_digest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
 MEMORY_BYTES = 512 * 2**20
-"""Images kept in memory for one source, where the cache does not keep them; beyond that they are made again."""
+"""Images that a process keeps in memory, of all sources, where the cache does not keep them; others are made again."""
 
 
 class Pictures:
@@ -24,10 +25,12 @@ class Pictures:
     Those that lie encoded in files are kept in the cache of this machine if they are few and small enough.
     """
 
+    _kept: ClassVar[int] = 0
+    """Bytes of images in memory, of all sources of this process."""
+
     def __init__(self, images: ImageSet, source: str) -> None:
         self.images, self.source = images, source
         self._decoded: dict[int, Tensor] = {}
-        self._bytes = 0
         self._cache: PixelCache | None = None
         self._asked = False
         self.disturbs = False
@@ -56,9 +59,15 @@ class Pictures:
             self._cache = PixelCache.of(self._content(), len(self.images), tuple(pixels.shape))
         if self._cache is not None and self._cache.put(row, pixels):
             return
-        if self._bytes + pixels.nbytes <= MEMORY_BYTES:
+        if Pictures._kept + pixels.nbytes <= MEMORY_BYTES:
             self._decoded[row] = pixels
-            self._bytes += pixels.nbytes
+            Pictures._kept += pixels.nbytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_decoded": {}}  # another process has memory of its own
+
+    def __del__(self) -> None:
+        type(self)._kept -= sum(pixels.nbytes for pixels in self._decoded.values())
 
     def _content(self) -> str:
         """Return what decides the pixels: the set's fingerprint, and the code of a package that reads it."""

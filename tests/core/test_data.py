@@ -1,5 +1,7 @@
 """Selection, hold-out, decoding and the order of training, on small sets made here."""
 
+import copy
+import gc
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +12,7 @@ from ood_core import data, library
 from ood_core.data import Selection
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet
-from ood_core.library import Library
+from ood_core.library import Library, Pictures
 
 
 class Flat(ImageSet):
@@ -224,3 +226,21 @@ def test_a_decoded_image_is_kept_within_the_budget(monkeypatch):
     monkeypatch.setattr(library, "MEMORY_BYTES", 0)
     images = select()
     assert images.pixels(0) is not images.pixels(0)
+
+
+def test_all_sources_of_a_process_share_the_budget_and_give_it_back(monkeypatch):
+    gc.collect()
+    monkeypatch.setattr(Pictures, "_kept", 0)
+    monkeypatch.setattr(library, "MEMORY_BYTES", select().pixels(0).nbytes)
+    gc.collect()
+    one, two = select(), select()
+    assert one.pixels(0) is one.pixels(0)
+    assert two.pixels(0) is not two.pixels(0)
+    copied = copy.deepcopy(one)  # as for a process that is handed it
+    assert torch.equal(copied.pixels(0), one.pixels(0))
+    del copied
+    assert Pictures._kept == library.MEMORY_BYTES
+    del one
+    gc.collect()
+    assert Pictures._kept == 0
+    assert two.pixels(0) is two.pixels(0)

@@ -1,0 +1,117 @@
+"""What checksums of the store cost: CPU time of work with them beside that without, the best of several repetitions.
+
+    python benchmarks/store.py
+
+A run over a network that is fast for its wide outputs, first all of it, then further scorers on what is stored, as
+another process does. Then a checkpoint of a training, without the rest of the training.
+"""
+
+import hashlib
+import shutil
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from ood_core import checksums, plan, recipe
+from ood_core.checksums import of_file, of_tensors
+from ood_core.plugins import find
+from ood_core.run import run
+from ood_core.store import Store
+from ood_core.training.checkpoint import Parts, Progress
+
+IMAGES, REPETITIONS = 4000, 3
+RECIPE = f"""\
+data:
+  image_size: 32
+  id: {{use: digits, classes: [0, 1, 2, 3, 4, 5]}}
+  far: [{{use: noise, size: 32, count: {IMAGES}}}]
+backbone: {{use: timm, model: resnet10t}}
+training: []
+"""
+
+
+def compare(name, function, size):
+    """Print the CPU time of a function as it is beside that without the checksums that are taken in it.
+
+    Both are of one call, as the difference of two calls drowns in what else the machine does.
+    """
+    best = []
+    for _ in range(REPETITIONS):
+        spent = []
+        with mock.patch.multiple(checksums, of_file=timed(of_file, spent), of_tensors=timed(of_tensors, spent)):
+            begun = time.process_time()
+            function()
+            total = time.process_time() - begun
+        best.append((total, sum(spent)))
+    total, spent = min(best)
+    print(f"{name:40} {size / 1e6:6.1f} MB {total:8.3f} s, {spent:6.3f} s of it; ratio {total / (total - spent):.4f}")
+
+
+def timed(function, spent):
+    def call(*arguments):
+        begun = time.process_time()
+        try:
+            return function(*arguments)
+        finally:
+            spent.append(time.process_time() - begun)
+
+    return call
+
+
+def runs(folder):
+    plugins, path = find(), folder / "wide.yaml"
+    path.write_text(RECIPE)
+
+    def planned(scorers):
+        return plan.make(recipe.read(path, [f"scorers={scorers}"]), plugins)
+
+    first, second = planned("[mahalanobis]"), planned("[cosine, euclidean, l1, linf]")
+    store = folder / "first"
+    run(first, Store(store))
+    size = sum(file.stat().st_size for file in store.rglob("*.npy"))
+    compare("extract, fit, score, measure", lambda: run(first, Store(Path(tempfile.mkdtemp(dir=folder)))), size)
+
+    def further():
+        root = tempfile.mkdtemp(dir=folder)
+        shutil.copytree(store, root, dirs_exist_ok=True)
+        return lambda: run(second, Store(Path(root)))
+
+    prepared = [further() for _ in range(REPETITIONS)]
+    compare("four more scorers on what is stored", lambda: prepared.pop()(), size)
+
+
+def checkpoints(folder):
+    network = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(20)))
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 1024)).sum().backward()
+    optimizer.step()
+    parts = Parts({"task": network}, optimizer)
+    file = folder / "checkpoint.safetensors"
+    parts.save(file, Progress())
+    compare("a checkpoint", lambda: parts.save(file, Progress()), file.stat().st_size)
+
+
+def algorithms():
+    data = np.random.default_rng(0).bytes(2**26)
+    for name, function in (("crc32", zlib.crc32), ("sha256", hashlib.sha256)):
+        begun = time.process_time()
+        for _ in range(REPETITIONS):
+            function(data)
+        print(f"{name:8} {REPETITIONS * len(data) / (time.process_time() - begun) / 1e9:.2f} GB/s")
+
+
+def main():
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        runs(Path(folder))
+        checkpoints(Path(folder))
+    algorithms()
+
+
+if __name__ == "__main__":
+    main()
