@@ -144,7 +144,7 @@ def missing(plan: Plan, store: Store) -> set[str]:
         for stage in _reported(row.measure):
             visit(stage)
     for stage in plan.stages:
-        if store.is_damaged(stage):
+        if stage.key not in seen and store.is_damaged(stage):
             visit(stage)
     return needed
 
