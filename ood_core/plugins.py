@@ -37,6 +37,7 @@ COMPUTES = (
     "augmentation.py",
     "batches.py",
     "cache.py",
+    "checksums.py",
     "calibration.py",
     "contract.py",
     "data.py",
