@@ -99,9 +99,14 @@ def _mark(path: Path) -> str | None:
     return None
 
 
+def _name(path: Path) -> str:
+    """Return the whole path as text that sqlite takes, also of names that are no UTF-8."""
+    return str(path.absolute()).encode("utf-8", "backslashreplace").decode()
+
+
 def _known(marks: Mapping[Path, str | None]) -> dict[Path, str]:
     found: dict[Path, str] = {}
-    paths = {str(path.absolute()): path for path, mark in marks.items() if mark is not None}
+    paths = {_name(path): path for path, mark in marks.items() if mark is not None}
     names = list(paths)
     with _database() as database:
         for start in range(0, len(names) if database is not None else 0, AT_ONCE):
@@ -114,7 +119,7 @@ def _known(marks: Mapping[Path, str | None]) -> dict[Path, str]:
 
 
 def _remember(fresh: Mapping[Path, str], marks: Mapping[Path, str | None]) -> None:
-    rows = [(str(path.absolute()), marks[path], digest) for path, digest in fresh.items() if marks[path] is not None]
+    rows = [(_name(path), marks[path], digest) for path, digest in fresh.items() if marks[path] is not None]
     with _database() as database:
         if database is not None and rows:
             database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows)

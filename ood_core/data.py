@@ -88,7 +88,7 @@ class Selection:
             raise OODError(f"data set '{self.name}' has no image for {part}{hint}")
         selected = SelectedImages(pictures, chosen, rows, self._fingerprint(images, chosen, rows, part))
         selected.all_classes, selected.found = len(groups), sum(len(self._limited(rows)) for rows in found)
-        selected.skip_broken = self.skip_broken
+        selected.skip_broken, selected.notes = self.skip_broken, images.notes
         return selected
 
     def class_names(self, library: Library) -> tuple[str, ...]:
@@ -208,6 +208,9 @@ class SelectedImages:
 
     all_classes: int
     """Number of classes (or superclasses) of the source, before some were selected."""
+
+    notes: tuple[str, ...]
+    """What the source has to say of its images."""
 
     found: int
     """Number of images before the hold-out, and before others are taken out of them."""

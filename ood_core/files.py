@@ -23,7 +23,8 @@ def digest_files(paths: Iterable[Path]) -> str:
     shared = _shared(files[0].parent.parts, files[-1].parent.parts) if files else 0  # by the first and last, so by all
     total, digests = hashlib.sha256(), cache.digests(files, content_digest)
     for file in files:
-        total.update(f"{'/'.join(file.parts[shared:])}\0{digests[file]}\n".encode())
+        name = "/".join(file.parts[shared:])
+        total.update(f"{name}\0{digests[file]}\n".encode("utf-8", "surrogateescape"))  # a name may be no UTF-8
     return total.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +13,6 @@ from ood_core.errors import OODError
 from ood_core.files import digest_files
 from ood_core.interfaces import ImageSet
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif"}
-)
-
 UNLABELLED = "unlabelled"
 """The one class of pictures without labels."""
 
@@ -25,14 +20,23 @@ UNLABELLED = "unlabelled"
 class FileImages(ImageSet):
     """Pictures by their paths.
 
+    Args:
+        paths: Where each one lies.
+        labels: Their classes.
+        classes: Names of the classes, by label.
+        notes: What a reader has to know of the set, such as what was passed over in its folders.
+
     Raises:
         OODError: One is there twice.
     """
 
     encoded = True
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int], classes: Sequence[str]) -> None:
+    def __init__(
+        self, paths: Sequence[Path], labels: Sequence[int], classes: Sequence[str], notes: Sequence[str] = ()
+    ) -> None:
         self.classes = tuple(classes)
+        self.notes = tuple(notes)
         self.labels = list(labels)
         self._paths = list(paths)
         self.places = [str(path.absolute()) for path in self._paths]
@@ -54,26 +58,6 @@ def _require_once(places: Sequence[str]) -> None:
         if place in seen:
             raise OODError(f"{place}: the picture is there twice")
         seen.add(place)
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Return all pictures in a folder and beneath it, sorted by path; links to folders beneath it are not followed.
-
-    Raises:
-        OODError: A folder may not be read.
-    """
-    # Hidden files are left out: macOS puts a "._1.png" without a picture beside every 1.png it copies.
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=_refuse)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    )
-
-
-def _refuse(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # a class may have no folder in one of the splits
-        raise OODError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def numbers_first(name: str) -> tuple[bool, int, str]:

@@ -99,5 +99,10 @@ class Library:
     def _open(self, source: DatasetSource, split: Split) -> Pictures:
         key = (f"{type(source).__module__}.{type(source).__qualname__}", repr(source), split)
         if key not in self._opened:
-            self._opened[key] = Pictures(check_images(source.name, source.open(split)), source.name)
+            try:
+                opened = source.open(split)
+            except OSError as error:
+                where = error.filename or f"dataset '{source.name}'"
+                raise OODError(f"{where}: cannot be read: {error.strerror or error}") from error
+            self._opened[key] = Pictures(check_images(source.name, opened), source.name)
         return self._opened[key]

@@ -137,6 +137,7 @@ class SelectionReader:
             opened = selection.open(part, self.library)
             if selection.otherwise is not None and selection.stands_in(part, self.library):
                 self.notes.append(f"{selection.name}: '{selection.otherwise.name}' stands in for what is missing")
+            self.notes.extend(note for note in opened.notes if note not in self.notes)
             return Images(selection.name, part, opened)
         except OODError as error:
             self.reader.wrong(node, str(error))

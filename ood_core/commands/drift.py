@@ -73,17 +73,21 @@ def _compare(run: str, images: list[str], scores: Path | None, scorer: str | Non
     from ood_core.detector import Detector
     from ood_core.detector.inputs import file_item
     from ood_core.drift import drifted, verdict
+    from ood_core.folders import PassedOver
     from ood_core.scoring import paths
 
     paths.require(images)
     detector = Detector.load(detector_folder(run))
     sequential = drifting.begin(detector.fitted, scorer, alpha)  # mistakes are told before all images are scored
-    shown = map(file_item, paths.named(images))
+    passed = PassedOver()
+    shown = map(file_item, paths.named(images, passed))
     stream = drifting.read(scores, scorer) if scores else drifting.score(detector.fitted, shown, scorer)
     found = drifting.compare(detector.fitted, stream, scorer, sequential)
     _write(file, drifting.draw(found, file.suffix[1:]))
     typer.echo(verdict(found.ks, found.sequential, alpha))
     _remark(stream, detector.fitted.independent)
+    if text := str(passed):
+        typer.echo(text, err=True)
     typer.echo(f"drawing: {os.path.relpath(file)}", err=True)
     return drifted(found.ks, found.sequential, alpha)
 

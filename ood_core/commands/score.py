@@ -20,6 +20,7 @@ from ood_core.errors import OODError
 from ood_core.scoring.formats import SUFFIXES, Format
 
 if TYPE_CHECKING:
+    from ood_core.folders import PassedOver
     from ood_core.scoring.formats import Lines
     from ood_core.scoring.passes import Request
     from ood_core.scoring.rows import Row
@@ -68,17 +69,20 @@ def command(
 
     Exits with 3 if some image could not be scored; it has a row that says why.
     """
+    from ood_core.folders import PassedOver
     from ood_core.scoring.tally import Tally
 
-    tally = Tally()
+    tally, passed = Tally(), PassedOver()
     try:
-        names, shown = _names(images, null), _format(format, out)
+        names, shown = _names(images, passed, null), _format(format, out)
         page = _page(out, explain_to) if explain or explain_to else None
         folder = detector_folder(run)
         near = page is not None and shown is Format.JSONL
         request = _request(folder, device, _Wanted(scorer, all_scores, tpr, per_class, near, batch_size))
         with _target(request, folder, shown, out) as target:
             _score(request, names, target, tally)
+        if text := str(passed):
+            typer.echo(text, err=True)
         if page is not None:
             _explain(page, request, tally)
     except KeyboardInterrupt:
@@ -105,15 +109,15 @@ class _Wanted(NamedTuple):
     batch_size: int
 
 
-def _names(images: list[str], null: bool) -> Iterator[str]:
+def _names(images: list[str], passed: PassedOver, null: bool) -> Iterator[str]:
     """Return the paths, of which there is at least one."""
     from ood_core.scoring import paths
 
     paths.require(images)
-    names = paths.named(images, null)
+    names = paths.named(images, passed, null)
     first = next(names, None)
     if first is None:
-        raise OODError("stdin: lists no images")
+        raise OODError(passed.behind("stdin: lists no images"))
     return chain([first], names)
 
 

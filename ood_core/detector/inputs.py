@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +31,7 @@ from ood_core.data import evaluation_view, to_unit
 from ood_core.decoding import decode, to_rgb
 from ood_core.detector.parts import Preprocessing
 from ood_core.errors import OODError
-from ood_core.image_files import pictures_in
+from ood_core.folders import PassedOver, pictures_in
 
 AHEAD = 2
 """Batches that are prepared while a GPU is at work on one."""
@@ -191,12 +192,15 @@ def _is_label(value: Any) -> bool:
 
 
 def _files(path: Path) -> Iterator[Item]:
-    if path.is_dir():
-        found = pictures_in(path)
+    if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a folder above may not be read
+        passed = PassedOver()
+        found = pictures_in(path, passed)
         if not found:
-            raise OODError(f"{path}: the folder holds no pictures")
+            raise OODError(passed.behind(f"{path}: the folder holds no pictures"))
+        for note in passed.notes(path):
+            warnings.warn(note, stacklevel=2)
         yield from (file_item(file) for file in found)
-    elif path.is_file():
+    elif os.path.isfile(path):  # noqa: PTH113
         yield file_item(path)
     else:
         raise OODError(f"{path}: no such file or folder")

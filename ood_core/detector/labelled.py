@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from ood_core.detector.inputs import Item, file_item, items
 from ood_core.errors import OODError, suggest
-from ood_core.image_files import pictures_in
+from ood_core.folders import PassedOver, class_folders, pictures_in, split_folders
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,13 @@ def labelled(dataset: Any, classes: Sequence[str] | None = None) -> Labelled:
     Args:
         dataset: A folder with a folder for each class, a pair (images, labels), a data set or loader that yields such
             pairs, or anything else that holds images, which then are of one class.
-        classes: Names of the classes; those of the data set, or numbers, unless given.
+        classes: Names of the classes; those of the data set or the folders, or numbers, unless given.
 
     Raises:
         OODError: There are no images, or labels that do not fit.
     """
     if isinstance(dataset, (str, Path)):
-        return _of_folder(Path(dataset))
+        return _of_folder(Path(dataset), classes)
     if isinstance(dataset, tuple) and len(dataset) == 2 and _are_labels(dataset[1]):
         found, given = list(items(dataset[0])), dataset[1]
     elif _is_map(dataset):
@@ -98,12 +100,22 @@ def _are_labels(value: Any) -> bool:
     return isinstance(value, (np.ndarray, Tensor)) and value.ndim <= 2
 
 
-def _of_folder(folder: Path) -> Labelled:
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    files = [(file_item(file), label) for label, name in enumerate(classes) for file in pictures_in(folder / name)]
+def _of_folder(folder: Path, classes: Sequence[str] | None) -> Labelled:
+    passed, wanted = PassedOver(), "wanted is a folder with a folder of pictures for each class"
+    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a folder above may not be read
+        raise OODError(f"{folder}: {wanted}")
+    if splits := split_folders(folder, PassedOver()):
+        one = splits.get("train") or splits["test"]
+        names = " and ".join(found.name for found in splits.values())
+        raise OODError(f"{folder}: holds {names}, which are splits and no classes; give one of them, such as {one}")
+    found = class_folders(folder, passed)
+    files = [(file, one.name) for one in found for file in pictures_in(one, passed)]
     if not files:
-        raise OODError(f"{folder}: wanted is a folder with a folder of pictures for each class")
-    return Labelled([item for item, _ in files], np.array([label for _, label in files]), tuple(classes))
+        raise OODError(passed.behind(f"{folder}: {wanted}"))
+    for note in passed.notes(folder):
+        warnings.warn(note, stacklevel=2)
+    labels, known = _numbered([name for _, name in files], classes or [one.name for one in found])
+    return Labelled([file_item(file) for file, _ in files], labels, known)
 
 
 def _is_map(dataset: Any) -> bool:

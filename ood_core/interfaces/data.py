@@ -50,6 +50,9 @@ class ImageSet(ABC):
     places: Sequence[str] | None = None
     """Where each picture lies, for pictures that are files, so that one file in two sets is noticed."""
 
+    notes: tuple[str, ...] = ()
+    """What a reader of the plan and the report has to know, such as what was passed over in a folder."""
+
     @abstractmethod
     def image(self, index: int) -> Image:
         """Return one picture in any Pillow mode and size.

@@ -1,27 +1,22 @@
 """What a command line names - files, folders, globs, lists on stdin - to paths, lazily and in a fixed order.
 
 Paths stay texts: `./a.png` is called so in the results because it was called so when it was named. A folder
-of a million files is never a list: its names are read again for every `AT_ONCE` of them.
+of a million files is never a list: its names are read again for every `folders.AT_ONCE` of them.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from glob import has_magic
-from pathlib import Path
 from typing import BinaryIO
 
 from ood_core.errors import OODError
-from ood_core.image_files import SUFFIXES
+from ood_core.folders import AT_ONCE, PassedOver, entries, is_folder, pictures
 
 STDIN = "-"
-
-AT_ONCE = 20_000
-"""Names of one folder that are in memory at once; a folder of more is read once for each so many."""
 
 READ = 1 << 16
 """Bytes of a list that are read at once, at most; fewer where fewer are there."""
@@ -29,8 +24,10 @@ READ = 1 << 16
 Pattern = tuple[str, ...]
 """A glob, part by part; `()` matches the folder it begins in."""
 
+UNFOLLOWED = "{} link{s} to folders that ** does not follow"
 
-def named(images: Sequence[str], null: bool = False) -> Iterator[str]:
+
+def named(images: Sequence[str], passed: PassedOver, null: bool = False) -> Iterator[str]:
     """Yield the paths that the arguments name, in the order of the arguments; within a folder or glob sorted by path.
 
     A path that is there is meant as such, even if it looks like a glob. What is not there is yielded too: that it
@@ -38,14 +35,15 @@ def named(images: Sequence[str], null: bool = False) -> Iterator[str]:
 
     Args:
         images: Files, folders and globs; `-` is the list of files and folders on stdin.
+        passed: Counts what is passed over in folders.
         null: Whether the paths on stdin end with NUL instead of a newline.
     """
     for image in images:
         if image != STDIN:
-            yield from _argument(image)
+            yield from _argument(image, passed)
             continue
         for listed in lines(sys.stdin.buffer, b"\0" if null else b"\n"):
-            yield from pictures(listed) if Path(listed).is_dir() else [listed]
+            yield from pictures(listed, passed) if os.path.isdir(listed) else [listed]  # noqa: PTH112 - never raises
 
 
 def require(images: Sequence[str]) -> None:
@@ -55,10 +53,11 @@ def require(images: Sequence[str]) -> None:
         OODError: Names the first one.
     """
     for image in images:
-        if image == STDIN or next(_argument(image), None) is not None:
+        passed = PassedOver()
+        if image == STDIN or next(_argument(image, passed), None) is not None:
             continue
-        if Path(image).is_dir():
-            raise OODError(f"{image}: the folder holds no pictures")
+        if os.path.isdir(image):  # noqa: PTH112
+            raise OODError(passed.behind(f"{image}: the folder holds no pictures"))
         raise OODError(f"{image}: matches no file")
 
 
@@ -76,68 +75,55 @@ def _bare(line: bytes) -> bytes:
     return line.removesuffix(b"\r")
 
 
-def _argument(image: str) -> Iterator[str]:
-    if Path(image).is_dir():
-        yield from pictures(image)
+def _argument(image: str, passed: PassedOver) -> Iterator[str]:
+    if os.path.isdir(image):  # noqa: PTH112
+        yield from pictures(image, passed)
     elif has_magic(image) and not os.path.lexists(image):
         parts = image.split("/")
         first = next(place for place, part in enumerate(parts) if has_magic(part))
         folder = "/".join(parts[:first]) or ("/" if first else "")
-        yield from _matching(folder, frozenset(_begun(tuple(filter(None, parts[first:])))))
+        yield from _matching(folder, frozenset(_begun(tuple(filter(None, parts[first:])))), passed)
     else:
         yield image
-
-
-# ------------------------------------------------------------------------------------------------------------- folders
-
-
-def pictures(folder: str) -> Iterator[str]:
-    """Yield all pictures in a folder and beneath it, sorted by path, as `image_files.pictures_in` lists them.
-
-    A folder that may not be read is itself yielded, so that it becomes a row with an error.
-    """
-    try:
-        for entry in _entries(folder):
-            if entry.is_dir():
-                if not entry.is_symlink():
-                    yield from pictures(entry.path)
-            elif not entry.name.startswith(".") and Path(entry.name).suffix.lower() in SUFFIXES:
-                yield entry.path
-    except FileNotFoundError:  # has vanished
-        return
-    except OSError:
-        yield folder
-
-
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield what a folder holds, sorted by name."""
-    last = ""
-    while True:
-        with os.scandir(folder or os.curdir) as found:
-            later = (entry for entry in found if entry.name > last)
-            chunk = heapq.nsmallest(AT_ONCE, later, key=lambda entry: entry.name)
-        yield from chunk
-        if len(chunk) < AT_ONCE:
-            return
-        last = chunk[-1].name
 
 
 # --------------------------------------------------------------------------------------------------------------- globs
 
 
-def _matching(folder: str, patterns: frozenset[Pattern]) -> Iterator[str]:
-    """Yield the files beneath a folder that match one of the patterns; of a folder that does, its pictures."""
+def _matching(folder: str, patterns: frozenset[Pattern], passed: PassedOver) -> Iterator[str]:
+    """Yield the files beneath a folder that match one of the patterns; of a folder that does, its pictures.
+
+    What may not be read is itself yielded, so that it becomes a row with an error.
+    """
+    inside = entries(folder, AT_ONCE)
+    while True:
+        try:
+            entry = next(inside, None)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError:
+            yield folder
+            return
+        if entry is None:
+            return
+        yield from _matched(entry, entry.path if folder else entry.name, patterns, passed)
+
+
+def _matched(entry: os.DirEntry[str], path: str, patterns: frozenset[Pattern], passed: PassedOver) -> Iterator[str]:
     try:
-        for entry in _entries(folder):
-            path, is_folder = entry.path if folder else entry.name, entry.is_dir()
-            linked = is_folder and entry.is_symlink()
-            rest = frozenset(after for pattern in patterns for after in _after(pattern, entry.name, linked))
-            if is_folder:
-                yield from pictures(path) if () in rest else _matching(path, rest) if rest else ()
-            elif () in rest:
-                yield path
-    except OSError:  # what may not be read matches nothing, as in a shell
-        return
+        deeper, unknown = is_folder(entry), False
+    except OSError:
+        deeper, unknown = False, True
+    linked = deeper and entry.is_symlink()
+    rest = frozenset(after for pattern in patterns for after in _after(pattern, entry.name, linked))
+    if not deeper:
+        yield from [path] if () in rest or (unknown and rest) else []
+    elif () in rest:
+        yield from pictures(path, passed)
+    elif rest:
+        yield from _matching(path, rest, passed)
+    elif linked and any(pattern[:1] == ("**",) for pattern in patterns):
+        passed.reasons[UNFOLLOWED] += 1
 
 
 def _after(pattern: Pattern, name: str, linked: bool) -> Iterator[Pattern]:

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ood_core.errors import OODError
-from ood_core.image_files import SUFFIXES, UNLABELLED
+from ood_core.folders import is_hidden, is_picture
+from ood_core.image_files import UNLABELLED
 
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 """What compressed files begin with."""
@@ -94,8 +95,8 @@ def _members(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    *folders, last = PurePosixPath(name).parts or ("",)
+    return is_picture(last) and not any(map(is_hidden, folders))
 
 
 def _key(name: str) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ood_core.errors import OODError
-from ood_core.image_files import FileImages, pictures_in, require_files
+from ood_core.folders import PassedOver, pictures_in
+from ood_core.image_files import FileImages, require_files
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
 SCENE_LISTS: dict[Split, str] = {"train": "places365_train_standard.txt", "test": "places365_val.txt"}
@@ -35,12 +36,14 @@ class TinyImageNet(DatasetSource):
         names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
         repeated = {name for name in names if names.count(name) > 1}
         classes = [f"{n} ({wnid})" if n in repeated else n for n, wnid in zip(names, wnids, strict=True)]
-        entries = self._train(wnids) if split == "train" else self._validation(wnids)
-        return FileImages([path for path, _ in entries], [label for _, label in entries], classes)
+        passed = PassedOver()
+        entries = self._train(wnids, passed) if split == "train" else self._validation(wnids)
+        notes = passed.notes(self.path / "train")
+        return FileImages([path for path, _ in entries], [label for _, label in entries], classes, notes)
 
-    def _train(self, wnids: list[str]) -> list[tuple[Path, int]]:
+    def _train(self, wnids: list[str], passed: PassedOver) -> list[tuple[Path, int]]:
         folders = [self.path / "train" / wnid / "images" for wnid in wnids]
-        entries = [(path, label) for label, folder in enumerate(folders) for path in pictures_in(folder)]
+        entries = [(path, label) for label, folder in enumerate(folders) for path in pictures_in(folder, passed)]
         if not entries:
             raise OODError(f"{self.path / 'train'}: no pictures in WNID/images")
         return entries

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ood_core.errors import OODError
 from ood_core.files import listing
-from ood_core.image_files import UNLABELLED, FileImages, pictures_in, require_distinct
+from ood_core.folders import PassedOver, class_folders, pictures_in
+from ood_core.image_files import UNLABELLED, FileImages, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("val", "test")}
@@ -30,10 +31,11 @@ class FlatFolder(DatasetSource):
         """Return all pictures, sorted by path."""
         if not self.path.is_dir():
             raise OODError(f"{self.path}: no such folder")
-        pictures = pictures_in(self.path)
+        passed = PassedOver()
+        pictures = pictures_in(self.path, passed)
         if not pictures:
-            raise OODError(f"{self.path}: no pictures, only {listing(self.path)}")
-        return FileImages(pictures, [0] * len(pictures), [self.label])
+            raise OODError(passed.behind(f"{self.path}: no pictures, only {listing(self.path)}"))
+        return FileImages(pictures, [0] * len(pictures), [self.label], passed.notes(self.path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +58,22 @@ class WordNetFolders(DatasetSource):
         if root is None:
             wanted = " or ".join(str(self.path / name) for name in SPLITS[split])
             raise OODError(f"{wanted}: no such folder")
-        classes = self._classes(root)
+        passed = PassedOver()
+        classes = self._classes(root, passed)
         absent = [wnid for wnid in classes if not (root / wnid).is_dir()]
         if absent:
             raise OODError(f"{root}: no folder for {len(absent)} of {len(classes)} classes, such as {absent[0]}")
-        pictures = [pictures_in(root / wnid) for wnid in classes]
+        pictures = [pictures_in(root / wnid, passed) for wnid in classes]
         labels = [label for label, of_class in enumerate(pictures) for _ in of_class]
         if not labels:
             raise OODError(f"{root}: no pictures in its folders")
-        return FileImages([path for of_class in pictures for path in of_class], labels, list(classes.values()))
+        paths = [path for of_class in pictures for path in of_class]
+        return FileImages(paths, labels, list(classes.values()), passed.notes(root))
 
-    def _classes(self, root: Path) -> dict[str, str]:
+    def _classes(self, root: Path, passed: PassedOver) -> dict[str, str]:
         """Return the names of the classes by their WordNet ids."""
         if self.wnids is None:
-            folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+            folders = [folder.name for folder in class_folders(root, passed)]
             return dict(zip(folders, folders, strict=True))
         if not self.wnids.is_file():
             raise OODError(f"{self.wnids}: no such file")

@@ -70,6 +70,26 @@ def test_rows_say_what_the_detector_says(score, photos, tiny_detector, rounded):
         assert [float(row[name]) for row in rows] == rounded(scores.tolist())
 
 
+def test_what_is_passed_over_is_said_once_on_stderr(score, photos):
+    (photos / "03.heic").touch()
+    (photos / "._04.png").touch()
+    (photos / "00").symlink_to("00")
+    (photos / ".ipynb_checkpoints").mkdir()
+    code, out, err = score("photos")
+    assert (code, len(table(out))) == (0, 12)
+    line = "passed over: 1 dead link, 1 hidden file, 1 hidden folder, 1 file of other formats (1 .heic)"
+    assert err.splitlines()[1:] == [line]
+    assert "passed over" not in score("photos/00.png")[2]
+
+
+def test_a_folder_of_other_formats_alone_is_refused_with_their_count(score, tmp_path):
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "1.heic").touch()
+    code, _, err = score("phone")
+    assert code == 2
+    assert err.endswith("phone: the folder holds no pictures; passed over: 1 file of other formats (1 .heic)\n")
+
+
 def test_another_scorer_and_rate_need_no_fit(score, photos, tiny_detector):
     code, out, _ = score("photos", "--scorer", "energy", "--tpr", 0.5, "--format", "jsonl")
     rows = [json.loads(line) for line in out.splitlines()]

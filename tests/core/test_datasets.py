@@ -1,5 +1,7 @@
 """The section `data`: settings, several sources for one set, roles that are kept apart, and notes for the report."""
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -269,3 +271,20 @@ def test_a_pretext_that_needs_an_auxiliary_set_says_so(make_plan, tiny, monkeypa
 def test_an_auxiliary_set_that_no_task_needs_decides_nothing(make_plan, tiny):
     plan = make_plan(tiny, "data.auxiliary={use: noise, name: aux, size: 8, count: 9}")
     assert keys(plan, "train") == keys(make_plan(tiny), "train")
+
+
+def test_what_is_passed_over_in_a_folder_is_a_note_of_the_plan(tiny, make_plan, tmp_path):
+    write_folder(tmp_path / "pets")
+    (tmp_path / "pets" / ".git").mkdir()
+    (tmp_path / "pets" / "cat" / "1.heic").touch()
+    plan = make_plan(tiny, f"data.near=[{{use: folder, path: {tmp_path}/pets}}]")
+    line = f"{tmp_path}/pets: passed over: 1 hidden folder, 1 file of other formats (1 .heic)"
+    assert plan.notes.count(line) == 1
+
+
+def test_pictures_with_names_that_are_no_text_are_read(tiny, make_plan, tmp_path):
+    write_folder(tmp_path / "pets")
+    odd = os.fsdecode(b"\xff\xfe.png")
+    (tmp_path / "pets" / "cat" / "0.png").rename(tmp_path / "pets" / "cat" / odd)
+    plan = make_plan(tiny, f"data.near=[{{use: folder, path: {tmp_path}/pets}}]")
+    assert plan.notes == ()

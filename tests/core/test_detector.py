@@ -1,5 +1,6 @@
 """Detectors in the hands of their users: whatever holds images, the same scores; decisions; mistakes."""
 
+import io
 import math
 import os
 from pathlib import Path
@@ -151,6 +152,23 @@ def test_decisions_are_those_that_the_report_predicts(tiny_run, tiny_detector):
 
 def test_one_image_is_enough(tiny_detector, arrays):
     assert tiny_detector.predict(arrays[0]).is_ood.shape == (1,)
+
+
+def test_a_folder_warns_of_what_is_passed_over_and_misses_nothing_in_silence(tiny_detector, folder, tmp_path):
+    (tmp_path / "1.jfif").write_bytes(encoded(folder))
+    (tmp_path / "2.heic").touch()
+    (tmp_path / "0").symlink_to("0")
+    with pytest.warns(UserWarning, match=r"passed over: 1 dead link, 1 file of other formats \(1 \.heic\)$"):
+        assert len(tiny_detector.score(tmp_path)["energy"]) == 1
+    (tmp_path / "1.jfif").unlink()
+    with pytest.raises(OODError, match=r"holds no pictures; passed over: 1 dead link, 1 file of other formats"):
+        tiny_detector.score(tmp_path)
+
+
+def encoded(folder):
+    target = io.BytesIO()
+    Image.open(files(folder)[0]).convert("RGB").save(target, "JPEG")
+    return target.getvalue()
 
 
 def test_a_stream_tells_what_cannot_be_read_where_it_stands(tiny_detector, folder, tmp_path):

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ood_core.detector import Detector
 from ood_core.detector.exact import ExactLinear
+from ood_core.detector.labelled import labelled
 from ood_core.errors import OODError
 from ood_core.vision import prepare_torchvision
 
@@ -163,6 +164,60 @@ def test_a_folder_of_folders_names_the_classes(classifier, data, tmp_path):
         Image.fromarray(image).save(folder / f"{row:03}.png")
     detector = fitted(classifier, tmp_path)
     assert detector.classes == ("blue", "green", "red")
+
+
+def coloured(root, data, names=("red", "green", "blue")):
+    """Write each image into the folder of its class."""
+    for row, (image, label) in enumerate(zip(*data, strict=True)):
+        (root / names[label]).mkdir(exist_ok=True, parents=True)
+        Image.fromarray(image).save(root / names[label] / f"{row:03}.png")
+    return root
+
+
+def test_a_folder_may_name_the_classes_in_another_order(classifier, data, far, tmp_path):
+    folder, names = coloured(tmp_path, data), ("red", "green", "blue")
+    detector = fitted(classifier, folder, classes=names)
+    assert detector.classes == names
+    (tmp_path / "black").mkdir()
+    (tmp_path / "black" / "1.png").write_bytes((folder / "red" / "000.png").read_bytes())
+    with pytest.raises(OODError, match="no class 'black'"):
+        fitted(classifier, folder, classes=names)
+
+
+def test_held_out_folders_have_the_labels_of_the_training_folders(data, tmp_path):
+    images, labels = data
+    train = labelled(coloured(tmp_path / "a", data))
+    held = labelled(coloured(tmp_path / "b", (images[labels == 0], labels[labels == 0])), train.classes)
+    assert train.classes == held.classes == ("blue", "green", "red")
+    assert set(held.labels.tolist()) == {2}
+
+
+def test_hidden_folders_are_no_classes_and_a_warning_counts_what_is_passed_over(data, tmp_path):
+    coloured(tmp_path, data)
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    (tmp_path / "red" / "photo.heic").touch()
+    with pytest.warns(
+        UserWarning, match=r"passed over: 2 hidden folders, 1 file of other formats \(1 \.heic\)$"
+    ) as seen:
+        found = labelled(tmp_path)
+    assert (found.classes, len(found), len(seen)) == (("blue", "green", "red"), len(data[1]), 1)
+
+
+def test_splits_are_no_classes(data, tmp_path):
+    coloured(tmp_path / "train", data)
+    coloured(tmp_path / "test", data)
+    with pytest.raises(OODError, match=r"holds train and test, which are splits and no classes; .* such as .*/train$"):
+        labelled(tmp_path)
+    with pytest.raises(
+        OODError, match=r"'id' in it is no class but a data set with the splits train and test; say .*/id$"
+    ):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "train").rename(tmp_path / "data" / "train")
+        (tmp_path / "test").rename(tmp_path / "data" / "test")
+        (tmp_path / "data").rename(tmp_path / "id")
+        labelled(tmp_path)
 
 
 def test_held_out_images_calibrate_and_are_not_fitted_to(classifier, data, far):

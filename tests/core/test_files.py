@@ -65,3 +65,13 @@ def test_the_digest_of_a_package_depends_on_its_own_files_and_their_names(tmp_pa
     for name, digest in before.items():
         assert files.source_digest(name) != digest
     assert files.source_digest("digested", ("__init__.py",)) == part
+
+
+def test_a_name_that_is_no_text_has_a_digest_which_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    path.write_bytes(b"x")
+    os.utime(path, (1, 1))
+    monkeypatch.setattr(files.cache, "RACY_SECONDS", -1.0)
+    first = files.digest_files([path])
+    monkeypatch.setattr(files, "content_digest", lambda path: pytest.fail("is read again"))
+    assert files.digest_files([path]) == first

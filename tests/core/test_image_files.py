@@ -1,12 +1,10 @@
-"""Pictures that are files: what tells two sets of them apart, and what is found in a folder."""
-
-import os
+"""Pictures that are files: what tells two sets of them apart."""
 
 import pytest
 from PIL import Image
 
 from ood_core.errors import OODError
-from ood_core.image_files import FileImages, numbers_first, pictures_in, require_distinct, require_files
+from ood_core.image_files import FileImages, numbers_first, require_distinct, require_files
 
 
 @pytest.fixture
@@ -27,28 +25,6 @@ def test_swapped_labels_and_another_order_have_fingerprints_of_their_own(picture
 
 def test_the_fingerprint_knows_the_names_of_the_classes(pictures):
     assert FileImages(pictures, [0, 1], ("a", "b")).fingerprint != FileImages(pictures, [0, 1], ("a", "c")).fingerprint
-
-
-def test_pictures_are_found_in_folders_and_sorted_hidden_ones_left_out(pictures, tmp_path):
-    (tmp_path / "deep").mkdir()
-    Image.new("L", (4, 4)).save(tmp_path / "deep" / "0.JPG")
-    (tmp_path / "._1.png").write_bytes(b"x")
-    (tmp_path / "readme.txt").write_text("x")
-    assert [path.relative_to(tmp_path).as_posix() for path in pictures_in(tmp_path)] == ["1.png", "2.png", "deep/0.JPG"]
-
-
-def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
-    (tmp_path / "shut").mkdir()
-    scan = os.scandir
-
-    def refuse(path):  # root, who may run the tests, may read every folder
-        if str(path).endswith("shut"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(OODError, match="shut: cannot be read"):
-        pictures_in(tmp_path)
 
 
 def test_missing_pictures_are_counted_and_the_first_named(pictures, tmp_path):

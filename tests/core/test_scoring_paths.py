@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ood_core.errors import OODError
-from ood_core.image_files import pictures_in
+from ood_core.folders import PassedOver
 from ood_core.scoring import paths
 
 NAMES = [
@@ -31,24 +31,12 @@ def tree(tmp_path, monkeypatch):
 
 def listed(monkeypatch, content, *images, null=False):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-    return list(paths.named(images or ["-"], null))
-
-
-def test_a_folder_is_its_pictures_in_the_order_of_python(tree):
-    assert list(paths.pictures(str(tree))) == [str(path) for path in pictures_in(tree)]
-    assert len(pictures_in(tree)) == 9
-
-
-@pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_a_folder_of_more_names_than_are_kept_is_whole_and_sorted(tree, monkeypatch, at_once):
-    expected = list(paths.pictures(str(tree)))
-    monkeypatch.setattr(paths, "AT_ONCE", at_once)
-    assert list(paths.pictures(str(tree))) == expected
+    return list(paths.named(images or ["-"], PassedOver(), null))
 
 
 def test_paths_are_called_as_they_were_named(tree):
-    assert next(paths.named(["./tree"])) == "./tree/.cache/y.png"
-    assert list(paths.named(["./tree/b.png", "tree//a.png"])) == ["./tree/b.png", "tree//a.png"]
+    assert next(paths.named(["./tree"], PassedOver())) == "./tree/B.bmp"
+    assert list(paths.named(["./tree/b.png", "tree//a.png"], PassedOver())) == ["./tree/b.png", "tree//a.png"]
 
 
 @pytest.mark.parametrize(
@@ -72,22 +60,22 @@ def test_paths_are_called_as_they_were_named(tree):
     ],
 )
 def test_a_glob_that_no_shell_expanded_matches_as_in_a_shell(tree, pattern, expected):
-    found = [path.removeprefix("tree/") for path in paths.named([pattern])]
+    found = [path.removeprefix("tree/") for path in paths.named([pattern], PassedOver())]
     assert sorted(found) == sorted(expected.split())
 
 
 def test_an_absolute_glob_begins_at_the_root(tree):
-    assert list(paths.named([f"{tree}/b*"])) == [f"{tree}/b.png"]
+    assert list(paths.named([f"{tree}/b*"], PassedOver())) == [f"{tree}/b.png"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(tree):
     (tree / "[a].png").touch()
-    assert list(paths.named(["tree/[a].png"])) == ["tree/[a].png"]
+    assert list(paths.named(["tree/[a].png"], PassedOver())) == ["tree/[a].png"]
 
 
 def test_what_is_not_there_is_named_too(tree):
     paths.require(["tree/absent.png"])
-    assert list(paths.named(["tree/absent.png"])) == ["tree/absent.png"]
+    assert list(paths.named(["tree/absent.png"], PassedOver())) == ["tree/absent.png"]
 
 
 def test_a_folder_without_pictures_and_a_glob_without_matches_are_refused(tree):
@@ -107,7 +95,7 @@ def test_a_folder_that_may_not_be_read_is_a_row_and_not_the_end(tree, monkeypatc
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = list(paths.named(["tree"]))
+    found = list(paths.named(["tree"], PassedOver()))
     assert "tree/a-b" in found
     assert found[-1] == "tree/é.png"
 
@@ -135,3 +123,27 @@ def test_a_list_is_not_read_further_than_it_came():
     with os.fdopen(ends[0], "rb") as source, os.fdopen(ends[1], "wb", 0) as sink:
         sink.write(b"first.png\nsec")
         assert next(paths.lines(source, b"\n")) == "first.png"
+
+
+def test_a_glob_goes_on_behind_a_link_in_a_circle(tree):
+    (tree / "a" / "_").symlink_to("_")
+    assert list(paths.named(["tree/**/*.JPG"], PassedOver())) == ["tree/a/z.JPG"]
+    assert list(paths.named(["tree/a/z*"], PassedOver())) == ["tree/a/z.JPG"]
+
+
+def test_links_that_a_glob_does_not_follow_are_counted(tree):
+    passed = PassedOver()
+    assert "tree/link/z.JPG" not in list(paths.named(["tree/**/*.JPG"], passed))
+    assert str(passed) == "passed over: 1 link to folders that ** does not follow"
+
+
+def test_a_glob_lists_a_folder_that_may_not_be_read(tree, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("a-b"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(paths.named(["tree/*/*.png"], PassedOver())) == ["tree/a-b"]

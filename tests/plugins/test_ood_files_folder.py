@@ -167,3 +167,38 @@ def _forbidding(forbidden, real):
         return real(path, *arguments, **options)
 
     return call
+
+
+def test_hidden_folders_are_no_classes_and_what_is_passed_over_is_noted(tmp_path):
+    write_folder(tmp_path, "cat/1.png", "__MACOSX/2.png", "cat/.ipynb_checkpoints/1-checkpoint.png")
+    (tmp_path / "cat" / "2.heic").touch()
+    images = ImageFolder(path=tmp_path).open("test")
+    assert (images.classes, len(images)) == (("cat",), 1)
+    assert images.notes == (f"{tmp_path}: passed over: 2 hidden folders, 1 file of other formats (1 .heic)",)
+
+
+def test_what_lies_beside_the_splits_is_noted(tmp_path):
+    write_folder(tmp_path, "training/cat/1.png", "valid/cat/2.png", "valid/cat/3.jfif")
+    assert ImageFolder(path=tmp_path).open("train").notes == ()
+    (tmp_path / "training" / "list.txt").touch()
+    (tmp_path / "masks").mkdir()
+    assert ImageFolder(path=tmp_path).open("train").notes == (
+        f"{tmp_path}: passed over: 1 folder beside the splits",
+        f"{tmp_path}/training: passed over: 1 file of other formats (1 .txt)",
+    )
+    assert len(ImageFolder(path=tmp_path).open("test")) == 2
+
+
+def test_the_folder_above_a_data_set_is_refused_by_a_line_that_says_which_is_meant(tmp_path):
+    write_folder(tmp_path, "id/train/cat/1.png", "id/test/cat/2.png", "far/sea/3.png")
+    with pytest.raises(
+        OODError, match=r"'id' in it is no class but a data set with the splits train and test; say .*/id$"
+    ):
+        ImageFolder(path=tmp_path).open("train")
+
+
+def test_only_other_formats_are_counted_in_the_error(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.heic").touch()
+    with pytest.raises(OODError, match=r"only cat; passed over: 1 file of other formats \(1 \.heic\)$"):
+        ImageFolder(path=tmp_path).open("test")
