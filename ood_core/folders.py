@@ -64,11 +64,16 @@ class PassedOver:
 
     def add_file(self, entry: os.DirEntry[str]) -> None:
         """Count a file that is no picture."""
-        suffix = _suffix(entry.name)
-        if is_hidden(entry.name):
-            self.reasons[HIDDEN_FILE] += 1
-        elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - never raises
+        if entry.is_symlink() and not is_hidden(entry.name) and not os.path.exists(entry.path):  # noqa: PTH110
             self.reasons[DEAD_LINK] += 1
+        else:
+            self.add_name(entry.name)
+
+    def add_name(self, name: str) -> None:
+        """Count a file by its name, which is no picture's."""
+        suffix = _suffix(name)
+        if is_hidden(name):
+            self.reasons[HIDDEN_FILE] += 1
         elif len(suffix) < 2:
             self.reasons[NO_SUFFIX] += 1
         else:

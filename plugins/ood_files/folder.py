@@ -56,4 +56,6 @@ class ImageFolder(DatasetSource):
         labels = [label for label, paths in enumerate(files.values()) for _ in paths]
         paths = [path for paths in files.values() for path in paths]
         notes = (*(beside.notes(self.path) if splits else ()), *passed.notes(root))
-        return file_images(paths, labels, classes, str(root), notes)
+        images = file_images(paths, labels, classes, str(root))
+        images.notes = notes
+        return images

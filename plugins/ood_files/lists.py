@@ -1,4 +1,4 @@
-"""Lists of pictures in text files: a path and a label in each line, the format of OpenOOD's benchmarks."""
+"""Lists of pictures in text files: a path and a label in each line, the format of OpenOOD's benchmarks, or as CSV."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from ood_core.errors import OODError
-from ood_core.image_files import UNLABELLED
+from ood_core.errors import OODError, suggest
+from ood_core.image_files import UNLABELLED, numbers_first
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.labels import named, numbered
-from ood_files.pictures import file_images
+from ood_files.pictures import encoding, file_images, located
 
 NO_LABEL = -1
 """What a list has for pictures of no known class."""
 
 Entries: TypeAlias = list[tuple[str, int]]
+Named: TypeAlias = list[tuple[str, str]]
+Lines: TypeAlias = list[tuple[int, str]]
 
 # The path may have blanks in it. OpenOOD reads a dict as well where the label stands.
-_LINE = re.compile(r"(?P<path>.+?)\s+(?:(?P<label>[+-]?\d+)\s*)?(?P<more>[{\[].*[}\]])?")
+_LINE = re.compile(r"(?P<path>.+?)(?:\s*[,;]\s*|\s+)(?:(?P<label>[+-]?\d+)\s*)?(?P<more>[{\[].*[}\]])?")
+_SEPARATORS = ("\t", ";", ",")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageList(DatasetSource):
     """Text files with `path label` in each line, as OpenOOD's benchmark_imglist.
 
-    What stands in brackets behind the label is left alone. Both splits have the classes of both lists.
+    A comma, a semicolon or a tab may stand between the two. Labels are numbers, or names if all are in all lists. What
+    stands in brackets behind a number is left alone. Both splits have the classes of both lists.
 
     Attributes:
         train: The list of the training split.
@@ -54,20 +58,35 @@ class ImageList(DatasetSource):
         given = {option: path for option, path in (("train", self.train), ("test", self.test)) if path is not None}
         if split not in given:
             raise OODError(f"dataset '{self.name}' has no list for the {split} split; the option '{split}' sets it")
-        lists = {path: _read(path, option) for option, path in given.items()}
-        classes = self._classes(lists)
+        lines = {path: _numbered_lines(path, option) for option, path in given.items()}
+        names = {path: _with_names(of) for path, of in lines.items()}
+        if all(names.values()):
+            lists, classes = self._of_names({path: of for path, of in names.items() if of is not None})
+        else:
+            lists = {path: _with_numbers(path, of) for path, of in lines.items()}
+            classes = self._classes(lists)
         for path, entries in lists.items():
             _require_below(len(classes), path, entries)
         listed = given[split]
         root = self._root(listed)
-        paths = [root / name for name, _ in lists[listed]]
-        return file_images(paths, [max(label, 0) for _, label in lists[listed]], classes, str(listed))
+        paths = [located(root, name) for name, _ in lists[listed]]
+        return file_images(paths, [max(label, 0) for _, label in lists[listed]], classes, str(listed), "path")
 
     def _root(self, listed: Path) -> Path:
         root = self.path or listed.parent
         if not root.is_dir():
             raise OODError(f"{root}: no such folder; the option 'path' sets what the paths in {listed} are relative to")
         return root
+
+    def _of_names(self, lists: Mapping[Path, Named]) -> tuple[dict[Path, Entries], tuple[str, ...]]:
+        """Return the lists with numbers for names, and the names by number: in the order of `names`, or sorted."""
+        used = {name: path for path, entries in lists.items() for _, name in entries}
+        given = sorted(used, key=numbers_first) if self.names is None else _lines(self.names, "names")
+        classes = named(given, " and ".join(map(str, lists)) if self.names is None else str(self.names))
+        if unknown := sorted(used.keys() - set(classes)):
+            raise OODError(f"{used[unknown[0]]}: no class '{unknown[0]}'.{suggest(unknown[0], classes)}")
+        numbers = {name: number for number, name in enumerate(classes)}
+        return {path: [(of, numbers[name]) for of, name in entries] for path, entries in lists.items()}, classes
 
     def _classes(self, lists: Mapping[Path, Entries]) -> tuple[str, ...]:
         """Return the names of the classes; without names, of as many as the lists of both splits number."""
@@ -82,20 +101,44 @@ class ImageList(DatasetSource):
         return named(_lines(self.names, "names"), str(self.names))
 
 
-def _read(path: Path, option: str) -> Entries:
-    """Return the paths and labels of a list."""
+def _numbered_lines(path: Path, option: str) -> Lines:
+    """Return the lines of a list that are not empty, with their numbers."""
+    lines = [(number, line.strip()) for number, line in enumerate(_lines(path, option), 1) if line.strip()]
+    if not lines:
+        raise OODError(f"{path}: the list is empty")
+    return lines
+
+
+def _with_numbers(path: Path, lines: Lines) -> Entries:
+    """Return the paths and labels of a list whose labels are numbers."""
     entries = []
-    for number, line in enumerate(_lines(path, option), 1):
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.strip())
+    for number, line in lines:
+        match = _LINE.fullmatch(line)
         label = _label(match["label"], match["more"]) if match else None
         if match is None or label is None:
-            raise OODError(f"{path}: line {number} is not 'path label': {line.strip()}")
-        entries.append((match["path"], label))
-    if not entries:
-        raise OODError(f"{path}: the list is empty")
+            header = number == lines[0][0] and any(_LINE.fullmatch(other) for _, other in lines[1:])
+            hint = ", as those below; a table with a header is read by 'manifest'" if header else ""
+            raise OODError(f"{path}: line {number} is not 'path label'{hint}: {line}")
+        entries.append((_unquoted(match["path"]), label))
     return entries
+
+
+def _with_names(lines: Lines) -> Named | None:
+    """Return the paths and labels of a list whose labels are names, None for any other.
+
+    A name, or a path, has blanks in it only where something else separates the two.
+    """
+    separator = next((sign for sign in _SEPARATORS if all(sign in line for _, line in lines)), None)
+    split = [line.split() if separator is None else line.rsplit(separator, 1) for _, line in lines]
+    if not all(len(parts) == 2 and all(part.strip() for part in parts) for parts in split):
+        return None
+    entries = [(_unquoted(path.strip()), _unquoted(name.strip())) for path, name in split]
+    # a number, or what OpenOOD writes in brackets, anywhere: no list of names
+    return None if any(re.search(r"^[+-]?\d+$|[][{}]", name) for _, name in entries) else entries
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
 def _label(number: str | None, more: str | None) -> int | None:
@@ -114,8 +157,8 @@ def _lines(path: Path, option: str) -> list[str]:
     if not path.is_file():
         raise OODError(f"{path}: no such file; the option '{option}' sets it")
     try:
-        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding=encoding(path)).rstrip().splitlines()
+    except (OSError, UnicodeError) as error:
         raise OODError(f"{path}: cannot be read: {error}") from error
 
 

@@ -10,24 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from ood_core.errors import OODError, suggest
+from ood_core.folders import SPLIT_NAMES, is_picture
 from ood_core.image_files import UNLABELLED, numbers_first, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.pictures import file_images
+from ood_files.pictures import encoding, file_images, located
 
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "test": ("test", "val", "validation")}
-FORMATS = (".csv", ".jsonl")
+FORMATS = (".csv", ".tsv", ".jsonl")
+DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(DatasetSource):
     """A CSV or JSONL file with a row for each picture: its path, its label, and the split if there are several.
 
+    A CSV file has a header, by which it is found out whether commas, semicolons or tabs separate the columns.
+
     Attributes:
-        path: The file; relative paths of pictures start from its folder.
+        path: The file.
         image_column: Where the paths are.
         label_column: Where the labels are, names or numbers; none makes all pictures one class.
-        split_column: Where `train` or `test` stands (or `val`, where there is no test); without it both splits are all
-            rows.
+        split_column: Where the splits are; without it both are all rows.
+        train: What the training split is called there, in any case; of several names that occur, the first is taken.
+        test: What the test split is called.
+        folder: What relative paths of pictures start from; the folder of the file unless given.
     """
 
     name = "manifest"
@@ -35,6 +40,9 @@ class Manifest(DatasetSource):
     image_column: str = "image"
     label_column: str | None = "label"
     split_column: str | None = None
+    train: tuple[str | int, ...] = SPLIT_NAMES["train"]
+    test: tuple[str | int, ...] = SPLIT_NAMES["test"]
+    folder: Path | None = None
 
     def check(self) -> None:
         """Raise OODError where there is no such file, or its name has another ending."""
@@ -46,58 +54,87 @@ class Manifest(DatasetSource):
     def open(self, split: Split) -> ImageSet:
         """Return the rows of one split, in their order."""
         self.check()
-        rows = list(_rows(self.path))
+        rows = list(_rows(self.path, self.image_column))
         if not rows:
             raise OODError(f"{self.path}: no rows")
-        paths = [self.path.parent / str(self._value(row, self.image_column, n)) for n, row in rows]
+        root = self.folder or self.path.parent
+        paths = [located(root, str(self._value(row, "image_column", n))) for n, row in rows]
         labels = [self._label(row, number) for number, row in rows]
         classes = sorted(set(labels), key=numbers_first)
         require_distinct(classes, str(self.path))
-        chosen = self._of_split(rows, split)
+        chosen, notes = self._of_split(rows, split)
         numbers = {name: number for number, name in enumerate(classes)}
-        return file_images([paths[i] for i in chosen], [numbers[labels[i]] for i in chosen], classes, str(self.path))
+        kept, of = [paths[i] for i in chosen], [numbers[labels[i]] for i in chosen]
+        images = file_images(kept, of, classes, str(self.path), "folder")
+        images.notes = notes
+        return images
 
     def _label(self, row: Mapping[str, Any], number: int) -> str:
         if self.label_column is None:
             return UNLABELLED
-        value = self._value(row, self.label_column, number)
+        value = self._value(row, "label_column", number)
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise OODError(f"{self.path}: line {number} has the label {json.dumps(value)}, neither a name nor a number")
         return str(value)
 
-    def _of_split(self, rows: list[tuple[int, dict[str, Any]]], split: Split) -> list[int]:
+    def _of_split(self, rows: list[tuple[int, dict[str, Any]]], split: Split) -> tuple[list[int], tuple[str, ...]]:
+        """Return the rows of a split, and a note on those that are of neither."""
         if self.split_column is None:
-            return list(range(len(rows)))
-        values = [str(self._value(row, self.split_column, number)) for number, row in rows]
-        name = next((name for name in SPLIT_NAMES[split] if name in values), None)
-        if name is None:
-            wanted = " or ".join(SPLIT_NAMES[split])
-            there = ", ".join(sorted(set(values))[:5])
-            raise OODError(f"{self.path}: no row whose '{self.split_column}' is {wanted}, only {there}")
-        return [index for index, value in enumerate(values) if value == name]
+            return list(range(len(rows))), ()
+        values = [str(self._value(row, "split_column", number)) for number, row in rows]
+        there = {value.casefold() for value in values}
+        names = {
+            of: next((name for name in map(str, called) if name.casefold() in there), None)
+            for of, called in (("train", self.train), ("test", self.test))
+        }
+        if (name := names[split]) is None:
+            wanted = " or ".join(map(str, getattr(self, split)))
+            only = f"only {', '.join(sorted(set(values))[:5])}; the option '{split}' says what the split is called"
+            raise OODError(f"{self.path}: no row whose '{self.split_column}' is {wanted}, {only}")
+        read = {one.casefold() for one in names.values() if one is not None}
+        others = sorted({value for value in values if value.casefold() not in read})
+        count = sum(value.casefold() not in read for value in values)
+        note = f"{self.path}: {count} rows are of neither split, their '{self.split_column}' is {', '.join(others[:5])}"
+        chosen = [index for index, value in enumerate(values) if value.casefold() == name.casefold()]
+        return chosen, (note,) if others else ()
 
-    def _value(self, row: Mapping[str, Any], column: str, number: int) -> Any:
+    def _value(self, row: Mapping[str, Any], option: str, number: int) -> Any:
+        column = getattr(self, option)
         if column not in row:
-            raise OODError(f"{self.path}: line {number} has no column '{column}'.{suggest(column, map(str, row))}")
+            hint = f"The option '{option}' names the column"
+            if is_picture(next(iter(row), "")):
+                hint = "A table without a header is read by 'image-list'"
+            raise OODError(
+                f"{self.path}: line {number} has no column '{column}'.{suggest(column, map(str, row))} {hint}"
+            )
         if row[column] in (None, ""):
             raise OODError(f"{self.path}: line {number} has nothing in column '{column}'")
         return row[column]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, image_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows with their line numbers."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
-            if path.suffix.lower() == ".csv":
-                reader = csv.DictReader(opened, restkey="", restval="")
-                for row in reader:
-                    yield reader.line_num, row
-            else:
+        with path.open(encoding=encoding(path), newline="") as opened:
+            if path.suffix.lower() == ".jsonl":
                 yield from (
                     (number, _parsed(path, number, line)) for number, line in enumerate(opened, 1) if line.strip()
                 )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                return
+            header = opened.readline()
+            opened.seek(0)
+            delimiter = _delimiter(header, image_column)
+            reader = csv.DictReader(opened, restkey="", restval="", delimiter=delimiter, skipinitialspace=True)
+            for row in reader:
+                yield reader.line_num, row
+    except (OSError, UnicodeError, csv.Error) as error:
         raise OODError(f"{path}: cannot be read: {error}") from error
+
+
+def _delimiter(header: str, column: str) -> str:
+    """Return what separates the columns: what gives the one with the paths, or else the most columns."""
+    columns = {sign: next(csv.reader([header], delimiter=sign, skipinitialspace=True), []) for sign in DELIMITERS}
+    return max(DELIMITERS, key=lambda sign: (column in columns[sign], len(columns[sign])))
 
 
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:

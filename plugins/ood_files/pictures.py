@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ood_core.image_files import FileImages, require_files
 
 
 def file_images(
-    paths: Sequence[Path], labels: Sequence[int], classes: Sequence[str], listed: str, notes: Sequence[str] = ()
+    paths: Sequence[Path], labels: Sequence[int], classes: Sequence[str], listed: str, option: str | None = None
 ) -> FileImages:
     """Return pictures by their paths.
 
@@ -19,13 +20,31 @@ def file_images(
         labels: Their classes.
         classes: Names of the classes, by label.
         listed: Where they are listed, for errors.
-        notes: What a reader has to know of the set.
+        option: Which one sets the folder that listed paths are relative to, for errors.
 
     Raises:
         OODError: One is missing, may not be read, or is a link that leads nowhere or in a circle.
     """
     try:
         require_files(paths, listed)
-        return FileImages(paths, labels, classes, notes)
+    except OODError as error:
+        hint = f"; the option '{option}' sets what the paths are relative to" if option is not None else ""
+        raise OODError(f"{error}{hint}") from error
     except OSError as error:
         raise OODError(f"{error.filename or listed}: cannot be read: {error.strerror}") from error
+    try:
+        return FileImages(paths, labels, classes)
+    except OSError as error:
+        raise OODError(f"{error.filename or listed}: cannot be read: {error.strerror}") from error
+
+
+def located(root: Path, name: str) -> Path:
+    """Return where a listed picture lies; backslashes part folders, as on Windows, unless a file is called so."""
+    path = root / name
+    return path if "\\" not in name or path.exists() else root / name.replace("\\", "/")
+
+
+def encoding(path: Path) -> str:
+    """Return how a text file is encoded by its byte order mark: UTF-8, or UTF-16 as Excel writes it."""
+    with path.open("rb") as opened:
+        return "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"

@@ -27,12 +27,14 @@ class Shard:
         labels: The class of each picture, a name or a number as text.
         names: The member of each picture.
         places: Where in the file each picture begins, and how long it is.
+        others: Members of samples without a picture that is read.
     """
 
     path: Path
     labels: tuple[str, ...]
     names: tuple[str, ...]
     places: tuple[tuple[int, int], ...]
+    others: tuple[str, ...]
 
 
 def read(path: Path, label: str, field: str) -> Shard:
@@ -64,7 +66,8 @@ def _read(path: Path, stamp: tuple[int, int, int], label: str, field: str) -> Sh
         _require_one_picture_a_key(path, names)
     with path.open("rb") as opened:
         reader = _Labels(opened, members, path, label, field)
-        return Shard(path, tuple(map(reader.of, names)), names, tuple(members[name] for name in names))
+        places = tuple(members[name] for name in names)
+        return Shard(path, tuple(map(reader.of, names)), names, places, _others(members, names))
 
 
 def _require_uncompressed(path: Path) -> None:
@@ -97,6 +100,12 @@ def _members(path: Path) -> dict[str, tuple[int, int]]:
 def _is_picture(name: str) -> bool:
     *folders, last = PurePosixPath(name).parts or ("",)
     return is_picture(last) and not any(map(is_hidden, folders))
+
+
+def _others(members: Mapping[str, tuple[int, int]], pictures: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what belongs to no picture, without labels."""
+    keys = set(map(_key, pictures))
+    return tuple(name for name in members if _key(name) not in keys and not name.endswith((".cls", ".json")))
 
 
 def _key(name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import PIL.Image
@@ -15,10 +15,10 @@ import PIL.Image
 from ood_core.decoding import decode
 from ood_core.errors import OODError
 from ood_core.files import digest_files, listing
+from ood_core.folders import SPLIT_NAMES, PassedOver, is_hidden
 from ood_core.image_files import numbers_first, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.labels import numbered
-from ood_files.manifests import SPLIT_NAMES
 from ood_files.shards import Shard, read
 
 COMPRESSED = ("*.tar.*", "*.tgz", "*.tbz2", "*.txz")
@@ -49,8 +49,13 @@ class TarShards(DatasetSource):
     def open(self, split: Split) -> ImageSet:
         """Return the samples of one split, shard by shard in the order of their names."""
         self.check()
-        shards = self._shards(self._files(split))
-        return TarImages(shards, self._classes([*shards, *self._others(split)]))
+        shards, passed = self._shards(self._files(split)), PassedOver()
+        for name in (name for shard in shards for name in shard.others):
+            parts = PurePosixPath(name).parts
+            passed.add_name(next(filter(is_hidden, parts), parts[-1]))
+        images = TarImages(shards, self._classes([*shards, *self._others(split)]))
+        images.notes = passed.notes(f"{self.path} ({split} split)")
+        return images
 
     def _classes(self, shards: list[Shard]) -> tuple[str, ...]:
         names = sorted({label for shard in shards for label in shard.labels}, key=numbers_first)

@@ -56,6 +56,10 @@ def test_pictures_without_a_class_are_one_class(tmp_path):
     [
         ("1.png 3", "1.png", 3),
         ("1.png\t3", "1.png", 3),
+        ("1.png,3", "1.png", 3),
+        ("1.png; 3", "1.png", 3),
+        ("1,2.png,3", "1,2.png", 3),
+        ('"1 ,2.png",3', "1 ,2.png", 3),
         ("1.png  3  ", "1.png", 3),
         ("\ufeff1.png 3", "1.png", 3),
         ("a 1 2.png 3", "a 1 2.png", 3),
@@ -76,12 +80,20 @@ def test_lines_of_every_kind_are_read(tmp_path, line, path, label):
     ("lines", "message"),
     [
         (["1.png 0", "2.png"], r"a\.txt: line 2 is not 'path label': 2\.png$"),
-        (["1.png cat"], r"a\.txt: line 1 is not 'path label': 1\.png cat$"),
+        (["1.png cat", "2.png 1"], r"a\.txt: line 1 is not 'path label', as those .* 'manifest': 1\.png cat$"),
+        (
+            ["path,label", "1.png,0"],
+            r"a\.txt: line 1 is not 'path label', as those below; a table with a header is read",
+        ),
+        (["1.png 1", "2.png cat"], r"a\.txt: line 2 is not 'path label': 2\.png cat$"),
         (["1.png 0 cat"], r"a\.txt: line 1 is not 'path label': 1\.png 0 cat$"),
         (["1.png {'coarse': 1}"], r"a\.txt: line 1 is not 'path label': 1\.png {'coarse': 1}$"),
         (["1.png {coarse}"], r"a\.txt: line 1 is not 'path label': 1\.png {coarse}$"),
         (["", " "], r"a\.txt: the list is empty$"),
-        (["1.png 0", "9.png 0", "8.png 1"], r"a\.txt: 2 of its pictures are not there, such as .*/9\.png$"),
+        (
+            ["1.png 0", "9.png 0", "8.png 1"],
+            r"a\.txt: 2 of its pictures are not there, such as .*/9\.png; the option 'path' sets",
+        ),
         (["1.png -1", "2.png 0"], r"a\.txt: some pictures have the label -1, no class, and others have a class$"),
         (["1.png -2", "2.png 0"], r"a\.txt: label -2 is not a class number below 1$"),
         (["1.png 20240131"], r"a\.txt: label 20240131 is not a class number below 1000000$"),
@@ -164,3 +176,41 @@ def test_a_broken_picture_is_named_when_it_is_read(tmp_path):
     (tmp_path / "1.png").write_bytes(encoded(1)[:40])
     with pytest.raises(OODError, match=r"/1\.png: (broken picture|not a picture)"):
         opened(tmp_path, "1.png 0").image(0)
+
+
+@pytest.mark.parametrize("lines", [("3.png dog", "4.png cat"), ("3.png,dog", "4.png,cat"), ("3.png;dog", "4.png;cat")])
+def test_labels_may_be_names(tmp_path, lines):
+    write(tmp_path, 3, 4)
+    images = opened(tmp_path, *lines)
+    assert (images.classes, images.labels, reds(images)) == (("cat", "dog"), [1, 0], [3, 4])
+
+
+def test_names_with_blanks_stand_behind_a_separator_in_the_order_of_the_file_of_names(tmp_path):
+    write(tmp_path / "a b", 3, 4)
+    names = text(tmp_path / "names.txt", "golden retriever", "emu", "cat, big")
+    images = opened(tmp_path, "a b/3.png\tcat, big", '"a b/4.png"\tgolden retriever', names=names)
+    assert (images.classes, images.labels) == (("golden retriever", "emu", "cat, big"), [2, 0])
+    with pytest.raises(OODError, match=r"a\.txt: no class 'emo'\. Did you mean 'emu'\?"):
+        opened(tmp_path, "a b/3.png\temo", names=names)
+
+
+def test_labels_are_names_in_both_lists_or_in_neither(tmp_path):
+    write(tmp_path, 3, 4)
+    one, other = text(tmp_path / "one.txt", "3.png cat"), text(tmp_path / "other.txt", "4.png 1")
+    with pytest.raises(OODError, match=r"one\.txt: line 1 is not 'path label': 3\.png cat$"):
+        ImageList(train=one, test=other).open("test")
+
+
+def test_backslashes_part_folders_unless_a_file_is_called_so(tmp_path):
+    write(tmp_path / "a", 3)
+    assert reds(opened(tmp_path, "a\\3.png 0")) == [3]
+    (tmp_path / "b\\4.png").write_bytes(encoded(4))
+    assert reds(opened(tmp_path, "b\\4.png 0")) == [4]
+    with pytest.raises(OODError, match=r"such as .*; the option 'path' sets what the paths are relative to$"):
+        opened(tmp_path, "C:\\data\\3.png 0")
+
+
+def test_a_list_may_be_utf_16_as_excel_writes_it(tmp_path):
+    write(tmp_path, 3)
+    (tmp_path / "a.txt").write_text("3.png\tcät\n", encoding="utf-16")
+    assert ImageList(test=tmp_path / "a.txt").open("test").classes == ("cät",)

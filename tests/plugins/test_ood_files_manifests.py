@@ -63,13 +63,33 @@ def test_without_labels_all_is_one_class(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (ROWS, {"image_column": "img"}, r"m\.csv: line 2 has no column 'img'\. Did you mean 'image'\?$"),
-        (ROWS, {"label_column": "y"}, r"m\.csv: line 2 has no column 'y'\. There is: image, label, split$"),
-        (ROWS, {"split_column": "part"}, r"m\.csv: line 2 has no column 'part'\. There is: image, label, split$"),
+        (
+            ROWS,
+            {"image_column": "img"},
+            r"m\.csv: line 2 has no column 'img'\. Did you mean 'image'\? The option 'image_column' names the column$",
+        ),
+        (
+            ROWS,
+            {"label_column": "y"},
+            r"m\.csv: line 2 has no column 'y'\. There is: .* The option 'label_column' names the column$",
+        ),
+        (
+            ROWS,
+            {"split_column": "part"},
+            r"m\.csv: line 2 has no column 'part'\. There is: .* The option 'split_column' names the column$",
+        ),
         ([("1.png", "", "train")], {}, r"m\.csv: line 2 has nothing in column 'label'$"),
         ([("1.png",)], {}, r"m\.csv: line 2 has nothing in column 'label'$"),
-        ([("1.png", "cat", "x")], {"split_column": "split"}, r"no row whose 'split' is train or training, only x$"),
-        ([("9.png", "cat", "train")], {}, r"m\.csv: 1 of its pictures are not there, such as .*/9\.png$"),
+        (
+            [("1.png", "cat", "x")],
+            {"split_column": "split"},
+            r"no row whose 'split' is train or training, only x; the option 'train' says",
+        ),
+        (
+            [("9.png", "cat", "train")],
+            {},
+            r"m\.csv: 1 of its pictures are not there, such as .*/9\.png; the option 'folder' sets",
+        ),
         (
             [("1.png", "cat", "train"), ("2.png", "Cat", "test")],
             {"split_column": "split"},
@@ -89,7 +109,7 @@ def test_a_wrong_manifest_is_one_line(tmp_path, rows, options, message):
     [
         ("{", r"m\.jsonl: line 2 is not JSON: "),
         ("[1]", r"m\.jsonl: line 2 is no JSON object$"),
-        ('{"image": "1.png"}', r"m\.jsonl: line 2 has no column 'label'\. There is: image$"),
+        ('{"image": "1.png"}', r"m\.jsonl: line 2 has no column 'label'\. There is: image The option 'label_column'"),
         ('{"image": "1.png", "label": null}', r"m\.jsonl: line 2 has nothing in column 'label'$"),
         ('{"image": "1.png", "label": [1]}', r"m\.jsonl: line 2 has the label \[1\], neither a name nor a number$"),
         ('{"image": "1.png", "label": true}', r"m\.jsonl: line 2 has the label true, neither a name nor a number$"),
@@ -105,7 +125,7 @@ def test_a_wrong_line_of_json_is_named(tmp_path, line, message):
 def test_a_manifest_of_another_kind_or_none_is_refused(tmp_path):
     with pytest.raises(OODError, match=r"m\.csv: no such file; the option 'path' sets it$"):
         Manifest(path=tmp_path / "m.csv").open("test")
-    with pytest.raises(OODError, match=r"m\.txt: a manifest ends in \.csv or \.jsonl$"):
+    with pytest.raises(OODError, match=r"m\.txt: a manifest ends in \.csv or \.tsv or \.jsonl$"):
         Manifest(path=text(tmp_path / "m.txt", "x")).open("test")
     (tmp_path / "m.csv").write_bytes(encoded(1))
     with pytest.raises(OODError, match=r"m\.csv: cannot be read: 'utf-8' codec"):
@@ -130,3 +150,46 @@ def test_a_broken_picture_is_named_when_it_is_read(tmp_path):
     (tmp_path / "1.png").write_bytes(encoded(1)[:40])
     with pytest.raises(OODError, match=r"/1\.png: (broken picture|not a picture)"):
         Manifest(path=write_csv(tmp_path / "m.csv", [("1.png", "cat", "")])).open("test").image(0)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_what_separates_columns_is_found_by_the_header(tmp_path, delimiter):
+    write(tmp_path, 1, 2)
+    rows = ["image|label|note", '1.png|"dog, big; old"|a,b', "2.png|cat|;"]
+    path = text(tmp_path / "m.csv", *(row.replace("|", delimiter) for row in rows))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # the byte order mark that Excel writes
+    images = Manifest(path=path).open("test")
+    assert (images.classes, reds(images)) == (("cat", "dog, big; old"), [1, 2])
+    with pytest.raises(OODError, match=r"no column 'img'\. Did you mean 'image'\? The option 'image_column'"):
+        Manifest(path=path, image_column="img").open("test")
+
+
+def test_a_table_may_be_utf_16_with_tabs_as_excel_writes_it(tmp_path):
+    write(tmp_path, 1)
+    (tmp_path / "m.tsv").write_text("image\tlabel\n1.png\tcät\n", encoding="utf-16")
+    assert Manifest(path=tmp_path / "m.tsv").open("test").classes == ("cät",)
+
+
+def test_a_table_without_a_header_is_read_by_another_source(tmp_path):
+    path = write_csv(tmp_path / "m.csv", [("2.png", "cat")], header=("1.png", "dog"))
+    with pytest.raises(OODError, match=r"has no column 'image'.* A table without a header is read by 'image-list'$"):
+        Manifest(path=path).open("test")
+
+
+def test_splits_are_called_as_the_options_say_and_others_are_noted(tmp_path):
+    write(tmp_path, 1, 2, 3, 4)
+    rows = [("1.png", "dog", "Training"), ("2.png", "cat", "VAL"), ("3.png", "dog", "1"), ("4.png", "eel", "trian")]
+    path = write_csv(tmp_path / "m.csv", rows)
+    train = Manifest(path=path, split_column="split").open("train")
+    assert (reds(train), reds(Manifest(path=path, split_column="split").open("test"))) == ([1], [2])
+    assert train.notes == (f"{path}: 2 rows are of neither split, their 'split' is 1, trian",)
+    named = Manifest(path=path, split_column="split", train=("trian",), test=(1, "VAL"))
+    assert (reds(named.open("train")), reds(named.open("test"))) == ([4], [3])
+
+
+def test_paths_start_from_the_folder_that_is_given_and_may_have_backslashes(tmp_path):
+    write(tmp_path / "images" / "cat", 5)
+    path = write_csv(tmp_path / "m.csv", [("cat\\5.png", "cat", "")])
+    with pytest.raises(OODError, match="the option 'folder' sets what the paths are relative to"):
+        Manifest(path=path).open("test")
+    assert reds(Manifest(path=path, folder=tmp_path / "images").open("test")) == [5]

@@ -143,7 +143,7 @@ def test_compressed_shards_are_refused_with_the_reason(tmp_path):
 def test_missing_shards_tell_what_was_looked_for(tmp_path):
     refused(tmp_path / "gone", r"gone: no such folder or file; the option 'path' sets it$")
     shard(tmp_path / "train-0.tar", samples(1))
-    refused(tmp_path, r"no test\*\.tar or val\*\.tar or validation\*\.tar for the test split, only train-0\.tar$")
+    refused(tmp_path, r"no test\*\.tar or testing\*\.tar or val\*\.tar or .* for the test split, only train-0\.tar$")
 
 
 @pytest.mark.parametrize(
@@ -203,3 +203,11 @@ def test_a_picture_that_is_broken_or_gone_is_named_when_it_is_read(tmp_path):
     path.unlink()
     with pytest.raises(OODError, match=r"a\.tar: 1\.png cannot be read: No such file or directory$"):
         images.image(0)
+
+
+def test_samples_without_a_picture_that_is_read_are_noted(tmp_path):
+    members = {"1.png": encoded(1), "1.txt": b"x", "2.heic": b"x", "__MACOSX/1.png": b"x"}
+    path = shard(tmp_path / "a.tar", members)
+    images = TarShards(path=path, label="none").open("test")
+    assert len(images) == 1
+    assert images.notes == (f"{path} (test split): passed over: 1 hidden file, 1 file of other formats (1 .heic)",)
