@@ -9,7 +9,7 @@ from typing import Any
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, EvaluationView
-from ood_timm.checkpoint import restore
+from ood_timm import checkpoint
 from ood_timm.creation import check_name, create, own_image_size, own_view, survey
 from ood_timm.network import TimmModel, TimmNetwork
 
@@ -22,7 +22,8 @@ class Timm(Backbone):
         model: timm's name, with the tag of its weights where one is meant, such as vit_tiny_patch16_224.
         pretrained: Whether timm downloads its weights for this name.
         weights: A checkpoint of this model: safetensors, or a state dict saved by torch. Those that BEiT, BEiT v2,
-            MoCo v3, MAE and DINO have published are known by their keys.
+            MoCo v3, MAE and DINO have published are known by their keys. A prefix of all keys is taken off.
+        weights_key: Which entry of the checkpoint to take, such as state_dict_ema, or the prefix of keys to take alone.
         options: What timm's model takes, such as embed_dim, depth, num_heads, patch_size, global_pool, drop_path_rate.
     """
 
@@ -31,14 +32,19 @@ class Timm(Backbone):
     model: str
     pretrained: bool = False
     weights: Path | None = None
+    weights_key: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Build the model at timm's own image size, without weights."""
+        """Build the model at timm's own image size without values, and compare its weights with those of the file."""
         check_name(self.model)
         if self.pretrained and self.weights is not None:
             raise OODError("backbone 'timm': 'pretrained' and 'weights' both set the initial weights; give one of them")
+        if self.weights_key is not None and self.weights is None:
+            raise OODError("backbone 'timm': 'weights_key' says what to take of 'weights', which is not given")
         survey(self.model, own_image_size(self.model), self.options)
+        if self.weights is not None:
+            checkpoint.check(self.model, self.options, self.weights, self.weights_key)
 
     def build(self, image_size: int, classes: int | None) -> TimmNetwork:
         """Return the network; a classifier of another size than `classes` is replaced by a fresh one."""
@@ -53,7 +59,7 @@ class Timm(Backbone):
 
     def blank(self, image_size: int, classes: int | None) -> TimmNetwork:
         """Return the network without initial weights."""
-        return replace(self, pretrained=False, weights=None).build(image_size, classes)
+        return replace(self, pretrained=False, weights=None, weights_key=None).build(image_size, classes)
 
     def evaluation_view(self) -> EvaluationView:
         """Return timm's data config of the pretrained weights; weights from a file are taken for those of the name."""
@@ -72,7 +78,7 @@ class Timm(Backbone):
 
     def _restored(self, image_size: int, classes: int | None) -> tuple[TimmModel, tuple[str, ...]]:
         assert self.weights is not None, "asked for only with weights"
-        model, fresh = restore(self.model, image_size, self.options, self.weights)
+        model, fresh = checkpoint.restore(self.model, image_size, self.options, self.weights, self.weights_key)
         if classes in (None, _outputs(model)):
             return model, fresh
         model.reset_classifier(classes)

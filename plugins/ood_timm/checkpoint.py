@@ -3,50 +3,126 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Mapping, Set
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from ood_core.errors import OODError
-from ood_core.vision import prepare_torchvision
+from ood_core.errors import OODError, suggest
 from ood_timm.conversion import convert
-from ood_timm.creation import create
+from ood_timm.creation import create, own_image_size
 from ood_timm.network import TimmModel
 
-_WRAPPERS = ("module", "teacher", "student")  # of DeepSpeed, and DINO, whose teacher is the better network
+_ENTRIES = ("state_dict", "model", "model_state_dict", "module", "network", "net", "weights", "teacher", "student")
+"""What training scripts call the network in a checkpoint; of DINO's two, the teacher is the better network."""
+
+_EMA = re.compile(r"(^|_)ema(_|$)", re.IGNORECASE)
 _COMPUTED = "relative_position_index"  # in the files of BEiT; timm leaves it out
+_COMPILED, _COUNT = "_orig_mod.", "n_averaged"  # what torch.compile puts into keys, and AveragedModel beside them
+_CONVERTED = "base_encoder"  # of MoCo v3, whose projector is taken off with it
 _SHOWN = 3  # keys of each kind that an error names
 _UNFIT = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file or of a state dict saved by torch, bare or as published.
+def read(path: Path, key: str | None = None, shapes: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file or of a state dict saved by torch, bare or within a checkpoint.
+
+    Args:
+        path: The file.
+        key: The entry of the checkpoint, or the prefix of keys, to take alone; found out by usual names unless given.
+        shapes: Whether to return tensors without values, and to read no more of the file than they need.
 
     Raises:
-        OODError: The file is missing, or holds anything else.
+        OODError: The file is missing, holds anything else, or several networks.
     """
-    prepare_torchvision()
-    import timm.models
-
     try:
-        state = timm.models.load_state_dict(str(path), weights_only=True)
-        wrapper = next((name for name in _WRAPPERS if isinstance(state.get(name), Mapping)), None)
-        state = timm.models.clean_state_dict(state[wrapper]) if wrapper else state
+        content = _loaded(path, shapes)
     except FileNotFoundError as error:
         raise OODError(f"no file '{path}'") from error
     except Exception as error:  # what a broken file raises depends on where it is broken
-        reason = shorten(str(error), 100)
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            reason = f"{found[1]} is no tensor, and not unpickled; torch.save(network.state_dict(), FILE) has none"
+        else:
+            reason = shorten(str(error), 100)
         raise OODError(f"weights '{path}' are neither safetensors nor a plain state dict: {reason}") from error
-    if strange := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
+    if not isinstance(content, Mapping):
+        raise OODError(f"weights '{path}' are no state dict but a {type(content).__name__}")
+    state = _unwrapped(content, key, path)
+    if strange := [str(name) for name, value in state.items() if not isinstance(value, Tensor)]:
         raise OODError(f"weights '{path}' are no state dict, some entries are no tensors: {_listed(strange)}")
-    return dict(state)
+    return {name.replace(_COMPILED, ""): _shape(value) if shapes else value for name, value in state.items()}
 
 
-def restore(name: str, image_size: int, options: Mapping[str, Any], path: Path) -> tuple[TimmModel, tuple[str, ...]]:
+def _loaded(path: Path, shapes: bool) -> Any:
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as opened:
+            if shapes:
+                sizes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+                return {name: torch.empty(size, device="meta") for name, size in sizes.items()}
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    with torch.serialization.safe_globals([Namespace]):  # the arguments of many training scripts
+        try:
+            return torch.load(path, "cpu", weights_only=True, mmap=shapes)
+        except RuntimeError:
+            if not shapes:
+                raise
+            return torch.load(path, "cpu", weights_only=True)  # of a torch before 1.6, that cannot be mapped
+
+
+def _shape(value: Tensor) -> Tensor:
+    return torch.empty(value.shape, dtype=value.dtype, device="meta")
+
+
+def _unwrapped(content: Mapping[Any, Any], key: str | None, path: Path) -> Mapping[str, Any]:
+    """Return the state dict of one network in a checkpoint."""
+    if key is not None and isinstance(content.get(key), Mapping):
+        return _unwrapped(content[key], None, path)
+    entries = [name for name, value in content.items() if _is_network(value)]
+    averages = [name for name in entries if _EMA.search(str(name))]
+    plain = [name for name in _ENTRIES if name in entries]
+    if key is None and averages and (plain or len(averages) > 1):
+        both = " and ".join(f"'{name}'" for name in (*averages, *plain))
+        raise OODError(
+            f"weights '{path}' hold {both}, weights and their moving average (EMA); "
+            f"say which by 'weights_key: {averages[0]}' or 'weights_key: {(*plain, *averages[1:])[0]}'"
+        )
+    if chosen := (*averages, *plain, *entries[: len(entries) == 1])[:1]:
+        return _unwrapped(content[chosen[0]], key, path)
+    if key is None:
+        return content
+    below = {name.removeprefix(f"{key}."): value for name, value in content.items() if name.startswith(f"{key}.")}
+    if not below:
+        known = dict.fromkeys((*map(str, entries), *(str(name).partition(".")[0] for name in content)))
+        raise OODError(f"weights '{path}' have no entry or prefix '{key}'.{suggest(key, known)}")
+    return below
+
+
+def _is_network(value: Any) -> bool:
+    """Return whether this entry of a checkpoint may be the weights of a network, or holds them."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        return False
+    return any(isinstance(one, Tensor) or _is_network(one) for one in value.values()) and "param_groups" not in value
+
+
+def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return a state dict without what wrappers put before all keys: `module.`, `model.`, `net.` and their like."""
+    own = {key.partition(".")[0] for key in wanted} | {_CONVERTED}
+    while True:
+        state = {key: value for key, value in state.items() if key != _COUNT}
+        first = {key.partition(".")[0] for key in state}
+        if len(first) != 1 or first <= own or not all("." in key for key in state):
+            return state
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+
+
+def restore(
+    name: str, image_size: int, options: Mapping[str, Any], path: Path, key: str | None = None
+) -> tuple[TimmModel, tuple[str, ...]]:
     """Return the model with all weights of a file, and the names of modules that the file has nothing for.
 
     The classifier has as many outputs as in the file. Position embeddings and tables of relative positions for another
@@ -55,18 +131,52 @@ def restore(name: str, image_size: int, options: Mapping[str, Any], path: Path) 
     Raises:
         OODError: Some weight is missing, left over, or of another shape.
     """
-    converted = convert(read(path), _wanted(name, image_size, options))
+    return _filled(name, image_size, options, path, read(path, key))
+
+
+def check(name: str, options: Mapping[str, Any], path: Path, key: str | None = None) -> None:
+    """Raise OODError where a file does not fit the model, from names and shapes of its weights alone."""
+    state = read(path, key, shapes=True)
+    try:
+        with torch.device("meta"):
+            _filled(name, own_image_size(name), options, path, state)
+    except OODError as error:
+        if not isinstance(error.__cause__, NotImplementedError) and "meta tensor" not in str(error.__cause__):
+            raise  # otherwise timm needs values to say, so building the network will
+
+
+def _filled(
+    name: str, image_size: int, options: Mapping[str, Any], path: Path, state: Mapping[str, Tensor]
+) -> tuple[TimmModel, tuple[str, ...]]:
+    wanted = _wanted(name, image_size, options)
+    converted = convert(_without_prefix(state, wanted), wanted)
     outputs = _outputs(name, converted.state)
     source = {"state_dict": converted.state, "custom_load": False, "label_offset": 0} | outputs
     try:
         model = create(name, image_size, {**options, **outputs, "pretrained": True, "pretrained_cfg_overlay": source})
     except _UNFIT as error:
         differences = _told(error) or _found(converted.state, _wanted(name, image_size, {**options, **outputs}))
+        hint = _fitting(name, image_size, options, state, converted.state.keys())
         raise OODError(
-            f"weights '{path}' do not fit timm model '{name}': {differences or shorten(str(error), 200)}"
+            f"weights '{path}' do not fit timm model '{name}': {differences or shorten(str(error), 200)}{hint}"
         ) from error
     model.pretrained_cfg.pop("state_dict")  # a second copy of all weights
     return model, converted.fresh
+
+
+def _fitting(
+    name: str, image_size: int, options: Mapping[str, Any], state: Mapping[str, Tensor], tried: Set[str]
+) -> str:
+    """Return below which prefixes there are exactly the keys of the model, if these are not what was tried."""
+    wanted, fit = _wanted(name, image_size, options), []
+    probe = next(iter(wanted), "")
+    for prefix in (key.removesuffix(probe) for key in state if key.endswith(f".{probe}")):
+        below = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if len(below) < len(wanted) // 2:  # the same name deeper within the network
+            continue
+        exact = below.keys() == _wanted(name, image_size, {**options, **_outputs(name, below)}).keys()
+        fit += [f"weights_key: {prefix[:-1]}"] if exact and below.keys() != tried else []
+    return f"; to take what fits alone: {' or '.join(fit[:_SHOWN])}" if fit else ""
 
 
 def _wanted(name: str, image_size: int, options: Mapping[str, Any]) -> Mapping[str, Tensor]:

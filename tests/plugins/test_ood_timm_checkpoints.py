@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from ood_core.errors import OODError
 from ood_core.vision import prepare_torchvision
 from ood_timm.backbone import Timm
+from ood_timm.checkpoint import read
 
 prepare_torchvision()
 from timm.layers import resize_rel_pos_bias_table  # noqa: E402 - only after that
@@ -278,6 +279,123 @@ def test_a_file_with_other_things_than_tensors_is_refused(tmp_path):
     torch.save({"weights": {}, "epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(OODError, match=r"w\.pth' are no state dict, some entries are no tensors: weights, epoch$"):
         load(tmp_path / "w.pth", VIT)
+
+
+# -------------------------------------------------------------------------------------------- wrappers of training
+
+
+PREFIXES = ["module.", "model.", "net.", "backbone.", "_orig_mod.", "module.model.", "model._orig_mod.", "a.b.c."]
+
+
+@pytest.mark.parametrize("entry", ["state_dict", "model", "model_state_dict", "network", "anything", None])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_wrappers_put_before_all_keys_is_taken_off(tmp_path, prefix, entry):
+    network = source(VIT, classes=3)
+    state = prefixed(prefix, network.model.state_dict())
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1.0}]}
+    content = {
+        "epoch": 3,
+        entry: state,
+        "optimizer": optimizer,
+        "optimizer_states": [optimizer],
+        "hyper_parameters": {},
+    }
+    torch.save(content if entry else state, tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth", VIT)
+    torch.testing.assert_close(loaded(images()), network(images()))
+    backbone(VIT, tmp_path / "w.pth").check()
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet10t", "convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"]
+)
+def test_prefixes_are_taken_off_in_every_family(tmp_path, model):
+    torch.manual_seed(0)
+    network = Timm(model=model).build(224, 3).eval()
+    save_file(prefixed("module.model.", network.model.state_dict()), tmp_path / "w.safetensors")
+    timm = Timm(model=model, weights=tmp_path / "w.safetensors")
+    timm.check()
+    x = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(timm.build(224, None).eval()(x), network(x))
+
+
+def test_an_averaged_model_is_read(tmp_path):
+    network = source(VIT, classes=3)
+    averaged = torch.optim.swa_utils.AveragedModel(network.model)
+    torch.save({"state_dict": averaged.state_dict()}, tmp_path / "w.pth")
+    torch.testing.assert_close(load(tmp_path / "w.pth", VIT)(images()), network(images()))
+
+
+@pytest.mark.parametrize(
+    ("plain", "average"),
+    [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model", "ema"), ("network", "ema_state_dict")],
+)
+def test_a_moving_average_beside_weights_is_chosen_by_a_key(tmp_path, plain, average):
+    network = source(VIT, classes=3)
+    other = {key: tensor + 1 for key, tensor in network.model.state_dict().items()}
+    path = tmp_path / "w.pth"
+    torch.save({plain: network.model.state_dict(), average: {"module." + key: other[key] for key in other}}, path)
+    choice = f"'weights_key: {average}' or 'weights_key: {plain}'"
+    with pytest.raises(OODError, match=rf"hold '{average}' and '{plain}', .*\(EMA\); say which by {choice}$"):
+        backbone(VIT, path).check()
+    for key, expected in ((plain, network.model.state_dict()), (average, other)):
+        timm = Timm(model=VIT, options=SMALL, weights=path, weights_key=key)
+        timm.check()
+        loaded = timm.build(SIZE, None).model.state_dict()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+def test_a_network_beside_others_in_one_state_dict_is_chosen_by_its_prefix(tmp_path):
+    network, path = source(VIT, classes=3), tmp_path / "w.ckpt"
+    state = network.model.state_dict()
+    other = {key: tensor + 1 for key, tensor in state.items()}
+    both = prefixed("model.", state) | prefixed("ema.module.", other) | {"loss.weight": torch.ones(3)}
+    torch.save({"state_dict": both, "pytorch-lightning_version": "2.0"}, path)
+    with pytest.raises(OODError, match=r"; to take what fits alone: weights_key: model or weights_key: ema\.module$"):
+        backbone(VIT, path).check()
+    for key, expected in (("model", state), ("ema.module", other), ("ema", other)):
+        loaded = Timm(model=VIT, options=SMALL, weights=path, weights_key=key).build(SIZE, None).model.state_dict()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    with pytest.raises(OODError, match=r"have no entry or prefix 'modle'\. Did you mean 'model'\?"):
+        Timm(model=VIT, options=SMALL, weights=path, weights_key="modle").check()
+
+
+def test_a_key_without_weights_is_refused():
+    with pytest.raises(OODError, match="'weights_key' says what to take of 'weights', which is not given"):
+        Timm(model=VIT, options=SMALL, weights_key="model").check()
+
+
+# ------------------------------------------------------------------------------------------------------- in the plan
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors", "old"])
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_the_plan_says_what_does_not_fit_by_names_and_shapes(tmp_path, form, damage, message):
+    state = damage(source(VIT, classes=3).model.state_dict())
+    path = tmp_path / f"w.{form}"
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "pth")
+    with pytest.raises(OODError, match=message):
+        backbone(VIT, path).check()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_plan_takes_published_checkpoints(tmp_path, layout):
+    written(tmp_path / "w.pth", layout)
+    _, model, options = LAYOUTS[layout]
+    backbone(model, tmp_path / "w.pth", **options).check()
+    backbone(model, tmp_path / "w.pth", global_pool="avg").check()
+
+
+def test_the_plan_reads_no_values(tmp_path):
+    save_file(source(VIT, classes=3).model.state_dict(), tmp_path / "w.safetensors")
+    before = held()
+    found = read(tmp_path / "w.safetensors", shapes=True)
+    assert all(tensor.is_meta for tensor in found.values())
+    assert held() == before
 
 
 # ---------------------------------------------------------------------------------------------------------- memory
