@@ -38,6 +38,12 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
 """Keys of `data` with a single value: their type and default."""
 
 GROUPS = ("near", "far")
+WITHOUT_OOD = (
+    "without OOD images of your own, 'far: [{use: noise}]' measures against noise, "
+    "and Detector.fit (docs/detector.md) needs ID images alone"
+)
+"""How to go on where a recipe has only ID images."""
+
 LISTS = ("known", "shifted", *GROUPS)
 DATA_KEYS = ("image_size", "evaluation", *SETTINGS, "id", "auxiliary", *LISTS)
 
@@ -65,7 +71,8 @@ class Data:
             if name not in self.entries:
                 self.reader.wrong(self.node, f"'data' needs '{name}'")
         if self.understood and not self.protocol.own_outside and not set(GROUPS) & self.entries.keys():
-            self.reader.wrong(self.node, "'data' needs 'near' or 'far', the sets that are not in-distribution")
+            wanted = "'near' or 'far', the sets that are not in-distribution"
+            self.reader.wrong(self.node, f"'data' needs {wanted}; {WITHOUT_OOD}")
 
     def _inside(self) -> Selected | None:
         return self.selections.read(self.entries["id"], self.settings.holdout) if "id" in self.entries else None
@@ -184,7 +191,7 @@ class _Opening:
         if not sets.ood:
             named = any(self.data.named[group] for group in GROUPS)
             why = "all OOD sets were left out" if named else "neither 'near' nor 'far' names an OOD set"
-            self._wrong(sets.test, why)
+            self._wrong(sets.test, f"{why}; {WITHOUT_OOD}")
 
     def _wrong(self, images: Images, message: str) -> None:
         self.data.reader.wrong(self.data.place(images.name), message)

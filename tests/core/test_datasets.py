@@ -120,6 +120,20 @@ def test_without_any_ood_set_left_there_is_nothing_to_measure(make_plan, tiny, t
         make_plan(tiny, "data.absent=leave-out", gone, "data.far=[]")
 
 
+@pytest.mark.parametrize("without", ["near: []", "far: []", ""])
+def test_a_recipe_with_id_images_alone_says_how_to_go_on(make_plan, tmp_path, tiny_text, without):
+    data = f"data: {{image_size: 8, id: {{use: digits}}{', ' * bool(without)}{without}}}\n"
+    rest = tiny_text[tiny_text.index("\nbackbone:") :]
+    (tmp_path / "alone.yaml").write_text(data + rest)
+    with pytest.raises(OODErrors) as caught:
+        make_plan(tmp_path / "alone.yaml")
+    (line,) = str(caught.value).splitlines()
+    assert line.endswith(
+        "'far: [{use: noise}]' measures against noise, and Detector.fit (docs/detector.md) needs ID images alone"
+    )
+    make_plan(tmp_path / "alone.yaml", "data.far=[{use: noise}]").check()
+
+
 def test_other_numbers_of_images_than_a_benchmark_has_are_noted(make_plan, tiny):
     plan = make_plan(tiny, "data.near.0.expected={test: 50}", "data.id.expected={train: 1, test: 161}")
     assert plan.notes == (
