@@ -31,7 +31,7 @@ from ood_core.data import evaluation_view, to_unit
 from ood_core.decoding import decode, to_rgb
 from ood_core.detector.parts import Preprocessing
 from ood_core.errors import OODError
-from ood_core.folders import PassedOver, pictures_in
+from ood_core.folders import PassedOver, is_dir, pictures_in
 
 AHEAD = 2
 """Batches that are prepared while a GPU is at work on one."""
@@ -192,7 +192,7 @@ def _is_label(value: Any) -> bool:
 
 
 def _files(path: Path) -> Iterator[Item]:
-    if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a folder above may not be read
+    if is_dir(path):
         passed = PassedOver()
         found = pictures_in(path, passed)
         if not found:
@@ -200,7 +200,7 @@ def _files(path: Path) -> Iterator[Item]:
         for note in passed.notes(path):
             warnings.warn(note, stacklevel=2)
         yield from (file_item(file) for file in found)
-    elif os.path.isfile(path):  # noqa: PTH113
+    elif path.is_file():
         yield file_item(path)
     else:
         raise OODError(f"{path}: no such file or folder")

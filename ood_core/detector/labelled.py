@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ood_core.detector.inputs import Item, file_item, items
 from ood_core.errors import OODError, suggest
-from ood_core.folders import PassedOver, class_folders, pictures_in, split_folders
+from ood_core.folders import PassedOver, class_folders, is_dir, pictures_in, split_folders
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _are_labels(value: Any) -> bool:
 
 def _of_folder(folder: Path, classes: Sequence[str] | None) -> Labelled:
     passed, wanted = PassedOver(), "wanted is a folder with a folder of pictures for each class"
-    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a folder above may not be read
+    if not is_dir(folder):
         raise OODError(f"{folder}: {wanted}")
     if splits := split_folders(folder, PassedOver()):
         one = splits.get("train") or splits["test"]

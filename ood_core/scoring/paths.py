@@ -24,7 +24,7 @@ READ = 1 << 16
 Pattern = tuple[str, ...]
 """A glob, part by part; `()` matches the folder it begins in."""
 
-UNFOLLOWED = "{} link{s} to folders that ** does not follow"
+UNFOLLOWED = "{} folder link{s} that ** does not follow"
 
 
 def named(images: Sequence[str], passed: PassedOver, null: bool = False) -> Iterator[str]:

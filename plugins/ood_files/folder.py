@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ood_core.errors import OODError
 from ood_core.files import listing
-from ood_core.folders import NO_CLASS, SPLIT_NAMES, PassedOver, class_folders, pictures_in, split_folders
+from ood_core.folders import NO_CLASS, SPLIT_NAMES, PassedOver, class_folders, is_dir, pictures_in, split_folders
 from ood_core.image_files import require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.pictures import file_images
@@ -31,8 +30,8 @@ class ImageFolder(DatasetSource):
 
     def check(self) -> None:
         """Raise OODError where there is no such folder."""
-        if not os.path.isdir(self.path):  # noqa: PTH112 - pathlib raises where a folder above may not be read
-            raise OODError(f"{self.path}: {'not a folder' if os.path.lexists(self.path) else 'no such folder'}")
+        if not is_dir(self.path):
+            raise OODError(f"{self.path}: {'not a folder' if self.path.exists() else 'no such folder'}")
 
     def open(self, split: Split) -> ImageSet:
         """Return the pictures of one split, sorted by class and name; what was passed over is noted."""

@@ -9,7 +9,7 @@ from PIL import Image
 from ood_core import folders
 from ood_core.decoding import decode
 from ood_core.errors import OODError
-from ood_core.folders import PassedOver, class_folders, is_picture, pictures, pictures_in, split_folders
+from ood_core.folders import PassedOver, class_folders, is_dir, is_picture, pictures, pictures_in, split_folders
 
 NAMES = [
     *("b.png", "a/z.JPG", "a.png", "a/a.webp", "B.bmp", ".hidden.png", "notes.txt", "a/deep/x.gif", "a-b/1.png"),
@@ -128,7 +128,7 @@ def test_every_suffix_is_of_a_format_that_is_decoded(suffix):
 def test_a_link_in_a_circle_hides_no_picture_behind_it(tmp_path, target):
     root = written(tmp_path / "tree", "cat/1.png", "dog/2.png")
     (root / "cat" / "a").symlink_to(target if target != "cat" else "../cat")
-    expected = "passed over: 1 link to folders that are read anyway or lie above"
+    expected = "passed over: 1 link back into the same folders"
     assert found(root) == (["cat/1.png", "dog/2.png"], expected)
     assert len(pictures_in(root, PassedOver())) == 2
 
@@ -148,7 +148,7 @@ def test_links_to_folders_elsewhere_are_followed_once(tmp_path):
     (root / "c").symlink_to(store / "deep")
     names, passed = found(root)
     assert names == ["a/1.png", "a/deep/2.png", "b.png"]
-    assert passed == "passed over: 3 links to folders that are read anyway or lie above"
+    assert passed == "passed over: 3 links back into the same folders"
 
 
 def test_a_link_into_a_hidden_folder_is_followed(tmp_path):
@@ -187,6 +187,15 @@ def test_a_file_of_which_nothing_can_be_found_out_is_an_error_or_a_row(tmp_path,
     assert found(tmp_path)[0] == ["a.png", "odd", "z.png"]
     with pytest.raises(OODError, match="odd: cannot be read: Permission denied"):
         pictures_in(tmp_path, PassedOver())
+
+
+def test_a_folder_below_one_that_may_not_be_read_is_no_missing_folder(tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "stat", refuse)
+    with pytest.raises(OODError, match="below: cannot be read: Permission denied"):
+        is_dir(tmp_path / "below")
 
 
 # ------------------------------------------------------------------------------------------------- classes and splits

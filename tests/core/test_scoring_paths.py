@@ -134,7 +134,7 @@ def test_a_glob_goes_on_behind_a_link_in_a_circle(tree):
 def test_links_that_a_glob_does_not_follow_are_counted(tree):
     passed = PassedOver()
     assert "tree/link/z.JPG" not in list(paths.named(["tree/**/*.JPG"], passed))
-    assert str(passed) == "passed over: 1 link to folders that ** does not follow"
+    assert str(passed) == "passed over: 1 folder link that ** does not follow"
 
 
 def test_a_glob_lists_a_folder_that_may_not_be_read(tree, monkeypatch):
