@@ -111,7 +111,9 @@ def _of_folder(folder: Path, classes: Sequence[str] | None) -> Labelled:
     files = [(file, one.name) for one in found for file in pictures_in(one, passed)]
     if not files:
         raise OODError(passed.behind(f"{folder}: {wanted}"))
-    for note in passed.notes(folder):
+    empty = sorted({one.name for one in found} - {name for _, name in files})
+    without = (f"{folder}: no picture of {len(empty)} classes, such as '{empty[0]}'",) if empty else ()
+    for note in (*passed.notes(folder), *without):
         warnings.warn(note, stacklevel=2)
     labels, known = _numbered([name for _, name in files], classes or [one.name for one in found])
     return Labelled([file_item(file) for file, _ in files], labels, known)

@@ -48,12 +48,14 @@ def read(path: Path, key: str | None = None, shapes: bool = False) -> dict[str, 
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             reason = f"{found[1]} is no tensor, and not unpickled; torch.save(network.state_dict(), FILE) has none"
         else:
-            reason = shorten(str(error), 100)
+            reason = shorten(f"{type(error).__name__}: {error}", 100)
         raise OODError(f"weights '{path}' are neither safetensors nor a plain state dict: {reason}") from error
     if not isinstance(content, Mapping):
         raise OODError(f"weights '{path}' are no state dict but a {type(content).__name__}")
     state = _unwrapped(content, key, path)
-    if strange := [str(name) for name, value in state.items() if not isinstance(value, Tensor)]:
+    if not state:  # timm would ask the hub for weights
+        raise OODError(f"weights '{path}' are empty")
+    if strange := [str(name) for name, of in state.items() if not (isinstance(name, str) and isinstance(of, Tensor))]:
         raise OODError(f"weights '{path}' are no state dict, some entries are no tensors: {_listed(strange)}")
     return {name.replace(_COMPILED, ""): _shape(value) if shapes else value for name, value in state.items()}
 

@@ -205,6 +205,15 @@ def test_hidden_folders_are_no_classes_and_a_warning_counts_what_is_passed_over(
     assert (found.classes, len(found), len(seen)) == (("blue", "green", "red"), len(data[1]), 1)
 
 
+def test_an_empty_class_folder_keeps_its_label_and_is_warned_of(data, tmp_path):
+    coloured(tmp_path, data)
+    (tmp_path / "cyan").mkdir()
+    with pytest.warns(UserWarning, match="no picture of 1 classes, such as 'cyan'$"):
+        found = labelled(tmp_path)
+    assert found.classes == ("blue", "cyan", "green", "red")
+    assert set(found.labels.tolist()) == {0, 2, 3}
+
+
 def test_splits_are_no_classes(data, tmp_path):
     coloured(tmp_path / "train", data)
     coloured(tmp_path / "test", data)

@@ -281,6 +281,26 @@ def test_a_file_with_other_things_than_tensors_is_refused(tmp_path):
         load(tmp_path / "w.pth", VIT)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "are empty$"),
+        ([1, 2], "are no state dict but a list$"),
+        ({1: torch.ones(2)}, "are no state dict, some entries are no tensors: 1$"),
+        ({"state_dict": {}}, "are no state dict, some entries are no tensors: state_dict$"),
+        (
+            {"state_dict": {"a": torch.ones(2)}, "hparams": pytest.raises},
+            r"raises is no tensor, and not unpickled; torch\.save",
+        ),
+    ],
+)
+def test_a_file_without_a_network_is_one_line(tmp_path, content, message):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(OODError, match=message) as caught:
+        backbone(VIT, tmp_path / "w.pth").check()
+    assert "\n" not in str(caught.value)
+
+
 # -------------------------------------------------------------------------------------------- wrappers of training
 
 
