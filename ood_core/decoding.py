@@ -57,8 +57,11 @@ def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
     except _BROKEN as error:
         if isinstance(error, OSError) and error.strerror:  # of the file, not of what is in it
             raise OODError(f"{where}: cannot be read: {error.strerror}") from error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OODError(f"{where}: broken picture: {reason}") from error
+        raise OODError(f"{where}: broken picture: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _read(source: BinaryIO | Path | bytes) -> bytes:
@@ -124,9 +127,8 @@ def _require_depth(picture: PIL.Image.Image) -> None:
     """Refuse pixels of which nobody knows what is white."""
     if picture.mode == "F":
         raise _RefusedError("floats have no known range; save it with 8 or 16 bits")
-    if picture.mode == "I" and picture.format == "TIFF":  # of 16 bits it would be another mode
-        raise _RefusedError("more than 16 bits have no known range; save it with 8 or 16 bits")
-    if picture.mode == "I" and np.asarray(picture).max(initial=0) > 65535:
+    # of 16 bits a TIFF and an array have another mode; other formats may have this one
+    if picture.mode == "I" and (picture.format in ("TIFF", None) or np.asarray(picture).max(initial=0) > 65535):
         raise _RefusedError("more than 16 bits have no known range; save it with 8 or 16 bits")
 
 
@@ -136,11 +138,27 @@ def _require_size(width: int, height: int) -> None:
 
 
 def to_rgb(image: PIL.Image.Image) -> Tensor:
-    """Return a picture as uint8 [3, H, W], turned upright, transparency on white, 16 bits scaled to 8."""
-    upright = _upright(image)
+    """Return a picture as uint8 [3, H, W], turned upright, transparency on white, 16 bits scaled to 8.
+
+    Raises:
+        OODError: It is broken, or of numbers without a range, as `decode` has it; does not say which picture.
+    """
+    try:
+        _require_depth(image)
+        return _rgb(_upright(image))
+    except _RefusedError as error:
+        raise OODError(f"refused: {error}") from error
+    except _BROKEN as error:  # pictures that Pillow opened are decoded here
+        raise OODError(f"broken picture: {_reason(error)}") from error
+
+
+def _rgb(upright: PIL.Image.Image) -> Tensor:
     if upright.mode.startswith("I"):
         upright = PIL.Image.fromarray((np.asarray(upright).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+    if upright.mode == "La":
+        upright = upright.convert("LA")
+    palette = upright.mode == "P" and upright.palette is not None and upright.palette.mode == "RGBA"
+    if palette or upright.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in upright.info:
         layer = upright.convert("RGBA")
         upright = PIL.Image.alpha_composite(PIL.Image.new("RGBA", layer.size, "white"), layer)
     pixels = np.asarray(upright.convert("RGB"))

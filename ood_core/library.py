@@ -49,7 +49,11 @@ class Pictures:
         with torch_state.restoring() as changed:
             picture = check_picture(self.source, row, self.images.image(row))
         self.disturbs = self.disturbs or bool(changed)
-        pixels = to_rgb(picture)
+        try:
+            pixels = to_rgb(picture)
+        except OODError as error:
+            name = f"image {row}" if self.images.places is None else self.images.places[row]
+            raise OODError(f"{name}: {error}") from error
         self._keep(row, pixels)
         return pixels
 

@@ -43,6 +43,10 @@ SMALL = 64
 """Side of images in pixels up to which one thread decodes: of pictures so small most of the work is Python's."""
 
 
+IMAGE_KEYS = ("image", "img", "pixel_values", "images", "pixels", "picture", "pictures")
+LABEL_KEYS = ("label", "labels", "fine_label", "target", "targets", "class")
+"""What dicts and columns call images and their labels, the most usual first."""
+
 CPU = torch.device("cpu")
 
 
@@ -85,7 +89,7 @@ def decoded(encoded: bytes, name: str) -> Tensor:
     Raises:
         OODError: There is none, or it is broken or too large; says so by its name.
     """
-    return to_rgb(decode(encoded, name))
+    return _told(name, partial(to_rgb, decode(encoded, name)))
 
 
 def batches(
@@ -143,8 +147,9 @@ def _batch(group: Sequence[Item], found: Sequence[Tensor | str], preprocessing: 
 def items(images: Any) -> Iterator[Item]:
     """Yield the images in a path, a folder, a picture, an array, a tensor, or in anything that yields such.
 
-    Arrays are [H, W], [H, W, 3] or [N, H, W, 3], tensors [3, H, W] or [N, 3, H, W]; uint8, or floats in [0, 1]. Pairs
-    of images and labels, as data sets and loaders yield them, are taken for their images.
+    Arrays are [H, W], [H, W, 3] or [N, H, W, 3], tensors [3, H, W] or [N, 3, H, W]; uint8, or floats in [0, 1]: the
+    channels of an array are last and those of a tensor first, also where both would fit. Of pairs, longer tuples that
+    begin with image and label, and dicts, as data sets and loaders yield them, the images are taken.
 
     Raises:
         OODError: There is no such file or folder, or what is given holds no images.
@@ -168,27 +173,56 @@ def _flat(images: Any) -> Iterator[Item]:
         yield from _files(Path(images))
     elif isinstance(images, PIL.Image.Image):
         yield Item("", partial(to_rgb, images))
+    elif isinstance(images, Mapping):
+        encoded = images.get("bytes")  # as Hugging Face's data sets give pictures that they do not decode
+        if isinstance(encoded, bytes):
+            yield Item("", partial(decoded, encoded, str(images.get("path") or "a picture")))
+        elif set(images) == {"bytes", "path"}:
+            yield from _files(Path(images["path"]))
+        else:
+            yield from _flat(parted(images)[0])
     elif isinstance(images, np.ndarray):
         yield from _arrays(images)
     elif isinstance(images, Tensor):
         yield from _tensors(images)
     elif hasattr(images, "__iter__") or (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
         for entry in images if hasattr(images, "__iter__") else (images[row] for row in range(len(images))):
-            yield from _flat(_without_label(entry))
+            yield from _flat(parted(entry)[0])
     else:
         raise OODError(f"a {type(images).__name__} holds no images; give paths, pictures, arrays, tensors or a loader")
 
 
-def _without_label(entry: Any) -> Any:
-    if isinstance(entry, (tuple, list)) and len(entry) == 2 and _is_label(entry[1]):
-        return entry[0]
-    return entry
+def parted(entry: Any) -> tuple[Any, Any]:
+    """Return image and label of what a data set or loader yields, or images and labels; None for those without.
+
+    Raises:
+        OODError: It is a dict whose keys do not say which of them is the image.
+    """
+    if isinstance(entry, Mapping):
+        pictures = [key for key, value in entry.items() if isinstance(value, PIL.Image.Image)]
+        image = next((key for key in (*IMAGE_KEYS, *pictures) if key in entry), None)
+        if image is None:
+            keys = ", ".join(f"'{key}'" for key in entry)
+            if any(hasattr(value, "column_names") for value in entry.values()):
+                raise OODError(f"these are several splits, {keys}; name one: dataset['{next(iter(entry))}']")
+            raise OODError(f"none of the keys {keys} is one of images: {', '.join(IMAGE_KEYS)}")
+        return entry[image], next((entry[key] for key in LABEL_KEYS if key in entry), None)
+    if isinstance(entry, (tuple, list)) and len(entry) > 1 and is_label(entry[1]):
+        return entry[0], entry[1]
+    return entry, None
 
 
-def _is_label(value: Any) -> bool:
-    if isinstance(value, (Tensor, np.ndarray)):
-        return value.ndim < 2 and not (value.dtype.is_floating_point if isinstance(value, Tensor) else False)
-    return isinstance(value, (int, np.integer))
+def is_label(value: Any) -> bool:
+    """Return whether this is a label or several, or None in place of one; no image, and no path of one."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and is_label(value[0])
+    if isinstance(value, Tensor):
+        return value.ndim <= 2
+    if isinstance(value, str):
+        return Path(value).suffix.lower() not in PIL.Image.registered_extensions()
+    if hasattr(value, "__array__"):  # numpy's arrays and scalars, and those of pandas
+        return not isinstance(value, PIL.Image.Image) and np.ndim(value) <= 2
+    return value is None or isinstance(value, (int, float, bytes))
 
 
 def _files(path: Path) -> Iterator[Item]:
@@ -251,7 +285,7 @@ def _pixels(image: Tensor) -> Tensor:
         raise OODError("pixels are NaN or infinite")
     if pixels.min() < 0 or pixels.max() > 1:
         raise OODError(
-            f"floats must lie in [0, 1], these reach from {pixels.min():.3g} to {pixels.max():.3g}; "
-            "the detector normalises for itself"
+            f"floats must lie in [0, 1], these reach from {pixels.min():.3g} to {pixels.max():.3g}; the detector "
+            "normalises for itself: give images as they were before (or uint8), and Detector the mean and std"
         )
     return pixels.float().contiguous()

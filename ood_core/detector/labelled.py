@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from ood_core.detector.inputs import Item, file_item, items
-from ood_core.errors import OODError, suggest
+from ood_core.detector.inputs import IMAGE_KEYS, LABEL_KEYS, Item, file_item, is_label, items, parted
+from ood_core.detector.labels import as_array, numbered
+from ood_core.errors import OODError
 from ood_core.folders import PassedOver, class_folders, is_dir, pictures_in, split_folders
+
+FORMS = "give a folder, a pair (images, labels), a data set, or what yields (image, label) or {'image': , 'label': }"
 
 
 @dataclass(frozen=True)
@@ -24,82 +28,81 @@ class Labelled:
 
     Attributes:
         items: The images.
-        labels: int64 [N]; all 0 where nobody says.
+        labels: int64 [N]; all 0 without any.
         classes: Names, by label.
+        has_labels: Whether labels were given.
     """
 
     items: Sequence[Item]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    has_labels: bool = True
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Labelled:
-        return Labelled([self.items[row] for row in rows], self.labels[rows], self.classes)
+        return replace(self, items=[self.items[row] for row in rows], labels=self.labels[rows])
 
 
 def labelled(dataset: Any, classes: Sequence[str] | None = None) -> Labelled:
     """Return images and labels.
 
     Args:
-        dataset: A folder with a folder for each class, a pair (images, labels), a data set or loader that yields such
-            pairs, or anything else that holds images, which then are of one class.
-        classes: Names of the classes; those of the data set or the folders, or numbers, unless given.
+        dataset: A folder with a folder for each class, a pair (images, labels), a data set of torch, torchvision or
+            Hugging Face, a loader, a list or generator. Their entries are pairs, longer tuples that begin with image
+            and label, or dicts. Anything else that holds images has no labels, and they are of one class. It must end:
+            a stream without an end is read for ever.
+        classes: Names of the classes in the order of the module's outputs; unless given those of the data set, or
+            sorted names where the labels are names, or numbers.
 
     Raises:
         OODError: There are no images, or labels that do not fit.
     """
-    if isinstance(dataset, (str, Path)):
-        return _of_folder(Path(dataset), classes)
-    if isinstance(dataset, tuple) and len(dataset) == 2 and _are_labels(dataset[1]):
-        found, given = list(items(dataset[0])), dataset[1]
-    elif _is_map(dataset):
-        found, given = _of_set(dataset)
-    elif hasattr(dataset, "__iter__"):
-        found, given = _of_pairs(dataset)
-    else:
-        raise OODError(f"a {type(dataset).__name__} holds no images to fit to")
+    found, given, own = _read(dataset)
     if not found:
         raise OODError("there are no images to fit to")
-    labels, known = _numbered(given, classes or getattr(dataset, "classes", None))
+    if given is None:
+        names = ("0",) if classes is None else tuple(map(str, classes))
+        return Labelled(found, np.zeros(len(found), np.int64), names, has_labels=False)
+    labels, known = numbered(given, classes, own)
     if len(found) != len(labels):
         raise OODError(f"there are {len(found)} images and {len(labels)} labels")
     return Labelled(found, labels, known)
 
 
-def _numbered(given: Any, classes: Sequence[str] | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return labels as numbers, and the names of the classes; labels may be names themselves.
-
-    Raises:
-        OODError: They are neither, or do not fit the classes.
-    """
-    labels = np.asarray(given)
-    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
-        raise OODError(f"labels are a whole number or a name for each image, not {labels.dtype} {list(labels.shape)}")
-    if labels.dtype.kind == "U":
-        known = tuple(map(str, classes or np.unique(labels)))
-        places = {name: place for place, name in enumerate(known)}
-        if foreign := sorted(set(labels.tolist()) - places.keys()):
-            raise OODError(f"no class '{foreign[0]}'.{suggest(foreign[0], known)}")
-        return np.array([places[name] for name in labels.tolist()]), known
-    low, high = int(labels.min()), int(labels.max())
-    count = high + 1 if classes is None else len(classes)
-    if low < 0 or high >= count:
-        raise OODError(f"labels reach from {low} to {high}, and there are {count} classes")
-    if classes is None and count > len(labels):
-        raise OODError(f"labels reach up to {high} for {len(labels)} images; number the classes from 0, or name them")
-    return labels.astype(np.int64), tuple(map(str, range(count) if classes is None else classes))
+def _read(dataset: Any) -> tuple[list[Item], Any, Sequence[str] | None]:
+    """Return images, labels (None without any), and the names of the classes (None if the data set has none)."""
+    if isinstance(dataset, (str, Path)):
+        return _of_folder(Path(dataset))
+    if _is_pair(dataset):
+        return list(items(dataset[0])), dataset[1], None
+    if hasattr(dataset, "iloc") and hasattr(dataset, "columns"):
+        dataset = {name: dataset[name] for name in dataset.columns}
+    if isinstance(dataset, Mapping):
+        images, labels = parted(dataset)
+        return list(items(images)), labels, None
+    if all(hasattr(dataset, name) for name in ("features", "column_names", "__len__")):
+        return _of_table(dataset)
+    if _is_map(dataset):
+        return *_of_set(dataset), _names_of(dataset)
+    if hasattr(dataset, "__iter__"):
+        return *_of_entries(dataset), _names_of(dataset)
+    raise OODError(f"a {type(dataset).__name__} holds no images to fit to; {FORMS}")
 
 
-def _are_labels(value: Any) -> bool:
-    """Return whether this is what stands behind images in a pair: numbers or names, and no images."""
-    if isinstance(value, (list, tuple)):
-        return bool(value) and isinstance(value[0], (int, float, str, np.number))
-    return isinstance(value, (np.ndarray, Tensor)) and value.ndim <= 2
+def _is_pair(dataset: Any) -> bool:
+    """Return whether these are images and labels, not two images or two entries with a label each."""
+    if not isinstance(dataset, (tuple, list)) or len(dataset) != 2:
+        return False
+    labels = dataset[1]
+    if isinstance(labels, (tuple, list)):
+        return isinstance(dataset, tuple) and (not labels or is_label(labels[0]))
+    return not isinstance(labels, str) and hasattr(labels, "__array__") and is_label(labels)
 
 
-def _of_folder(folder: Path, classes: Sequence[str] | None) -> Labelled:
+def _of_folder(folder: Path) -> tuple[list[Item], list[str], Sequence[str]]:
+    """Return pictures with the names of their class folders as labels, and all these names."""
     passed, wanted = PassedOver(), "wanted is a folder with a folder of pictures for each class"
     if not is_dir(folder):
         raise OODError(f"{folder}: {wanted}")
@@ -111,50 +114,135 @@ def _of_folder(folder: Path, classes: Sequence[str] | None) -> Labelled:
     files = [(file, one.name) for one in found for file in pictures_in(one, passed)]
     if not files:
         raise OODError(passed.behind(f"{folder}: {wanted}"))
-    empty = sorted({one.name for one in found} - {name for _, name in files})
+    names = [one.name for one in found]
+    empty = sorted(set(names) - {name for _, name in files})
     without = (f"{folder}: no picture of {len(empty)} classes, such as '{empty[0]}'",) if empty else ()
     for note in (*passed.notes(folder), *without):
         warnings.warn(note, stacklevel=2)
-    labels, known = _numbered([name for _, name in files], classes or [one.name for one in found])
-    return Labelled([file_item(file) for file, _ in files], labels, known)
+    return [file_item(file) for file, _ in files], [name for _, name in files], names
 
 
 def _is_map(dataset: Any) -> bool:
-    """Return whether this is a data set of torch's kind, whose images are had by their places."""
+    """Return whether images are read by their places, as those of torch's data sets are."""
+    if isinstance(dataset, Dataset):
+        return not isinstance(dataset, IterableDataset)
     return not hasattr(dataset, "__iter__") and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
 
 
 def _of_set(dataset: Any) -> tuple[list[Item], Any]:
-    """Return the images of a data set, none of which is kept; it is read once for its labels, unless it tells them."""
+    """Return the images of a data set, none of which is kept, and its labels, for which it is read if need be."""
     count = len(dataset)
-    told = np.asarray(getattr(dataset, "targets", []))
     found = [Item(f"image {row}", partial(_pixels, dataset, row)) for row in range(count)]
-    if told.shape == (count,) and told.dtype.kind in "iu":
-        return found, told
-    labels = [_parted(dataset[row])[1] for row in range(count)]
-    return found, [0 if label is None else label for label in labels]
+    targets = _targets_of(dataset)
+    if targets is not None and len(targets) == count and all(_agrees(dataset, targets, row) for row in {0, count - 1}):
+        return found, targets
+    labels = [parted(dataset[row])[1] for row in range(count)]
+    return found, None if all(label is None for label in labels) else labels
+
+
+def _targets_of(dataset: Any) -> NDArray[Any] | None:
+    """Return the labels that a data set has beside its images; None if it has none."""
+    if isinstance(dataset, Subset):
+        inner = _targets_of(dataset.dataset)
+        return None if inner is None else inner[np.asarray(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [_targets_of(part) for part in dataset.datasets]
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
+    if isinstance(dataset, TensorDataset):
+        return as_array(dataset.tensors[1]) if len(dataset.tensors) > 1 else None
+    found = getattr(dataset, "targets", getattr(dataset, "labels", None))
+    return as_array(found) if isinstance(found, (list, tuple, np.ndarray, Tensor)) and len(found) else None
+
+
+def _agrees(dataset: Any, targets: NDArray[Any], row: int) -> bool:
+    """Return whether an entry has the label that stands beside it; not where it is changed on the way."""
+    label = parted(dataset[row])[1]
+    return label is not None and np.array_equal(as_array(label), targets[row])
+
+
+def _names_of(dataset: Any) -> Sequence[str] | None:
+    """Return the names of the classes, also of the data set inside another one or a loader.
+
+    Raises:
+        OODError: Data sets of different classes are concatenated.
+    """
+    if isinstance(dataset, (Subset, DataLoader)):
+        return _names_of(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        every = {None if (names := _names_of(part)) is None else tuple(names) for part in dataset.datasets}
+        if len(every) > 1:
+            raise OODError("the data sets that are concatenated have different classes; concatenate those of one kind")
+        return every.pop()
+    if getattr(dataset, "target_transform", None) is not None:  # its labels are not those of the names
+        return None
+    named = [of.names for of in (getattr(dataset, "features", None) or {}).values() if _kind(of) == "ClassLabel"]
+    found = named[0] if len(named) == 1 else getattr(dataset, "classes", None)
+    return found if isinstance(found, (list, tuple)) else None
 
 
 def _pixels(dataset: Any, row: int) -> Tensor:
     """Return one image of a data set."""
-    (item,) = items(_parted(dataset[row])[0])
+    (item,) = items(parted(dataset[row])[0])
     return item.pixels()
 
 
-def _of_pairs(entries: Iterable[Any]) -> tuple[list[Item], list[Any]]:
+def _of_entries(entries: Iterable[Any]) -> tuple[list[Item], list[Any] | None]:
     """Return the images and labels that are yielded one by one or in batches, kept in memory."""
     found, labels = list[Item](), list[Any]()
     for entry in entries:
-        images, of = _parted(entry)
+        images, given = parted(entry)
         new = list(items(images))
         found += new
-        labels += [0] * len(new) if of is None else np.asarray(of).reshape(-1).tolist()
-    return found, labels
+        labels += [None] * len(new) if given is None else _label_rows(given, len(new))
+    return found, None if all(label is None for label in labels) else labels
 
 
-def _parted(entry: Any) -> tuple[Any, Any]:
-    """Return image and label, or images and labels; no label where there is none."""
-    return (entry[0], entry[1]) if isinstance(entry, (tuple, list)) and len(entry) == 2 else (entry, None)
+def _label_rows(given: Any, count: int) -> list[Any]:
+    """Return a label for each image of an entry: a number, a name, or a row of which one value is 1."""
+    labels = as_array(given)
+    if labels.ndim and len(labels) == count:
+        return list(labels.tolist())
+    if count != 1:
+        raise OODError(f"an entry has {count} images and labels {list(labels.shape)}")
+    return [labels.tolist()]
+
+
+# ------------------------------------------------------------------------------------------------ Hugging Face's tables
+
+
+def _of_table(dataset: Any) -> tuple[list[Item], Any, Sequence[str] | None]:
+    """Return images, labels and names of a table whose columns have types, found by these or else by their names."""
+    image, label = _column(dataset, "Image", IMAGE_KEYS), _column(dataset, "ClassLabel", LABEL_KEYS)
+    if image is None:
+        raise OODError(f"none of the columns {_listed(dataset.column_names)} has images; cast one to datasets.Image()")
+    found = [Item(f"image {row}", partial(_cell, dataset, row, image)) for row in range(len(dataset))]
+    if label is None:
+        return found, None, None
+    return found, list(dataset.with_format(None)[label]), getattr(dataset.features[label], "names", None)
+
+
+def _column(dataset: Any, kind: str, usual: Sequence[str]) -> str | None:
+    typed = [name for name, feature in dataset.features.items() if _kind(feature) == kind]
+    named = [name for name in usual if name in (typed or dataset.column_names)]
+    if len(typed) > 1 and not named:
+        raise OODError(f"several columns are {kind}: {_listed(typed)}; keep one: dataset.remove_columns([...])")
+    return next(iter(named or typed), None)
+
+
+def _kind(feature: Any) -> str:
+    return type(feature).__name__
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _cell(dataset: Any, row: int, column: str) -> Tensor:
+    """Return the image of a row; a transform of the table may have given it another name."""
+    entry = dataset[row]
+    (item,) = items(entry[column] if column in entry else parted(entry)[0])
+    return item.pixels()
 
 
 def split(images: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:

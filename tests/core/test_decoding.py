@@ -231,6 +231,44 @@ def test_numbers_without_a_range_are_refused(pixels, message):
         decode(encoded(Image.fromarray(pixels), "TIFF"), "cat")
 
 
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"]
+)
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_an_open_picture_has_the_pixels_of_its_file_or_is_refused_as_it_is(mode, form):
+    if mode not in ("I", "F", "I;16"):
+        image = photograph().convert("RGBA").convert("LA" if mode == "PA" else "RGB").convert(mode)
+    else:
+        image = Image.new(mode, (8, 8), 200)
+    try:
+        content = encoded(image, form)
+    except OSError:
+        pytest.skip(f"{form} has no mode {mode}")
+    opened = Image.open(io.BytesIO(content))
+    try:
+        expected = to_rgb(decode(content, "here"))
+    except OODError as error:
+        assert mode in ("I", "F")
+        for picture in (opened, image):
+            with pytest.raises(OODError, match=f"^{str(error).removeprefix('here: ')}$"):
+                to_rgb(picture)
+    else:
+        assert torch.equal(to_rgb(opened), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBa", "La"])
+def test_premultiplied_transparency_lies_on_white_as_well(mode):
+    straight = Image.new(mode.upper(), (2, 2), (10, 20, 30, 128) if mode == "RGBa" else (10, 128))
+    assert torch.equal(to_rgb(straight.convert(mode)), to_rgb(straight.convert(mode).convert(mode.upper())))
+    assert to_rgb(straight.convert(mode)).min() > 100
+
+
+def test_a_picture_that_breaks_when_its_pixels_are_read_is_one_line():
+    content = encoded(photograph(300, 200), "PNG")
+    with pytest.raises(OODError, match=r"^broken picture: "):
+        to_rgb(Image.open(io.BytesIO(content[: len(content) // 2])))
+
+
 def test_sixteen_bits_are_scaled_to_eight():
     content = encoded(Image.fromarray(np.full((4, 4), 257 * 9, np.uint16)), "PNG")
     assert to_rgb(decode(content, "here")).unique().tolist() == [9]

@@ -53,6 +53,13 @@ def files(folder: Path) -> list[Path]:
         ),
         lambda arrays, folder: TensorDataset(torch.from_numpy(arrays).movedim(3, 1), torch.arange(20)),
         lambda arrays, folder: [(array, 3) for array in arrays],
+        lambda arrays, folder: [(array, 3, "a.png", {"row": 1}) for array in arrays],
+        lambda arrays, folder: [{"image": array, "label": 3} for array in arrays],
+        lambda arrays, folder: [{"label": 3, "photo": Image.fromarray(array)} for array in arrays],
+        lambda arrays, folder: [(str(file), "cat") for file in files(folder)],
+        lambda arrays, folder: [{"img": {"bytes": file.read_bytes(), "path": None}} for file in files(folder)],
+        lambda arrays, folder: [{"img": {"bytes": None, "path": str(file)}} for file in files(folder)],
+        lambda arrays, folder: [tuple(map(str, files(folder)))],
     ],
     ids=[
         "array",
@@ -66,6 +73,13 @@ def files(folder: Path) -> list[Path]:
         "labelled-loader",
         "dataset",
         "pairs",
+        "longer",
+        "dicts",
+        "dicts-of-pictures",
+        "paths-with-names",
+        "encoded",
+        "referred",
+        "tuple-of-paths",
     ],
 )
 def test_whatever_holds_the_images_gives_the_same_scores(tiny_detector, arrays, folder, form, rounded):
@@ -208,6 +222,16 @@ def test_a_stream_reads_no_further_than_it_must(tiny_detector, arrays):
         (torch.full((3, 4, 4), 2.0), r"floats must lie in \[0, 1\], these reach from 2 to 2; the detector normalises"),
         (torch.full((3, 4, 4), float("nan")), "pixels are NaN or infinite"),
         ("", "an empty path names no image"),
+        (Image.new("F", (4, 4)), "image 0: refused: floats have no known range"),
+        (
+            [Image.new("L", (4, 4)), Image.new("I", (4, 4), 200)],
+            "image 1: refused: more than 16 bits have no known range",
+        ),
+        (np.zeros((4, 4, 3), np.uint16), "holds uint8 or floats in \\[0, 1\\], not uint16"),
+        (np.zeros((4, 4, 3), bool), "holds uint8 or floats in \\[0, 1\\], not bool"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "holds uint8 or floats in \\[0, 1\\], not int64"),
+        (torch.zeros(3, 4, 4, dtype=torch.bool), "holds uint8 or floats in \\[0, 1\\], not bool"),
+        (torch.full((3, 4, 4), -1.8), "give images as they were before .or uint8., and Detector the mean and std"),
         ([np.zeros((4, 4)), np.full((4, 4), np.nan)], "image 1: pixels are NaN or infinite"),
         (3, "a int holds no images; give paths"),
     ],
@@ -215,6 +239,13 @@ def test_a_stream_reads_no_further_than_it_must(tiny_detector, arrays):
 def test_what_is_no_image_is_told(tiny_detector, images, message):
     with pytest.raises(OODError, match=message):
         tiny_detector.score(images)
+
+
+def test_channels_are_last_in_arrays_and_first_in_tensors_also_where_both_would_fit(tiny_detector):
+    ambiguous = np.random.default_rng(0).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    as_array, as_tensor = (tiny_detector.score(of)["energy"] for of in (ambiguous, torch.from_numpy(ambiguous)))
+    moved = tiny_detector.score(torch.from_numpy(ambiguous).movedim(2, 0))["energy"]
+    assert as_array == moved != as_tensor
 
 
 def test_a_pipe_is_no_picture_and_is_not_waited_for(tiny_detector, tmp_path):
@@ -225,7 +256,8 @@ def test_a_pipe_is_no_picture_and_is_not_waited_for(tiny_detector, tmp_path):
 
 def test_a_detector_says_what_it_is(tiny_detector):
     assert repr(tiny_detector) == (
-        "Detector('tiny', 3 classes, scorers mahalanobis, softmax, entropy, energy, gradnorm)"
+        "Detector('tiny', 3 classes, scorers mahalanobis, softmax, entropy, energy, gradnorm, "
+        f"ID accuracy {tiny_detector.id_accuracy:.1%})"
     )
     assert repr(Detector(name="new")) == "Detector('new', not fitted)"
 
