@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -88,7 +89,7 @@ class Selection:
             raise OODError(f"data set '{self.name}' has no image for {part}{hint}")
         selected = SelectedImages(pictures, chosen, rows, self._fingerprint(images, chosen, rows, part))
         selected.all_classes, selected.found = len(groups), sum(len(self._limited(rows)) for rows in found)
-        selected.skip_broken, selected.notes = self.skip_broken, images.notes
+        selected.skip_broken, selected.holdout, selected.notes = self.skip_broken, self.holdout, images.notes
         return selected
 
     def class_names(self, library: Library) -> tuple[str, ...]:
@@ -203,6 +204,13 @@ class Readable:
     broken: tuple[str, ...]
 
 
+MUCH = 0.15
+"""Share of the area of the training images above which is said what the central square leaves out."""
+
+SIZED = 16
+"""Training images by which that is judged."""
+
+
 class SelectedImages:
     """Decoded images and labels of a selection; label c is the c-th selected class."""
 
@@ -214,6 +222,9 @@ class SelectedImages:
 
     found: int
     """Number of images before the hold-out, and before others are taken out of them."""
+
+    holdout = 0.0
+    """Share of every class's training images that is kept back for calibration."""
 
     skip_broken = False
     """Whether a broken picture is counted and left out, instead of stopping the run."""
@@ -255,6 +266,14 @@ class SelectedImages:
     def disturbs(self) -> bool:
         """Whether reading an image has changed settings that other threads share, which are restored since."""
         return self._pictures.disturbs
+
+    def sizes(self, most: int = SIZED) -> list[tuple[int, int]]:
+        """Return the sides of so many pictures, drawn at random; without those that are broken."""
+        found = []
+        for row in np.random.default_rng(0).permutation(self.rows)[:most]:
+            with suppress(OODError):
+                found.append(self._pictures.images.image(int(row)).size)
+        return found
 
     def pixels(self, index: int) -> Tensor:
         """Return one image, uint8 [3, H, W].
@@ -300,6 +319,15 @@ def evaluation_view(image: Tensor, image_size: int, view: EvaluationView = PLAIN
     resized = functional.resize(image, size, interpolation=InterpolationMode(view.interpolation), antialias=True)
     cropped: Tensor = functional.center_crop(resized, [image_size, image_size])
     return cropped
+
+
+def cut_away(sizes: Iterable[tuple[int, int]], view: EvaluationView) -> float:
+    """Return which share of their area pictures lose because they are not square; 0 where both sides are resized.
+
+    What a `crop_fraction` cuts off all sides is not counted: that is asked for.
+    """
+    shares = [0.0 if view.squash else 1 - min(size) / max(size) for size in sizes]
+    return sum(shares) / len(shares) if shares else 0.0
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""The one exception for mistakes of the user, and the search for the nearest right name."""
+"""The one exception for mistakes of the user, the one warning, and the search for the nearest right name."""
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -19,6 +21,18 @@ class OODErrors(OODError):  # noqa: N818 - several of them
     def __init__(self, errors: Iterable[OODError]) -> None:
         self.errors = tuple(errors)
         super().__init__("\n".join(str(error) for error in self.errors))
+
+
+class OODWarning(UserWarning):
+    """What is probably a mistake of the user and is carried out all the same; one line, no full stop at the end."""
+
+
+def warn(message: str) -> None:
+    """Issue an `OODWarning` that points at the line of the user's that led here."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("ood_core."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, OODWarning, stacklevel=level)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

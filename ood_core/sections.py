@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from ood_core.data import MUCH, cut_away
 from ood_core.datasets import Data
 from ood_core.errors import suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
@@ -110,7 +111,7 @@ def read(recipe: Recipe, reader: Reader, library: Library) -> list[Experiment]:
     read = _Read(recipe, data, backbone, tasks, scorers)
     paper = {"paper": sections["paper"].plain()} if "paper" in sections else {}  # read again where a lock is run
     resolved = benchmark | paper | read.resolved()
-    notes = (*data.selections.notes, *_seen_before(cases))
+    notes = (*data.selections.notes, *_seen_before(cases), *_cut(cases, read.view))
     return [read.experiment(case, steps, resolved, tuple(reading.checks), notes) for case, steps in cases]
 
 
@@ -292,6 +293,17 @@ def _missing(scorer: Scorer, steps: Sequence[Step], data: DataSets) -> list[str]
     if not data.known and "known_ood" in needs:
         missing.append("known OOD images; name them under 'known' in 'data', or use the protocol few-shot")
     return missing
+
+
+def _cut(cases: Sequence[tuple[DataSets, Sequence[Step]]], view: EvaluationView) -> list[str]:
+    """Return a note where the central square leaves much of the ID images out; the first case stands for all."""
+    for case, _ in cases[:1]:
+        if (share := cut_away(case.train.opened.sizes(), view)) > MUCH:
+            return [
+                f"{case.train}: the central square leaves out {share:.0%} of the area of the images, which are not "
+                "square; 'evaluation: {squash: true}' in 'data' resizes them whole"
+            ]
+    return []
 
 
 def _seen_before(cases: Sequence[tuple[DataSets, Sequence[Step]]]) -> list[str]:

@@ -17,6 +17,7 @@ from ood_core import network as networks
 from ood_core import torch_state
 from ood_core.artifacts import SCORE, load_outputs, load_score
 from ood_core.calibration import Calibration
+from ood_core.detector.accuracy import accuracy
 from ood_core.detector.exact import exact
 from ood_core.detector.inputs import show
 from ood_core.detector.loading import revived
@@ -82,6 +83,8 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
         classes=train.base.images.opened.classes,
         preprocessing=preprocessing,
         scorers=scorers,
+        holdout=first.measure.fit.train.base.images.opened.holdout,
+        id_accuracy=_id_accuracy(first.measure, store),
         independent=not any(measure.fit.held_out is not None for measure in measures.values()),
         origin=Origin(
             name=plan.name,
@@ -136,6 +139,14 @@ def _scorer(name: str, measure: MeasureStage, store: Store) -> FittedScorer:
         score=load_score(store.file(measure.fit, SCORE), measure.fit.scorer),
         calibration=Calibration.of(scores, predicted),
     )
+
+
+def _id_accuracy(measure: MeasureStage, store: Store) -> float | None:
+    """Return the accuracy on the held-out images; None where nothing classifies them."""
+    if measure.held_scores is None:
+        return None
+    held = load_outputs(measure.held_scores.outputs, store)
+    return None if held.head is None else accuracy(held)
 
 
 # ---------------------------------------------------------------------------------------------------- for explanations

@@ -34,7 +34,7 @@ from ood_core.detector.parts import (
 from ood_core.detector.predictions import rule
 from ood_core.errors import OODError
 from ood_core.files import content_digest
-from ood_core.interfaces import Network, Plugin
+from ood_core.interfaces import Plugin
 from ood_core.options import describe
 from ood_core.plugins import Plugins
 from ood_core.store import flush, require_writable, save_tensors, writing
@@ -120,7 +120,6 @@ def _example_tensors(examples: Examples) -> dict[str, Tensor]:
 
 def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str, str], plugins: Plugins) -> Manifest:
     origin, network, stage = fitted.origin, fitted.network, fitted.reconstruction
-    foreign = isinstance(network, ForeignNetwork)
     parts: list[Plugin] = [of.scorer for of in fitted.scorers]
     parts += [] if fitted.backbone is None else [fitted.backbone]
     parts += [] if stage is None else [stage.pretext]
@@ -137,14 +136,19 @@ def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str
         outputs=other_outputs if head is None else len(head.bias),
         image_size=fitted.preprocessing.image_size,
         view=vars(fitted.preprocessing.view),
-        normalisation=_normalisation(network) if foreign else None,
+        normalisation=_normalisation(network) if isinstance(network, ForeignNetwork) else None,
         module=network.entry() if isinstance(network, ForeignNetwork) else None,
         classes=list(fitted.classes),
         classifier=fitted.classifier,
         scorers=list(entries),
         tpr=fitted.tpr,
         per_class=fitted.per_class,
-        calibration={"images": len(fitted.scorers[0].calibration), "independent": fitted.independent},
+        calibration={
+            "images": len(fitted.scorers[0].calibration),
+            "independent": fitted.independent,
+            "holdout": fitted.holdout,
+        },
+        id_accuracy=fitted.id_accuracy,
         pretext=None if stage is None else describe(stage.pretext),
         pretext_outputs=None if stage is None else stage.outputs,
         exact=fitted.exact,
@@ -155,6 +159,5 @@ def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str
     )
 
 
-def _normalisation(network: Network) -> dict[str, list[float]]:
-    values = dict(network.named_buffers())
-    return {name: values[name].flatten().tolist() for name in ("mean", "std")}
+def _normalisation(network: ForeignNetwork) -> dict[str, list[float]]:
+    return {name: list(map(float, values)) for name, values in vars(network.normalisation).items()}

@@ -52,7 +52,8 @@ class Detector:
             unless given.
         logits: Likewise; False where there are none to use.
         crop_fraction: Share of the resized image's shorter side that the central square keeps.
-        interpolation: Of the resizing, which is antialiased.
+        interpolation: Of the resizing, which is antialiased; "bilinear" or "bicubic".
+        squash: Whether both sides are resized, so that nothing of an image that is not square is cut off.
         holdout: Share of the images to calibrate by, where none are given for that.
         tpr: Share of ID images to accept.
         per_class: Whether each predicted class gets a threshold of its own.
@@ -71,6 +72,7 @@ class Detector:
         logits: str | int | bool | None = None,
         crop_fraction: float = 1.0,
         interpolation: str = "bicubic",
+        squash: bool = False,
         holdout: float = 0.2,
         tpr: float = TPR,
         per_class: bool = False,
@@ -81,7 +83,7 @@ class Detector:
         _require(image_size, holdout, tpr)
         self.image_size, self.mean, self.std = image_size, mean, std
         self.embeddings, self.logits = embeddings, logits
-        self.crop_fraction, self.interpolation = crop_fraction, interpolation
+        self.crop_fraction, self.interpolation, self.squash = crop_fraction, interpolation, squash
         self.holdout, self.tpr, self.per_class = holdout, tpr, per_class
         self.examples, self.seed, self.name = examples, seed, name
         self._fitted: Fitted | None = None
@@ -89,9 +91,11 @@ class Detector:
     def __repr__(self) -> str:
         if self._fitted is None:
             return f"Detector({self.name!r}, not fitted)"
-        network = self._fitted.network
+        network, found = self._fitted.network, self.id_accuracy
         read = f"; {network.describe()}" if isinstance(network, ForeignNetwork) else ""
-        return f"Detector({self.name!r}, {len(self.classes)} classes, scorers {', '.join(self.scorers)}{read})"
+        accuracy = "" if found is None else f", ID accuracy {found:.1%}"
+        scorers = ", ".join(self.scorers)
+        return f"Detector({self.name!r}, {len(self.classes)} classes, scorers {scorers}{accuracy}{read})"
 
     # ------------------------------------------------------------------------------------------------ making, keeping
 
@@ -113,12 +117,15 @@ class Detector:
     @classmethod
     def of(cls, fitted: Fitted) -> Self:
         """Return the detector with what was fitted."""
-        view = fitted.preprocessing.view
+        network = fitted.network
+        normalisation = network.normalisation if isinstance(network, ForeignNetwork) else Normalisation()
         made = cls(
             image_size=fitted.preprocessing.image_size,
-            **_named(fitted.network),
-            crop_fraction=view.crop_fraction,
-            interpolation=view.interpolation,
+            mean=normalisation.mean,
+            std=normalisation.std,
+            **_named(network),
+            **vars(fitted.preprocessing.view),
+            holdout=fitted.holdout,
             tpr=fitted.tpr,
             per_class=fitted.per_class,
             examples=fitted.examples is not None,
@@ -162,12 +169,9 @@ class Detector:
         return self
 
     def _options(self, image_size: int) -> fitting.Options:
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise OODError(f"interpolation must be 'bilinear' or 'bicubic', not '{self.interpolation}'")
-        view = EvaluationView(crop_fraction=self.crop_fraction, interpolation=self.interpolation)  # type: ignore[arg-type]
         return fitting.Options(
             image_size=image_size,
-            view=view,
+            view=_view(self.crop_fraction, self.interpolation, self.squash),
             normalisation=Normalisation.of(self.mean, self.std),
             embeddings=self.embeddings,
             logits=self.logits,
@@ -207,6 +211,14 @@ class Detector:
     def scorers(self) -> tuple[str, ...]:
         """Names of the scorers; the first one decides, unless another one is asked to."""
         return tuple(of.name for of in self.fitted.scorers)
+
+    @property
+    def id_accuracy(self) -> float | None:
+        """Share of the held-out ID images that the network classifies correctly; None without logits or labels.
+
+        Of a network that saw these images in its training it says little, but that it sees them as it did there.
+        """
+        return self.fitted.id_accuracy
 
     def threshold(self, tpr: float | None = None, scorer: str | None = None) -> float:
         """Return the score above which an image is OOD.
@@ -321,6 +333,21 @@ def _named(network: Network) -> dict[str, Any]:
         "embeddings": None if embeddings.kind == "input" else embeddings.name,
         "logits": False if logits is None else logits.name,
     }
+
+
+def _view(crop_fraction: float, interpolation: str, squash: bool) -> EvaluationView:
+    """Return how images become squares.
+
+    Raises:
+        OODError: Names the option that cannot be meant.
+    """
+    if interpolation not in ("bilinear", "bicubic"):
+        raise OODError(f"interpolation must be 'bilinear' or 'bicubic', not {interpolation!r}")
+    if not isinstance(crop_fraction, (int, float)) or not 0 < crop_fraction <= 1:
+        raise OODError(f"crop_fraction must be above 0 and at most 1, not {crop_fraction!r}")
+    if not isinstance(squash, bool):
+        raise OODError(f"squash must be True or False, not {squash!r}")
+    return EvaluationView(crop_fraction=crop_fraction, interpolation=interpolation, squash=squash)  # type: ignore[arg-type]
 
 
 def _usable(device: str | None) -> torch.device | None:

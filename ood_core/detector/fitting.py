@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,16 +17,17 @@ from ood_core import memory, torch_state
 from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
 from ood_core.contract import check_alone, check_fitted, is_explained, require_finite
-from ood_core.data import to_unit
+from ood_core.data import MUCH, cut_away, to_unit
+from ood_core.detector import accuracy
 from ood_core.detector.build import COMPARED, EXAMPLES, WITNESSES, spread, thumbnail
 from ood_core.detector.exact import exact
 from ood_core.detector.foreign import ForeignNetwork, Normalisation
-from ood_core.detector.inputs import batches
+from ood_core.detector.inputs import Item, batches
 from ood_core.detector.labelled import Labelled, split
 from ood_core.detector.module_outputs import Key
 from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of, head_of
 from ood_core.detector.passage import Wanted, is_exact, outputs, scored
-from ood_core.errors import OODError
+from ood_core.errors import OODError, warn
 from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Scorer
 from ood_core.nodes import Node
 from ood_core.options import Reader, label
@@ -93,11 +95,8 @@ def fit(
     if held_out is None:
         train, held_out = split(train, options.holdout, options.seed)
     preprocessing = Preprocessing(options.image_size, options.view)
-    seen = next(batches(train[_drawn(len(train), COMPARED)].items, preprocessing, COMPARED))
-    if seen.errors:
-        raise OODError(next(iter(seen.errors.values())))
-    witnesses = _bytes(seen.images)
-    network = exact(_network(module, witnesses, train, seen.names, options))
+    witnesses, names = _witnesses(train, preprocessing)
+    network = exact(_network(module, witnesses, train, names, options))
     head, logits = _head(network, len(train.classes)), _has_logits(network, len(train.classes))
     head = _checked_head(network, to_unit(witnesses).to(device_of(network)), head)
     for name, scorer in scorers:
@@ -107,6 +106,7 @@ def fit(
     read = _outputs(network, train, preprocessing, wanted)
     fits_held = any("held_out" in scorer.all_needs() for _, scorer in scorers)
     held = _outputs(network, held_out, preprocessing, wanted)
+    found = _checked_accuracy(network, held, held_out, preprocessing) if logits and held_out.has_labels else None
     scores = []
     for name, scorer in scorers:
         torch_state.seed_all(options.seed)
@@ -122,6 +122,8 @@ def fit(
         preprocessing=preprocessing,
         scorers=tuple(FittedScorer(name, scorer, score, Calibration(np.zeros(0))) for name, scorer, score in scores),
         independent=not fits_held,
+        id_accuracy=found,
+        holdout=options.holdout,
         tpr=options.tpr,
         per_class=options.per_class,
         origin=Origin(options.name, seed=options.seed, created=datetime.now(UTC).isoformat(timespec="seconds")),
@@ -131,6 +133,27 @@ def fit(
         examples=_examples(train, read) if options.examples else None,
     )
     return replace(plain, scorers=_calibrated(plain, held_out))
+
+
+def _witnesses(train: Labelled, preprocessing: Preprocessing) -> tuple[Tensor, Sequence[str]]:
+    """Return some images as the network is shown them, uint8, and their names; warn where much of them is cut."""
+    sizes: list[tuple[int, int]] = []
+
+    def sized(item: Item) -> Tensor:
+        pixels = item.pixels()
+        sizes.append((pixels.shape[1], pixels.shape[2]))
+        return pixels
+
+    drawn = [Item(item.name, partial(sized, item)) for item in train[_drawn(len(train), COMPARED)].items]
+    seen = next(batches(drawn, preprocessing, COMPARED))
+    if seen.errors:
+        raise OODError(next(iter(seen.errors.values())))
+    if (share := cut_away(sizes, preprocessing.view)) > MUCH:
+        warn(
+            f"the central square leaves out {share:.0%} of the area of the images, which are not square; "
+            "Detector(squash=True) resizes them whole"
+        )
+    return _bytes(seen.images), seen.names
 
 
 def _network(module: Any, witnesses: Tensor, train: Labelled, names: Sequence[str], options: Options) -> Network:
@@ -187,6 +210,17 @@ def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, w
         wanted.head,
         {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers},
     )
+
+
+def _checked_accuracy(network: Network, held: Outputs, held_out: Labelled, preprocessing: Preprocessing) -> float:
+    """Return the accuracy on the held-out images; warn where it is not what a trained network has."""
+
+    def show(rows: NDArray[np.int64]) -> Tensor:
+        return next(batches(held_out[rows].items, preprocessing, len(rows))).images
+
+    if doubt := accuracy.explain(network, held, held_out.classes, show):
+        warn(doubt)
+    return accuracy.accuracy(held)
 
 
 def _require(name: str, scorer: Scorer, network: Network, head: Head | None, train: Labelled) -> None:

@@ -71,6 +71,7 @@ class ForeignNetwork(Network):
 
     def __init__(self, module: Callable[[Tensor], Any], normalisation: Normalisation) -> None:
         super().__init__()
+        self.normalisation = normalisation
         self.module = _frozen(module) if isinstance(module, nn.Module) else _Called(module)
         for name, values in vars(normalisation).items():
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))

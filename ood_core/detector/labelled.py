@@ -114,12 +114,12 @@ def _of_folder(folder: Path) -> tuple[list[Item], list[str], Sequence[str]]:
     files = [(file, one.name) for one in found for file in pictures_in(one, passed)]
     if not files:
         raise OODError(passed.behind(f"{folder}: {wanted}"))
-    names = [one.name for one in found]
-    empty = sorted(set(names) - {name for _, name in files})
+    classes = [one.name for one in found]
+    empty = sorted(set(classes) - {name for _, name in files})
     without = (f"{folder}: no picture of {len(empty)} classes, such as '{empty[0]}'",) if empty else ()
     for note in (*passed.notes(folder), *without):
         warnings.warn(note, stacklevel=2)
-    return [file_item(file) for file, _ in files], [name for _, name in files], names
+    return [file_item(file) for file, _ in files], [name for _, name in files], classes
 
 
 def _is_map(dataset: Any) -> bool:

@@ -86,6 +86,8 @@ class _Reading:
             witnesses=witness["images"],
             witnessed=witness["embeddings"],
             independent=manifest.calibration["independent"],
+            holdout=manifest.calibration["holdout"],
+            id_accuracy=manifest.id_accuracy,
             tpr=manifest.tpr,
             per_class=manifest.per_class,
             exact=manifest.exact,

@@ -70,6 +70,7 @@ class Manifest:
     tpr: float
     per_class: bool
     calibration: dict[str, Any]
+    id_accuracy: float | None
     pretext: dict[str, Any] | None
     pretext_outputs: int | None
     exact: bool

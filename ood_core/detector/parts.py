@@ -141,6 +141,8 @@ class Fitted:
         preprocessing: How images are shown.
         scorers: At least one; the first decides unless another one is asked to.
         independent: Whether the calibration images had no part in fitting any scorer.
+        id_accuracy: Share of the calibration images that are classified correctly; None without logits or labels.
+        holdout: Share of the images that were held out to calibrate by, where none were given for that.
         tpr: Share of ID images that is accepted, unless a call says otherwise.
         per_class: Whether each predicted class has a threshold of its own, unless a call says otherwise.
         origin: Where it comes from.
@@ -163,6 +165,8 @@ class Fitted:
     witnesses: Tensor
     witnessed: Tensor
     independent: bool = True
+    id_accuracy: float | None = None
+    holdout: float = 0.2
     tpr: float = TPR
     per_class: bool = False
     exact: bool = False

@@ -302,3 +302,15 @@ def test_pictures_with_names_that_are_no_text_are_read(tiny, make_plan, tmp_path
     (tmp_path / "pets" / "cat" / "0.png").rename(tmp_path / "pets" / "cat" / odd)
     plan = make_plan(tiny, f"data.near=[{{use: folder, path: {tmp_path}/pets}}]")
     assert plan.notes == ()
+
+
+def test_what_the_central_square_leaves_out_is_noted_with_the_option_that_keeps_it(make_plan, tiny, tmp_path):
+    for split, level in (("train", 0), ("test", 30)):
+        for file in write_folder(tmp_path / "wide" / split, count=12, level=level).rglob("*.png"):
+            Image.open(file).resize((16, 8)).save(file)
+    wide = f"data.id={{use: folder, path: {tmp_path}/wide}}"
+    assert make_plan(tiny, wide).notes == (
+        "wide train: the central square leaves out 50% of the area of the images, which are not square; "
+        "'evaluation: {squash: true}' in 'data' resizes them whole",
+    )
+    assert make_plan(tiny, wide, "data.evaluation={squash: true}").notes == ()

@@ -1,5 +1,9 @@
 """Detectors of modules of the user's own, without any recipe."""
 
+import inspect
+import warnings
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from ood_core.detector import Detector
 from ood_core.detector.exact import ExactLinear
 from ood_core.detector.labelled import labelled
-from ood_core.errors import OODError
+from ood_core.errors import OODError, OODWarning
+from ood_core.interfaces import EvaluationView
 from ood_core.vision import prepare_torchvision
 
 CLASSES = 3
@@ -58,6 +63,17 @@ def data():
 def classifier():
     torch.manual_seed(0)
     return Classifier()
+
+
+def knowing():
+    """Return a classifier that knows the colours."""
+    module = Classifier()
+    with torch.no_grad():
+        module.body.bend.weight.copy_(torch.cat([torch.eye(3).repeat_interleave(4, 1), torch.zeros(7, 12)]))
+        module.body.bend.bias.zero_()
+        module.fc.weight.copy_(torch.eye(3, 10))
+        module.fc.bias.zero_()
+    return module
 
 
 @pytest.fixture
@@ -243,14 +259,7 @@ def test_a_share_of_each_class_calibrates_unless_others_are_given(classifier, da
 
 
 def test_each_predicted_class_may_have_its_threshold(data, far):
-    torch.manual_seed(1)
-    module = Classifier()
-    with torch.no_grad():  # a classifier that knows the colours
-        module.body.bend.weight.copy_(torch.cat([torch.eye(3).repeat_interleave(4, 1), torch.zeros(7, 12)]))
-        module.body.bend.bias.zero_()
-        module.fc.weight.copy_(torch.eye(3, 10))
-        module.fc.bias.zero_()
-    detector = fitted(module, data, per_class=True, holdout=0.4)
+    detector = fitted(knowing(), data, per_class=True, holdout=0.4)
     found = detector.predict(data[0])
     assert (found.predicted == data[1]).all()
     assert len(set(found.threshold)) == CLASSES
@@ -311,6 +320,10 @@ def test_scorers_that_ask_the_network_and_its_layers_work_as_well(classifier, da
         ({"tpr": float("nan")}, "tpr must lie between 0 and 1, not nan"),
         ({"mean": (0, 0)}, "mean and std are three numbers each"),
         ({"interpolation": "nearest"}, "interpolation must be 'bilinear' or 'bicubic', not 'nearest'"),
+        ({"crop_fraction": 0}, "crop_fraction must be above 0 and at most 1, not 0"),
+        ({"crop_fraction": 1.5}, "crop_fraction must be above 0 and at most 1, not 1.5"),
+        ({"crop_fraction": "0.5"}, "crop_fraction must be above 0 and at most 1, not '0.5'"),
+        ({"squash": "yes"}, "squash must be True or False, not 'yes'"),
     ],
 )
 def test_mistakes_are_told(classifier, data, change, message):
@@ -325,7 +338,15 @@ def test_mistakes_are_told(classifier, data, change, message):
         (lambda labels: labels * 10**9, "labels reach up to 2000000000 for 180 images; number the classes from 0"),
         (lambda labels: labels - 1, "labels reach from -1 to 1, and there are 2 classes"),
         (lambda labels: labels / 2, r"a whole number or a name for each image, not float64 \[180\]"),
-        (lambda labels: np.eye(3)[labels], r"a whole number or a name for each image, not float64 \[180, 3\]"),
+        (lambda labels: np.full((180, 3), 1 / 3), r"a whole number or a name for each image, not float64 \[180, 3\]"),
+        (
+            lambda labels: labels + 1,
+            r"labels reach from 1 to 3: number the classes from 0 \(labels - 1\), or name all of",
+        ),
+        (lambda labels: [None, *labels[1:]], "image 0 has no label but None"),
+        (lambda labels: np.where(labels == 0, np.nan, labels), "a whole number or a name for each image, not float64"),
+        (lambda labels: ["red", *labels[1:].tolist()], "labels are numbers or names, not both: there are int, str"),
+        (lambda labels: labels * 0 - 1, "labels reach from -1 to -1, .*; data sets without labels have -1"),
         (lambda labels: labels[:9], "there are 180 images and 9 labels"),
     ],
 )
@@ -361,6 +382,64 @@ def test_a_module_that_gives_maps_is_refused(data):
         fitted(nn.Identity(), data)
 
 
+OTHERS = {
+    "image_size": 10,
+    "mean": (0.1, 0.2, 0.3),
+    "std": (0.4, 0.5, 0.6),
+    "crop_fraction": 0.8,
+    "interpolation": "bilinear",
+    "squash": True,
+    "holdout": 0.31,
+    "tpr": 0.9,
+    "per_class": True,
+    "examples": False,
+    "seed": 3,
+    "name": "other",
+}
+"""Another value of each option than the default."""
+
+
+def test_every_option_of_a_detector_has_another_value_here():
+    assert OTHERS.keys() == inspect.signature(Detector).parameters.keys()
+    assert {field.name for field in fields(EvaluationView)} <= OTHERS.keys()  # all of a recipe's `evaluation`
+
+
+@pytest.mark.parametrize("option", OTHERS)
+def test_a_loaded_detector_has_the_options_it_was_fitted_with(data, tmp_path, option):
+    module = knowing()
+    changed = {option: OTHERS[option]} | ({"tpr": 0.5} if option == "per_class" else {})
+    before = Detector(**{"image_size": 8} | changed)
+    before.fit(module, data, ["mahalanobis"]).save(tmp_path / "saved")
+    again = Detector.load(tmp_path / "saved", backbone=module)
+    assert getattr(again, option) == OTHERS[option]
+    assert {name: getattr(again, name) for name in OTHERS} == {name: getattr(before, name) for name in OTHERS}
+    again.fit(module, data, ["mahalanobis"])
+    assert again.score(data[0])["mahalanobis"].tolist() == before.score(data[0])["mahalanobis"].tolist()
+
+
+def test_a_loaded_detector_of_a_run_keeps_its_holdout(tiny_detector):
+    assert tiny_detector.holdout == 0.2
+    assert (tiny_detector.mean, tiny_detector.std) == ((0, 0, 0), (1, 1, 1))  # its backbone has its own
+
+
+def test_edges_of_wide_images_are_seen_where_both_sides_are_resized(data):
+    random = np.random.default_rng(0)
+    wide = random.integers(100, 140, (120, 8, 32, 3), dtype=np.uint8)
+    damaged = wide.copy()
+    damaged[:, :, 28:] = 255
+
+    def mean(images):
+        return images.mean((2, 3))
+
+    with pytest.warns(OODWarning, match=r"^the central square leaves out 75% of the area of the images, which are not"):
+        cropped = fitted(mean, wide)
+    assert cropped.score(damaged)["mahalanobis"].tolist() == cropped.score(wide)["mahalanobis"].tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OODWarning)
+        whole = fitted(mean, wide, squash=True)
+    assert whole.predict(damaged).is_ood.all()
+
+
 class Counted(torch.utils.data.Dataset):
     """A data set that counts how often it is asked, and remembers nothing."""
 
@@ -378,12 +457,13 @@ class Counted(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_a_data_set_is_read_image_by_image(classifier, data, far, told):
+def test_a_data_set_is_read_image_by_image(data, far, told):
     dataset = Counted(*data, told)
-    detector = fitted(classifier, dataset)
-    expected = fitted(classifier, data).score(far)["mahalanobis"]
+    detector = fitted(knowing(), dataset)
+    expected = fitted(knowing(), data).score(far)["mahalanobis"]
     assert detector.score(far)["mahalanobis"] == pytest.approx(expected, rel=1e-4)
-    assert dataset.asked <= (2 if told else 3) * 180 + 8  # to be scored, for the examples, and for labels if need be
+    # to be scored, for the examples, for labels if need be, and otherwise to see that two of them are those it yields
+    assert dataset.asked <= (2 * 180 + 2 if told else 3 * 180) + 8
 
 
 def test_examples_are_left_out_where_nobody_may_see_them(classifier, data, tmp_path):

@@ -1,0 +1,184 @@
+"""Whether a network recognises the held-out ID images, and what would explain it where it does not.
+
+Detectors score whatever they are given. Pixels that are normalised otherwise than in the module's training, or classes
+in another order than its outputs, leave scores that look like any others and rank images at random. The labels of the
+held-out images show it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
+from torch import Tensor
+
+from ood_core.data import to_unit
+from ood_core.detector.foreign import ForeignNetwork, Normalisation
+from ood_core.detector.parts import device_of
+from ood_core.detector.passage import Wanted, outputs
+from ood_core.interfaces import Network, Outputs
+
+TRIED = 128
+"""Images by which another normalisation is compared with the given one."""
+
+SCREENED = 32
+"""Of these, by which the best of the other ones is chosen."""
+
+GAIN = 0.1
+"""By how much the accuracy must grow before another normalisation or order is named; 0.1 is ten points."""
+
+LEVEL = 0.001
+"""Of the sign test between both, and of the binomial test against chance."""
+
+POOR = 0.2
+"""Cohen's kappa below which accuracy is called near chance, whatever the number of images."""
+
+MOST_CLASSES = 5000
+"""For which another order is looked for; the assignment takes the square of them in memory."""
+
+_IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CIFAR = Normalisation((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
+_BYTES = Normalisation((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+_CAFFE = Normalisation((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
+_SWAP = "the channels in the order BGR (flip them in the module)"
+
+USUAL: tuple[tuple[str, Normalisation | None, bool], ...] = (
+    ("mean=(0, 0, 0) and std=(1, 1, 1)", Normalisation(), False),
+    ("mean=(0.485, 0.456, 0.406) and std=(0.229, 0.224, 0.225)", _IMAGENET, False),
+    ("mean=(0.5, 0.5, 0.5) and std=(0.5, 0.5, 0.5)", Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), False),
+    ("mean=(0.4914, 0.4822, 0.4465) and std=(0.247, 0.2435, 0.2616)", _CIFAR, False),
+    ("mean=(0, 0, 0) and std=(1/255, 1/255, 1/255), pixels from 0 to 255,", _BYTES, False),
+    (_SWAP, None, True),
+    (f"{_SWAP}, mean=(0.485, 0.458, 0.4076) and std=(1/255, 1/255, 1/255)", _CAFFE, True),
+)
+"""What else modules are trained with: what to do about it, mean and std (None: as given), whether channels are BGR."""
+
+
+def accuracy(held: Outputs) -> float:
+    """Return the share of images whose largest logit is that of their label."""
+    return float((held.logits.argmax(1) == held.labels).double().mean())
+
+
+def explain(
+    network: Network, held: Outputs, classes: Sequence[str], show: Callable[[NDArray[np.int64]], Tensor]
+) -> str:
+    """Return what is wrong with the accuracy on held-out ID images, in one line; "" where nothing seems to be.
+
+    Args:
+        network: Gives the logits.
+        held: Of the held-out images; with labels.
+        classes: Names, by label.
+        show: Returns the images of these rows, [n, 3, S, S], uint8 or float in [0, 1].
+    """
+    found = accuracy(held)
+    if found > 1 - GAIN:  # nothing could be that much better
+        return ""
+    reason = _other_order(held, classes) or _other_normalisation(network, held, show)
+    if not reason and _near_chance(held):
+        reason = "that is near chance: are mean, std, image_size and the order of the classes those of its training?"
+    return reason and f"the module classifies {found:.1%} of {len(held)} held-out images correctly; {reason}"
+
+
+def _near_chance(held: Outputs) -> bool:
+    """Return whether labels and predictions agree hardly more often than independent ones of their frequencies."""
+    count, classes = len(held), held.logits.shape[1]
+    predicted, labels = held.logits.argmax(1), held.labels
+    shares = [torch.bincount(of, minlength=classes).double() / count for of in (predicted, labels)]
+    chance = float(shares[0] @ shares[1])
+    if chance == 1:  # one class, of all images and in all predictions
+        return False
+    right = int((predicted == labels).sum())
+    kappa = (right / count - chance) / (1 - chance)
+    return kappa < POOR or (kappa < 0.5 and float(binom.sf(right - 1, count, chance)) > LEVEL)
+
+
+def _better(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> bool:
+    """Return whether far more of the same images are right: by `GAIN`, and in a sign test."""
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    return gained - lost >= GAIN * len(after) and float(binom.sf(gained - 1, gained + lost, 0.5)) < LEVEL
+
+
+# --------------------------------------------------------------------------------------------------------------- order
+
+
+def _other_order(held: Outputs, classes: Sequence[str]) -> str:
+    """Return which order of the classes fits the outputs far better.
+
+    It is fitted to one half of the images and judged by the other, or it would find one in noise as well.
+    """
+    count = held.logits.shape[1]
+    if count != len(classes) or not 1 < count <= MOST_CLASSES:
+        return ""
+    predicted, labels = held.logits.argmax(1).numpy(), held.labels.numpy()
+    halves = np.array_split(np.random.default_rng(0).permutation(len(labels)), 2)
+    after = np.zeros(len(labels), bool)
+    for one, other in (halves, halves[::-1]):
+        after[other] = _assigned(predicted[one], labels[one], count)[predicted[other]] == labels[other]
+    if not _better(after, predicted == labels):
+        return ""
+    order, name = _assigned(predicted, labels, count).tolist(), "another order"
+    best = float((np.array(order)[predicted] == labels).mean())
+    for known, key in (("numerical order", _numerical), ("alphabetical order", str)):
+        places = sorted(range(count), key=lambda place: key(classes[place]))
+        if float((np.array(places)[predicted] == labels).mean()) >= best - 0.02:
+            order, name = places, known
+            break
+    first = ", ".join(f"'{classes[place]}'" for place in order[:4]) + (", ..." if count > 4 else "")
+    return (
+        f"{after.mean():.1%} if they stand in {name}: {first}; give 'classes' in the order of the module's outputs, "
+        "or number the labels so"
+    )
+
+
+def _assigned(predicted: NDArray[np.int64], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the label for each output, each used once, that makes most predictions right; the same in doubt."""
+    matrix = np.zeros((count, count))
+    np.add.at(matrix, (predicted, labels), 1.0)
+    matrix += 1e-6 * np.eye(count)
+    found: NDArray[np.int64] = linear_sum_assignment(matrix, maximize=True)[1]
+    return found
+
+
+def _numerical(name: str) -> list[tuple[int, str]]:
+    """Return a key by which 'class2' comes before 'class10'."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+# ------------------------------------------------------------------------------------------------------- normalisation
+
+
+def _other_normalisation(network: Network, held: Outputs, show: Callable[[NDArray[np.int64]], Tensor]) -> str:
+    """Return which usual normalisation gives far more correct classes than the one the network has."""
+    if not isinstance(network, ForeignNetwork) or len(network.mean) != 3:  # a plugin's own knows its pixels
+        return ""
+    rows = np.random.default_rng(0).permutation(len(held))[:TRIED]
+    images, labels = show(rows), held.labels.numpy()[rows]
+    shown = [_shown(network, images[:SCREENED], normalisation, swapped) for _, normalisation, swapped in USUAL]
+    right = [float((_predicted(network, part) == labels[:SCREENED]).mean()) for part in shown]
+    name, normalisation, swapped = USUAL[int(np.argmax(right))]  # the more usual one of those that are alike
+    after = _predicted(network, _shown(network, images, normalisation, swapped)) == labels
+    before = held.logits.argmax(1).numpy()[rows] == labels
+    if not _better(after, before):
+        return ""
+    gained = f"{after.mean():.1%} of {len(labels)} of them with {name} ({before.mean():.1%} as given)"
+    return f"{gained}; give the normalisation of the module's training"
+
+
+def _shown(network: ForeignNetwork, images: Tensor, normalisation: Normalisation | None, swapped: bool) -> Tensor:
+    """Return images that the network's own normalisation makes those of the other one."""
+    unit, mean, std = to_unit(images.to(device_of(network))), network.mean, network.std
+    if normalisation is not None:
+        mean, std = (unit.new_tensor(of).view(3, 1, 1) for of in (normalisation.mean, normalisation.std))
+    wanted = (unit - mean) / std
+    return (wanted.flip(1) if swapped else wanted) * network.std + network.mean
+
+
+def _predicted(network: Network, images: Tensor) -> NDArray[np.int64]:
+    parts = [outputs(network, part, Wanted(logits=True))[0].logits for part in torch.split(images, SCREENED)]
+    found: NDArray[np.int64] = torch.cat(parts).argmax(1).numpy()
+    return found

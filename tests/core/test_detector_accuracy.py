@@ -1,0 +1,148 @@
+"""What the accuracy on held-out ID images shows: other pixels than in training, classes in another order, chance."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import nn
+
+from ood_core.detector import Detector
+from ood_core.detector.accuracy import USUAL, explain
+from ood_core.detector.foreign import Normalisation
+from ood_core.errors import OODWarning
+from ood_core.interfaces import Outputs
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data"
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CENTRES = torch.tensor([0.8, 0.6, 0.3]) + 0.015 * torch.arange(4)[:, None] * torch.tensor([1, 0, -1])
+"""Colours of four classes."""
+
+
+class Colours(nn.Module):
+    """Knows the classes by their colours, as they are after a normalisation."""
+
+    def __init__(self, normalisation=None, swapped=False):
+        super().__init__()
+        self.normalisation, self.swapped = normalisation or Normalisation(), swapped
+
+    def forward(self, images):
+        mean, std = (torch.tensor(of) for of in (self.normalisation.mean, self.normalisation.std))
+        colours = images.flip(1).mean((2, 3)) if self.swapped else images.mean((2, 3))
+        return colours, -torch.cdist(colours, (CENTRES - mean) / std)
+
+
+@pytest.fixture(scope="module")
+def colours():
+    """200 images near the colours, and their labels."""
+    labels = torch.arange(200) % len(CENTRES)
+    noise = torch.rand(200, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    return CENTRES[labels][:, :, None, None] + 0.02 * noise, labels
+
+
+def fit(module, dataset, **options):
+    return Detector(image_size=8, **options).fit(module, dataset, ["energy"])
+
+
+def test_nothing_is_said_of_a_network_that_recognises_the_held_out_images(colours):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OODWarning)
+        detector = fit(Colours(Normalisation(**IMAGENET)), colours, **IMAGENET)
+    assert detector.id_accuracy == 1
+    assert repr(detector) == "Detector('detector', 4 classes, scorers energy, ID accuracy 100.0%)"
+
+
+@pytest.mark.parametrize(("name", "normalisation", "swapped"), USUAL)
+def test_the_normalisation_that_gives_far_more_is_named(colours, name, normalisation, swapped):
+    given = {"mean": (0.9, 0.1, 0.5), "std": (0.5, 0.05, 0.3)}  # that of no network
+    module = Colours(normalisation or Normalisation(**given), swapped)
+    with pytest.warns(
+        OODWarning, match=r"^the module classifies .*% of 40 held-out images correctly; 100.0% of 40"
+    ) as said:
+        fit(module, colours, **given)
+    assert f"with {name} (" in str(said[0].message)
+    assert said[0].filename == __file__  # points at the line of the user
+
+
+def test_an_order_of_the_classes_that_fits_far_better_is_named(colours):
+    images, labels = colours
+    names = ["2", "10", "100", "1000"]
+    by_name = [names[label] for label in labels]  # sorted: 10, 100, 1000, 2
+    with pytest.warns(
+        OODWarning, match=r"100.0% if they stand in numerical order: '2', '10', '100', '1000'; give 'cla"
+    ):
+        fit(Colours(), (images, by_name))
+    with pytest.warns(
+        OODWarning, match=r"100.0% if they stand in another order: '3', '0', '1', '2'; give 'classes' in"
+    ):
+        fit(Colours(), (images, (labels + 3) % 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OODWarning)
+        detector = Detector(image_size=8).fit(Colours(), (images, by_name), ["energy"], classes=names)
+    assert detector.id_accuracy == 1
+
+
+def held(logits, labels):
+    return Outputs(torch.zeros(len(logits), 2), logits, labels, logits.shape[1])
+
+
+@pytest.mark.parametrize("classes", [3, 30, 300])
+def test_no_order_is_found_in_noise_and_its_accuracy_is_near_chance(classes):
+    generator = torch.Generator().manual_seed(classes)
+    noise = held(torch.rand(400, classes, generator=generator), torch.randint(classes, (400,), generator=generator))
+    said = explain(nn.Identity(), noise, [str(label) for label in range(classes)], None)
+    assert (
+        "; that is near chance: are mean, std, image_size and the order of the classes those of its training?" in said
+    )
+
+
+def test_a_classifier_that_is_wrong_at_times_is_not_near_chance():
+    labels = torch.arange(300) % 10
+    logits = nn.functional.one_hot(torch.where(torch.arange(300) % 7 < 3, (labels + 1) % 10, labels), 10).float()
+    assert explain(nn.Identity(), held(logits, labels), "abcdefghij", None) == ""  # 57 % of ten classes
+
+
+def test_accuracy_is_kept_by_a_saved_detector_and_needs_logits_and_labels(colours, tmp_path):
+    images, labels = colours
+    detector = fit(Colours(), (images, torch.where(torch.arange(200) % 50 == 0, (labels + 1) % 4, labels)))
+    assert 0.9 <= detector.id_accuracy < 1
+    detector.save(tmp_path / "saved")
+    assert Detector.load(tmp_path / "saved", backbone=Colours()).id_accuracy == detector.id_accuracy
+    assert '"id_accuracy": 0.9' in (tmp_path / "saved" / "manifest.json").read_text()
+    bare = Detector(image_size=8).fit(Colours(), colours, ["energy"], held_out=images[:80])
+    assert bare.id_accuracy is None
+    assert Detector(image_size=8).fit(lambda of: of.mean((2, 3)), colours, ["mahalanobis"]).id_accuracy is None
+
+
+def test_a_run_has_the_accuracy_on_its_held_out_images(tiny_detector):
+    assert 0 <= tiny_detector.id_accuracy <= 1
+    assert tiny_detector.id_accuracy * 24 == pytest.approx(round(tiny_detector.id_accuracy * 24))  # of so many
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the CIFAR parquet files and weights are not in {DATA}")
+def test_a_published_resnet_without_its_normalisation_is_noticed(monkeypatch):
+    from pyarrow import parquet
+    from safetensors.torch import load_file
+
+    monkeypatch.syspath_prepend(ROOT / "tests" / "example_plugin" / "ood-example")
+    from ood_example.resnet import ResNet20
+
+    network = ResNet20(10)
+    network.load_state_dict(load_file(DATA / "weights" / "resnet20-12fca82f.safetensors"))
+    network._mean.zero_(), network._std.fill_(1)  # as it was published: normalising is left to the caller
+    rows = next(parquet.ParquetFile(DATA / "cifar10" / "test-00000-of-00001.parquet").iter_batches(250)).to_pylist()
+    images = np.stack([PIL.Image.open(io.BytesIO(row["img"]["bytes"])).convert("RGB") for row in rows])
+    labels = [row["label"] for row in rows]
+
+    def found(**options):
+        return Detector(image_size=32, **options).fit(network, (images, labels), ["energy"]).id_accuracy
+
+    with pytest.warns(OODWarning, match=r"with mean=\(0.485, 0.456, 0.406\) and std=\(0.229, 0.224, 0.225\) \("):
+        assert found() < 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OODWarning)
+        assert found(**IMAGENET) > 0.8
