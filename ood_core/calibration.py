@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, listed
 from ood_core.metrics import usable
 
 TPR = 0.95
@@ -86,7 +86,7 @@ class Calibration:
         """Return a threshold for each predicted class, [C], from the calibration images taken for that class.
 
         Raises:
-            OODError: Too few images were taken for a class; names them all. Or nothing tells classes apart.
+            OODError: Too few images were taken for a class; names the first ones. Or nothing tells classes apart.
         """
         _require_share(tpr)
         least = math.ceil(tpr / (1 - tpr) - _ROUNDING)
@@ -95,7 +95,7 @@ class Calibration:
         if lacking:
             raise OODError(
                 f"a threshold for each class at a TPR of {tpr:g} needs {least} calibration images taken for each; "
-                f"{', '.join(lacking)}; lower the TPR, hold out more images, or use one threshold for all"
+                f"{listed(lacking)}; lower the TPR, hold out more images, or use one threshold for all"
             )
         return np.array([of.threshold(tpr) for of in parts])
 

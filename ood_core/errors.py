@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -33,6 +33,11 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").startswith("ood_core."):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, OODWarning, stacklevel=level)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return the first few, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from ood_core import memory, torch_state
@@ -10,9 +11,12 @@ from ood_core.batches import step_seed
 from ood_core.contract import check_fitted
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
+from ood_core.memory import much
 from ood_core.observers import Observer
 from ood_core.stages import FitStage
 from ood_core.store import Store
+
+_LOG = logging.getLogger(__name__)
 
 
 def execute(stage: FitStage, store: Store, observer: Observer) -> None:
@@ -21,6 +25,9 @@ def execute(stage: FitStage, store: Store, observer: Observer) -> None:
     _refuse_missing(stage, outputs)
     held_out = None if stage.held_out is None else load_outputs(stage.held_out, store)
     known_ood = load_together(stage.known_ood, store) if stage.known_ood else None
+    size = sum(part.memory(outputs.classes, outputs.embeddings.shape[1]) for part in stage.scorer.parts())
+    if said := much(stage.scorer.name, size):
+        _LOG.warning(said)
     with store.put(stage) as (folder, facts):
         torch_state.seed_all(step_seed(stage.seed, 0, "fit"))
         given = replace(outputs, held_out=held_out, known_ood=known_ood).declared_by(stage.scorer)

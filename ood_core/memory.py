@@ -16,7 +16,7 @@ from ood_core.errors import OODError
 
 T = TypeVar("T")
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 """In the messages of torch, cuDNN and cuBLAS."""
@@ -44,6 +44,14 @@ def peaks() -> dict[str, float]:
 def available() -> float:
     """Return how many MiB of main memory could be had without swapping."""
     return float(psutil.virtual_memory().available) / MIB
+
+
+def much(name: str, count: int) -> str:
+    """Return what to say before a scorer takes over 1 GiB, or over a quarter of what is free; "" if it takes less."""
+    free = available() * MIB
+    if count <= min(GIB, free / 4):
+        return ""
+    return f"scorer '{name}' takes at least {count / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free here"
 
 
 def _peak_resident() -> int:

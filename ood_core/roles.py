@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ood_core.errors import listed
 from ood_core.stages import Images
 
 
@@ -59,12 +60,15 @@ def mistakes(sets: DataSets) -> Iterator[tuple[Images, str]]:
 
 
 def gaps(sets: DataSets) -> list[str]:
-    """Return a note for each ID class without images for training or for test."""
+    """Return a note on ID classes without images for training, and one for test."""
     notes = []
     for part in (sets.train, sets.test):
         counts = np.bincount(part.opened.labels.numpy(), minlength=len(part.opened.classes))
         empty = [part.opened.classes[label] for label in np.flatnonzero(counts == 0)]
-        notes += [f"{part}: no image of the class '{name}'" for name in empty]
+        if len(empty) == 1:
+            notes.append(f"{part}: no image of the class '{empty[0]}'")
+        elif empty:
+            notes.append(f"{part}: no image of {len(empty)} classes: {listed([repr(name) for name in empty])}")
     return notes
 
 
@@ -84,7 +88,7 @@ def _classes(sets: DataSets) -> Iterator[tuple[Images, str]]:
     for images in (*(images for _, images in sets.ood), *sets.known):
         shared = [name for name in images.opened.classes if name in sets.test.opened.classes]
         if shared and images.opened.source in own:
-            yield images, f"OOD set '{images.name}' shares classes with the ID set: {', '.join(shared)}"
+            yield images, f"OOD set '{images.name}' shares classes with the ID set: {listed(shared)}"
 
 
 def _shared(sets: DataSets) -> Iterator[tuple[Images, str]]:

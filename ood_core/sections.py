@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from ood_core.data import MUCH, cut_away
 from ood_core.datasets import Data
-from ood_core.errors import suggest
+from ood_core.errors import listed, suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
 from ood_core.library import Library
+from ood_core.memory import GIB
 from ood_core.nodes import Node
 from ood_core.options import Reader, describe, label, with_nested
 from ood_core.recipe import Recipe
@@ -27,8 +28,8 @@ OTHERS = ("protocol", "benchmark", "paper")
 
 BENCHMARK_KEYS = ("title", "paper", "source", "licence", "splits", "notes")
 
-SHOWN_CLASSES = 5
-"""Class names that a note lists."""
+USUAL_DIMENSIONS = 768
+"""Of the embeddings of a ViT-B: a plan does not know those of the network, which is not built yet."""
 
 ON = "on"
 """Key of a training stage: what it is trained on, where that is not the ID training set."""
@@ -111,7 +112,7 @@ def read(recipe: Recipe, reader: Reader, library: Library) -> list[Experiment]:
     read = _Read(recipe, data, backbone, tasks, scorers)
     paper = {"paper": sections["paper"].plain()} if "paper" in sections else {}  # read again where a lock is run
     resolved = benchmark | paper | read.resolved()
-    notes = (*data.selections.notes, *_seen_before(cases), *_cut(cases, read.view))
+    notes = (*data.selections.notes, *_seen_before(cases), *_cut(cases, read.view), *_large(cases, scorers))
     return [read.experiment(case, steps, resolved, tuple(reading.checks), notes) for case, steps in cases]
 
 
@@ -306,6 +307,20 @@ def _cut(cases: Sequence[tuple[DataSets, Sequence[Step]]], view: EvaluationView)
     return []
 
 
+def _large(cases: Sequence[tuple[DataSets, Sequence[Step]]], scorers: Sequence[tuple[Node, str, Scorer]]) -> list[str]:
+    """Return notes on scorers that take much memory if embeddings are as large as a ViT-B's."""
+    classes = max((len(case.train.opened.classes) for case, _ in cases), default=0)
+    sizes = {
+        name: sum(part.memory(classes, USUAL_DIMENSIONS) for part in scorer.parts()) for _, name, scorer in scorers
+    }
+    return [
+        f"scorer '{name}' takes at least {size / GIB:.1f} GiB of memory for {classes} classes, if embeddings have "
+        f"{USUAL_DIMENSIONS} dimensions, and with the square of these"
+        for name, size in sizes.items()
+        if size > GIB
+    ]
+
+
 def _seen_before(cases: Sequence[tuple[DataSets, Sequence[Step]]]) -> list[str]:
     """Return notes on training stages that were shown images of classes that measure as OOD, in whatever case."""
     seen: dict[str, set[str]] = {}
@@ -316,8 +331,7 @@ def _seen_before(cases: Sequence[tuple[DataSets, Sequence[Step]]]) -> list[str]:
                     names = set(step.images.opened.classes) & set(outside.opened.classes)
                     seen.setdefault(f"'{step.task.name}' on '{step.images}'", set()).update(names)
     return [
-        f"{stage} has seen classes that measure as OOD: {', '.join(sorted(names)[:SHOWN_CLASSES])}"
-        + (f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else "")
+        f"{stage} has seen classes that measure as OOD: {listed(sorted(names))}"
         for stage, names in seen.items()
         if names
     ]

@@ -109,6 +109,7 @@ def fit(
     found = _checked_accuracy(network, held, held_out, preprocessing) if logits and held_out.has_labels else None
     scores = []
     for name, scorer in scorers:
+        _note_memory(name, scorer, read)
         torch_state.seed_all(options.seed)
         given = replace(read, held_out=held).declared_by(scorer)
         with memory.exhaustion_explained(f"fitting scorer '{name}': give fewer images"):
@@ -221,6 +222,13 @@ def _checked_accuracy(network: Network, held: Outputs, held_out: Labelled, prepr
     if doubt := accuracy.explain(network, held, held_out.classes, show):
         warn(doubt)
     return accuracy.accuracy(held)
+
+
+def _note_memory(name: str, scorer: Scorer, train: Outputs) -> None:
+    """Warn before a fit that takes much memory."""
+    size = sum(part.memory(train.classes, train.embeddings.shape[1]) for part in scorer.parts())
+    if said := memory.much(name, size):
+        warn(f"{said}; embeddings have {train.embeddings.shape[1]} dimensions, of which it takes the square")
 
 
 def _require(name: str, scorer: Scorer, network: Network, head: Head | None, train: Labelled) -> None:

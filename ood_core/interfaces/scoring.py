@@ -101,6 +101,13 @@ class Scorer(Plugin):
         """Return what reads the `layers` that this scorer needs."""
         return None
 
+    def memory(self, classes: int, dimensions: int) -> int:
+        """Return how many bytes are kept beyond a few rows for each class, such as a matrix [D, D] of each; or 0.
+
+        It is said before the fit where it is much.
+        """
+        return 0
+
     def parts(self) -> tuple[Scorer, ...]:
         """Return this scorer and those among its options, which it fits and asks."""
         nested: list[Scorer] = []

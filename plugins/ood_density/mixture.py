@@ -155,6 +155,10 @@ class Mixture(Scorer):
     sample: PositiveInt = 10_000
     seed: NonNegativeInt = 0
 
+    def memory(self, classes: int, dimensions: int) -> int:
+        """Return the size of the covariances."""
+        return 8 * self.components * dimensions**2 if self.covariance == "full" else 0
+
     def fit(self, train: Outputs) -> MixtureSurprise:
         """Return the score.
 

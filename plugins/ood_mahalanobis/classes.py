@@ -56,6 +56,10 @@ class ClassMahalanobis(Scorer):
     covariance: Estimator = "ledoit-wolf"
     cutoff: Share = 1e-10
 
+    def memory(self, classes: int, dimensions: int) -> int:
+        """Return the size of the covariances."""
+        return 8 * classes * dimensions**2
+
     def fit(self, train: Outputs) -> ClassDistance:
         """Return the distance; classes without a training image have no mean to be near to.
 

@@ -68,6 +68,10 @@ class SSD(Scorer):
     seed: int = 0
     cutoff: Share = 1e-10
 
+    def memory(self, classes: int, dimensions: int) -> int:
+        """Return the size of the covariances."""
+        return 8 * self.clusters * dimensions**2
+
     def fit(self, train: Outputs) -> ClusterDistance:
         """Return the distance; clusters are looked for among at most 2^18 of the images, which are in memory then.
 

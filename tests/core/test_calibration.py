@@ -85,3 +85,9 @@ def test_the_interval_is_that_of_an_order_statistic():
 def test_what_cannot_be_had_is_told(ask, message):
     with pytest.raises(OODError, match=message):
         ask()
+
+
+def test_of_many_classes_with_too_few_images_the_first_are_named():
+    calibration = Calibration.of(np.arange(40.0), np.arange(40) % 20)
+    with pytest.raises(OODError, match=r"; 'a' has 2, 'b' has 2, 'c' has 2, 'd' has 2, 'e' has 2 and 15 more; lower"):
+        calibration.thresholds("abcdefghijklmnopqrst", 0.9)

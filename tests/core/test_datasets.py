@@ -225,6 +225,27 @@ def test_a_class_without_images_is_noted(make_plan, tiny, tmp_path):
     assert plan.notes == ("pets train: no image of the class 'zebra'", "pets: no image of the class 'zebra'")
 
 
+def test_many_classes_without_images_are_one_note(make_plan, tiny, tmp_path):
+    for split, level in (("test", 30), ("train", 0)):
+        write_folder(tmp_path / "pets" / split, ("cat", "dog"), count=12, level=level)
+        for number in range(7):
+            (tmp_path / "pets" / split / f"zebra{number}").mkdir()
+    plan = make_plan(tiny, f"data.id={{use: folder, path: {tmp_path}/pets}}")
+    listed = "no image of 7 classes: 'zebra0', 'zebra1', 'zebra2', 'zebra3', 'zebra4' and 2 more"
+    assert plan.notes == (f"pets train: {listed}", f"pets: {listed}")
+
+
+def test_a_scorer_that_will_take_much_memory_is_noted(make_plan, tiny, monkeypatch):
+    scorers = "scorers=[mahalanobis, mahalanobis-class, {use: react, score: mahalanobis-class, name: clipped}]"
+    assert make_plan(tiny, scorers).notes == ()
+    monkeypatch.setattr("ood_core.sections.GIB", 8 * 3 * 768 * 768 - 1)
+    size = "takes at least 1.0 GiB of memory for 3 classes, if embeddings have 768 dimensions, and with the square of"
+    assert [note.split(" these")[0] for note in make_plan(tiny, scorers).notes] == [
+        f"scorer 'mahalanobis-class' {size}",
+        f"scorer 'clipped' {size}",
+    ]
+
+
 def test_a_set_without_a_name_is_called_as_what_lies_there(make_plan, tiny, tmp_path):
     write_folder(tmp_path / "weeds")
     write_folder(tmp_path / "stones")

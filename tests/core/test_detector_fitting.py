@@ -440,6 +440,17 @@ def test_edges_of_wide_images_are_seen_where_both_sides_are_resized(data):
     assert whole.predict(damaged).is_ood.all()
 
 
+def test_a_scorer_that_takes_much_memory_is_said_before_the_fit(data, monkeypatch):
+    monkeypatch.setattr("ood_core.memory.available", lambda: 0.001)  # MiB
+    with pytest.warns(
+        OODWarning, match=r"^scorer 'mahalanobis-class' takes at least 0.0 GiB of memory, 0.0 GiB are fr"
+    ):
+        fitted(knowing(), data, ["mahalanobis-class"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OODWarning)
+        fitted(knowing(), data, ["mahalanobis"])
+
+
 class Counted(torch.utils.data.Dataset):
     """A data set that counts how often it is asked, and remembers nothing."""
 

@@ -1,6 +1,7 @@
 """A whole run on real digits, tiny: what it gives, what the store saves it from doing again, and how it fails."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -392,3 +393,10 @@ def test_scorers_of_every_need_run_together(make_plan, tiny, store):
     results = run(make_plan(tiny, known, scorers), store)
     assert len(results.rows) == 10
     assert all(0 <= row.auroc <= 1 for row in results.rows)
+
+
+def test_much_memory_is_logged_before_a_fit(tiny_run, make_plan, tiny, tmp_path, monkeypatch, caplog):
+    shutil.copytree(tiny_run.store.root, tmp_path / "copied")  # with the outputs that it is fitted to
+    monkeypatch.setattr("ood_core.memory.available", lambda: 0.001)  # MiB
+    run(make_plan(tiny, "scorers=[mahalanobis-class]", "data.holdout=0.2"), Store(tmp_path / "copied"))
+    assert [line for line in caplog.messages if line.startswith("scorer 'mahalanobis-class' takes at least 0.0 GiB of")]

@@ -10,7 +10,7 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Scorer
 from ood_core.neighbors import kmeans, nearest
 from ood_core.statistics import Estimator
-from ood_mahalanobis.classes import ClassMahalanobis
+from ood_mahalanobis.classes import ClassDistance, ClassMahalanobis
 from ood_mahalanobis.groups import Groups
 from ood_mahalanobis.scorers import GlobalMahalanobis, Mahalanobis, RelativeMahalanobis
 from ood_mahalanobis.ssd import SSD, FewShotSSD
@@ -350,3 +350,13 @@ def test_rare_classes_and_few_rows_do_not_break_the_shrunk_distances() -> None:
     train, test = gaussian(12, 40), gaussian(30, 40, seed=1)
     for scorer in (Mahalanobis(covariance="ledoit-wolf"), ClassMahalanobis(), RelativeMahalanobis(), SSD(clusters=3)):
         assert scorer.fit(train)(test).isfinite().all()
+
+
+def test_scorers_with_several_covariances_say_how_much_they_keep() -> None:
+    train = gaussian(300)
+    for scorer, covariances in ((ClassMahalanobis(), train.classes), (SSD(clusters=2), 2)):
+        fitted = scorer.fit(train)
+        groups = fitted.classes if isinstance(fitted, ClassDistance) else fitted.clusters
+        kept = sum(transform.nbytes for transform in groups.transforms)
+        assert scorer.memory(train.classes, DIMENSION) == kept == 8 * covariances * DIMENSION**2
+    assert RelativeMahalanobis().memory(1000, 768) == 0
