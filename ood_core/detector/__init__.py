@@ -13,6 +13,8 @@
 | `build` | from a run that is done to its detector |
 | `fitting`, `foreign` | from a network and images to a detector; modules of the user's own |
 | `module_evidence`, `module_outputs` | which of a module's tensors are embeddings and logits; reading them |
+| `labelled`, `labels` | ID images with their labels, whatever holds them; labels as numbers from 0 |
+| `accuracy` | whether the network recognises the held-out images, and what would explain it if not |
 | `bundle`, `manifest` | the folder on disk, and what is verified of it |
 """
 

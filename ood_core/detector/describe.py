@@ -20,6 +20,8 @@ def lines(fitted: Fitted) -> Iterator[str]:
         f"set by {len(calibration)} held-out ID images to accept {fitted.tpr:.1%} of ID images or more on average; "
         f"with these images {low:.1%} to {high:.1%} at 95 % confidence"
     )
+    if fitted.id_accuracy is not None:
+        yield f"the network classifies {fitted.id_accuracy:.1%} of these images correctly"
     if not fitted.independent:
         yield "a scorer was fitted to the calibration images as well: p-values and rates are not guaranteed"
     if not fitted.exact:

@@ -151,10 +151,15 @@ class Detector:
                 mapping or object; or a plugin's backbone. Embeddings that a module does not return are the inputs of
                 the layer that makes the logits; `repr` says what was taken for which. A copy of a module is kept.
             dataset: ID images with labels: a folder with a folder for each class, a pair (images, labels), a data set
-                or a loader that yields such pairs. Without labels all are of one class.
+                of torch or Hugging Face, or what yields pairs, longer tuples or dicts. Without labels all are of one
+                class. Images are in [0, 1] or uint8, not normalised.
             scorers: Names, mappings with options as in a recipe, or scorers; the first one decides.
             held_out: ID images to calibrate by, in any of those forms; a share of the others, unless given.
-            classes: Names of the classes.
+            classes: Names of the classes, in the order of the module's outputs.
+
+        Warns:
+            OODWarning: The module hardly recognises the held-out images, the central square leaves much of them out, or
+                a scorer takes much memory.
 
         Raises:
             OODError: The module gives no embeddings, a scorer needs what is not there, or a picture is broken.

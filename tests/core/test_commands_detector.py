@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ood_core import cli, commands
-from ood_core.detector import Detector
+from ood_core.detector import Detector, describe
 
 VARIED = """
 vary:
@@ -83,3 +83,8 @@ def test_a_run_that_is_not_there_is_told(ood):
     code, _, err = ood("detector", "mod")
     assert code == 2
     assert "no run 'mod', neither a folder nor below runs/" in err
+
+
+def test_the_accuracy_on_the_held_out_images_is_among_what_is_said_of_a_detector(tiny_detector):
+    said = f"the network classifies {tiny_detector.id_accuracy:.1%} of these images correctly"
+    assert said in list(describe.lines(tiny_detector.fitted))
