@@ -30,7 +30,8 @@ class OODWarning(UserWarning):
 def warn(message: str) -> None:
     """Issue an `OODWarning` that points at the line of the user's that led here."""
     frame, level = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("ood_core."):
+    # contextlib: functions that a context manager decorates are called by it
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("ood_core.", "contextlib")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, OODWarning, stacklevel=level)
 

@@ -239,7 +239,9 @@ def _require(name: str, scorer: Scorer, network: Network, head: Head | None, tra
     """
     needs, classes = scorer.all_needs(), len(train.classes)
     if "logits" in needs and not _has_logits(network, classes):
-        raise OODError(f"scorer '{name}' needs logits of the {classes} ID classes; {_logits_text(network, train)}")
+        raise OODError(
+            f"scorer '{name}' needs logits of the {classes} ID classes; {_logits_text(network, len(train.classes))}"
+        )
     if "head" in needs and head is None:
         seen = f": {network.describe()}" if isinstance(network, ForeignNetwork) else ""
         raise OODError(f"scorer '{name}' needs the linear layer that makes the logits, and the module has none{seen}")
@@ -247,16 +249,13 @@ def _require(name: str, scorer: Scorer, network: Network, head: Head | None, tra
         raise OODError(f"scorer '{name}' needs known OOD images; it can be fitted by a recipe alone")
 
 
-def _logits_text(network: Network, train: Labelled) -> str:
+def _logits_text(network: Network, classes: int) -> str:
     """Return what the module gives instead of logits for each class, and how to go on."""
-    classes = len(train.classes)
     if not isinstance(network, ForeignNetwork):
         return "the backbone has no classifier with as many outputs"
     if not network.outputs:
         return f"the module gives none ({network.describe()}); Detector(logits=...) names what has them"
     start = f"the module's are {network.outputs} (logits: {network.sources.logits})"
-    if network.outputs == train.labels.max() and train.labels.min() == 1:
-        return f"{start}, and the labels run from 1 to {network.outputs}: number them from 0"
     if classes == 1:
         return f"{start}: give each image its label, as images without labels are of one class"
     if network.outputs > classes:

@@ -53,7 +53,7 @@ def test_nothing_is_said_of_a_network_that_recognises_the_held_out_images(colour
         warnings.simplefilter("error", OODWarning)
         detector = fit(Colours(Normalisation(**IMAGENET)), colours, **IMAGENET)
     assert detector.id_accuracy == 1
-    assert repr(detector) == "Detector('detector', 4 classes, scorers energy, ID accuracy 100.0%)"
+    assert repr(detector).startswith("Detector('detector', 4 classes, scorers energy, ID accuracy 100.0%; embeddings: ")
 
 
 @pytest.mark.parametrize(("name", "normalisation", "swapped"), USUAL)

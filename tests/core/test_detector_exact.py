@@ -82,6 +82,8 @@ def test_batches_change_the_outputs_of_networks_by_rounding_alone(plugins, model
 class Pixels(nn.Module):
     """Embeddings are the first row of pixels."""
 
+    num_features = 4
+
     def forward_features(self, images):
         return images[:, 0, 0]
 

@@ -379,7 +379,7 @@ def test_what_is_missing_is_said_before_images_pass(data):
 
 
 def test_labels_from_1_are_named(data):
-    with pytest.raises(OODError, match="the labels run from 1 to 3: number them from 0"):
+    with pytest.raises(OODError, match="labels reach from 1 to 3: number the classes from 0"):
         fitted(Net(), (data[0], data[1] + 1), ["energy"])
 
 
