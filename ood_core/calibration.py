@@ -8,8 +8,8 @@ order statistic, the k-th smallest score with k = ceil((M + 1) TPR); no interpol
 
 Equal scores are equal up to rounding: the last bits of a score depend on the processor, the number of threads and the
 size of the batch. A calibration score therefore counts as `TOLERANCE` of its size more than it is, in the threshold
-and in p-values alike, so that a calibration image that is scored again is decided as before. That accepts a little
-more, so the guarantee stays.
+and in p-values alike, so that a calibration image that is scored again is decided as before, as long as the
+network's outputs are equal. That accepts a little more, so the guarantee stays.
 
 All this holds on average over calibration sets. What one of them has caught is told by `interval`.
 """
