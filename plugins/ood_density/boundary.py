@@ -57,7 +57,7 @@ class OneClassSvm(Scorer):
 
     Attributes:
         nu: Bound for the share of training images outside of the boundary, and for that of support vectors from below;
-            0.5 is scikit-learn's, the paper has examples from 0.05 to 0.5.
+            0.5 is scikit-learn's.
         gamma: γ; None takes two over the mean squared distance of two training embeddings. That is scikit-learn's
             "scale" for centred data; of other data it would depend on the offset.
         sample: At most so many training images are fitted to, drawn at random; time grows with their square.
@@ -73,7 +73,7 @@ class OneClassSvm(Scorer):
         formula="log ρ - log Σ_i α_i exp(-γ ‖f - s_i‖²)",
         fit="N² D of at most 10 000 rows",
         score="S D, S ≥ ν N support vectors",
-        notes="nu and gamma are scikit-learn's; the paper has examples from 0.05 to 0.5",
+        notes="nu and gamma are scikit-learn's",
     )
 
     nu: Annotated[float, Gt(0), Lt(1)] = 0.5

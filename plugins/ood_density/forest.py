@@ -54,8 +54,8 @@ class IsolationForest(Scorer):
     2^(-h / c), where h is the mean depth of its leaves in all trees and c that of a random binary search tree.
 
     Attributes:
-        trees: How many; 100 in the paper.
-        samples: Training images that each tree is grown from; 256 in the paper.
+        trees: How many; 100 is scikit-learn's.
+        samples: Training images that each tree is grown from; 256 in the paper and scikit-learn.
         seed: Draws the trees.
     """
 

@@ -147,7 +147,7 @@ class Mixture(Scorer):
         formula="-log Σ_k π_k N(f; m_k, Σ_k)",
         fit="rounds K N D² of at most 10 000 rows",
         score="D² + K D",
-        notes="no paper sets components; OpenOOD has 50, of the third layer after PCA to 50 dimensions",
+        notes="components is a choice made here; OpenOOD has 50, of the third layer after PCA to 50 dimensions",
     )
 
     components: PositiveInt = 10

@@ -52,10 +52,10 @@ class PerturbedMahalanobis(Scorer):
     """Mahalanobis distance after a step of the image towards its nearest class (Lee et al., 2018).
 
     min_c d_c(x')², x' = x - ε sign(∇ min_c d_c(x)²), d_c(x)² = (f - mu_c)^T S^-1 (f - mu_c), S the covariance within
-    classes and f the embedding. The paper adds further layers, as `mahalanobis-ensemble` does without the step.
+    classes and f the embedding. The authors add further layers, as `mahalanobis-ensemble` does without the step.
 
     Attributes:
-        epsilon: Step in each pixel, with pixels in [0, 1]. The paper chooses among 0, 0.0005, 0.001, 0.0014, 0.002,
+        epsilon: Step in each pixel, with pixels in [0, 1]. The authors choose among 0, 0.0005, 0.001, 0.0014, 0.002,
             0.005 and 0.01 by known OOD images; 0.0014 is the middle one.
     """
 
@@ -67,7 +67,7 @@ class PerturbedMahalanobis(Scorer):
         formula="min_c d_c(x′)²,  x′ = x − ε sign ∇ min_c d_c(x)²,  d_c² = (f − μ_c)ᵀ Σ⁻¹ (f − μ_c)",
         fit="N D² + D³",
         score="3 passes: forward, backward, forward",
-        notes="epsilon is the middle of those that the paper chooses among by known OOD images; OpenOOD has 0.0014",
+        notes="epsilon is the middle of those that the authors choose among by known OOD images; OpenOOD has 0.0014",
     )
 
     epsilon: NonNegativeFloat = 0.0014

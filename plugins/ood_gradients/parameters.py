@@ -54,7 +54,7 @@ class NetworkGradNorm(Scorer):
     computes that without the network.
 
     Attributes:
-        temperature: T; 1 in the paper.
+        temperature: T; 1 in the authors' code.
         parameters: "all" of them, or the weight of the "head".
     """
 

@@ -69,7 +69,7 @@ class GradNorm(Scorer):
     score = -(mass / T) sum_j |p_j - 1/C| sum_d |f_d|, with p = softmax(z / T).
 
     Attributes:
-        temperature: T; 1 in the paper.
+        temperature: T; 1 in the authors' code.
         target: "uniform" puts 1/C on every class, as the paper writes it; "ones" puts 1, as its published code does.
             The ranking is the same, the scores of "ones" are C times larger.
     """
@@ -82,7 +82,7 @@ class GradNorm(Scorer):
         formula="−(1/T) Σ_j |p_j − 1/C| · Σ_d |f_d|",
         fit="none",
         score="C + D",
-        notes="OpenOOD sums over ones (`target: ones`), which ranks alike",
+        notes="the authors' code and OpenOOD sum over ones (`target: ones`), which ranks alike",
     )
 
     temperature: PositiveFloat = 1.0

@@ -51,7 +51,8 @@ class LocalOutlierFactor(Scorer):
     and reach(f_i) is the distance of f_i to its k-th neighbour.
 
     Attributes:
-        k: How many neighbours; 20 is scikit-learn's, the paper advises 10 to 50.
+        k: How many neighbours; 20 is scikit-learn's. The paper takes the largest factor over a range of k that begins
+            at 10 to 20.
         sample: The share of training images to compare with, drawn at random: the fit takes N N D.
         index: How to search: "flat" is exact; "ivf" and "ivf-pq" look at a part of the bank, and measure their recall.
         seed: Draws the sample, and what the index is learned from.
@@ -65,7 +66,7 @@ class LocalOutlierFactor(Scorer):
         formula="mean_i d(fᵢ) / d(f), 1/d(f) = mean_i max(‖f - fᵢ‖, reach(fᵢ)) over the k nearest",
         fit="N² D",
         score="N D",
-        notes="k is scikit-learn's; the paper advises 10 to 50",
+        notes="k is scikit-learn's; the paper takes the largest factor over a range of k that begins at 10 to 20",
     )
 
     k: PositiveInt = 20

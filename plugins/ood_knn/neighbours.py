@@ -43,9 +43,9 @@ class NearestNeighbour(Scorer):
     far as one at a right angle. With k = 1 it ranks like the largest cosine to a training image.
 
     Attributes:
-        k: Which neighbour counts; in the paper 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet, 10 for 1 % of it.
-        normalize: Scale embeddings to unit length first, as in the paper.
-        sample: The share of training images to compare with, drawn at random; 1 and 0.01 in the paper.
+        k: Which neighbour counts; in the authors' code 50 for CIFAR-10, 1000 for ImageNet.
+        normalize: Scale embeddings to unit length first, as there.
+        sample: The share of training images to compare with, drawn at random; all of them there.
         index: How to search: "flat" is exact; "ivf" and "ivf-pq" look at a part of the bank, and measure their recall.
         seed: Draws the sample, and what the index is learned from.
     """
@@ -58,7 +58,10 @@ class NearestNeighbour(Scorer):
         formula="‖f/‖f‖ - g₍ₖ₎‖, g₍ₖ₎ the k-th nearest training embedding of length 1",
         fit="none; keeps N D",
         score="N D",
-        notes="k is the paper's for CIFAR-10; OpenOOD has 50, then the best of 50 to 1000 on validation OOD images",
+        notes=(
+            "k is the authors' for CIFAR-10, who have 1000 for ImageNet; OpenOOD has 50, then the best of 50 to 1000 "
+            "on validation OOD images"
+        ),
     )
 
     k: PositiveInt = 50
@@ -106,7 +109,8 @@ class GuidedByNeighbours(Scorer):
 
     Attributes:
         k: How many training images guide; 10 in the authors' code, 100 in OpenOOD.
-        sample: The share of training images to compare with, drawn at random; the paper takes 0.01 of ImageNet.
+        sample: The share of training images to compare with, drawn at random; the authors take 0.01 of ImageNet's.
+            Of a small data set that would be fewer than k.
         index: How to search: "flat" is exact; "ivf" and "ivf-pq" look at a part of the bank, and measure their recall.
         seed: Draws the sample, and what the index is learned from.
     """
@@ -120,8 +124,8 @@ class GuidedByNeighbours(Scorer):
         fit="N (C + D); keeps N D",
         score="N D + C",
         notes=(
-            "k is the authors'; OpenOOD has 100, and compares with the first 0.01 of the training images (here "
-            "`k: 100, sample: 0.01` draws as many)"
+            "k is the authors', who compare with 0.01 of ImageNet's training images, drawn at random; OpenOOD has 100, "
+            "and compares with the first 0.01 of the training images (here `k: 100, sample: 0.01` draws as many)"
         ),
     )
 

@@ -81,7 +81,9 @@ class RelationGraph(Scorer):
         formula="-Σᵢ rᵢ, rᵢ = max(0, cos(f, fᵢ)) p·pᵢ > 0.03",
         fit="N (C + D); keeps that much",
         score="N (C + D) at most",
-        notes="OpenOOD then takes the best of power 1 to 8 on validation OOD images",
+        notes=(
+            "power and threshold are the authors'; OpenOOD then takes the best of power 1 to 8 on validation OOD images"
+        ),
     )
 
     power: PositiveFloat = 1.0

@@ -62,7 +62,7 @@ class Gram(Scorer):
 
     Attributes:
         layers: Names of submodules with maps [B, C, H, W] or tokens [B, L, C]; empty takes the network's own list.
-        powers: Gram matrices of powers 1 to this; 10 in the paper.
+        powers: Gram matrices of powers 1 to this; 10 in the authors' code.
     """
 
     name = "gram"
@@ -73,7 +73,10 @@ class Gram(Scorer):
         formula="Σ_l δ_l / E[δ_l],  δ_l = Σ max(0, min − G_p)/|min| + max(0, G_p − max)/|max|",
         fit="N M, M values of all layers and powers",
         score="M",
-        notes="powers is the paper's; OpenOOD has 5, and reads every convolution and ReLU",
+        notes=(
+            "powers is the authors'; their code and OpenOOD's also divide by the largest softmax; OpenOOD has powers "
+            "to 5, and reads every convolution and ReLU"
+        ),
     )
 
     layers: tuple[str, ...] = ()

@@ -60,7 +60,7 @@ class LayerMahalanobis(Scorer):
     """Mahalanobis distances of several layers, summed with equal weights (after Lee et al., 2018).
 
     score = sum over layers l of min_c d2_c(f_l) / rank_l: f_l the mean over positions, d2 under the tied covariance.
-    The paper weighs the layers by a regression on known OOD images; `mahalanobis-ensemble` does.
+    The authors weigh the layers by a regression on known OOD images; `mahalanobis-ensemble` does.
 
     Attributes:
         layers: Names of submodules with maps [B, C, H, W] or tokens [B, L, C]; empty takes the network's own list.
@@ -120,8 +120,9 @@ class MahalanobisEnsemble(Scorer):
     """Mahalanobis distances of several layers, weighed by a logistic regression on known OOD images (Lee et al., 2018).
 
     score = a0 + sum over layers l of a_l log(1 + min_c d2_c(f_l) / rank_l), the a from held-out ID images against the
-    known OOD images of the recipe, both with the same weight. The logarithm, which the paper does without, keeps images
-    that are far away in one layer from deciding the regression. Input perturbation is left to `mahalanobis-perturbed`.
+    known OOD images of the recipe, both with the same weight. The logarithm, which the authors' code does without,
+    keeps images that are far away in one layer from deciding the regression. Input perturbation is left to
+    `mahalanobis-perturbed`.
 
     Attributes:
         layers: Names of submodules with maps [B, C, H, W] or tokens [B, L, C]; empty takes the network's own list.
@@ -136,8 +137,8 @@ class MahalanobisEnsemble(Scorer):
         fit="N D² a layer",
         score="D² + C D a layer",
         notes=(
-            "layers weighted by logistic regression as in the paper; OpenOOD's `mds_ensemble` takes the first "
-            "layer alone, with images perturbed by 0.0014"
+            "layers weighted by logistic regression as in the authors' code, which also perturbs the images; OpenOOD's "
+            "`mds_ensemble` takes the first layer alone, with images perturbed by 0.0014"
         ),
     )
 

@@ -66,10 +66,11 @@ class RankFeat(Scorer):
     """Energy after the largest singular component is taken off the last feature map (Song et al., 2022).
 
     score = -T log sum exp(z' / T), z' the logits of X - s1 u1 v1^T, X the map [channels, positions] of an image. The
-    paper also fuses this with the same step one stage earlier; a network that may be any timm model cannot go on there.
+    authors' code for convolutional networks takes the mean of z' and the logits after the same step one stage earlier;
+    a network that may be any timm model cannot go on there.
 
     Attributes:
-        temperature: T of the energy; 1 in the paper.
+        temperature: T of the energy; 1 in the authors' code.
     """
 
     name = "rankfeat"
@@ -80,7 +81,7 @@ class RankFeat(Scorer):
         formula="−T logsumexp(z′/T),  z′ = logits of X − s₁u₁v₁ᵀ",
         fit="none",
         score="C, after an eigendecomposition a map in the extraction",
-        notes="of the last map alone; OpenOOD takes the mean of the logits of the last two blocks",
+        notes="of the last map alone; the authors' code and OpenOOD take the mean of the logits of the last two blocks",
     )
 
     temperature: PositiveFloat = 1.0

@@ -42,7 +42,7 @@ class DoctorAlpha(Scorer):
     score = log((1 - g) / g) with g = sum_j p_j^2.
 
     Attributes:
-        temperature: T of the softmax; 1 in the paper where nothing but the probabilities is known.
+        temperature: T of the softmax; 1 in the authors' code where nothing but the probabilities is known.
     """
 
     name = "doctor-alpha"
@@ -81,7 +81,7 @@ class DoctorBeta(Scorer):
     score = log((1 - max_j p_j) / max_j p_j). At temperature 1 it ranks images as `softmax` does.
 
     Attributes:
-        temperature: T of the softmax; 1 in the paper where nothing but the probabilities is known.
+        temperature: T of the softmax; 1 in the authors' code where nothing but the probabilities is known.
     """
 
     name = "doctor-beta"

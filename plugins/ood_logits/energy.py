@@ -31,7 +31,7 @@ class Energy(Scorer):
     score = -T log sum_j exp(z_j / T) = T log p_max - max_j z_j, with p at temperature T.
 
     Attributes:
-        temperature: T; 1 in the paper. Towards 0 the score becomes minus the largest logit.
+        temperature: T; 1 in the authors' code. Towards 0 the score becomes minus the largest logit.
     """
 
     name = "energy"

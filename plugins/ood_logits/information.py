@@ -101,8 +101,8 @@ class Gen(Scorer):
     score = sum over the M largest p_j of p_j^gamma (1 - p_j)^gamma.
 
     Attributes:
-        gamma: Exponent; 0.1 in the paper.
-        top: M; 100 in the paper, for ImageNet with 1000 classes. With fewer classes all of them count.
+        gamma: Exponent; 0.1 in the authors' code.
+        top: M; 100 in the authors' code, for ImageNet with 1000 classes. With fewer classes all of them count.
     """
 
     name = "gen"

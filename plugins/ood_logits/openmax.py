@@ -71,8 +71,8 @@ class OpenMax(Scorer):
     cosine. Unlike there, negative logits lose nothing, because they would rise by it.
 
     Attributes:
-        alpha: How many of the largest logits are revised; 10 in the paper. At most C.
-        tail: How many of the largest distances of a class its distribution is fitted to; 20 in the paper.
+        alpha: How many of the largest logits are revised; 10 in the authors' code. At most C.
+        tail: How many of the largest distances of a class its distribution is fitted to; 20 there.
     """
 
     name = "openmax"
@@ -80,10 +80,10 @@ class OpenMax(Scorer):
     scores = UnknownOdds
     card = Card(
         paper="Bendale and Boult, 2016, Towards open set deep networks",
-        formula="u − log Σ_c exp(z_c (1 − w_c)),  u = Σ_c z_c w_c,  w from Weibull tails of |z − μ_c|",
+        formula="u − log Σ_c exp(z_c (1 − w_c)),  u = Σ_c z_c w_c,  w from Weibull tails of distances from μ_c",
         fit="N C",
         score="α C",
-        notes="alpha is the paper's; OpenOOD has 3",
+        notes="alpha and the distance are those of the authors' code; OpenOOD has 3, and Euclidean distances alone",
     )
 
     alpha: PositiveInt = 10

@@ -50,6 +50,7 @@ class ClassMahalanobis(Scorer):
         formula="min_c (f̂ − μ_c)ᵀ Σ_c⁻¹ (f̂ − μ_c),  Σ_c of the class alone",
         fit="N D² + C D³",
         score="C D²",
+        notes="covariance is a choice made here: a class has few images; MOOD's code has the empirical one",
     )
 
     normalize: bool = True

@@ -51,8 +51,9 @@ class Mahalanobis(Scorer):
 
     Attributes:
         normalize: Scale embeddings to unit length first.
-        covariance: How S is estimated: "empirical" as in the paper, shrunk by "ledoit-wolf" or "oas", or "diagonal".
-        directions: Keep only so many directions, those of the largest variances; null, as in the paper, keeps all.
+        covariance: How S is estimated: "empirical" as in the authors' code, shrunk by "ledoit-wolf" or "oas", or
+            "diagonal".
+        directions: Keep only so many directions, those of the largest variances; null, as there, keeps all.
         cutoff: Directions with at most this share of the largest variance are ignored.
     """
 
@@ -64,6 +65,7 @@ class Mahalanobis(Scorer):
         formula="min_c (f − μ_c)ᵀ Σ⁻¹ (f − μ_c),  Σ within classes",
         fit="N D² + D³",
         score="D² + C D",
+        notes="of the embedding alone, as OpenOOD's `mds`; the authors add layers and a step of the image",
     )
 
     normalize: bool = False
@@ -152,7 +154,7 @@ class RelativeMahalanobis(Scorer):
     where there is one class.
 
     Attributes:
-        normalize: Scale embeddings to unit length first; the paper does not.
+        normalize: Scale embeddings to unit length first; OpenOOD does not.
         cutoff: Directions with at most this share of the largest variance are ignored.
     """
 
@@ -164,6 +166,10 @@ class RelativeMahalanobis(Scorer):
         formula="min_c (f − μ_c)ᵀ Σ⁻¹ (f − μ_c) − (f − μ)ᵀ Σ₀⁻¹ (f − μ),  Σ within classes, Σ₀ of all",
         fit="N D² + D³",
         score="D² + C D",
+        notes=(
+            "embeddings as they are, as in OpenOOD; the notebook of Fort et al., 2021, which has this score, centres "
+            "them and scales them to unit length"
+        ),
     )
 
     normalize: bool = False

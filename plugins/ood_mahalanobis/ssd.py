@@ -46,7 +46,7 @@ class SSD(Scorer):
     variance in each dimension; m_k and S_k of its k-means clusters.
 
     Attributes:
-        clusters: How many; 1 in the paper, where more do not help.
+        clusters: How many; 1 in the authors' code.
         seed: Draws the first centroids.
         cutoff: Directions with at most this share of the largest variance are ignored.
     """
@@ -120,7 +120,7 @@ class FewShotSSD(Scorer):
     """Distance to the training images less the distance to a few known OOD images (Sehwag et al., 2021).
 
     score = (g - m)^T S^-1 (g - m) - (g - m_o)^T S_o^-1 (g - m_o), both covariances by Ledoit-Wolf, g as in `ssd`. The
-    paper adds augmented copies of the known images; give them to the recipe if you want them.
+    authors' code adds augmented copies of the known images; give them to the recipe if you want them.
     """
 
     name = "ssd-k"

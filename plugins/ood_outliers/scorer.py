@@ -96,6 +96,7 @@ class FewShotHead(Scorer):
         formula="log Σ_o exp u_o − log Σ_c exp u_c,  u = V f + v fitted to ID classes c and known OOD classes o",
         fit="N D (C + O) for each iteration",
         score="D (C + O)",
+        notes="all options are choices made here: the authors' published code is without this classifier",
     )
 
     ood_weight: PositiveFloat = 1.0

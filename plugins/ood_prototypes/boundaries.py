@@ -57,7 +57,7 @@ class FastBoundaryDistance(Scorer):
     -1/(C - 1) sum_c (z_k - z_c) / (|W_k - W_c| |f - m|), where k is the predicted class.
 
     Attributes:
-        scale: "distance" divides by |f - m|, as the paper does; "norm" by |f|, which OpenOOD has as the alternative.
+        scale: "distance" divides by |f - m|, as the authors' code does; "norm" by |f|, OpenOOD's alternative.
     """
 
     name = "fdbd"
@@ -68,7 +68,7 @@ class FastBoundaryDistance(Scorer):
         formula="-mean_c (z_k - z_c) / (‖W_k - W_c‖ ‖f - m‖), k = argmax z",
         fit="N D + C² D",
         score="C + D",
-        notes="OpenOOD then takes the better of distance and norm on validation OOD images",
+        notes="scale is the authors'; OpenOOD then takes the better of distance and norm on validation OOD images",
     )
 
     scale: Literal["distance", "norm"] = "distance"
@@ -131,7 +131,9 @@ class NeuralCollapse(Scorer):
         formula="-(f - m)·W_k / ‖f - m‖ - α ‖f‖₁, k = argmax z",
         fit="N D",
         score="C + D",
-        notes="OpenOOD then takes the best of alpha 0.0001 to 0.1 on validation OOD images",
+        notes=(
+            "alpha is the authors'; they and OpenOOD then take the best of alpha 0.0001 to 0.1 on validation OOD images"
+        ),
     )
 
     alpha: NonNegativeFloat = 1e-4

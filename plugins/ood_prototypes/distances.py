@@ -20,6 +20,7 @@ from ood_prototypes.means import class_means
 
 _LOG = logging.getLogger(__name__)
 _NEEDS = frozenset({"embeddings", "labels"})
+_MEANS = "of class means; MOOD's code takes the mean of all training images"
 _PAPER = "Li et al., 2023, Rethinking out-of-distribution (OOD) detection: Masked image modeling is all you need"
 
 
@@ -48,7 +49,13 @@ class Cosine(Scorer):
     name = "cosine"
     needs = _NEEDS
     scores = CosineDistance
-    card = Card(paper=_PAPER, formula="1 - max_c cos(f, m_c)", fit="N D", score="C D")
+    card = Card(
+        paper=_PAPER,
+        formula="1 - max_c cos(f, m_c)",
+        fit="N D",
+        score="C D",
+        notes="of class means; MOOD's code means the largest cosine to a training image, as `{use: knn, k: 1}` ranks",
+    )
 
     def fit(self, train: Outputs) -> CosineDistance:
         """Return the distance; classes without a training image have no mean to be near to.
@@ -89,7 +96,7 @@ class Euclidean(Scorer):
     name = "euclidean"
     needs = _NEEDS
     scores = EuclideanDistance
-    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖₂", fit="N D", score="C D")
+    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖₂", fit="N D", score="C D", notes=_MEANS)
 
     normalize: bool = True
 
@@ -133,7 +140,7 @@ class CityBlock(Scorer):
     name = "l1"
     needs = _NEEDS
     scores = CityBlockDistance
-    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖₁", fit="N D", score="C D")
+    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖₁", fit="N D", score="C D", notes=_MEANS)
 
     normalize: bool = True
 
@@ -176,7 +183,7 @@ class Chebyshev(Scorer):
     name = "linf"
     needs = _NEEDS
     scores = ChebyshevDistance
-    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖∞", fit="N D", score="C D")
+    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖∞", fit="N D", score="C D", notes=_MEANS)
 
     normalize: bool = True
 

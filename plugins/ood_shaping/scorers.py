@@ -37,8 +37,8 @@ class ReAct(Scorer):
         fit="3 N D",
         score="C D",
         notes=(
-            "quantile is the paper's, of training embeddings; OpenOOD takes those of ID validation images, then "
-            "the best of 0.85 to 0.99 on validation OOD images"
+            "quantile is the paper's; here of training embeddings, in the authors' code and OpenOOD of ID validation "
+            "images; OpenOOD then takes the best of 0.85 to 0.99 on validation OOD images"
         ),
     )
 
@@ -82,9 +82,9 @@ class VRA(Scorer):
         fit="3 N D",
         score="C D",
         notes=(
-            "quantiles of each entry, those of the authors for CIFAR-100; OpenOOD has lower 0.1 and upper 0.9 over all "
-            "entries of ID validation images, raises low entries to α, and then takes the best of lower 0.01 to 0.15 "
-            "and upper 0.85 to 0.99 on validation OOD images"
+            "quantiles of each entry, those of the authors for CIFAR-100, there with ODIN's score; OpenOOD has lower "
+            "0.1 and upper 0.9 over all entries of ID validation images, raises low entries to α, and then takes the "
+            "best of lower 0.01 to 0.15 and upper 0.85 to 0.99 on validation OOD images"
         ),
     )
 
@@ -114,10 +114,10 @@ class DICE(Scorer):
     """Energy under the few weights of the head that contribute most on training images (Sun and Li, 2022).
 
     -log sum exp((M W) f + b), where the mask M is 1 for the weights whose contribution, W times the mean training
-    embedding, exceeds a quantile of all contributions. ReAct on top of it, as in the paper: `score: {use: react}`.
+    embedding, exceeds a quantile of all contributions. ReAct on top of it, as there: `score: {use: react}`.
 
     Attributes:
-        sparsity: Share of the weights that become 0; 0.9 in the paper for CIFAR, 0.7 for ImageNet.
+        sparsity: Share of the weights that become 0; 0.9 in the authors' code for CIFAR, 0.7 for ImageNet.
         score: What is asked of the outputs under the sparse head in place of the energy.
     """
 
@@ -129,7 +129,7 @@ class DICE(Scorer):
         formula="-log Σ exp((M ⊙ W) f + b), M = [W ⊙ mean f > its quantile]",
         fit="N D + C D",
         score="C D",
-        notes="sparsity is the paper's for CIFAR, and OpenOOD's; the paper has 0.7 for ImageNet",
+        notes="sparsity is the authors' for CIFAR, and OpenOOD's; the authors have 0.7 for ImageNet",
     )
 
     sparsity: Share = 0.9

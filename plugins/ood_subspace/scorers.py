@@ -49,7 +49,7 @@ class Residual(Scorer):
 
     Attributes:
         directions: Dimension of the principal subspace; None takes the paper's, 1000 for embeddings wider than 1500
-            and 512 for others. It has no rule for those narrower than 768, which get half their width, as in MOODv2.
+            and 512 for others; those narrower than 768 get half their width, as in the authors' code.
     """
 
     name = "residual"
@@ -60,7 +60,10 @@ class Residual(Scorer):
         formula="‖Rᵀ (f - u)‖, u = -W⁺ b",
         fit="N D² + D³",
         score="D²",
-        notes="directions is the paper's by the width; OpenOOD has 512, and fits to ID validation images",
+        notes=(
+            "directions is the paper's by the width, below 768 that of the authors' code; OpenOOD has 512, and fits to "
+            "ID validation images"
+        ),
     )
 
     directions: PositiveInt | None = None
@@ -100,7 +103,7 @@ class ViM(Scorer):
 
     Attributes:
         directions: Dimension of the principal subspace; None takes the paper's, 1000 for embeddings wider than 1500
-            and 512 for others. It has no rule for those narrower than 768, which get half their width, as in MOODv2.
+            and 512 for others; those narrower than 768 get half their width, as in the authors' code.
     """
 
     name = "vim"
@@ -112,8 +115,8 @@ class ViM(Scorer):
         fit="N D² + D³",
         score="D² + C",
         notes=(
-            "directions is the paper's by the width; OpenOOD has 256, then the better of 256 and 1000 on validation "
-            "OOD images"
+            "directions is the paper's by the width, below 768 that of the authors' code; OpenOOD has 256, then the "
+            "better of 256 and 1000 on validation OOD images"
         ),
     )
 
