@@ -50,8 +50,7 @@ class NetworkGradNorm(Scorer):
     """GradNorm over all parameters of the network, by a backward pass for each image (after Huang et al., 2021).
 
     -|∇ L|_1 with L = -1/C sum log softmax(z / T), which is the divergence of the softmax from uniform but for a
-    constant. The paper compares this with the weight of the classifier alone and finds the latter better; `gradnorm`
-    computes that without the network.
+    constant. The authors' code has the weight of the classifier alone, which `gradnorm` computes without the network.
 
     Attributes:
         temperature: T; 1 in the authors' code.

@@ -79,7 +79,7 @@ class FewShotHead(Scorer):
 
     score = log(p / (1 - p)), p the sum over the known OOD classes of their probabilities: as p, without its ties. The
     classifier has an output for each ID class and each known OOD class, and is fitted to all ID training images and the
-    known OOD images by cross-entropy. The paper repeats the few OOD images; here they weigh more, which is the same.
+    known OOD images by cross-entropy. To let the few OOD images weigh more is the same as to repeat them.
 
     Attributes:
         ood_weight: Of the known OOD images all together, beside that of all ID images, which is 1; 1 balances them.
