@@ -58,7 +58,9 @@ def trained(stage: TrainStage, store: Store) -> Network:
     assert facts is not None and stage.backbone is not None, "the stage has trained a network"
     # as many outputs as the task has given it; without a classifier the backbone decides as it did in the training
     outputs = facts["outputs"] or len(stage.images.opened.classes)
-    network = _network(stage.backbone, stage.backbone.blank(stage.image_size, outputs))
+    with torch_state.restoring():
+        blank = stage.backbone.blank(stage.image_size, outputs)
+    network = _network(stage.backbone, blank)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -174,7 +174,8 @@ def test_the_bases_of_the_tables_are_recipes_themselves(plugins, paper_sets):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_timm_has_the_networks_of_a_recipe(plugins, weights, paper_sets, name):
+def test_timm_has_the_networks_of_a_recipe(plugins, weights, paper_sets, name, monkeypatch):
+    monkeypatch.setattr("ood_timm.checkpoint.check", lambda *arguments: None)  # the files here are empty
     planned(plugins, name, paper_sets).check()
 
 
