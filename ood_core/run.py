@@ -106,7 +106,8 @@ def run(plan: Plan, store: Store, executor: Executor | None = None) -> Results:
     for stage in plan.stages:
         if stage.key not in records and (facts := store.facts(stage)) is not None:
             records[stage.key] = Record(stage, stage.key not in carried_out, facts)
-    rows = tuple(_row(row, records[row.measure.key].facts) for row in plan.rows if row.measure.key in records)
+    whole = [row for row in plan.rows if all(stage.key in records for stage in _reported(row.measure))]
+    rows = tuple(_row(row, records[row.measure.key].facts) for row in whole)
     ordered = tuple(records[stage.key] for stage in plan.stages if stage.key in records)
     results = Results(rows, ordered, time.monotonic() - begun, failures)
     plan.plugins.hook.ood_after_run(plan=plan, results=results)
@@ -124,29 +125,12 @@ def follow(plan: Plan, store: Store) -> None:
 
 
 def missing(plan: Plan, store: Store) -> set[str]:
-    """Return the keys of the stages to carry out: those that are damaged, or not stored and read for the reports.
+    """Return the keys of the stages to carry out: those that are not in the store, or damaged.
 
-    With them what they need. Others may be gone.
+    All stages count, whatever became of those behind them: a report reads outputs and scores, and a detector is made of
+    trainings and fits.
     """
-    needed: set[str] = set()
-    seen: set[str] = set()
-
-    def visit(stage: Stage) -> None:
-        if stage.key in seen:
-            return
-        seen.add(stage.key)
-        if store.facts(stage) is None:
-            needed.add(stage.key)
-            for earlier in stage.inputs:
-                visit(earlier)
-
-    for row in plan.rows:
-        for stage in _reported(row.measure):
-            visit(stage)
-    for stage in plan.stages:
-        if stage.key not in seen and store.is_damaged(stage):
-            visit(stage)
-    return needed
+    return {stage.key for stage in plan.stages if store.facts(stage) is None}
 
 
 def _reported(measure: MeasureStage) -> Iterator[Stage]:
@@ -175,7 +159,7 @@ def _piece(stage: Stage) -> Any:
 
 
 def _found(plan: Plan, todo: Sequence[Job], store: Store) -> Iterator[Stage]:
-    """Yield the stages that are in the store already; others may be gone that only they needed."""
+    """Yield the stages that are in the store already."""
     missing = {stage.key for job in todo for stage in job.stages}
     yield from (stage for stage in plan.stages if stage.key not in missing and store.facts(stage) is not None)
 

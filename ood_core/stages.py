@@ -172,8 +172,9 @@ class ScoreStage:
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        """Stages whose results this one needs."""
-        return (self.fit, *self.outputs.stages)
+        """Stages whose results this one needs; a scorer that needs the network needs its training."""
+        weights = self.outputs.base.weights if "network" in self.fit.scorer.all_needs() else None
+        return (self.fit, *self.outputs.stages, *(() if weights is None else (weights,)))
 
     def __str__(self) -> str:
         return f"score {self.images} by {self.fit.name}"

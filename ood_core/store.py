@@ -79,10 +79,6 @@ class Store:
         noted = self._noted(stage)
         return noted and {name: value for name, value in noted.items() if name != FILES}
 
-    def is_damaged(self, stage: Stage) -> bool:
-        """Return whether a finished stage counts as absent because its stage.json is damaged."""
-        return (self.folder(stage) / FACTS).is_file() and self._noted(stage) is None
-
     def names(self, stage: Stage) -> Collection[str]:
         """Return the names of the files of a finished stage."""
         noted = self._noted(stage)

@@ -62,14 +62,11 @@ def test_another_scorer_needs_no_training_and_no_extraction(make_plan, tiny, sto
     assert {stage.kind for stage in plan.stages if stage.key in needed} == {"fit", "score", "measure"}
 
 
-def test_what_only_earlier_stages_needed_may_be_gone(make_plan, tiny, store):
-    plan = make_plan(tiny)
-    first = run(plan, store)
-    for stage in plan.stages:
-        if stage.kind == "train":
-            (store.folder(stage) / "stage.json").unlink()
-    assert missing(plan, store) == set()
-    assert run(make_plan(tiny), store).rows == first.rows
+def test_a_score_of_the_network_waits_for_the_training(make_plan, tiny):
+    plan = make_plan(tiny, "scorers=[energy, gradnorm-network]")
+    needing = {str(stage) for stage in plan.stages if stage.kind == "score" and plan.stages[0] in stage.inputs}
+    assert plan.stages[0].kind == "train"
+    assert needing == {str(s) for s in plan.stages if s.kind == "score" and s.fit.name == "gradnorm-network"}
 
 
 def test_the_same_seed_gives_the_same_bits(make_plan, tiny, tmp_path):

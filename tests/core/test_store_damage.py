@@ -100,13 +100,31 @@ def test_a_flipped_bit_in_stage_json_costs_that_stage_and_gives_the_same_numbers
         assert missing(made, store) == set()
 
 
-@pytest.mark.parametrize("kind", ["extract", "score", "measure"])
-def test_a_folder_that_was_deleted_is_computed_again_where_reports_read_it(finished, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["train", "extract", "fit", "score", "measure"])
+def test_a_folder_that_was_deleted_is_computed_again(finished, tmp_path, kind):
     made, whole, expected = finished
     store = Store(tmp_path / "store")
     shutil.copytree(whole.root, store.root)
     shutil.rmtree(store.root / kind)
     assert numbers(made, store, tmp_path) == expected
+    assert missing(made, store) == set()
+
+
+def test_what_failed_is_named_where_measurements_are_stored_and_scores_are_not(command_line, tiny, tmp_path):
+    ood_run = command_line("ood-run", cli.run)
+    arguments = (tiny, "--store", tmp_path / "store", "--out", tmp_path / "out")
+    assert ood_run(*arguments)[0] == 0
+    shutil.rmtree(tmp_path / "store" / "score")
+    damaged = sorted((tmp_path / "store").glob("fit/*/score.safetensors"))
+    for path in damaged:
+        flip(path)
+    code, _, told = ood_run(*arguments)
+    assert code == 2
+    assert any(f"{path} is damaged (" in told for path in damaged)
+    for path in damaged:
+        shutil.rmtree(path.parent)
+    assert ood_run(*arguments)[0] == 0
+    assert (tmp_path / "store" / "score").is_dir()
 
 
 def test_the_command_line_names_damage_and_makes_no_detector_of_it(command_line, tiny, tmp_path, caplog):
