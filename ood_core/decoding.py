@@ -141,8 +141,10 @@ def to_rgb(image: PIL.Image.Image) -> Tensor:
     """Return a picture as uint8 [3, H, W], turned upright, transparency on white, 16 bits scaled to 8.
 
     Raises:
-        OODError: It is broken, or of numbers without a range, as `decode` has it; does not say which picture.
+        OODError: It is broken, empty, or of numbers without a range, as `decode` has it; does not say which picture.
     """
+    if not all(image.size):
+        raise OODError(f"the image is empty: {image.height} pixels high, {image.width} wide")
     try:
         _require_depth(image)
         return _rgb(_upright(image))

@@ -22,6 +22,9 @@ from ood_core.interfaces import Network
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey image (ITU-R BT.601, as Pillow and torchvision have them)."""
 
+OF_SIZES = ("size", "shape", "mat1", "dimension", "expected input", "height", "width")
+"""Words of errors about images of a size, or of a number, that a module does not take."""
+
 METHODS = Sources(Source("method", "forward_head(pre_logits=True)"), Source("method", "forward_head()"))
 """Where models of timm have both."""
 
@@ -123,7 +126,9 @@ class ForeignNetwork(Network):
                 if rows is not None and (rows.ndim != 2 or len(rows) != len(images)):
                     raise OODError(f"the module gives {what} {list(rows.shape)} for {len(images)} images, not [N, D]")
             self.num_features = embeddings.shape[1]
-            if logits is not None and not torch.equal(logits, embeddings):  # timm's without a head: embeddings for both
+            # timm's without a head give embeddings for both; elsewhere the user may name one value for both
+            headless = sources.embeddings.kind == "method" and logits is not None and torch.equal(logits, embeddings)
+            if logits is not None and not headless:
                 self.outputs = logits.shape[1]
                 self.classifier = classifier_of(self.module, embeddings, logits)
         self.tried = len(images)
@@ -200,9 +205,10 @@ class ForeignNetwork(Network):
             lines = str(error).strip().splitlines()
             what = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
             given = f"{list(shown.shape)} {str(shown.dtype)[6:]} on {shown.device}"
-            raise OODError(f"the module raises {what}; it was given images {given}{self._cause(shown)}") from error
+            cause = self._cause(shown, error)
+            raise OODError(f"the module raises {what}; it was given images {given}{cause}") from error
 
-    def _cause(self, shown: Tensor) -> str:
+    def _cause(self, shown: Tensor, error: Exception) -> str:
         """Return what may be wrong with images that the module cannot take."""
         first = next((layer for layer in self.module.modules() if isinstance(layer, nn.Conv2d)), None)
         if first is not None and first.in_channels != shown.shape[1]:
@@ -215,6 +221,8 @@ class ForeignNetwork(Network):
         ):
             if len(found) > 1:
                 return f", and has weights of several {what}: {', '.join(sorted(found))}"
+        if isinstance(error, NotImplementedError) or not any(word in str(error).lower() for word in OF_SIZES):
+            return ""
         if self.tried and self.tried != len(shown):
             return f"; {self.tried} at once were taken: does it take any number?"
         return f"; is image_size={shown.shape[-1]} what it takes?"

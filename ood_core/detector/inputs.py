@@ -278,6 +278,8 @@ def _tensors(tensor: Tensor) -> Iterator[Item]:
 
 
 def _pixels(image: Tensor) -> Tensor:
+    if not image.numel():
+        raise OODError(f"the image is empty: {image.shape[1]} pixels high, {image.shape[2]} wide")
     pixels = image.detach().cpu().expand(3, *image.shape[1:])
     if pixels.dtype == torch.uint8:
         return pixels.contiguous()

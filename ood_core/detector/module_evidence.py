@@ -207,9 +207,11 @@ def _embeddings(seen: Seen, head: Head | None) -> Source:
     elif head is None:
         problem = "neither embeddings [N, D] nor logits [N, C]"
     else:
+        key = head.source.name if head.key is None else head.key
         problem = (
             "these are as many columns as ID classes, or probabilities: taken for class outputs, and no layer is seen "
-            f"that makes them of embeddings; if they are the embeddings, Detector(embeddings={head.key!r}); otherwise"
+            f"that makes them of embeddings; if they are the embeddings, Detector(embeddings={key!r}); for scorers of "
+            f"logits alone, Detector(embeddings={key!r}, logits={key!r}) takes them for both; otherwise"
         )
     raise OODError(f"{seen.text()}: {problem}; {seen.hint()}".replace("otherwise; ", "otherwise "))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ class Seen:
     def text(self) -> str:
         """Return the values with their shapes, for an error."""
         named = [f"'{key}' " if isinstance(key, str) else "" for key in self.returned]
-        shown = [_shape(value) or f"(a {type(value).__name__})" for value in self.returned.values()]
+        shown = [_text(value) for value in self.returned.values()]
         return "the module returns " + ", ".join(f"{name}{text}" for name, text in zip(named, shown, strict=True))
 
     def hint(self) -> str:
@@ -111,8 +111,9 @@ class Seen:
             return Source("returned" if returned else "output", name)
         if shape is not None and len(shape) == 4 and shape[2] == shape[3]:
             return Source("returned" if returned else "output", name, pooled=True)
+        value = _text(self.returned[name]) if returned else shape or "no dense tensor"
         raise OODError(
-            f"{option}={name!r}: {shape or 'no tensor'} is neither [N, D] nor a map [N, D, S, S], which is averaged; "
+            f"{option}={name!r}: {value} is neither [N, D] nor a map [N, D, S, S], which is averaged; "
             "name another layer, or give a module that returns [N, D], such as the first token"
         )
 
@@ -158,9 +159,7 @@ def read(sources: Sources, module: nn.Module, call: Call, images: Tensor) -> tup
         value = kept.get((source.kind, source.name))
         rows = as_rows(value, images.shape[0], source.pooled)  # len() would make a traced graph one of this batch alone
         if rows is None:
-            raise OODError(
-                f"{source} is {_shape(value) or type(value).__name__} for {len(images)} images, not [{len(images)}, D]"
-            )
+            raise OODError(f"{source} is {_text(value)} for {len(images)} images, not [{len(images)}, D]")
         found.append(rows)
     return found[0], found[1] if len(found) > 1 else None
 
@@ -193,8 +192,8 @@ def values(returned: Any) -> dict[Key, Any]:
 
 
 def as_rows(value: Any, count: int, maps: bool = False) -> Tensor | None:
-    """Return [N, D] of floats [N], [N, D] or [N, D, 1, 1], with `maps` of [N, D, S, S]; None for anything else."""
-    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.ndim:
+    """Return [N, D] of dense floats [N], [N, D] or [N, D, 1, 1], with `maps` of [N, D, S, S]; None of all else."""
+    if not _is_dense(value) or not value.is_floating_point() or not value.ndim:
         return None
     if value.shape[0] != count:
         return None
@@ -234,7 +233,21 @@ def _hooked(
 
 
 def _shape(value: Any) -> list[int] | None:
-    return list(value.shape) if isinstance(value, Tensor) else None
+    return list(value.shape) if _is_dense(value) else None
+
+
+def _is_dense(value: Any) -> TypeGuard[Tensor]:
+    """Return whether this is a tensor that is neither sparse nor nested."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+
+
+def _text(value: Any) -> str:
+    """Return the shape of a dense tensor, or what a value is instead, for an error."""
+    if _is_dense(value):
+        return str(list(value.shape))
+    if isinstance(value, Tensor) and not value.is_nested:
+        return f"a {str(value.layout)[6:]} tensor, which .to_dense() makes dense"
+    return f"a {'nested tensor' if isinstance(value, Tensor) else type(value).__name__}"
 
 
 def is_map(shape: list[int] | None) -> bool:

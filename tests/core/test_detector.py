@@ -233,6 +233,10 @@ def test_a_stream_reads_no_further_than_it_must(tiny_detector, arrays):
         (torch.zeros(3, 4, 4, dtype=torch.bool), "holds uint8 or floats in \\[0, 1\\], not bool"),
         (torch.full((3, 4, 4), -1.8), "give images as they were before .or uint8., and Detector the mean and std"),
         ([np.zeros((4, 4)), np.full((4, 4), np.nan)], "image 1: pixels are NaN or infinite"),
+        (np.zeros((0, 8, 3), np.uint8), "^image 0: the image is empty: 0 pixels high, 8 wide$"),
+        (np.zeros((0, 8)), "^image 0: the image is empty: 0 pixels high, 8 wide$"),
+        (torch.zeros(2, 3, 8, 0), "^image 0: the image is empty: 8 pixels high, 0 wide$"),
+        (Image.new("RGB", (0, 8)), "^image 0: the image is empty: 8 pixels high, 0 wide$"),
         (3, "a int holds no images; give paths"),
     ],
 )

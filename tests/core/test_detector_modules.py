@@ -209,7 +209,7 @@ def test_a_head_of_a_convolution_is_linear_where_maps_are_averaged(data):
         (lambda f, z: z.relu(), r"the module returns \[8, 3\]: .* taken for class outputs, and no layer is seen"),
         (
             lambda f, z: f @ f.t() @ z,
-            r"Detector\(embeddings=0\); otherwise name .* layers that give \[N, D\]: 'bend', 'r",
+            r"Detector\(embeddings=0\); for .* takes them for both; otherwise name .* that give \[N, D\]: 'bend', 'r",
         ),
         (lambda f, z: f.softmax(1), r"the module returns \[8, 10\]: .* or probabilities: taken for class outputs"),
         (lambda f, z: (f[:, :3].sin(), f[:, 3:6].sin()), r"choose: Detector\(logits=0 or logits=1\)"),
@@ -224,6 +224,11 @@ def test_a_head_of_a_convolution_is_linear_where_maps_are_averaged(data):
         ),
         (lambda f, z: z.argmax(1), r"the module returns \[8\]: neither embeddings"),
         (lambda f, z: z[:1].abs(), r"the module returns \[1, 3\]: neither embeddings"),
+        (
+            lambda f, z: z.to_sparse(),
+            r"the module returns a sparse_coo tensor, which \.to_dense\(\) makes dense: neither",
+        ),
+        (lambda f, z: torch.nested.nested_tensor(list(z)), r"the module returns a nested tensor: neither"),
         (lambda f, z: None, "the module returns a NoneType, which holds no tensors"),
         (lambda f, z: "cat", "the module returns a str, which holds no tensors"),
     ],
@@ -265,6 +270,23 @@ def test_a_function_that_returns_a_tuple_is_read_by_the_number_of_classes(data):
 
 
 # -------------------------------------------------------------------------------------------- what the user names
+
+
+def test_one_value_that_is_named_for_both_is_both(data, tmp_path):
+    module = Net()
+    with pytest.raises(
+        OODError, match=r"logits alone, Detector\(embeddings=0, logits=0\) takes them for both; otherwise"
+    ):
+        fitted(lambda images: module(images), data, ["energy"])
+    detector = fitted(lambda images: module(images), data, ["energy"], embeddings=0, logits=0)
+    assert repr(detector).endswith("embeddings: returned value 0 [3]; logits: returned value 0 [3])")
+    with torch.no_grad():
+        energies = -module(torch.from_numpy(data[0][:9]).movedim(3, 1) / 255).double().logsumexp(1)
+    assert detector.score(data[0][:9])["energy"] == pytest.approx(energies.numpy(), abs=1e-5)
+    detector = fitted(Net(), data, ["energy"], embeddings="fc", logits=0)
+    detector.save(tmp_path / "own")
+    again = Detector.load(tmp_path / "own", backbone=Net())
+    assert again.score(data[0][:9])["energy"] == pytest.approx(energies.numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +344,14 @@ def test_the_user_names_what_is_meant(data, tmp_path, finish, options, read):
 def test_names_that_are_not_there_are_told_with_the_nearest(data, options, message):
     with pytest.raises(OODError, match=message):
         fitted(Net(), data, **options)
+
+
+def test_a_sparse_value_beside_others_is_passed_over(data):
+    module = Net(lambda features, logits: (logits, features.to_sparse()))
+    detector = fitted(module, data)
+    assert repr(detector).endswith("embeddings: input of 'fc' [10]; logits: returned value 0 [3] (output of 'fc'))")
+    with pytest.raises(OODError, match=r"embeddings=1: a sparse_coo tensor, .* is neither \[N, D\] nor a map"):
+        fitted(module, data, embeddings=1)
 
 
 def test_columns_that_a_module_selects_are_its_logits(data):
@@ -465,7 +495,11 @@ def fixed_batch(features, logits):
             "weights of several types: float16, float32",
         ),
         (Net(refusing(ValueError("one\ntwo"))), "the module raises ValueError: one; it was given images"),
-        (Net(refusing(KeyError())), "the module raises KeyError; it was given images"),
+        (Net(refusing(KeyError())), r"the module raises KeyError; it was given images .* on cpu$"),
+        (Net(refusing(AssertionError("Wrong image height!"))), r"height!; .* on cpu; is image_size=8 what it takes\?$"),
+        (Net(lambda features, logits: logits.backward()), r"does not require grad .* on cpu$"),
+        (nn.Module(), r"NotImplementedError: .* on cpu$"),
+        (Net(lambda f, z: nn.Linear(3, 3)()), r"TypeError: .* missing 1 required .* on cpu$"),
         (Net(fixed_batch), r"the module raises RuntimeError: .*; 8 at once were taken: does it take any number\?"),
         (nn.Linear(3, 3, device="meta"), "has no weights yet"),
         (
