@@ -27,7 +27,7 @@ from ood_core.detector.labelled import Labelled, split
 from ood_core.detector.module_outputs import Key
 from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of, head_of
 from ood_core.detector.passage import Wanted, is_exact, outputs, scored
-from ood_core.errors import OODError, warn
+from ood_core.errors import OODError, listed, warn
 from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Scorer
 from ood_core.nodes import Node
 from ood_core.options import Reader, label
@@ -239,9 +239,7 @@ def _require(name: str, scorer: Scorer, network: Network, head: Head | None, tra
     """
     needs, classes = scorer.all_needs(), len(train.classes)
     if "logits" in needs and not _has_logits(network, classes):
-        raise OODError(
-            f"scorer '{name}' needs logits of the {classes} ID classes; {_logits_text(network, len(train.classes))}"
-        )
+        raise OODError(f"scorer '{name}' needs logits of the {classes} ID classes; {_logits_text(network, train)}")
     if "head" in needs and head is None:
         seen = f": {network.describe()}" if isinstance(network, ForeignNetwork) else ""
         raise OODError(f"scorer '{name}' needs the linear layer that makes the logits, and the module has none{seen}")
@@ -249,8 +247,9 @@ def _require(name: str, scorer: Scorer, network: Network, head: Head | None, tra
         raise OODError(f"scorer '{name}' needs known OOD images; it can be fitted by a recipe alone")
 
 
-def _logits_text(network: Network, classes: int) -> str:
+def _logits_text(network: Network, train: Labelled) -> str:
     """Return what the module gives instead of logits for each class, and how to go on."""
+    classes = len(train.classes)
     if not isinstance(network, ForeignNetwork):
         return "the backbone has no classifier with as many outputs"
     if not network.outputs:
@@ -260,6 +259,11 @@ def _logits_text(network: Network, classes: int) -> str:
         return f"{start}: give each image its label, as images without labels are of one class"
     if network.outputs > classes:
         return f"{start}: keep the rows of your classes in its last layer, or use scorers that need embeddings alone"
+    present = set(train.labels.tolist())
+    if network.outputs == len(present):
+        empty = [f"'{name}'" for label, name in enumerate(train.classes) if label not in present]
+        without = f"{start}: {len(empty)} of the classes have no images, {listed(empty)}"
+        return f"{without}; fit(..., classes=[...]) with the names of the others leaves them out"
     return f"{start}: give a module with an output for each class, or use scorers that need embeddings alone"
 
 

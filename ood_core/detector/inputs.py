@@ -30,7 +30,7 @@ from ood_core import torch_state
 from ood_core.data import evaluation_view, to_unit
 from ood_core.decoding import decode, to_rgb
 from ood_core.detector.parts import Preprocessing
-from ood_core.errors import OODError
+from ood_core.errors import OODError, listed
 from ood_core.folders import PassedOver, is_dir, pictures_in
 
 AHEAD = 2
@@ -202,7 +202,7 @@ def parted(entry: Any) -> tuple[Any, Any]:
         pictures = [key for key, value in entry.items() if isinstance(value, PIL.Image.Image)]
         image = next((key for key in (*IMAGE_KEYS, *pictures) if key in entry), None)
         if image is None:
-            keys = ", ".join(f"'{key}'" for key in entry)
+            keys = listed([f"'{key}'" for key in entry])
             if any(hasattr(value, "column_names") for value in entry.values()):
                 raise OODError(f"these are several splits, {keys}; name one: dataset['{next(iter(entry))}']")
             raise OODError(f"none of the keys {keys} is one of images: {', '.join(IMAGE_KEYS)}")

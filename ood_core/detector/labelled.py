@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from ood_core.detector.inputs import IMAGE_KEYS, LABEL_KEYS, Item, file_item, is_label, items, parted
 from ood_core.detector.labels import as_array, numbered
-from ood_core.errors import OODError
+from ood_core.errors import OODError, listed
 from ood_core.folders import PassedOver, class_folders, is_dir, pictures_in, split_folders
 
 FORMS = "give a folder, a pair (images, labels), a data set, or what yields (image, label) or {'image': , 'label': }"
@@ -235,7 +235,7 @@ def _kind(feature: Any) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
+    return listed([f"'{name}'" for name in names])
 
 
 def _cell(dataset: Any, row: int, column: str) -> Tensor:
@@ -258,6 +258,10 @@ def split(images: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled
         held.append(rows[:count])
         kept.append(rows[count:])
     inside, outside = np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
+    if not len(outside) and 1 < len(images) == len(np.unique(images.labels)):
+        raise OODError(
+            f"every one of {len(images)} images has a class of its own; is the second entry of each the label?"
+        )
     if not len(inside) or not len(outside):
         raise OODError(f"a holdout of {share:g} of {len(images)} images leaves none to fit to, or none to calibrate by")
     return images[inside], images[outside]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
-from ood_core.detector.labelled import labelled
+from ood_core.detector.labelled import labelled, split
 from ood_core.errors import OODError
 
 NAMES = ["red", "green", "blue"]
@@ -303,3 +303,18 @@ def test_images_that_a_loader_has_normalised_are_refused_with_what_to_give():
     found = labelled(DataLoader(TensorDataset((TENSORS / 255 - 0.45) / 0.225, torch.from_numpy(LABELS))))
     with pytest.raises(OODError, match=r"give images as they were before \(or uint8\), and Detector the mean and std"):
         pixels(found)
+
+
+def test_numbers_of_images_in_the_place_of_labels_are_noticed():
+    found = labelled([(image, row, label) for row, (image, label) in enumerate(PAIRS)])
+    with pytest.raises(OODError, match=r"^every one of 8 images has a class of its own; is the second entry of each"):
+        split(found, 0.2, 0)
+    with pytest.raises(OODError, match=r"^a holdout of 0.1 of 8 images leaves none"):
+        split(labelled(PAIRS), 0.1, 0)
+
+
+def test_a_dict_of_many_keys_is_named_by_the_first_few():
+    with pytest.raises(
+        OODError, match=r"none of the keys '0', '1', '2', '3', '4' and 795 more is one of images: image"
+    ):
+        labelled([{str(row): row for row in range(800)}])

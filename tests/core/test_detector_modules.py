@@ -400,6 +400,17 @@ def test_more_outputs_than_classes_leave_the_embeddings_and_are_refused_where_lo
         fitted(Net(outputs=1000), data, ["energy"])
 
 
+def test_classes_without_images_are_named_where_outputs_are_those_of_the_others(data):
+    names = [("red", "green", "blue")[label] for label in data[1]]
+    message = (
+        r"4 ID classes; the module's are 3 .*: 1 of the classes have no images, 'cyan'; fit\(\.\.\., classes=\[\.\.\."
+    )
+    with pytest.raises(OODError, match=message):
+        Detector(image_size=8).fit(Net(), (data[0], names), ["energy"], classes=["red", "cyan", "green", "blue"])
+    with pytest.raises(OODError, match="give a module with an output for each class"):
+        Detector(image_size=8).fit(Net(outputs=2), (data[0], names), ["energy"])
+
+
 def test_what_is_missing_is_said_before_images_pass(data):
     passed = []
     module = Net(lambda features, logits: passed.append(len(logits)) or logits, outputs=1000)
