@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ood_core import memory, torch_state
 from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
-from ood_core.contract import check_alone, check_fitted, is_explained, require_finite
+from ood_core.contract import EXPLAINED, check_alone, check_fitted, is_explained, require_finite
 from ood_core.data import MUCH, cut_away, to_unit
 from ood_core.detector import accuracy
 from ood_core.detector.build import COMPARED, EXAMPLES, WITNESSES, spread, thumbnail
@@ -241,10 +241,21 @@ def _require(name: str, scorer: Scorer, network: Network, head: Head | None, tra
     if "logits" in needs and not _has_logits(network, classes):
         raise OODError(f"scorer '{name}' needs logits of the {classes} ID classes; {_logits_text(network, train)}")
     if "head" in needs and head is None:
-        seen = f": {network.describe()}" if isinstance(network, ForeignNetwork) else ""
-        raise OODError(f"scorer '{name}' needs the linear layer that makes the logits, and the module has none{seen}")
+        raise OODError(f"scorer '{name}' needs the linear layer that makes the logits, {_head_text(network, classes)}")
     if "known_ood" in needs:
         raise OODError(f"scorer '{name}' needs known OOD images; it can be fitted by a recipe alone")
+
+
+def _head_text(network: Network, classes: int) -> str:
+    """Return what the module has instead of a linear layer that makes the logits."""
+    if not isinstance(network, ForeignNetwork):
+        return "and the module has none"
+    if network.classifier is None or network.outputs != classes:
+        return f"and the module has none: {network.describe()}"
+    return (
+        f"and what '{network.classifier}' makes of the embeddings differs from them by more than {EXPLAINED:.1%}: the "
+        "module computes or returns them in less than float32 (autocast, half(), bfloat16()); give one in float32"
+    )
 
 
 def _logits_text(network: Network, train: Labelled) -> str:

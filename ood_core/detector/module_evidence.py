@@ -104,7 +104,7 @@ def _only_head(seen: Seen, classes: int, embeddings: Source | None) -> Head | No
 
     def is_head(key: Key, head: Head) -> bool:
         rows = seen.rows[key]
-        if key in EMBEDDINGS or any(inputs is not None and torch.equal(rows, inputs) for inputs in given):
+        if key in EMBEDDINGS or any(inputs is not None and _same(rows, inputs) for inputs in given):
             return False
         return head.layer is not None or rows.shape[1] == classes or _are_probabilities(rows)
 
@@ -155,7 +155,7 @@ def _other_layer(seen: Seen, rows: Tensor, classes: int | None) -> Layer | None:
     Where there are more or fewer than ID classes, it must have a weight for each pair of columns, as cosine heads do.
     """
     for layer in seen.layers:
-        if layer.given is None or layer.given.shape[1] == rows.shape[1] or not torch.equal(layer.made, rows):
+        if layer.given is None or layer.given.shape[1] == rows.shape[1] or not _same(layer.made, rows):
             continue
         widths = {rows.shape[1], layer.given.shape[1]}
         weighted = any(set(of.shape) == widths for of in layer.module.parameters(recurse=False))
@@ -168,15 +168,20 @@ def _relation(rows: Tensor, layer: Layer) -> str | None:
     """Return what a layer's outputs went through to be these rows: "" for nothing; None if they are others."""
     output = layer.made
     if rows.shape == output.shape:
-        if torch.equal(rows, output) or (isinstance(layer.module, nn.Conv2d) and _near(rows, output)):
+        if _same(rows, output) or (isinstance(layer.module, nn.Conv2d) and _near(rows, output)):
             return ""
         for name, function in SQUASHED.items():
             if _near(rows, function(output)):
                 return name
-        scale = float((rows * output).sum() / (output * output).sum().clamp_min(1e-12))
-        return f"{scale:.4g} times the" if scale > 0 and _near(rows, scale * output) else None
-    if rows.shape[1] < output.shape[1] and (rows[:, :, None] == output[:, None]).all(0).any(1).all():
-        return "columns of the"
+        wide = output.double()  # sums of 16 bits overflow
+        scale = float((rows * wide).sum() / (wide * wide).sum().clamp_min(1e-12))
+        if scale <= 0 or not _near(rows, (scale * wide).to(output.dtype)):
+            return None
+        return "" if abs(scale - 1) < torch.finfo(_precision(rows, output)).eps else f"{scale:.4g} times the"
+    if rows.shape[1] < output.shape[1]:
+        dtype = _precision(rows, output)
+        if (rows.to(dtype)[:, :, None] == output.to(dtype)[:, None]).all(0).any(1).all():
+            return "columns of the"
     return None
 
 
@@ -194,7 +199,7 @@ def _embeddings(seen: Seen, head: Head | None) -> Source:
     left = list(rows)
     if layer is not None and layer.given is not None:
         for key, of in rows.items():
-            if torch.equal(of, layer.given):
+            if _same(of, layer.given):
                 return Source("returned", key)
         # what other linear layers make are outputs of other heads, or projections: not what this one is given
         left = [key for key in rows if _head(seen, key, None).layer is None]
@@ -220,9 +225,26 @@ def _pooled(seen: Seen, layer: Layer) -> bool:
     return is_map(seen.shapes.get(layer.name))
 
 
+def _precision(*tensors: Tensor) -> torch.dtype:
+    """Return the coarsest type to which any of these are rounded, also if they were made float32 afterwards."""
+    found = {of.dtype for of in tensors}
+    for dtype in (torch.float16, torch.bfloat16):
+        if any(torch.equal(of.to(dtype).to(of.dtype), of) for of in tensors):
+            found.add(dtype)
+    return max(found, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Return whether rows are equal as far as the coarser of both tells."""
+    if one.shape != other.shape:
+        return False
+    dtype = _precision(one, other)
+    return torch.equal(one.to(dtype), other.to(dtype))
+
+
 def _near(one: Tensor, other: Tensor) -> bool:
     """Return whether rows are the same up to rounding."""
-    coarse = max(torch.finfo(one.dtype).eps, torch.finfo(other.dtype).eps) > 1e-4  # 16 bits
+    coarse = torch.finfo(_precision(one, other)).eps > 1e-4  # 16 bits
     one, other = one.double(), other.double()
     return bool((one - other).norm() <= (2e-2 if coarse else 1e-4) * other.norm())
 

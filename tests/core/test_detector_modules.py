@@ -1,6 +1,7 @@
 """Modules of the user's own: where their embeddings and logits are read, and what is said of those that have none."""
 
 import copy
+import re
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -456,6 +457,50 @@ def test_a_module_runs_in_its_own_precision(data, expected, tmp_path, dtype):
         OODError, match=rf"fitted to a module in {name}, this one is in float32; .* module.to\(torch.{name}"
     ):
         Detector.load(tmp_path / "own", backbone=Net())
+
+
+class Cast(Net):
+    """Computes in 16 bits inside, and returns float32."""
+
+    def forward(self, images):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(images).float()
+
+
+ROUNDED = "embeddings: input of 'fc' [10]; logits: returned value 0 [3] (output of 'fc'))"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Cast(),
+        Net(lambda features, logits: logits.bfloat16()),
+        Net(lambda features, logits: logits.bfloat16().float()),
+    ],
+)
+def test_rounding_to_16_bits_is_no_temperature_and_is_the_reason_where_the_layer_cannot_be_used(data, module):
+    assert repr(fitted(module, data)).endswith(ROUNDED)
+    reason = (
+        r"'fc' makes of the embeddings differs from them by more than 0.1%: .* in less than float32 \(autocast, half"
+    )
+    with pytest.raises(OODError, match=reason):
+        fitted(module, data, ["vim"])
+
+
+@pytest.mark.parametrize("finish", [lambda f, z: z.half(), lambda f, z: z.half().float()])
+def test_a_layer_whose_outputs_are_rounded_to_float16_is_the_classifier(data, finish):
+    detector = fitted(Net(finish), data, ["vim"])
+    assert repr(detector).endswith(ROUNDED)
+    assert detector.fitted.head is not None
+
+
+def test_rounded_values_are_told_apart_from_scaled_ones_and_columns(data):
+    scaled = fitted(Net(lambda features, logits: (logits / 2.5).half()), data)
+    assert re.search(r"\(0\.4(00\d)? times the output of 'fc'\)", repr(scaled))
+    columns = fitted(Net(lambda features, logits: logits[:, [0, 2, 5]].bfloat16().float(), outputs=8), data)
+    assert repr(columns).endswith("(columns of the output of 'fc'))")
+    both = fitted(Net(lambda features, logits: {"a": features.half(), "b": features.half() + 1, "c": logits}), data)
+    assert repr(both).endswith("embeddings: returned value 'a' [10]; logits: returned value 'c' [3] (output of 'fc'))")
 
 
 class Grey(nn.Module):
