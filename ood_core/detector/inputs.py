@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,7 @@ from ood_core import torch_state
 from ood_core.data import evaluation_view, to_unit
 from ood_core.decoding import decode, to_rgb
 from ood_core.detector.parts import Preprocessing
-from ood_core.errors import OODError, listed
+from ood_core.errors import OODError, listed, warn
 from ood_core.folders import PassedOver, is_dir, pictures_in
 
 AHEAD = 2
@@ -232,7 +231,7 @@ def _files(path: Path) -> Iterator[Item]:
         if not found:
             raise OODError(passed.behind(f"{path}: the folder holds no pictures"))
         for note in passed.notes(path):
-            warnings.warn(note, stacklevel=2)
+            warn(note)
         yield from (file_item(file) for file in found)
     elif path.is_file():
         yield file_item(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from ood_core.detector.inputs import IMAGE_KEYS, LABEL_KEYS, Item, file_item, is_label, items, parted
 from ood_core.detector.labels import as_array, numbered
-from ood_core.errors import OODError, listed
+from ood_core.errors import OODError, listed, warn
 from ood_core.folders import PassedOver, class_folders, is_dir, pictures_in, split_folders
 
 FORMS = "give a folder, a pair (images, labels), a data set, or what yields (image, label) or {'image': , 'label': }"
@@ -116,9 +115,11 @@ def _of_folder(folder: Path) -> tuple[list[Item], list[str], Sequence[str]]:
         raise OODError(passed.behind(f"{folder}: {wanted}"))
     classes = [one.name for one in found]
     empty = sorted(set(classes) - {name for _, name in files})
-    without = (f"{folder}: no picture of {len(empty)} classes, such as '{empty[0]}'",) if empty else ()
-    for note in (*passed.notes(folder), *without):
-        warnings.warn(note, stacklevel=2)
+    for note in passed.notes(folder):
+        warn(note)
+    if empty:
+        which = f"the class '{empty[0]}'" if len(empty) == 1 else f"{len(empty)} classes, such as '{empty[0]}'"
+        warn(f"{folder}: no picture of {which}")
     return [file_item(file) for file, _ in files], [name for _, name in files], classes
 
 

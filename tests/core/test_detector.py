@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ood_core.detector import Detector
 from ood_core.detector.predictions import Scored, decide, rule
-from ood_core.errors import OODError
+from ood_core.errors import OODError, OODWarning
 
 SCORERS = ("mahalanobis", "softmax", "entropy", "energy", "gradnorm")
 
@@ -172,8 +172,9 @@ def test_a_folder_warns_of_what_is_passed_over_and_misses_nothing_in_silence(tin
     (tmp_path / "1.jfif").write_bytes(encoded(folder))
     (tmp_path / "2.heic").touch()
     (tmp_path / "0").symlink_to("0")
-    with pytest.warns(UserWarning, match=r"passed over: 1 dead link, 1 file of other formats \(1 \.heic\)$"):
+    with pytest.warns(OODWarning, match=r"passed over: 1 dead link, 1 file of other formats \(1 \.heic\)$") as seen:
         assert len(tiny_detector.score(tmp_path)["energy"]) == 1
+    assert seen[0].filename == __file__  # points at the line of the user
     (tmp_path / "1.jfif").unlink()
     with pytest.raises(OODError, match=r"holds no pictures; passed over: 1 dead link, 1 file of other formats"):
         tiny_detector.score(tmp_path)

@@ -215,19 +215,24 @@ def test_hidden_folders_are_no_classes_and_a_warning_counts_what_is_passed_over(
         (tmp_path / name / "1.png").touch()
     (tmp_path / "red" / "photo.heic").touch()
     with pytest.warns(
-        UserWarning, match=r"passed over: 2 hidden folders, 1 file of other formats \(1 \.heic\)$"
+        OODWarning, match=r"passed over: 2 hidden folders, 1 file of other formats \(1 \.heic\)$"
     ) as seen:
         found = labelled(tmp_path)
+    assert seen[0].filename == __file__  # points at the line of the user
     assert (found.classes, len(found), len(seen)) == (("blue", "green", "red"), len(data[1]), 1)
 
 
 def test_an_empty_class_folder_keeps_its_label_and_is_warned_of(data, tmp_path):
     coloured(tmp_path, data)
     (tmp_path / "cyan").mkdir()
-    with pytest.warns(UserWarning, match="no picture of 1 classes, such as 'cyan'$"):
+    with pytest.warns(OODWarning, match="no picture of the class 'cyan'$") as seen:
         found = labelled(tmp_path)
+    assert seen[0].filename == __file__  # points at the line of the user
     assert found.classes == ("blue", "cyan", "green", "red")
     assert set(found.labels.tolist()) == {0, 2, 3}
+    (tmp_path / "black").mkdir()
+    with pytest.warns(OODWarning, match="no picture of 2 classes, such as 'black'$"):
+        labelled(tmp_path)
 
 
 def test_splits_are_no_classes(data, tmp_path):
