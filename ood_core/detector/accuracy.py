@@ -21,22 +21,26 @@ from ood_core.data import to_unit
 from ood_core.detector.foreign import ForeignNetwork, Normalisation
 from ood_core.detector.parts import device_of
 from ood_core.detector.passage import Wanted, outputs
+from ood_core.errors import listed
 from ood_core.interfaces import Network, Outputs
 
-TRIED = 128
+TRIED = 256
 """Images by which another normalisation is compared with the given one."""
 
-SCREENED = 32
+SCREENED = 64
 """Of these, by which the best of the other ones is chosen."""
 
-GAIN = 0.1
-"""By how much the accuracy must grow before another normalisation or order is named; 0.1 is ten points."""
+BATCH = 32
+"""Images that pass at once."""
+
+GAIN = 0.05
+"""By how much the accuracy must grow before another normalisation or order is named; 0.05 is five points."""
 
 LEVEL = 0.001
 """Of the sign test between both, and of the binomial test against chance."""
 
-POOR = 0.2
-"""Cohen's kappa below which accuracy is called near chance, whatever the number of images."""
+LISTED = 20
+"""Classes up to which another order of them is shown as a whole."""
 
 MOST_CLASSES = 5000
 """For which another order is looked for; the assignment takes the square of them in memory."""
@@ -85,20 +89,21 @@ def explain(
 
 
 def _near_chance(held: Outputs) -> bool:
-    """Return whether labels and predictions agree hardly more often than independent ones of their frequencies."""
+    """Return whether labels and predictions agree no more often than independent ones of their frequencies.
+
+    Images that are too few to exclude that the accuracy is half way from chance to 1 or above (p < 0.05) show nothing.
+    """
     count, classes = len(held), held.logits.shape[1]
     predicted, labels = held.logits.argmax(1), held.labels
     shares = [torch.bincount(of, minlength=classes).double() / count for of in (predicted, labels)]
     chance = float(shares[0] @ shares[1])
-    if chance == 1:  # one class, of all images and in all predictions
-        return False
     right = int((predicted == labels).sum())
-    kappa = (right / count - chance) / (1 - chance)
-    return kappa < POOR or (kappa < 0.5 and float(binom.sf(right - 1, count, chance)) > LEVEL)
+    above = float(binom.sf(right - 1, count, chance)) < LEVEL
+    return not above and float(binom.cdf(right, count, (1 + chance) / 2)) < 0.05
 
 
 def _better(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> bool:
-    """Return whether far more of the same images are right: by `GAIN`, and in a sign test."""
+    """Return whether more of the same images are right: by `GAIN`, and in a sign test."""
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     return gained - lost >= GAIN * len(after) and float(binom.sf(gained - 1, gained + lost, 0.5)) < LEVEL
 
@@ -128,10 +133,10 @@ def _other_order(held: Outputs, classes: Sequence[str]) -> str:
         if float((np.array(places)[predicted] == labels).mean()) >= best - 0.02:
             order, name = places, known
             break
-    first = ", ".join(f"'{classes[place]}'" for place in order[:4]) + (", ..." if count > 4 else "")
+    names = listed([f"'{classes[place]}'" for place in order], count if count <= LISTED else 5)
     return (
-        f"{after.mean():.1%} if they stand in {name}: {first}; give 'classes' in the order of the module's outputs, "
-        "or number the labels so"
+        f"{after.mean():.1%} if the module's outputs are the classes in {name}: {names}; pass 'classes' in the order "
+        "of the module's outputs or, if labels are numbers, renumber them so that label i is the class of output i"
     )
 
 
@@ -158,10 +163,10 @@ def _other_normalisation(network: Network, held: Outputs, show: Callable[[NDArra
         return ""
     rows = np.random.default_rng(0).permutation(len(held))[:TRIED]
     images, labels = show(rows), held.labels.numpy()[rows]
-    shown = [_shown(network, images[:SCREENED], normalisation, swapped) for _, normalisation, swapped in USUAL]
-    right = [float((_predicted(network, part) == labels[:SCREENED]).mean()) for part in shown]
-    name, normalisation, swapped = USUAL[int(np.argmax(right))]  # the more usual one of those that are alike
-    after = _predicted(network, _shown(network, images, normalisation, swapped)) == labels
+    few = images[:SCREENED]
+    shares = [float((_predicted(network, few, of, bgr) == labels[:SCREENED]).mean()) for _, of, bgr in USUAL]
+    name, normalisation, swapped = USUAL[int(np.argmax(shares))]  # the more usual one of those that are alike
+    after = _predicted(network, images, normalisation, swapped) == labels
     before = held.logits.argmax(1).numpy()[rows] == labels
     if not _better(after, before):
         return ""
@@ -178,7 +183,12 @@ def _shown(network: ForeignNetwork, images: Tensor, normalisation: Normalisation
     return (wanted.flip(1) if swapped else wanted) * network.std + network.mean
 
 
-def _predicted(network: Network, images: Tensor) -> NDArray[np.int64]:
-    parts = [outputs(network, part, Wanted(logits=True))[0].logits for part in torch.split(images, SCREENED)]
-    found: NDArray[np.int64] = torch.cat(parts).argmax(1).numpy()
+def _predicted(
+    network: ForeignNetwork, images: Tensor, normalisation: Normalisation | None, swapped: bool
+) -> NDArray[np.int64]:
+    """Return the class of the largest logit of images under another normalisation."""
+    shown = (_shown(network, part, normalisation, swapped) for part in torch.split(images, BATCH))
+    found: NDArray[np.int64] = torch.cat(
+        [outputs(network, part, Wanted(logits=True))[0].logits.argmax(1) for part in shown]
+    ).numpy()
     return found
