@@ -255,6 +255,30 @@ def test_the_example_package_is_shown_from_the_entry_point_to_the_classes():
     ]
 
 
+def test_the_files_of_the_example_package_are_listed():
+    tree = README.partition("```\nood-example/\n")[2].partition("```")[0]
+    recipes_beside = {path.name for path in EXAMPLE.glob("*.yaml")}
+    there = {path.name for path in EXAMPLE.rglob("*.*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {line.split()[0] for line in tree.splitlines()} == {"ood_example/", *there - recipes_beside}
+    for name in ("README.md", "ood_example/resnet.py"):
+        assert f"](../tests/example_plugin/ood-example/{name})" in README
+
+
+def test_the_recipe_that_is_shown_is_whole(tmp_path, monkeypatch):
+    information = tmp_path / "ood_example-2.3.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: ood-example\nVersion: 2.3.1\n")
+    (information / "entry_points.txt").write_text("[ood]\nexample = ood_example.hooks\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+    weights, shown = re.search(r'^python -c "(.*?)"$.*?^```yaml\n(.*?)^```$', README, re.MULTILINE | re.DOTALL).groups()
+    exec(weights, {})
+    (tmp_path / "own.yaml").write_text(shown)
+    made = plan.make(recipe.read(tmp_path / "own.yaml"), find())
+    assert [stage.kind for stage in made.stages] == [*["extract"] * 4, "fit", "score", "score", "score", "measure"]
+
+
 @pytest.mark.parametrize("check", scorer_checks(), ids=lambda check: check.__name__)
 def test_the_test_that_is_shown_passes(check, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLE)
