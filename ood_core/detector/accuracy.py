@@ -89,9 +89,10 @@ def explain(
 
 
 def _near_chance(held: Outputs) -> bool:
-    """Return whether labels and predictions agree no more often than independent ones of their frequencies.
+    """Return whether labels and predictions agree hardly more often than independent ones of their frequencies.
 
-    Images that are too few to exclude that the accuracy is half way from chance to 1 or above (p < 0.05) show nothing.
+    That is so below twice chance and a fifth of the way from chance to 1 (p < 0.05), or where they agree no more often
+    and the images are enough to exclude half of the way (p < 0.05).
     """
     count, classes = len(held), held.logits.shape[1]
     predicted, labels = held.logits.argmax(1), held.labels
@@ -99,7 +100,12 @@ def _near_chance(held: Outputs) -> bool:
     chance = float(shares[0] @ shares[1])
     right = int((predicted == labels).sum())
     above = float(binom.sf(right - 1, count, chance)) < LEVEL
-    return not above and float(binom.cdf(right, count, (1 + chance) / 2)) < 0.05
+
+    def is_below(accuracy: float) -> bool:
+        return float(binom.cdf(right, count, accuracy)) < 0.05
+
+    hardly = min(2 * chance, chance + 0.2 * (1 - chance))
+    return is_below(hardly) or (not above and is_below((1 + chance) / 2))
 
 
 def _better(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> bool:

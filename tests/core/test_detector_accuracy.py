@@ -127,6 +127,13 @@ def test_few_images_do_not_show_that_the_accuracy_is_near_chance():
     assert "near chance" in explain(nn.Identity(), held(logits, labels), "abcdefghij", None)
 
 
+def test_an_accuracy_of_a_seventh_of_ten_classes_is_near_chance_however_many_images():
+    labels = torch.arange(2000) % 10
+    guesses = torch.randint(10, (2000,), generator=torch.Generator().manual_seed(0))
+    logits = nn.functional.one_hot(torch.where(torch.arange(2000) % 25 == 0, labels, guesses), 10).float()
+    assert "near chance" in explain(nn.Identity(), held(logits, labels), "abcdefghij", None)
+
+
 def test_an_accuracy_of_a_fifth_is_far_above_the_chance_of_a_hundred_classes():
     labels = torch.arange(500) % 100
     guesses = torch.randint(100, (500,), generator=torch.Generator().manual_seed(0))
