@@ -263,7 +263,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         # safetensors has no errno, and numpy says how many items were "requested and" how many written
-        said = any(words in str(error) for words in (os.strerror(errno.ENOSPC), "requested and"))
+        said = any(words in str(error) for words in (*map(os.strerror, FULL), "requested and"))
         if not said and getattr(error, "errno", None) not in FULL:
             raise
         raise OODError(f"{path}: cannot be written, the disk is full: {_line(error)}") from error

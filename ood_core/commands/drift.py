@@ -102,9 +102,11 @@ def _remark(stream: Stream, independent: bool) -> None:
 
 def _write(file: Path, drawing: bytes) -> None:
     from ood_core.errors import OODError
+    from ood_core.store import replacing
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(drawing)
+        with replacing(file) as temporary:
+            temporary.write_bytes(drawing)
     except OSError as error:
         raise OODError(f"{file}: cannot be written: {error.strerror}") from error

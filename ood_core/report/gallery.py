@@ -16,7 +16,7 @@ from ood_core.report.combinations import Combination, combinations, ranked
 from ood_core.report.findings import Shown, Strip
 from ood_core.run import ResultRow
 from ood_core.stages import Baseline, Images, MeasureStage, Plan, Row, ScoreStage
-from ood_core.store import Store, load_array
+from ood_core.store import Store, load_array, replacing
 
 FOLDER = "gallery"
 
@@ -119,5 +119,6 @@ def _thumbnail(images: Images, row: int, folder: Path) -> str:
         picture = Image.fromarray(images.opened.pixels(row).permute(1, 2, 0).numpy())
         picture.thumbnail((SIDE, SIDE))
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        picture.save(folder / name, lossless=max(picture.size) <= _LOSSLESS, quality=80, method=6)
+        with replacing(folder / name) as temporary:
+            picture.save(temporary, "webp", lossless=max(picture.size) <= _LOSSLESS, quality=80, method=6)
     return name

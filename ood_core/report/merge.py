@@ -14,6 +14,7 @@ from ood_core.report.accepted import AcceptedPair, ClassRow
 from ood_core.report.findings import Findings, StageRecord, Strip
 from ood_core.run import ResultRow
 from ood_core.stages import Baseline
+from ood_core.store import replacing, writing
 
 AXIS = "run"
 """Along which the variants of several runs differ."""
@@ -72,9 +73,11 @@ def copy_files(runs: Sequence[Run], folder: Path) -> None:
     for run in runs:
         for file in _files(run.findings):
             source, target = run.folder / file, folder / (_within(run.name, file) if len(runs) > 1 else file)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            with writing(folder):
+                target.parent.mkdir(parents=True, exist_ok=True)
             if source.exists() and not (target.exists() and target.samefile(source)):
-                shutil.copyfile(source, target)
+                with replacing(target) as temporary:
+                    shutil.copyfile(source, temporary)
 
 
 def _files(found: Findings) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ood_core.run import Results
 from ood_core.stages import TrainStage
-from ood_core.store import Store
+from ood_core.store import Store, replacing
 
 FOLDER = "pictures"
 
@@ -35,6 +35,7 @@ def copy_pictures(results: Results, store: Store, folder: Path) -> list[Picture]
         for name, file in record.facts.get("pictures", {}).items():
             target = folder / FOLDER / f"{record.stage.key[:8]}-{file}"
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(store.file(record.stage, file), target)
+            with replacing(target) as temporary:
+                shutil.copyfile(store.file(record.stage, file), temporary)
             copied.append(Picture(f"{name} ({record.stage}, seed {record.stage.seed})", f"{FOLDER}/{target.name}"))
     return copied

@@ -29,6 +29,7 @@ from ood_core.scoring.passes import NEAREST, Request
 from ood_core.scoring.rows import Row
 from ood_core.scoring.table import printable
 from ood_core.scoring.tally import Tally, counted
+from ood_core.store import write_text
 
 BATCH = 32
 """Of them passed at once, at most; maps take many passes each."""
@@ -75,11 +76,9 @@ def write(path: Path, request: Request, tally: Tally) -> None:
         OODError: It cannot be written.
     """
     text = render(request, explain(request, tally.worst.rows()), tally)
-    new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise OODError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -11,9 +11,10 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BufferedRandom
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -24,7 +25,7 @@ from ood_core.scoring.passes import Request
 from ood_core.scoring.rows import Row
 from ood_core.scoring.table import printable
 from ood_core.scoring.tally import Tally
-from ood_core.store import require_writable
+from ood_core.store import require_writable, write_text
 
 ABOUT, LOCK = ".about.json", ".lock"
 
@@ -38,7 +39,7 @@ class Kept:
         lines: How rows are written.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, lines: Lines) -> None:
+    def __init__(self, path: Path, file: BufferedRandom, lines: Lines) -> None:
         self.path, self.file, self.lines = path, file, lines
 
     def remaining(self, paths: Iterator[str], tally: Tally) -> Iterator[str]:
@@ -60,7 +61,7 @@ class Kept:
         self.file.seek(end)
         self.file.truncate()
         if not end:
-            self.file.write(self.lines.header)
+            self._append(self.lines.header)
         first = next(paths, None)
         return iter(()) if first is None else chain([first], paths)
 
@@ -70,10 +71,14 @@ class Kept:
         Raises:
             OODError: The disk is full.
         """
+        self._append(self.lines.encode(rows))
+
+    def _append(self, records: bytes) -> None:
         try:
-            self.file.write(self.lines.encode(rows))
+            self.file.write(records)
             self.file.flush()
         except OSError as error:
+            self.file.raw.close()  # closing the buffer as well would write it again, and raise in place of this error
             raise OODError(f"{self.path}: cannot be written: {error.strerror}; the same command goes on") from error
 
     def _row(self, record: bytes, number: int) -> Row:
@@ -119,30 +124,34 @@ def kept(path: Path, lines: Lines, about: Mapping[str, Any]) -> Iterator[Kept]:
     if path.exists() and not path.is_file():
         raise OODError(f"--out {path}: is not a file")
     require_writable(path.parent, "--out")
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}{LOCK}"), timeout=0)
     try:
-        with lock:
-            try:
-                with _opened(path, about).open("r+b") as file:
-                    yield Kept(path, file, lines)
-            finally:
-                Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can have it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise OODError(f"{path}: another process is writing it; name another file") from None
+    except OSError as error:
+        raise OODError(f"--out {path}: cannot be written: {error.strerror}") from error
+    try:
+        with _opened(path, about) as file:
+            yield Kept(path, file, lines)
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can have it
+        lock.release()
 
 
-def _opened(path: Path, about: Mapping[str, Any]) -> Path:
-    """Return the file, which is there now and was begun as this command would."""
+def _opened(path: Path, about: Mapping[str, Any]) -> BufferedRandom:
+    """Open the file, which is there now and was begun as this command would."""
     beside = path.with_name(path.name + ABOUT)
     if path.is_file() and path.stat().st_size:
         _require_alike(path, beside, about)
     else:
-        new = beside.with_name(f".{beside.name}.new")
-        new.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        new.replace(beside)
+        write_text(beside, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    try:
         path.touch()
-    return path
+        return path.open("r+b")
+    except OSError as error:
+        raise OODError(f"--out {path}: cannot be written: {error.strerror}") from error
 
 
 def _require_alike(path: Path, beside: Path, about: Mapping[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """What tests share: command lines in this process; of the page an installed browser, and findings without a run."""
 
+import resource
 import runpy
 import shutil
 import sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +41,22 @@ def command_line(tmp_path, monkeypatch, capsys):
         return call
 
     return named
+
+
+@pytest.fixture(scope="session")
+def disk_full():
+    """`with disk_full(size):` no file can grow beyond so many bytes, as on a disk that is full."""
+
+    @contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

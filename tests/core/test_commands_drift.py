@@ -100,6 +100,17 @@ def said(detector, pictures):
     return verdict(found.ks, found.sequential, 0.01) + "\n"
 
 
+def test_a_full_disk_is_one_line_and_leaves_the_drawing_that_was_there(ood, detector, table, tmp_path, disk_full):
+    scores = table("same", "csv")
+    (tmp_path / "drift.svg").write_text("before")
+    with disk_full(100):
+        code, _, err = ood("drift", detector, "--scores", scores)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("drift.svg: cannot be written, the disk is full: ")
+    assert (tmp_path / "drift.svg").read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drift.svg", scores.name]
+
+
 def test_images_like_those_held_out_have_not_drifted(ood, detector, pictures, said, tmp_path) -> None:
     code, out, err = ood("drift", detector, pictures / "same", "--fail-on-drift")
     assert (code, err) == (0, "drawing: drift.svg\n")

@@ -310,6 +310,29 @@ def test_a_file_that_another_process_is_writing_is_refused(score, photos, tmp_pa
     assert err == "rows.csv: another process is writing it; name another file\n"
 
 
+@pytest.mark.parametrize(("size", "rows"), [(0, 0), (400, 5), (50, 0)])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    score, photos, tmp_path, monkeypatch, disk_full, rounded, size, rows
+):
+    score("photos", "--out", "whole.csv")
+    arguments = ("photos", "--out", "rows.csv", "--batch-size", 3)
+    (tmp_path / "rows.csv.about.json").write_bytes((tmp_path / "whole.csv.about.json").read_bytes())
+    begun = b"".join((tmp_path / "whole.csv").read_bytes().splitlines(keepends=True)[: rows and rows + 1])
+    (tmp_path / "rows.csv").write_bytes(begun)
+    with disk_full(max(size, 10)):
+        code, _, err = score(*arguments)
+    assert (code, err.count("\n"), err.endswith("\n")) == (2, 1, True)
+    assert "cannot be written" in err
+    assert score(*arguments)[0] == 0
+    assert_alike((tmp_path / "rows.csv").read_bytes(), (tmp_path / "whole.csv").read_bytes(), rounded)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(score, photos):
+    code, _, err = score("photos", "--out", "/proc/absent/rows.csv")
+    assert (code, err) == (2, "--out /proc/absent/rows.csv: cannot be written: No such file or directory\n")
+
+
 def test_an_interrupt_is_one_line_and_loses_nothing(score, photos, tmp_path, monkeypatch):
     def interrupted(request, paths):
         found = passed(request, paths)

@@ -45,6 +45,15 @@ def test_nothing_but_safetensors_and_json_is_written(tiny_run):
     assert entries["recipe"]["training"][0]["use"] == "classification"
 
 
+@pytest.mark.parametrize("size", [0, 300, 3000])
+def test_a_full_disk_is_one_line_and_leaves_the_detector_that_was_there(tiny_detector, copy, plugins, disk_full, size):
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    with disk_full(size), pytest.raises(OODError, match=r"detector: cannot be written, the disk is full: [^\n]*$"):
+        bundle.save(tiny_detector.fitted, copy, plugins)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+    assert [path.name for path in copy.parent.iterdir()] == ["detector"]
+
+
 def test_others_may_read_the_files(tiny_run):
     assert all(file.stat().st_mode & 0o444 == 0o444 for file in tiny_run.detector.iterdir())
 

@@ -1,6 +1,7 @@
 """The table as people read it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +93,19 @@ def test_facts_that_are_not_finite_are_written_as_words(make_plan, tiny, tmp_pat
     results.records[0].facts["epochs"][0]["loss"] = float("inf")
     report.write(plan, results, store, tmp_path / "out")
     assert '"loss": "inf"' in (tmp_path / "out" / "report.json").read_text()
+
+
+@pytest.mark.parametrize("size", [0, 300, 20_000])
+def test_a_full_disk_is_one_line_and_leaves_no_file_half_written(make_plan, tiny, tmp_path, disk_full, size):
+    plan = make_plan(tiny, "training.0.epochs=1", "scorers=[energy]")
+    store = Store(tmp_path / "store")
+    results = run(plan, store)
+    report.write(plan, results, store, tmp_path / "whole")
+    message = "cannot be written, the disk is full: [^\n]*$"
+    with disk_full(size), pytest.raises(OODError, match=message):
+        report.write(plan, results, store, tmp_path / "out")
+    for path in filter(Path.is_file, (tmp_path / "out").rglob("*")):
+        assert path.stat().st_size == (tmp_path / "whole" / path.relative_to(tmp_path / "out")).stat().st_size
 
 
 def test_a_folder_for_the_reports_that_holds_folders_is_refused(tmp_path):
