@@ -96,6 +96,7 @@ def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
         if missing(one.plan, store):
             one.plan.check()
         report.prepare(one.folder)
+    store.prepare()
     code = max([_one(one, store, wanted, len(prepared) > 1) for one in prepared])
     processes.leave()
     return code

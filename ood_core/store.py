@@ -107,7 +107,7 @@ class Store:
 
     def _noted(self, stage: Stage) -> dict[str, Any] | None:
         path = self.folder(stage) / FACTS
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 - that of pathlib raises OSError for names that are too long
             return None
         try:
             return _read_facts(path, stage.key)
@@ -131,14 +131,27 @@ class Store:
                     found.setdefault(facts["alike"], facts["seconds"] / facts["work"])
         return found
 
+    def prepare(self) -> None:
+        """Make the folder before the first stage is computed.
+
+        Raises:
+            OODError: It cannot be made.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OODError(f"--store {self.root}: cannot be written into: {error.strerror}") from error
+
     @contextmanager
     def lock(self, stage: Stage) -> Iterator[None]:
         """Keep a second process from computing the same stage at the same time."""
         path = self.root / "locks" / stage.key
         lock = FileLock(path)
-        with writing(path):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
+        except OSError as error:
+            raise OODError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
             yield
         finally:
@@ -238,7 +251,8 @@ def require_writable(folder: Path, option: str) -> None:
     Raises:
         OODError: Names the option that chose the folder.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # os.path.exists: that of pathlib raises OSError for names that are too long
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
     if not nearest.is_dir():
         raise OODError(f"{option} {folder}: {nearest} is no folder")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -54,9 +54,9 @@ def save(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
         OODError: The folder cannot be written, or holds something else.
     """
     require_writable(folder.parent, "folder")
-    if folder.exists() and not (folder / FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OODError(f"{folder}: holds something else than a detector; name another folder")
     try:
+        if folder.exists() and not (folder / FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OODError(f"{folder}: holds something else than a detector; name another folder")
         with writing(folder):
             _replace(fitted, folder, plugins)
     except OSError as error:

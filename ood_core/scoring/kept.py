@@ -121,11 +121,11 @@ def kept(path: Path, lines: Lines, about: Mapping[str, Any]) -> Iterator[Kept]:
     Raises:
         OODError: It cannot be written, another process is writing it, or something else made it.
     """
-    if path.exists() and not path.is_file():
-        raise OODError(f"--out {path}: is not a file")
     require_writable(path.parent, "--out")
     lock = FileLock(path.with_name(f".{path.name}{LOCK}"), timeout=0)
     try:
+        if path.exists() and not path.is_file():
+            raise OODError(f"--out {path}: is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:

@@ -97,6 +97,13 @@ def test_a_wrong_command_exits_2_with_its_reason(tmp_path, in_process, arguments
 
 
 @pytest.mark.parametrize("option", ["--out", "--store"])
+def test_a_folder_whose_name_is_too_long_is_refused_before_the_run(in_process, option):
+    folder = "x" * 300
+    code, out, err = in_process("mood", option, folder)
+    assert (code, out, err) == (2, "", f"{option} {folder}: cannot be written into: File name too long\n")
+
+
+@pytest.mark.parametrize("option", ["--out", "--store"])
 def test_a_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path, in_process, option):
     (tmp_path / "file").write_text("")
     code, _, err = in_process("mood", option, "file/below")

@@ -329,8 +329,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(score, photos):
-    code, _, err = score("photos", "--out", "/proc/absent/rows.csv")
-    assert (code, err) == (2, "--out /proc/absent/rows.csv: cannot be written: No such file or directory\n")
+    long = "x" * 300
+    for out in (f"{long}/rows.csv", f"{long}.csv"):
+        code, _, err = score("photos", "--out", out)
+        assert (code, err) == (2, f"--out {out}: cannot be written: File name too long\n")
 
 
 def test_an_interrupt_is_one_line_and_loses_nothing(score, photos, tmp_path, monkeypatch):

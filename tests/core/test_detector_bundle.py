@@ -54,6 +54,11 @@ def test_a_full_disk_is_one_line_and_leaves_the_detector_that_was_there(tiny_det
     assert [path.name for path in copy.parent.iterdir()] == ["detector"]
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tiny_detector, tmp_path):
+    with pytest.raises(OODError, match=r"x: cannot be written: File name too long$"):
+        tiny_detector.save(tmp_path / ("x" * 300))
+
+
 def test_others_may_read_the_files(tiny_run):
     assert all(file.stat().st_mode & 0o444 == 0o444 for file in tiny_run.detector.iterdir())
 

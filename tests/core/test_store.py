@@ -226,6 +226,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_root_that_cannot_be_made_is_one_line(tmp_path):
+    store = Store(tmp_path / ("x" * 300))
+    with pytest.raises(OODError, match=r"locks/abc: cannot be written: File name too long$"), store.lock(STAGE):
+        pass
+
+
 def test_an_array_takes_its_room_at_once_as_a_full_disk_would_kill_the_process_later(tmp_path, monkeypatch):
     create_array(tmp_path / "a.npy", (1000, 100))
     assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 400_000
