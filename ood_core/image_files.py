@@ -66,12 +66,14 @@ def numbers_first(name: str) -> tuple[bool, int, str]:
 
 
 def require_files(paths: Iterable[Path], listed: str) -> None:
-    """Refuse a list of pictures of which some are not there.
+    """Refuse a list of pictures of which some are not there, or are folders, pipes and the like.
 
     Raises:
         OODError: Names the first one, and how many there are.
     """
     absent = [path for path in paths if not path.is_file()]
+    if irregular := [path for path in absent if path.exists()]:
+        raise OODError(f"{listed}: {len(irregular)} of its pictures are not regular files, such as {irregular[0]}")
     if absent:
         raise OODError(f"{listed}: {len(absent)} of its pictures are not there, such as {absent[0]}")
 

@@ -236,7 +236,7 @@ def _files(path: Path) -> Iterator[Item]:
     elif path.is_file():
         yield file_item(path)
     else:
-        raise OODError(f"{path}: no such file or folder")
+        raise OODError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
 
 
 def file_item(path: str | Path) -> Item:
@@ -248,7 +248,8 @@ def _read(path: str) -> Tensor:
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - a fifth of the time of a small picture goes into pathlib
         if not stat.S_ISREG(mode):  # a pipe would be waited for
-            raise OODError(f"{path}: not a file" if not stat.S_ISDIR(mode) else f"{path}: a folder that cannot be read")
+            what = "a folder that cannot be read" if stat.S_ISDIR(mode) else "not a regular file"
+            raise OODError(f"{path}: {what}")
         with open(path, "rb") as file:  # noqa: PTH123
             encoded = file.read()
     except OSError as error:

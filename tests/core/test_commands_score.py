@@ -126,7 +126,7 @@ def test_what_cannot_be_scored_is_a_row_and_all_else_goes_on(score, photos):
     assert wrong.pop("photos/07.png").startswith("broken picture: ")
     assert wrong == {
         "photos/05.png": "not a picture in a known format",
-        "photos/08.gif": "not a file",
+        "photos/08.gif": "not a regular file",
         "absent.png": "cannot be read: No such file or directory",
     }
     assert rows["absent.png"] == dict.fromkeys(COLUMNS.split(","), "") | {

@@ -1,5 +1,7 @@
 """Pictures that are files: what tells two sets of them apart."""
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -30,6 +32,12 @@ def test_the_fingerprint_knows_the_names_of_the_classes(pictures):
 def test_missing_pictures_are_counted_and_the_first_named(pictures, tmp_path):
     with pytest.raises(OODError, match=r"list\.txt: 2 of its pictures are not there, such as .*8\.png"):
         require_files([*pictures, tmp_path / "8.png", tmp_path / "9.png"], "list.txt")
+
+
+def test_a_folder_or_pipe_among_pictures_is_no_regular_file(pictures, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(OODError, match=r"list\.txt: 2 of its pictures are not regular files, such as .*pipe\.png"):
+        require_files([*pictures, tmp_path / "8.png", tmp_path / "pipe.png", tmp_path], "list.txt")
 
 
 @pytest.mark.parametrize("other", ["Cat", " cat", "CAT "])
