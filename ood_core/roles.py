@@ -75,7 +75,8 @@ def gaps(sets: DataSets) -> list[str]:
 def _inside(sets: DataSets) -> Iterator[tuple[Images, str]]:
     train, test, name = sets.train.opened, sets.test.opened, sets.test.name
     if train.source == test.source:
-        yield sets.test, f"ID set '{name}' gives the same images for training and test; it needs a split of each"
+        notes = "".join(f"; {note}" for note in test.notes)  # such as what the source could take splits from
+        yield sets.test, f"ID set '{name}' gives the same images for training and test; it needs a split of each{notes}"
     if train.classes != test.classes:
         differ = next((pair for pair in zip(train.classes, test.classes, strict=False) if len(set(pair)) > 1), None)
         first = f"'{differ[0]}' and '{differ[1]}'" if differ else f"{len(train.classes)} and {len(test.classes)}"

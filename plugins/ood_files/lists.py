@@ -13,7 +13,7 @@ from ood_core.errors import OODError, suggest
 from ood_core.image_files import UNLABELLED, numbers_first
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.labels import named, numbered
-from ood_files.pictures import encoding, file_images, located
+from ood_files.pictures import encoding, file_images, located, miscoded
 
 NO_LABEL = -1
 """What a list has for pictures of no known class."""
@@ -158,7 +158,9 @@ def _lines(path: Path, option: str) -> list[str]:
         raise OODError(f"{path}: no such file; the option '{option}' sets it")
     try:
         return path.read_text(encoding=encoding(path)).rstrip().splitlines()
-    except (OSError, UnicodeError) as error:
+    except UnicodeError as error:
+        raise miscoded(path, error) from error
+    except OSError as error:
         raise OODError(f"{path}: cannot be read: {error}") from error
 
 

@@ -13,17 +13,17 @@ from ood_core.errors import OODError, suggest
 from ood_core.folders import SPLIT_NAMES, is_picture
 from ood_core.image_files import UNLABELLED, numbers_first, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.pictures import encoding, file_images, located
+from ood_files.pictures import encoding, file_images, located, miscoded
 
 FORMATS = (".csv", ".tsv", ".jsonl")
-DELIMITERS = ",;\t"
+DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(DatasetSource):
     """A CSV or JSONL file with a row for each picture: its path, its label, and the split if there are several.
 
-    A CSV file has a header, by which it is found out whether commas, semicolons or tabs separate the columns.
+    A CSV file has a header, by which it is found out what separates the columns: commas, semicolons, tabs or `|`.
 
     Attributes:
         path: The file.
@@ -80,7 +80,7 @@ class Manifest(DatasetSource):
     def _of_split(self, rows: list[tuple[int, dict[str, Any]]], split: Split) -> tuple[list[int], tuple[str, ...]]:
         """Return the rows of a split, and a note on those that are of neither."""
         if self.split_column is None:
-            return list(range(len(rows))), ()
+            return list(range(len(rows))), self._unread(rows[0][1])
         values = [str(self._value(row, "split_column", number)) for number, row in rows]
         there = {value.casefold() for value in values}
         names = {
@@ -97,6 +97,13 @@ class Manifest(DatasetSource):
         note = f"{self.path}: {count} rows are of neither split, their '{self.split_column}' is {', '.join(others[:5])}"
         chosen = [index for index, value in enumerate(values) if value.casefold() == name.casefold()]
         return chosen, (note,) if others else ()
+
+    def _unread(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return a note on a column that is called as one of splits, and is not used."""
+        column = next((column for column in row if column.casefold() == "split"), None)
+        used = (self.image_column, self.label_column)
+        text = f"{self.path}: all rows are in both splits; the option 'split_column' can name the column '{column}'"
+        return () if column is None or column in used else (text,)
 
     def _value(self, row: Mapping[str, Any], option: str, number: int) -> Any:
         column = getattr(self, option)
@@ -127,7 +134,9 @@ def _rows(path: Path, image_column: str) -> Iterator[tuple[int, dict[str, Any]]]
             reader = csv.DictReader(opened, restkey="", restval="", delimiter=delimiter, skipinitialspace=True)
             for row in reader:
                 yield reader.line_num, row
-    except (OSError, UnicodeError, csv.Error) as error:
+    except UnicodeError as error:
+        raise miscoded(path, error) from error
+    except (OSError, csv.Error) as error:
         raise OODError(f"{path}: cannot be read: {error}") from error
 
 

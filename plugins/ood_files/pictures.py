@@ -48,3 +48,8 @@ def encoding(path: Path) -> str:
     """Return how a text file is encoded by its byte order mark: UTF-8, or UTF-16 as Excel writes it."""
     with path.open("rb") as opened:
         return "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def miscoded(path: Path, error: UnicodeError) -> OODError:
+    """Return the error for a text file in another encoding."""
+    return OODError(f"{path}: cannot be read: {error}; save it as UTF-8, or as UTF-16 with a byte order mark")

@@ -345,6 +345,15 @@ def test_an_id_set_without_a_test_split_is_refused(make_plan, tiny, tmp_path):
         make_plan(tiny, f"data.id={{use: folder, name: flat, path: {tmp_path / 'imgs'}}}")
 
 
+def test_an_id_set_whose_table_has_splits_that_are_not_used_names_the_option(make_plan, tiny, tmp_path):
+    pictures(tmp_path / "imgs", ("cat", "doggy"), ("",))
+    files = sorted((tmp_path / "imgs").rglob("*.png"))
+    rows = [f"{file},{file.parent.name},{('train', 'test')[place % 2]}" for place, file in enumerate(files)]
+    (tmp_path / "m.csv").write_text("\n".join(["image,label,split", *rows]))
+    with pytest.raises(OODErrors, match=r"a split of each; .*the option 'split_column' can name the column 'split'"):
+        make_plan(tiny, f"data.id={{use: manifest, name: semi, path: {tmp_path / 'm.csv'}}}")
+
+
 def test_a_mistake_in_an_override_names_the_override(make_plan, tiny):
     with pytest.raises(OODErrors, match=r"^--set training.0.epochs=0: option 'epochs' of pretext"):
         make_plan(tiny, "training.0.epochs=0")

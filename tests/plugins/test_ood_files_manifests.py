@@ -1,6 +1,7 @@
 """Manifests: rows of CSV and JSONL files, their splits, and the line that names a wrong one."""
 
 import csv
+import os
 import shutil
 
 import pytest
@@ -152,11 +153,33 @@ def test_a_broken_picture_is_named_when_it_is_read(tmp_path):
         Manifest(path=write_csv(tmp_path / "m.csv", [("1.png", "cat", "")])).open("test").image(0)
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_column_of_splits_that_is_not_used_is_noted(tmp_path):
+    write(tmp_path, 1, 2, 3, 4)
+    path = write_csv(tmp_path / "m.csv", ROWS)
+    note = f"{path}: all rows are in both splits; the option 'split_column' can name the column 'split'"
+    assert Manifest(path=path).open("test").notes == (note,)
+    assert Manifest(path=path, split_column="split").open("test").notes == ()
+    assert Manifest(path=path, label_column="split").open("test").notes == ()
+
+
+def test_a_table_in_another_encoding_is_refused_with_those_that_are_read(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_bytes("image,label\n1.png,cät\n".encode("latin-1"))
+    with pytest.raises(OODError, match=r"m\.csv: cannot be read: 'utf-8' codec .*; save it as UTF-8, or as UTF-16"):
+        Manifest(path=path).open("test")
+
+
+def test_a_listed_pipe_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "1.png")
+    with pytest.raises(OODError, match=r"m\.csv: 1 of its pictures are not regular files, such as .*/1\.png"):
+        Manifest(path=write_csv(tmp_path / "m.csv", ROWS[:1])).open("test")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_what_separates_columns_is_found_by_the_header(tmp_path, delimiter):
     write(tmp_path, 1, 2)
-    rows = ["image|label|note", '1.png|"dog, big; old"|a,b', "2.png|cat|;"]
-    path = text(tmp_path / "m.csv", *(row.replace("|", delimiter) for row in rows))
+    rows = ["image^label^note", '1.png^"dog, big; old"^a,b', "2.png^cat^;"]
+    path = text(tmp_path / "m.csv", *(row.replace("^", delimiter) for row in rows))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # the byte order mark that Excel writes
     images = Manifest(path=path).open("test")
     assert (images.classes, reds(images)) == (("cat", "dog, big; old"), [1, 2])
