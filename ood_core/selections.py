@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,7 +184,10 @@ def _own_name(source: DatasetSource) -> str:
     """Return what a set without a name is called: as the data set, the file or folder, or else the source."""
     for option in ("dataset", "path", "test", "train"):
         if value := getattr(source, option, None):
-            return value.stem if isinstance(value, Path) else str(value)
+            if not isinstance(value, Path):
+                return str(value)
+            # abspath: "." and ".." have no name, and a link keeps its own
+            return Path(os.path.abspath(value)).stem or label(source)  # noqa: PTH100
     return label(source)
 
 

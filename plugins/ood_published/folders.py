@@ -77,7 +77,11 @@ class WordNetFolders(DatasetSource):
             return dict(zip(folders, folders, strict=True))
         if not self.wnids.is_file():
             raise OODError(f"{self.wnids}: no such file")
-        pairs = [line.split(maxsplit=1) for line in self.wnids.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = self.wnids.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeError) as error:
+            raise OODError(f"{self.wnids}: cannot be read: {error}") from error
+        pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
         classes = {pair[0]: pair[-1].strip() for pair in pairs}
         require_distinct(classes.values(), str(self.wnids))
         return classes

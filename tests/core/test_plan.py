@@ -345,6 +345,14 @@ def test_an_id_set_without_a_test_split_is_refused(make_plan, tiny, tmp_path):
         make_plan(tiny, f"data.id={{use: folder, name: flat, path: {tmp_path / 'imgs'}}}")
 
 
+@pytest.mark.parametrize("path", [".", "cat/.."])
+def test_a_set_in_the_current_folder_is_called_as_that_folder(make_plan, tiny, tmp_path, monkeypatch, path):
+    pictures(tmp_path / "imgs", ("cat", "doggy"), ("",))
+    monkeypatch.chdir(tmp_path / "imgs")
+    plan = make_plan(tiny, f"data.near=[{{use: folder, path: {path}}}]")
+    assert "imgs" in {str(stage.images) for stage in by_kind(plan, "extract")}
+
+
 def test_an_id_set_whose_table_has_splits_that_are_not_used_names_the_option(make_plan, tiny, tmp_path):
     pictures(tmp_path / "imgs", ("cat", "doggy"), ("",))
     files = sorted((tmp_path / "imgs").rglob("*.png"))

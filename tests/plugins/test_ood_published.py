@@ -178,6 +178,9 @@ def test_a_class_without_its_folder_is_named(imagenet, tmp_path):
     text(tmp_path / "list.txt", "n03 acorn", "n09 oak")
     with pytest.raises(OODError, match="no folder for 1 of 2 classes, such as n09"):
         WordNetFolders(path=imagenet, wnids=tmp_path / "list.txt").open("train")
+    (tmp_path / "list.txt").write_bytes(b"n01 \xe4\n")
+    with pytest.raises(OODError, match=r"list\.txt: cannot be read: 'utf-8' codec"):
+        WordNetFolders(path=imagenet, wnids=tmp_path / "list.txt").open("train")
     with pytest.raises(OODError, match=r"gone/val or .*gone/test: no such folder"):
         WordNetFolders(path=tmp_path / "gone").open("test")
 
