@@ -100,7 +100,8 @@ def run(plan: Plan, store: Store, executor: Executor | None = None) -> Results:
     hooks = cast(Hooks, plan.plugins.hook)
     todo = jobs(plan, store)
     plan.plugins.hook.ood_before_run(plan=plan)
-    records = {stage.key: _stored(stage, store, hooks) for stage in _found(plan, todo, store)}
+    lacking = {stage.key for job in todo for stage in job.stages}
+    records = {stage.key: _stored(stage, store, hooks) for stage in plan.stages if stage.key not in lacking}
     with closing(executor or InProcess(store, hooks)) as at_work:
         carried_out, failures = _Schedule(todo, at_work).work()
     for stage in plan.stages:
@@ -156,12 +157,6 @@ def _piece(stage: Stage) -> Any:
     if isinstance(stage, ExtractStage):
         return stage.passage
     return stage.key if isinstance(stage, (TrainStage, FitStage)) else stage.fit.key
-
-
-def _found(plan: Plan, todo: Sequence[Job], store: Store) -> Iterator[Stage]:
-    """Yield the stages that are in the store already."""
-    missing = {stage.key for job in todo for stage in job.stages}
-    yield from (stage for stage in plan.stages if stage.key not in missing and store.facts(stage) is not None)
 
 
 def _stored(stage: Stage, store: Store, hooks: Hooks) -> Record:

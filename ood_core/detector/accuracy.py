@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 from torch import Tensor
 
+from ood_core import metrics
 from ood_core.data import to_unit
 from ood_core.detector.foreign import ForeignNetwork, Normalisation
 from ood_core.detector.parts import device_of
@@ -63,11 +64,6 @@ USUAL: tuple[tuple[str, Normalisation | None, bool], ...] = (
 """What else modules are trained with: what to do about it, mean and std (None: as given), whether channels are BGR."""
 
 
-def accuracy(held: Outputs) -> float:
-    """Return the share of images whose largest logit is that of their label."""
-    return float((held.logits.argmax(1) == held.labels).double().mean())
-
-
 def explain(
     network: Network, held: Outputs, classes: Sequence[str], show: Callable[[NDArray[np.int64]], Tensor]
 ) -> str:
@@ -79,7 +75,7 @@ def explain(
         classes: Names, by label.
         show: Returns the images of these rows, [n, 3, S, S], uint8 or float in [0, 1].
     """
-    found = accuracy(held)
+    found = metrics.accuracy(held.logits, held.labels)
     if found > 1 - GAIN:  # nothing could be that much better
         return ""
     reason = _other_order(held, classes) or _other_normalisation(network, held, show)

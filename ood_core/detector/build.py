@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ood_core import metrics, torch_state
 from ood_core import network as networks
-from ood_core import torch_state
 from ood_core.artifacts import SCORE, load_outputs, load_score
 from ood_core.calibration import Calibration
-from ood_core.detector.accuracy import accuracy
 from ood_core.detector.exact import exact
 from ood_core.detector.inputs import show
 from ood_core.detector.loading import revived
@@ -142,11 +141,13 @@ def _scorer(name: str, measure: MeasureStage, store: Store) -> FittedScorer:
 
 
 def _id_accuracy(measure: MeasureStage, store: Store) -> float | None:
-    """Return the accuracy on the held-out images; None where nothing classifies them."""
+    """Return the accuracy on the held-out images; None where nothing tells classes apart."""
     if measure.held_scores is None:
         return None
-    held = load_outputs(measure.held_scores.outputs, store)
-    return None if held.head is None else accuracy(held)
+    held = load_outputs(Extraction(measure.held_scores.outputs.base), store)
+    if not held.logits.shape[1] or held.classes < 2:
+        return None
+    return metrics.accuracy(held.logits, held.labels)
 
 
 # ---------------------------------------------------------------------------------------------------- for explanations

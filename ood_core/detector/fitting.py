@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ood_core import memory, torch_state
+from ood_core import memory, metrics, torch_state
 from ood_core import network as networks
 from ood_core.calibration import TPR, Calibration
 from ood_core.contract import EXPLAINED, check_alone, check_fitted, is_explained, require_finite
@@ -221,7 +221,7 @@ def _checked_accuracy(network: Network, held: Outputs, held_out: Labelled, prepr
 
     if doubt := accuracy.explain(network, held, held_out.classes, show):
         warn(doubt)
-    return accuracy.accuracy(held)
+    return metrics.accuracy(held.logits, held.labels)
 
 
 def _note_memory(name: str, scorer: Scorer, train: Outputs) -> None:

@@ -2,7 +2,9 @@
 
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ood_core.detector import Detector
+from ood_core.detector import Detector, build
 from ood_core.detector.accuracy import USUAL, explain
 from ood_core.detector.foreign import Normalisation
 from ood_core.errors import OODWarning
@@ -139,6 +141,16 @@ def test_an_accuracy_of_a_fifth_is_far_above_the_chance_of_a_hundred_classes():
     guesses = torch.randint(100, (500,), generator=torch.Generator().manual_seed(0))
     logits = nn.functional.one_hot(torch.where(torch.arange(500) % 6 == 0, labels, guesses), 100).float()
     assert explain(nn.Identity(), held(logits, labels), [str(label) for label in range(100)], None) == ""
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(2, 0.75), (1, None)])
+def test_a_run_has_an_accuracy_wherever_logits_tell_classes_apart(monkeypatch, classes, expected):
+    logits = torch.eye(2)[[0, 1, 0, 1]]
+    read = held(logits, torch.tensor([0, 1, 0, 0]))
+    assert read.head is None  # as of a classifier that is no linear layer
+    monkeypatch.setattr(build, "load_outputs", lambda *_: replace(read, classes=classes))
+    measure = SimpleNamespace(held_scores=SimpleNamespace(outputs=SimpleNamespace(base=None)))
+    assert build._id_accuracy(measure, None) == expected
 
 
 def test_accuracy_is_kept_by_a_saved_detector_and_needs_logits_and_labels(colours, tmp_path):
