@@ -16,12 +16,12 @@ import numpy as np
 import PIL.Image
 import torch
 
-from ood_core import cache
-from ood_core import network as networks
-from ood_core.batches import Shown, evaluation_batches
-from ood_core.data import Selection
-from ood_core.decoding import decode, to_rgb
-from ood_core.files import digest_files
+from ood_core.data import cache
+from ood_core.data.decoding import decode, to_rgb
+from ood_core.data.files import digest_files
+from ood_core.data.loaders import Shown, evaluation_batches
+from ood_core.data.selection import Selection
+from ood_core.pipeline import networks
 from ood_core.plugins import find
 
 SMALL, LARGE = 4000, 300

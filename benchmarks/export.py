@@ -12,8 +12,8 @@ import onnxruntime
 import torch
 
 from ood_core.detector import Detector
-from ood_core.export import export
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
+from ood_export import export
 
 prepare_torchvision()
 import timm  # noqa: E402 - after what it needs

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from ood_core import extract
-from ood_core.batches import Shown, evaluation_batches
-from ood_core.data import Selection, to_unit
+from ood_core.data.loaders import Shown, evaluation_batches
+from ood_core.data.selection import Selection, to_unit
+from ood_core.pipeline import extract
 from ood_core.plugins import find
-from ood_core.stages import ExtractStage, Images
-from ood_core.store import Store
+from ood_core.records.stages import ExtractStage, Images
+from ood_core.store.store import Store
 
 IMAGES, SIZE, REPETITIONS = 2000, 32, 3
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ood_core.inference import bootstrap, delong, placements
-from ood_core.metrics import measure
+from ood_core.evaluation.metrics import measure
+from ood_core.evaluation.significance import bootstrap, delong, placements
 
 SCORES = 10_000
 """Of each set, in the comparison."""
@@ -76,7 +76,7 @@ def intervals(known, foreign):
     rows = {
         "bootstrap": best(lambda: bootstrap(known, foreign, RESAMPLES)),
         "... scores rounded to two digits": best(lambda: bootstrap(known.round(2), foreign.round(2), RESAMPLES)),
-        "loop over ood_core.metrics.measure": best(lambda: loop(by_measure, known, foreign, tenth), 2) * 10,
+        "loop over ood_core.evaluation.metrics.measure": best(lambda: loop(by_measure, known, foreign, tenth), 2) * 10,
         "loop over scikit-learn, AUROC alone": best(lambda: loop(area, known, foreign, tenth), 2) * 10,
         "loop over scikit-learn, the same numbers": best(lambda: loop(by_scikit_learn, known, foreign, tenth), 1) * 10,
     }

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ood_core.interfaces import Outputs
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_mahalanobis.scorers import Mahalanobis
 
 REPETITIONS, THEIR_ROWS, CHUNK = 5, 256, 8192

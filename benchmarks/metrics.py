@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from ood_core.metrics import measure
+from ood_core.evaluation.metrics import measure
 
 SCORES = 5_000_000
 """Of each set."""
@@ -48,7 +48,7 @@ def main():
     rows = {
         "np.sort of all scores": one_sort,
         "np.argsort, stable, as scikit-learn sorts": best(lambda: np.argsort(together, kind="stable"), 1),
-        "ood_core.metrics.measure": ours,
+        "ood_core.evaluation.metrics.measure": ours,
         "the same, scores rounded to three digits": best(lambda: measure(*tied)),
         "scikit-learn, the same numbers": best(lambda: scikit_learn(known, foreign), 1),
     }

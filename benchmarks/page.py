@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from ood_core.report import page
+from ood_core.report.formats import page
 
 CORE = Path(__file__).parents[1] / "tests" / "core"
 ABLATIONS = {

@@ -17,11 +17,12 @@ import mahalanobis
 import neighbors
 import torch
 
-from ood_core import plan, recipe
 from ood_core.errors import OODError
+from ood_core.plan.make import make_plan
 from ood_core.plugins import find
-from ood_core.run import run
-from ood_core.store import Store
+from ood_core.recipe.read import read_recipes
+from ood_core.run.schedule import run
+from ood_core.store.store import Store
 from ood_core.testing import make_outputs
 
 FIT, SCORE, CLASSES, DIMENSIONS, REPETITIONS = 20_000, 10_000, 100, 256, 3
@@ -79,7 +80,7 @@ def five():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(RECIPE.replace("SCORERS", f"[{', '.join(FIVE)}]"))
-        results = run(plan.make(recipe.read(path), plugins), Store(Path(folder) / "store"))
+        results = run(make_plan(read_recipes(path), plugins), Store(Path(folder) / "store"))
     spent = {"extract": 0.0}
     for record in results.records:
         stage = record.stage

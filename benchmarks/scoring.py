@@ -19,15 +19,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset
 
-from ood_core.data import to_unit
-from ood_core.decoding import to_rgb
+from ood_core.data.decoding import to_rgb
+from ood_core.data.selection import to_unit
 from ood_core.detector import Detector
 from ood_core.detector.inputs import show
 from ood_core.detector.predictions import rule
-from ood_core.scoring import formats, kept, passes, paths
-from ood_core.scoring.rows import Columns
-from ood_core.scoring.tally import Tally
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
+from ood_score import formats, paths, predict_files, resumable_file
+from ood_score.counts import Tally
+from ood_score.rows import Columns
 
 BATCH = 64
 WORKERS = (0, 1, 2)
@@ -106,10 +106,10 @@ def bare(module, files, preprocessing, workers):
 
 def ours(detector, folder, target):
     by, columns = rule(detector.fitted), Columns()
-    request = passes.Request(detector.fitted, by, columns, BATCH)
-    with kept.kept(target, formats.CSV(columns), {}) as file:
+    request = predict_files.Request(detector.fitted, by, columns, BATCH)
+    with resumable_file.kept(target, formats.CSV(columns), {}) as file:
         tally, begun = Tally(), time.perf_counter()
-        for rows in passes.passed(request, file.remaining(paths.named([str(folder)]), tally)):
+        for rows in predict_files.passed(request, file.remaining(paths.named([str(folder)]), tally)):
             file.write(rows)
             tally.add(rows)
         seconds = time.perf_counter() - begun

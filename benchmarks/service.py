@@ -25,7 +25,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from ood_core.detector import Detector
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 prepare_torchvision()
 import timm  # noqa: E402

@@ -17,12 +17,14 @@ from unittest import mock
 import numpy as np
 import torch
 
-from ood_core import checksums, plan, recipe
-from ood_core.checksums import of_file, of_tensors
+from ood_core.pipeline.training.checkpoint import Parts, Progress
+from ood_core.plan.make import make_plan
 from ood_core.plugins import find
-from ood_core.run import run
-from ood_core.store import Store
-from ood_core.training.checkpoint import Parts, Progress
+from ood_core.recipe.read import read_recipes
+from ood_core.run.schedule import run
+from ood_core.store import checksums
+from ood_core.store.checksums import of_file, of_tensors
+from ood_core.store.store import Store
 
 IMAGES, REPETITIONS = 4000, 3
 RECIPE = f"""\
@@ -68,7 +70,7 @@ def runs(folder):
     path.write_text(RECIPE)
 
     def planned(scorers):
-        return plan.make(recipe.read(path, [f"scorers={scorers}"]), plugins)
+        return make_plan(read_recipes(path, [f"scorers={scorers}"]), plugins)
 
     first, second = planned("[mahalanobis]"), planned("[cosine, euclidean, l1, linf]")
     store = folder / "first"

@@ -19,14 +19,13 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
-from ood_core import network as networks
-from ood_core import train
-from ood_core.data import Selection
+from ood_core.data.selection import Selection
 from ood_core.interfaces import Batch, TrainingData
+from ood_core.pipeline import networks, train
+from ood_core.pipeline.training.engine import Engine
 from ood_core.plugins import find
-from ood_core.stages import Images, TrainStage
-from ood_core.store import Store
-from ood_core.training.engine import Engine
+from ood_core.records.stages import Images, TrainStage
+from ood_core.store.store import Store
 
 SIZE, BATCH, STEPS, REPETITIONS = 32, 32, 2, 5
 MODEL = {"patch_size": 4, "global_pool": "avg"}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ood_core.catalog import datasets_table
+from ood_core.cli.catalogue import datasets_table
 from ood_core.plugins import find
 from ood_published.source import layouts, names
 

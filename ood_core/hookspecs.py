@@ -13,9 +13,9 @@ import pluggy
 from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, StageFacts, Tokenizer
 
 if TYPE_CHECKING:
-    from ood_core.report.findings import Findings
-    from ood_core.run import Results
-    from ood_core.stages import Plan, Stage
+    from ood_core.records.findings import Findings
+    from ood_core.records.stages import Plan, Stage
+    from ood_core.run.schedule import Results
 
 GROUP = "ood"
 """The entry-point group, and pluggy's project name."""

@@ -15,11 +15,12 @@ from typing import Any
 
 import pluggy
 
-from ood_core import hookspecs, torch_state
+from ood_core import hookspecs
+from ood_core.data.files import source_digest
 from ood_core.errors import OODError, suggest
-from ood_core.files import source_digest
 from ood_core.interfaces import PLUGIN_KINDS, Plugin
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime import torch_state
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 DISABLE = "OOD_DISABLE_PLUGINS"
 """Environment variable: names of entry points to leave out, separated by commas."""

@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from ood_core.records.results import Results
 
-from ood_core import plan, recipe
 from ood_core.detector import Detector, bundle
 from ood_core.detector.build import build
+from ood_core.plan import make
 from ood_core.plugins import find
-from ood_core.run import Results, run
-from ood_core.stages import Plan
-from ood_core.store import Store
+from ood_core.recipe.read import read_recipes
+from ood_core.records.stages import Plan
+from ood_core.run.schedule import run
+from ood_core.store.store import Store
 
 TINY = """\
 seed: 0
@@ -59,7 +61,7 @@ def tiny(tmp_path, tiny_text):
 @pytest.fixture
 def make_plan(plugins):
     """`make_plan(path, *overrides)`: the plan of a recipe file."""
-    return lambda path, *overrides: plan.make(recipe.read(path, overrides), plugins)
+    return lambda path, *overrides: make.make_plan(read_recipes(path, overrides), plugins)
 
 
 class TinyRun(NamedTuple):
@@ -77,7 +79,7 @@ def tiny_run(tmp_path_factory, plugins) -> TinyRun:
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.yaml").write_text(TINY)
     changes = ["scorers=[mahalanobis, softmax, entropy, energy, gradnorm]", "data.holdout=0.2"]
-    made, store = plan.make(recipe.read(folder / "tiny.yaml", changes), plugins), Store(folder / "store")
+    made, store = make.make_plan(read_recipes(folder / "tiny.yaml", changes), plugins), Store(folder / "store")
     results = run(made, store)
     bundle.save(build(made, store), folder / "detector", plugins)
     return TinyRun(made, store, results, folder / "detector")

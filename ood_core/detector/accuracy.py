@@ -17,12 +17,12 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 from torch import Tensor
 
-from ood_core import metrics
-from ood_core.data import to_unit
-from ood_core.detector.foreign import ForeignNetwork, Normalisation
-from ood_core.detector.parts import device_of
-from ood_core.detector.passage import Wanted, outputs
+from ood_core.data.selection import to_unit
+from ood_core.detector.forward import Wanted, outputs
+from ood_core.detector.state import device_of
+from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation
 from ood_core.errors import listed
+from ood_core.evaluation import metrics
 from ood_core.interfaces import Network, Outputs
 
 TRIED = 256

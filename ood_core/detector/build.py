@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ood_core import metrics, torch_state
-from ood_core import network as networks
-from ood_core.artifacts import SCORE, load_outputs, load_score
-from ood_core.calibration import Calibration
-from ood_core.detector.exact import exact
+from ood_core.detector.batch_invariance import exact
+from ood_core.detector.forward import is_exact, outputs
 from ood_core.detector.inputs import show
 from ood_core.detector.loading import revived
-from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
-from ood_core.detector.passage import is_exact, outputs
+from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
 from ood_core.errors import OODError, suggest
-from ood_core.extract import ROWS
+from ood_core.evaluation import metrics
+from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import PretextTask
-from ood_core.score import SCORES
-from ood_core.stages import Extraction, MeasureStage, Plan, Row, TrainStage
-from ood_core.store import Store, load_array, load_tensors
+from ood_core.pipeline import networks
+from ood_core.pipeline.extract import ROWS
+from ood_core.pipeline.score import SCORES
+from ood_core.records.stages import Extraction, MeasureStage, Plan, Row, TrainStage
+from ood_core.runtime import torch_state
+from ood_core.store.artifacts import SCORE, load_outputs, load_score
+from ood_core.store.store import Store, load_array, load_tensors
 
 EXAMPLES = 1000
 """ID training images that a detector keeps, at most."""

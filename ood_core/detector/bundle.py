@@ -21,23 +21,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ood_core import network as networks
-from ood_core.artifacts import save_score
-from ood_core.calibration import Calibration
+from ood_core.data.files import content_digest
 from ood_core.detector import manifest as manifests
-from ood_core.detector.foreign import ForeignNetwork
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
-from ood_core.detector.parts import (
-    Examples,
-    Fitted,
-)
 from ood_core.detector.predictions import rule
+from ood_core.detector.state import Examples, Fitted
+from ood_core.detector.wrapped_module import ForeignNetwork
 from ood_core.errors import OODError
-from ood_core.files import content_digest
+from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Plugin
-from ood_core.options import describe
+from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
-from ood_core.store import flush, require_writable, save_tensors, writing
+from ood_core.recipe.build import describe
+from ood_core.store.artifacts import save_score
+from ood_core.store.store import flush, require_writable, save_tensors, writing
 
 WEIGHTS, CALIBRATION = "weights.safetensors", "calibration.safetensors"
 WITNESS, EXAMPLES, PRETEXT = "witness.safetensors", "examples.safetensors", "pretext.safetensors"

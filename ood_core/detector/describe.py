@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ood_core.detector.parts import Fitted
 from ood_core.detector.predictions import rule
+from ood_core.detector.state import Fitted
 
 
 def lines(fitted: Fitted) -> Iterator[str]:

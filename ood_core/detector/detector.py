@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from ood_core import plugins
-from ood_core.calibration import TPR
-from ood_core.detector import bundle, fitting, labelled, loading
-from ood_core.detector.foreign import ForeignNetwork, Normalisation
+from ood_core.detector import bundle, fitting, labelled_data, loading
+from ood_core.detector.forward import scored
 from ood_core.detector.inputs import Shown, batches, items
-from ood_core.detector.parts import Fitted
-from ood_core.detector.passage import scored
 from ood_core.detector.predictions import Predictions, Scored, decide, joined, rule
+from ood_core.detector.state import Fitted
+from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation
 from ood_core.errors import OODError
+from ood_core.evaluation.calibration import TPR
 from ood_core.interfaces import EvaluationView, Network
 
 DETECTOR = "detector"
@@ -166,8 +166,8 @@ class Detector:
         """
         if self.image_size is None:
             raise OODError("say which image_size the module wants: Detector(image_size=224)")
-        train = labelled.labelled(dataset, classes)
-        kept = None if held_out is None else labelled.labelled(held_out, train.classes)
+        train = labelled_data.labelled(dataset, classes)
+        kept = None if held_out is None else labelled_data.labelled(held_out, train.classes)
         self._fitted = fitting.fit(
             backbone, train, fitting.named(scorers, plugins.find()), kept, self._options(self.image_size)
         )

@@ -13,25 +13,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ood_core import memory, metrics, torch_state
-from ood_core import network as networks
-from ood_core.calibration import TPR, Calibration
-from ood_core.contract import EXPLAINED, check_alone, check_fitted, is_explained, require_finite
-from ood_core.data import MUCH, cut_away, to_unit
+from ood_core.data.selection import MUCH, cut_away, to_unit
 from ood_core.detector import accuracy
+from ood_core.detector.batch_invariance import exact
 from ood_core.detector.build import COMPARED, EXAMPLES, WITNESSES, spread, thumbnail
-from ood_core.detector.exact import exact
-from ood_core.detector.foreign import ForeignNetwork, Normalisation
+from ood_core.detector.forward import Wanted, is_exact, outputs, scored
 from ood_core.detector.inputs import Item, batches
-from ood_core.detector.labelled import Labelled, split
+from ood_core.detector.labelled_data import Labelled, split
 from ood_core.detector.module_outputs import Key
-from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of, head_of
-from ood_core.detector.passage import Wanted, is_exact, outputs, scored
+from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of, head_of
+from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation
 from ood_core.errors import OODError, listed, warn
+from ood_core.evaluation import metrics
+from ood_core.evaluation.calibration import TPR, Calibration
 from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Scorer
-from ood_core.nodes import Node
-from ood_core.options import Reader, label
+from ood_core.interfaces.checks import EXPLAINED, check_alone, check_fitted, is_explained, require_finite
+from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
+from ood_core.recipe.build import Reader, label
+from ood_core.recipe.yaml import Node
+from ood_core.runtime import memory, torch_state
 
 Module: TypeAlias = "Backbone | nn.Module | Callable[[Tensor], Any]"
 

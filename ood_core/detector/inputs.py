@@ -25,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ood_core import torch_state
-from ood_core.data import evaluation_view, to_unit
-from ood_core.decoding import decode, to_rgb
-from ood_core.detector.parts import Preprocessing
+from ood_core.data.decoding import decode, to_rgb
+from ood_core.data.folders import PassedOver, is_dir, pictures_in
+from ood_core.data.selection import evaluation_view, to_unit
+from ood_core.detector.state import Preprocessing
 from ood_core.errors import OODError, listed, warn
-from ood_core.folders import PassedOver, is_dir, pictures_in
+from ood_core.runtime import torch_state
 
 AHEAD = 2
 """Batches that are prepared while a GPU is at work on one."""

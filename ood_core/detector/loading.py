@@ -13,23 +13,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ood_core import network as networks
-from ood_core import torch_state
-from ood_core.artifacts import load_score
-from ood_core.calibration import Calibration
-from ood_core.data import to_unit
+from ood_core.data.selection import to_unit
 from ood_core.detector import manifest as manifests
+from ood_core.detector.batch_invariance import exact
 from ood_core.detector.bundle import CALIBRATION, EXAMPLES, PRETEXT, WEIGHTS, WITNESS
-from ood_core.detector.exact import exact
-from ood_core.detector.foreign import ForeignNetwork, Normalisation, sources_of
+from ood_core.detector.forward import outputs
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
-from ood_core.detector.parts import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
-from ood_core.detector.passage import outputs
+from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
+from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation, sources_of
 from ood_core.errors import OODError
+from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Backbone, EvaluationView, Network, Plugin, PretextTask, Scorer
-from ood_core.nodes import parse
-from ood_core.options import Reader
+from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
+from ood_core.recipe.build import Reader
+from ood_core.recipe.yaml import parse
+from ood_core.runtime import torch_state
+from ood_core.store.artifacts import load_score
 
 TOLERANCE = 1e-3
 """How far embeddings of the witnesses may be from what they were, relative to their length."""

@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from ood_core.data.files import content_digest
 from ood_core.errors import OODError
-from ood_core.files import content_digest
 from ood_core.interfaces import Plugin
-from ood_core.options import with_nested
 from ood_core.plugins import Plugins
+from ood_core.recipe.build import with_nested
 
 FILE = "manifest.json"
 FORMAT = 2

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ood_core.detector.parts import Fitted
+from ood_core.detector.state import Fitted
 from ood_core.errors import OODError
 
 

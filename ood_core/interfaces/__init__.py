@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 
 from ood_core.interfaces.data import DatasetSource, EvaluationView, ImageSet, TrainingData
 from ood_core.interfaces.network import Backbone, Network, PatchNetwork
+from ood_core.interfaces.outputs import Head, Outputs
 from ood_core.interfaces.plugin import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -44,7 +45,6 @@ from ood_core.interfaces.training import (
     Training,
     refuse_single_images,
 )
-from ood_core.outputs import Head, Outputs
 
 __all__ = (
     "NEEDS",

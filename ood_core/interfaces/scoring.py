@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from ood_core.interfaces.network import Network
+from ood_core.interfaces.outputs import Outputs
 from ood_core.interfaces.plugin import Plugin
-from ood_core.outputs import Outputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ood_core.errors import OODError
-from ood_core.report import filed, latex, markdown, page, sheets
-from ood_core.report.findings import Findings
-from ood_core.report.gather import gather
-from ood_core.report.lines import summarise
-from ood_core.report.published import tables
-from ood_core.run import ResultRow, Results
-from ood_core.stages import Plan
-from ood_core.store import Store, write_text, writing
+from ood_core.records.findings import Findings
+from ood_core.records.stages import Plan
+from ood_core.report.content.collect import gather
+from ood_core.report.content.published import tables
+from ood_core.report.content.summary_rows import summarise
+from ood_core.report.formats import csv_tables, latex, markdown, page, run_folder
+from ood_core.run.schedule import ResultRow, Results
+from ood_core.store.store import Store, write_text, writing
 
 REPORTS = ("report.md", "report.html", "report.tex", "report.csv", "summary.csv")
 """What is rendered; beside it lies what `filed.save` files."""
@@ -33,7 +33,7 @@ def prepare(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (*REPORTS, PUBLISHED, *filed.FILES):
+        for name in (*REPORTS, PUBLISHED, *run_folder.FILES):
             if (folder / name).is_dir():
                 raise OODError(f"--out {folder}: {name} is a folder there")
         write_text(folder / ".probe", "")
@@ -58,11 +58,11 @@ def write_findings(findings: Findings, folder: Path) -> None:
         "report.md": markdown.render(findings),
         "report.html": page.render(findings, folder),
         "report.tex": latex.render(findings),
-        "report.csv": sheets.sheet(findings.rows, ResultRow),
-        "summary.csv": sheets.summary(lines),
+        "report.csv": csv_tables.sheet(findings.rows, ResultRow),
+        "summary.csv": csv_tables.summary(lines),
     }
     if findings.published:
-        texts[PUBLISHED] = sheets.published(tables(findings))
+        texts[PUBLISHED] = csv_tables.published(tables(findings))
     for name, text in texts.items():
         write_text(folder / name, text)
-    filed.save(findings, folder)
+    run_folder.save(findings, folder)

@@ -20,16 +20,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ood_core.artifacts import SCORE, load_score, save_score
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer
-from ood_core.testing.data import (
-    make_far_image_outputs,
-    make_far_outputs,
-    make_image_outputs,
-    make_outputs,
-    rotate,
-)
+from ood_core.store.artifacts import SCORE, load_score, save_score
+from ood_core.testing.data import make_far_image_outputs, make_far_outputs, make_image_outputs, make_outputs, rotate
 
 __all__ = (
     "ScorerCheck",

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ood_core.augmentation import Change
-from ood_core.vision import prepare_torchvision
+from ood_core.data.transforms import Change
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 Mix: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from ood_classification.augmentation import POLICIES, erasing, mixing, recoloured
 from ood_classification.task import ClassificationTask, OneClassTask, Supervision
-from ood_core.augmentation import Apart, Change, InARow, flipped, padded_crop, random_crop
+from ood_core.data.transforms import Apart, Change, InARow, flipped, padded_crop, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     Network,

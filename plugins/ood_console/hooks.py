@@ -15,8 +15,8 @@ from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import StageFacts
 
 if TYPE_CHECKING:
-    from ood_core.report.findings import Findings
-    from ood_core.stages import Plan, Stage
+    from ood_core.records.findings import Findings
+    from ood_core.records.stages import Plan, Stage
 
 SHOWN = ("train", "extract", "fit")
 """Kinds of stages worth a line; scoring and measuring take milliseconds and come in dozens."""

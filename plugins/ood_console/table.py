@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ood_core.report.findings import Findings
-    from ood_core.report.published import PublishedCell, PublishedTable
-    from ood_core.report.summary import Column
+    from ood_core.records.findings import Findings
+    from ood_core.report.content.published import PublishedCell, PublishedTable
+    from ood_core.report.formats.columns import Column
 
 
 class Output(Screen):
@@ -28,9 +28,9 @@ class Output(Screen):
 
 def tables(findings: Findings) -> Iterator[Table | str]:
     """Yield what was found as tables: over cases where there are several, else of all rates; then published ones."""
-    from ood_core.report.published import tables as published  # above the plugins in the core's layers
-    from ood_core.report.summary import by_case, case_columns, columns, legend, summarise
-    from ood_core.report.summary import tables as parted
+    from ood_core.report.content.published import tables as published  # above the plugins in the core's layers
+    from ood_core.report.formats.columns import by_case, case_columns, columns, legend, summarise
+    from ood_core.report.formats.columns import tables as parted
 
     cases = parted(by_case(findings.rows, "auroc", findings.averaged, findings.scores, findings.baseline))
     for of_cases in cases:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ood_core.interfaces import Tokenizer, TokenMap, TrainingData
-from ood_core.interfaces.guessing import besides, restore
+from ood_core.interfaces.building_blocks.masked_errors import besides, restore
 from ood_dvae.dalle import STRIDE, Decoder, Encoder
 from ood_dvae.grid import laid_out, side
 from ood_dvae.weights import load

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import log_softmax
 
-from ood_core import processes
 from ood_core.interfaces import Batch, Task
-from ood_core.pictures import tiled
+from ood_core.interfaces.building_blocks.image_grid import tiled
+from ood_core.runtime import distributed
 from ood_dvae.autoencoder import Autoencoder
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -121,7 +121,7 @@ class DiscreteVAETask(Task):
         At once for all processes: only the buffers of the first one are kept when a training is interrupted.
         """
         found = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(tokens))
-        self.counts += processes.total(found)
+        self.counts += distributed.total(found)
 
     def after_epoch(self) -> dict[str, float]:
         """Return how evenly and how many codes were used in the epoch; move unused ones to where many cells are."""

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from ood_core.augmentation import Apart, InARow, flipped, random_crop
+from ood_core.data.transforms import Apart, InARow, flipped, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     NonNegativeFloat,
@@ -24,7 +24,7 @@ from ood_core.interfaces import (
     TrainingData,
     Views,
 )
-from ood_core.interfaces.guessing import restore
+from ood_core.interfaces.building_blocks.masked_errors import restore
 from ood_dvae.autoencoder import Autoencoder
 from ood_dvae.grid import laid_out, side
 from ood_dvae.task import Cosine, DiscreteVAETask, Distance

@@ -16,9 +16,9 @@ import PIL.Image
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from ood_core.data.files import file_digest, listing
+from ood_core.data.image_files import UNLABELLED
 from ood_core.errors import OODError
-from ood_core.files import file_digest, listing
-from ood_core.image_files import UNLABELLED
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.labels import named, numbered
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ood_core.data.files import listing
+from ood_core.data.folders import NO_CLASS, SPLIT_NAMES, PassedOver, class_folders, is_dir, pictures_in, split_folders
+from ood_core.data.image_files import require_distinct
 from ood_core.errors import OODError
-from ood_core.files import listing
-from ood_core.folders import NO_CLASS, SPLIT_NAMES, PassedOver, class_folders, is_dir, pictures_in, split_folders
-from ood_core.image_files import require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.pictures import file_images
 

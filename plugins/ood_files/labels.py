@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ood_core.data.image_files import require_distinct
 from ood_core.errors import OODError
-from ood_core.image_files import require_distinct
 
 MOST_CLASSES = 1_000_000
 """A label above is a mistake: a date, or a number of the picture."""

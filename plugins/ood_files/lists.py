@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from ood_core.data.image_files import UNLABELLED, numbers_first
 from ood_core.errors import OODError, suggest
-from ood_core.image_files import UNLABELLED, numbers_first
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.labels import named, numbered
 from ood_files.pictures import encoding, file_images, located, miscoded

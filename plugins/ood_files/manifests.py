@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ood_core.data.folders import SPLIT_NAMES, is_picture
+from ood_core.data.image_files import UNLABELLED, numbers_first, require_distinct
 from ood_core.errors import OODError, suggest
-from ood_core.folders import SPLIT_NAMES, is_picture
-from ood_core.image_files import UNLABELLED, numbers_first, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.pictures import encoding, file_images, located, miscoded
 

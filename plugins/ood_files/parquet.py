@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ood_core.data.files import digest_files, listing
 from ood_core.errors import OODError
-from ood_core.files import digest_files, listing
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.labels import numbered
 from ood_files.rows import ParquetImages, Shard

@@ -6,8 +6,8 @@ import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
+from ood_core.data.image_files import FileImages, require_files
 from ood_core.errors import OODError
-from ood_core.image_files import FileImages, require_files
 
 
 def file_images(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import PIL.Image
 
-from ood_core.decoding import decode
+from ood_core.data.decoding import decode
 from ood_core.errors import OODError
 from ood_core.interfaces import ImageSet
 

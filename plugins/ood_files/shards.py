@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from ood_core.data.folders import is_hidden, is_picture
+from ood_core.data.image_files import UNLABELLED
 from ood_core.errors import OODError
-from ood_core.folders import is_hidden, is_picture
-from ood_core.image_files import UNLABELLED
 
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 """What compressed files begin with."""

@@ -12,11 +12,11 @@ from typing import Literal
 
 import PIL.Image
 
-from ood_core.decoding import decode
+from ood_core.data.decoding import decode
+from ood_core.data.files import digest_files, listing
+from ood_core.data.folders import SPLIT_NAMES, PassedOver, is_hidden
+from ood_core.data.image_files import numbers_first, require_distinct
 from ood_core.errors import OODError
-from ood_core.files import digest_files, listing
-from ood_core.folders import SPLIT_NAMES, PassedOver, is_hidden
-from ood_core.image_files import numbers_first, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.labels import numbered
 from ood_files.shards import Shard, read

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import PIL.Image
 
-from ood_core.decoding import decode
+from ood_core.data.decoding import decode
+from ood_core.data.files import file_digest
+from ood_core.data.image_files import UNLABELLED, numbers_first
 from ood_core.errors import OODError
-from ood_core.files import file_digest
-from ood_core.image_files import UNLABELLED, numbers_first
 from ood_core.interfaces import ImageSet
 
 if TYPE_CHECKING:

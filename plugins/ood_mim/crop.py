@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ood_core.augmentation import Change
-from ood_core.data import evaluation_view
-from ood_core.vision import prepare_torchvision
+from ood_core.data.selection import evaluation_view
+from ood_core.data.transforms import Change
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 _ASPECT = [3 / 4, 4 / 3]  # width : height, as in every random crop since Inception's
 

@@ -11,8 +11,7 @@ from annotated_types import Gt, Le, Lt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from ood_core import processes
-from ood_core.augmentation import Apart, Change, InARow, flipped, jittered, random_crop
+from ood_core.data.transforms import Apart, Change, InARow, flipped, jittered, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     Batch,
@@ -27,8 +26,9 @@ from ood_core.interfaces import (
     TrainingData,
     Views,
 )
-from ood_core.interfaces.guessing import averaged, besides, restore
-from ood_core.pictures import COLUMNS, uncovered
+from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
+from ood_core.interfaces.building_blocks.masked_errors import averaged, besides, restore
+from ood_core.runtime import distributed
 from ood_mim.crop import OneCrop
 from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed
 from ood_mim.tokenizer import KMeansTokenizer
@@ -62,7 +62,7 @@ class MaskedImageModellingTask(Task):
         logits = self.head(self.network.forward_masked(images, mask, self.mask_token)[mask])
         targets = self.tokens(shown)[mask]
         # of a process, so that the mean over processes is one over patches; no block may have fitted anywhere
-        count = (processes.total(mask.sum()) / processes.count()).clamp_min(1)
+        count = (distributed.total(mask.sum()) / distributed.count()).clamp_min(1)
         right = (logits.argmax(1) == targets).sum()
         return {"loss": cross_entropy(logits, targets, reduction="sum") / count, "masked_accuracy": right / count}
 

@@ -13,7 +13,7 @@ from torch.nn.functional import fold
 
 from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, PositiveInt, Tokenizer, TokenMap, TrainingData
-from ood_core.interfaces.guessing import restore
+from ood_core.interfaces.building_blocks.masked_errors import restore
 from ood_core.neighbors import kmeans
 
 _FLAT = 0.1  # of the global deviation: keeps noise in flat patches from looking like structure

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ood_core import processes
+from ood_core.runtime import distributed
 
 
 class JoinedBatchNorm(nn.BatchNorm1d):
@@ -16,12 +16,12 @@ class JoinedBatchNorm(nn.BatchNorm1d):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the normalised rows, [B, D]."""
-        if not self.training or processes.count() == 1:
+        if not self.training or distributed.count() == 1:
             return super().forward(rows)
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        count = len(rows) * processes.count()
-        mean = processes.total_with_gradient(wide.sum(0)) / count
-        variance = processes.total_with_gradient((wide - mean).square().sum(0)) / count
+        count = len(rows) * distributed.count()
+        mean = distributed.total_with_gradient(wide.sum(0)) / count
+        variance = distributed.total_with_gradient((wide - mean).square().sum(0)) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         normal = (wide - mean) * (variance + self.eps).rsqrt()
         return (normal if self.weight is None else normal * self.weight + self.bias).to(rows.dtype)

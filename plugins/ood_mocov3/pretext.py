@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from ood_core.augmentation import Apart, Distortions
+from ood_core.data.transforms import Apart, Distortions
 from ood_core.interfaces import (
     Network,
     NonNegativeFloat,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from ood_core import processes
 from ood_core.interfaces import Batch, Network, PatchNetwork, Task
-from ood_core.pictures import tiled
+from ood_core.interfaces.building_blocks.image_grid import tiled
+from ood_core.runtime import distributed
 from ood_mocov3.normalisation import JoinedBatchNorm
 
 
@@ -39,11 +39,11 @@ class Contrast:
 
     def loss(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return 2 t times the cross-entropy of finding each query's own key among those of all processes; [B, D]."""
-        own = torch.arange(len(queries), device=queries.device) + len(queries) * processes.rank()
+        own = torch.arange(len(queries), device=queries.device) + len(queries) * distributed.rank()
         dtype = torch.promote_types(queries.dtype, torch.float32)
         # not under autocast, which rounds similarities to two digits before they are divided by the temperature
         with torch.autocast(queries.device.type, enabled=False):
-            unit_keys = processes.gathered(normalize(keys.to(dtype), dim=1))
+            unit_keys = distributed.gathered(normalize(keys.to(dtype), dim=1))
             similarities = normalize(queries.to(dtype), dim=1) @ unit_keys.T
             return 2 * self.temperature * cross_entropy(similarities / self.temperature, own)
 

@@ -9,17 +9,9 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
 
-from ood_core.augmentation import Apart, Change, InARow, flipped, padded_crop, random_crop
+from ood_core.data.transforms import Apart, Change, InARow, flipped, padded_crop, random_crop
 from ood_core.errors import OODError
-from ood_core.interfaces import (
-    Network,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    PretextTask,
-    TrainingData,
-    Views,
-)
+from ood_core.interfaces import Network, NonNegativeFloat, NonNegativeInt, PositiveInt, PretextTask, TrainingData, Views
 from ood_outliers.task import ExposureTask, Margins, Penalty, Uniformity
 
 

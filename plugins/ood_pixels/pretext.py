@@ -11,11 +11,11 @@ import torch
 from annotated_types import Gt, Le, Lt
 from torch import Tensor
 
-from ood_core.augmentation import Apart, InARow, flipped, random_crop
+from ood_core.data.transforms import Apart, InARow, flipped, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views
-from ood_core.interfaces.guessing import restore
-from ood_core.positions import sines_and_cosines
+from ood_core.interfaces.building_blocks.masked_errors import restore
+from ood_core.interfaces.building_blocks.positions import sines_and_cosines
 from ood_pixels.mae import Decoder, MaskedAutoencoderTask, Targets
 from ood_pixels.patches import Grid
 from ood_pixels.simmim import SimMIMTask

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ood_core.interfaces import Batch, PatchNetwork, Task
-from ood_core.interfaces.guessing import averaged, besides
-from ood_core.pictures import COLUMNS, uncovered
+from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
+from ood_core.interfaces.building_blocks.masked_errors import averaged, besides
 from ood_pixels.patches import Grid, cut, fixed_masks, join, random_mask
 
 

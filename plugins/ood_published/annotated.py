@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ood_core.data.folders import PassedOver, pictures_in
+from ood_core.data.image_files import FileImages, require_files
 from ood_core.errors import OODError
-from ood_core.folders import PassedOver, pictures_in
-from ood_core.image_files import FileImages, require_files
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
 SCENE_LISTS: dict[Split, str] = {"train": "places365_train_standard.txt", "test": "places365_val.txt"}

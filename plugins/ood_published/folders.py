@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ood_core.data.files import listing
+from ood_core.data.folders import PassedOver, class_folders, pictures_in
+from ood_core.data.image_files import UNLABELLED, FileImages, require_distinct
 from ood_core.errors import OODError
-from ood_core.files import listing
-from ood_core.folders import PassedOver, class_folders, pictures_in
-from ood_core.image_files import UNLABELLED, FileImages, require_distinct
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("val", "test")}

@@ -10,9 +10,9 @@ from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ood_core.augmentation import Apart, InARow, flipped, jittered, random_crop
+from ood_core.data.transforms import Apart, InARow, flipped, jittered, random_crop
 from ood_core.interfaces import Batch, Network, NonNegativeFloat, PretextTask, Task, TrainingData, Views
-from ood_core.pictures import tiled
+from ood_core.interfaces.building_blocks.image_grid import tiled
 
 TURNS = 4
 

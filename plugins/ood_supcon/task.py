@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ood_core import processes
 from ood_core.interfaces import Batch, Network, Task
-from ood_core.pictures import tiled
+from ood_core.interfaces.building_blocks.image_grid import tiled
+from ood_core.runtime import distributed
 
 Grouping: TypeAlias = Callable[[Batch], Tensor]
 """int64 [B]: images of the same number are alike, in all processes."""
@@ -37,7 +37,7 @@ def contrast(anchors: Tensor, groups: Tensor, temperature: float) -> Tensor:
         groups: int64 [M]; every group has at least two anchors.
         temperature: Of the softmax.
     """
-    everyone, their_groups = _of_all(anchors), processes.gathered(groups)
+    everyone, their_groups = _of_all(anchors), distributed.gathered(groups)
     itself = _places(anchors).unsqueeze(1) == torch.arange(len(everyone), device=anchors.device)
     positives = (groups.unsqueeze(1) == their_groups) & ~itself
     similarities = anchors @ everyone.T / temperature
@@ -47,16 +47,16 @@ def contrast(anchors: Tensor, groups: Tensor, temperature: float) -> Tensor:
 
 def _places(rows: Tensor) -> Tensor:
     """Return where each row stands among those of all processes, [B]."""
-    return torch.arange(len(rows), device=rows.device) + len(rows) * processes.rank()
+    return torch.arange(len(rows), device=rows.device) + len(rows) * distributed.rank()
 
 
 def _of_all(rows: Tensor) -> Tensor:
     """Return the rows of all processes; gradients flow back to each."""
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return rows
-    parts = [torch.zeros_like(rows) for _ in range(processes.count())]
-    parts[processes.rank()] = rows
-    return processes.total_with_gradient(torch.cat(parts))
+    parts = [torch.zeros_like(rows) for _ in range(distributed.count())]
+    parts[distributed.rank()] = rows
+    return distributed.total_with_gradient(torch.cat(parts))
 
 
 class ContrastTask(Task):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import EvaluationView
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_timm.network import TimmModel, TimmNetwork, TimmPatchNetwork
 
 _SET_ELSEWHERE = {"checkpoint_path", "device", "dtype", "features_only", "img_size", "in_chans", "num_classes"} | {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ood_core.interfaces import Network, PatchNetwork
-from ood_core.positions import sines_and_cosines
+from ood_core.interfaces.building_blocks.positions import sines_and_cosines
 
 
 class TimmModel(Protocol):

@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 from torch.utils.data import Dataset
 
+from ood_core.data.files import digest_files
 from ood_core.errors import OODError
-from ood_core.files import digest_files
 from ood_core.interfaces import ImageSet
 from ood_torchvision.splits import LYING, UNORDERED
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_torchvision.images import TorchvisionImages
 from ood_torchvision.splits import GONE, SPLITS
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ood_core.data import to_unit
+from ood_core.data.selection import to_unit
 from ood_core.interfaces import NEEDS, PLUGIN_KINDS, Batch, Plugin
-from ood_core.nodes import parse
-from ood_core.options import Reader, describe, digest, identity
+from ood_core.plan.selections import SELECTION_KEYS
 from ood_core.plugins import find
-from ood_core.selections import SELECTION_KEYS
+from ood_core.recipe.build import Reader, describe, digest, identity
+from ood_core.recipe.yaml import parse
 
 from ..plugins.small_training import build_network, digits, training_data
 from .required import required

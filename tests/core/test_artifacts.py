@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ood_core import store as stores
-from ood_core.artifacts import SCORE, load_outputs, load_score, load_together, plain_values, save_score
 from ood_core.errors import OODError
 from ood_core.interfaces import Score, Scorer
-from ood_core.stages import Extraction, ExtractStage
-from ood_core.store import Store, create_array, save_tensors
+from ood_core.records.stages import Extraction, ExtractStage
+from ood_core.store import store as stores
+from ood_core.store.artifacts import SCORE, load_outputs, load_score, load_together, plain_values, save_score
+from ood_core.store.store import Store, create_array, save_tensors
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ood_core import batches
-from ood_core.batches import Steps
-from ood_core.data import Selection
+from ood_core.data import loaders
+from ood_core.data.loaders import Steps
+from ood_core.data.selection import Selection
 from ood_core.errors import OODError
 
 from .test_data import FlatSource, select
@@ -35,7 +35,7 @@ def test_a_continued_order_is_the_rest_of_the_whole_order(begin):
     assert len(rest) == len(whole) - begin
 
 
-SHOWN = batches.Shown(image_size=4)
+SHOWN = loaders.Shown(image_size=4)
 
 
 def test_augmentation_depends_on_seed_and_step_alone():
@@ -44,28 +44,28 @@ def test_augmentation_depends_on_seed_and_step_alone():
     def views(image):
         return (image.float() + torch.rand(()),)
 
-    whole = list(batches.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=3)))
+    whole = list(loaders.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=3)))
     torch.manual_seed(99)
-    rest = list(batches.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=3, begin=4)))
+    rest = list(loaders.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=3, begin=4)))
     assert len(rest) == 2
     for one, other in zip(whole[4:], rest, strict=True):
         assert torch.equal(one.views[0], other.views[0])
         assert torch.equal(one.labels, other.labels)
-    another = next(iter(batches.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=4))))
+    another = next(iter(loaders.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=4))))
     assert not torch.equal(another.views[0], whole[0].views[0])
 
 
 def test_workers_give_the_batches_that_the_main_process_gives(monkeypatch):
     images = select()
-    alone = [batch.images for batch in batches.evaluation_batches(images, SHOWN, 16)]
-    monkeypatch.setattr(batches, "INLINE_IMAGES", 0)
-    helped = [batch.images for batch in batches.evaluation_batches(images, SHOWN, 16)]
+    alone = [batch.images for batch in loaders.evaluation_batches(images, SHOWN, 16)]
+    monkeypatch.setattr(loaders, "INLINE_IMAGES", 0)
+    helped = [batch.images for batch in loaders.evaluation_batches(images, SHOWN, 16)]
     assert all(torch.equal(one, other) for one, other in zip(alone, helped, strict=True))
 
 
 def test_evaluation_keeps_the_order_and_the_last_incomplete_batch():
     images = select()
-    found = list(batches.evaluation_batches(images, SHOWN, 16))
+    found = list(loaders.evaluation_batches(images, SHOWN, 16))
     assert [len(batch.digests) for batch in found] == [16, 16, 16, 12]
     assert torch.cat([batch.images[:, 0, 0, 0] for batch in found]).tolist() == list(range(60))
 
@@ -78,7 +78,7 @@ def test_a_broken_image_stops_the_evaluation_with_its_own_message():
 
     images._pictures.images.image = broken
     with pytest.raises(OODError, match=r"img\.png: not a picture"):
-        list(batches.evaluation_batches(images, SHOWN, 16))
+        list(loaders.evaluation_batches(images, SHOWN, 16))
 
 
 def with_broken(*rows, skip=True):
@@ -96,15 +96,15 @@ def with_broken(*rows, skip=True):
 
 
 def test_a_broken_picture_that_is_skipped_is_black_and_has_no_digest():
-    (batch,) = batches.evaluation_batches(with_broken(1, 5), SHOWN, 60)
-    assert (batch.digests == batches.BROKEN).nonzero().flatten().tolist() == [1, 5]
+    (batch,) = loaders.evaluation_batches(with_broken(1, 5), SHOWN, 60)
+    assert (batch.digests == loaders.BROKEN).nonzero().flatten().tolist() == [1, 5]
     assert batch.images[5].max() == 0
     assert batch.images[6, 0, 0, 0] == 6
 
 
 def test_equal_pictures_have_equal_digests():
-    (batch,) = batches.evaluation_batches(select(), SHOWN, 60)
-    (again,) = batches.evaluation_batches(select(), batches.Shown(image_size=8), 60)
+    (batch,) = loaders.evaluation_batches(select(), SHOWN, 60)
+    (again,) = loaders.evaluation_batches(select(), loaders.Shown(image_size=8), 60)
     assert torch.equal(batch.digests, again.digests)
     assert len(batch.digests.unique()) == 60
 
@@ -116,7 +116,7 @@ def levels(image):
 def test_the_next_good_picture_stands_in_while_training_and_brings_its_own_label():
     images = with_broken(0, 1, 59)
     steps = Steps(images=60, batch_size=60, epochs=1, seed=3)
-    (batch,) = batches.training_batches(images, levels, steps)
+    (batch,) = loaders.training_batches(images, levels, steps)
     rows = batch.views[0][:, 0, 0, 0].long()
     assert sorted(rows.tolist()) == sorted([*range(2, 59), 2, 2, 2])
     assert torch.equal(batch.labels, rows % 3)
@@ -126,24 +126,24 @@ def test_the_next_good_picture_stands_in_while_training_and_brings_its_own_label
 def test_without_any_good_picture_there_is_nothing_to_train_on():
     steps = Steps(images=60, batch_size=60, epochs=1, seed=3)
     with pytest.raises(OODError, match=r"none of the 60 pictures can be read; the first: \d+\.png: not a picture"):
-        list(batches.training_batches(with_broken(*range(60)), levels, steps))
+        list(loaders.training_batches(with_broken(*range(60)), levels, steps))
 
 
 def test_a_broken_picture_stops_a_training_that_does_not_skip():
     steps = Steps(images=60, batch_size=60, epochs=1, seed=3)
     with pytest.raises(OODError, match=r"^7\.png: not a picture"):
-        list(batches.training_batches(with_broken(7, skip=False), levels, steps))
+        list(loaders.training_batches(with_broken(7, skip=False), levels, steps))
 
 
 def test_an_augmentation_shows_an_image_alike_each_time_and_each_image_otherwise():
-    shown = batches.Shown(image_size=4, views=lambda image: (image.float() + torch.rand(()),), seed=5)
-    (one,), (two,) = (batches.evaluation_batches(select(), shown, 60) for _ in range(2))
+    shown = loaders.Shown(image_size=4, views=lambda image: (image.float() + torch.rand(()),), seed=5)
+    (one,), (two,) = (loaders.evaluation_batches(select(), shown, 60) for _ in range(2))
     assert torch.equal(one.images, two.images)
     assert len((one.images[:, 0, 0, 0] % 1).unique()) > 50
 
 
 def outliers(**options):
-    return batches.Outliers(images=Selection(name="aux", source=FlatSource()).open("test"), of_a_step=8, **options)
+    return loaders.Outliers(images=Selection(name="aux", source=FlatSource()).open("test"), of_a_step=8, **options)
 
 
 def test_outliers_come_with_every_batch_the_same_for_any_number_of_processes():
@@ -152,10 +152,10 @@ def test_outliers_come_with_every_batch_the_same_for_any_number_of_processes():
     def views(image):
         return (image.float() + torch.rand(()),)
 
-    whole = list(batches.training_batches(images, views, Steps(**options), outliers()))
+    whole = list(loaders.training_batches(images, views, Steps(**options), outliers()))
     halves = [
         list(
-            batches.training_batches(
+            loaders.training_batches(
                 images, views, Steps(**options, process=p, processes=2), outliers(process=p, processes=2)
             )
         )
@@ -165,24 +165,24 @@ def test_outliers_come_with_every_batch_the_same_for_any_number_of_processes():
         assert torch.equal(alone.outliers, torch.cat((first.outliers, second.outliers)))
         assert (alone.outliers[:, 0, 0, 0] >= 100).all()  # out of the other set
     assert not torch.equal(whole[0].outliers, whole[1].outliers)
-    resumed = list(batches.training_batches(images, views, Steps(**options, begin=4), outliers()))
+    resumed = list(loaders.training_batches(images, views, Steps(**options, begin=4), outliers()))
     assert torch.equal(resumed[0].outliers, whole[4].outliers)
 
 
 def test_more_outliers_than_there_are_come_twice():
-    many = batches.Outliers(images=Selection(name="aux", source=FlatSource(test=3)).open("test"), of_a_step=8)
+    many = loaders.Outliers(images=Selection(name="aux", source=FlatSource(test=3)).open("test"), of_a_step=8)
     drawn, _ = many.drawn(0, 0, levels)
     assert len(drawn) == 8
 
 
 def test_the_sample_is_the_same_each_time_and_mixed():
     images = select()
-    one, two = batches.sample(images, 4, 10), batches.sample(images, 4, 10)
+    one, two = loaders.sample(images, 4, 10), loaders.sample(images, 4, 10)
     assert torch.equal(one, two)
     assert one.shape == (10, 3, 4, 4)
     assert 0 <= one.min() <= one.max() <= 1
     assert (one[:, 0, 0, 0] * 255).round().tolist() != list(range(10))
-    assert len(batches.sample(images, 4, 1000)) == 60
+    assert len(loaders.sample(images, 4, 1000)) == 60
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -203,8 +203,8 @@ def test_an_image_is_augmented_alike_however_many_processes_share_the_batch():
         return (image.float() + torch.rand(()) + random.random() + np.random.rand(),)
 
     options = {"images": 60, "batch_size": 16, "epochs": 1, "seed": 3}
-    whole = list(batches.training_batches(images, views, Steps(**options)))
-    halves = [list(batches.training_batches(images, views, Steps(**options, process=p, processes=2))) for p in (0, 1)]
+    whole = list(loaders.training_batches(images, views, Steps(**options)))
+    halves = [list(loaders.training_batches(images, views, Steps(**options, process=p, processes=2))) for p in (0, 1)]
     for alone, first, second in zip(whole, *halves, strict=True):
         assert torch.equal(alone.views[0], torch.cat((first.views[0], second.views[0])))
         assert torch.equal(alone.labels, torch.cat((first.labels, second.labels)))
@@ -215,9 +215,9 @@ def test_an_image_is_augmented_alike_however_many_processes_share_the_batch():
 @pytest.mark.parametrize(("images", "processes"), [(60, 2), (60, 3), (61, 4), (3, 4)])
 def test_processes_in_turn_give_the_order_of_one(images, processes):
     chosen = select(limit=-(-images // 3))
-    shares = [list(batches.evaluation_batches(chosen, SHOWN, 8, p, processes)) for p in range(processes)]
+    shares = [list(loaders.evaluation_batches(chosen, SHOWN, 8, p, processes)) for p in range(processes)]
     rows = torch.cat([batch.images[:, 0, 0, 0] for turn in zip(*shares, strict=True) for batch in turn])
-    alone = torch.cat([batch.images[:, 0, 0, 0] for batch in batches.evaluation_batches(chosen, SHOWN, 8)])
+    alone = torch.cat([batch.images[:, 0, 0, 0] for batch in loaders.evaluation_batches(chosen, SHOWN, 8)])
     sizes = [{len(batch.digests) for batch in turn} for turn in zip(*shares, strict=True)]
     assert all(len(size) == 1 for size in sizes)  # equal parts can be gathered
     assert torch.equal(rows[: len(alone)], alone)
@@ -230,6 +230,6 @@ def test_the_sample_of_views_is_the_same_each_time():
     def views(image):
         return (image.float() + torch.rand(()),)
 
-    one, two = batches.sample_batch(images, views, 5), batches.sample_batch(images, views, 5)
+    one, two = loaders.sample_batch(images, views, 5), loaders.sample_batch(images, views, 5)
     assert torch.equal(one.views[0], two.views[0])
     assert one.views[0].shape == (5, 3, 4, 5)

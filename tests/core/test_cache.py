@@ -12,9 +12,9 @@ import time
 import pytest
 import torch
 
-from ood_core import cache, files
-from ood_core.cache import PixelCache
-from ood_core.data import Selection
+from ood_core.data import cache, files
+from ood_core.data.cache import PixelCache
+from ood_core.data.selection import Selection
 
 from .test_data import FlatSource
 
@@ -245,7 +245,7 @@ def test_it_can_be_handed_to_another_process(root):
 
 def test_a_killed_process_leaves_what_it_had_written(root):
     code = (
-        "import os, torch; from ood_core.cache import PixelCache\n"
+        "import os, torch; from ood_core.data.cache import PixelCache\n"
         "kept = PixelCache.of('set', 6, (3, 4, 5))\n"
         "kept.put(1, torch.full((3, 4, 5), 8, dtype=torch.uint8))\n"
         "os.kill(os.getpid(), 9)"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from ood_core.calibration import Calibration
 from ood_core.errors import OODError
+from ood_core.evaluation.calibration import Calibration
 
 NINETEEN = Calibration.of(np.arange(19, 0, -1.0))
 

@@ -1,4 +1,4 @@
-"""What ood_core.calibration promises of finitely many images, by simulation over many calibration sets.
+"""What ood_core.evaluation.calibration promises of finitely many images, by simulation over many calibration sets.
 
 Seeds are fixed. A share that is found may miss what is promised by four standard errors of the simulation.
 """
@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from ood_core.calibration import Calibration
+from ood_core.evaluation.calibration import Calibration
 
 Scores = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Scores]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ood_core import catalog
+from ood_core.cli import catalogue
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "scorers.md"
@@ -20,7 +20,7 @@ def rows(text):
 
 
 def test_every_installed_scorer_has_a_row_with_all_cells(plugins):
-    found = rows(catalog.table(plugins))
+    found = rows(catalogue.table(plugins))
     assert found.keys() == plugins.classes("scorer").keys()
     for name, (_, _, formula, needs, fit, score, paper) in found.items():
         assert all((formula, needs, fit, score)), name
@@ -28,12 +28,12 @@ def test_every_installed_scorer_has_a_row_with_all_cells(plugins):
 
 
 def test_options_are_shown_with_their_defaults(plugins):
-    assert rows(catalog.table(plugins))["gram"][1] == "layers=[], powers=10"
-    assert rows(catalog.table(plugins))["rank-fusion"][1] == "scorers, weights=[]"
+    assert rows(catalogue.table(plugins))["gram"][1] == "layers=[], powers=10"
+    assert rows(catalogue.table(plugins))["rank-fusion"][1] == "scorers, weights=[]"
 
 
 def test_needs_are_those_of_the_class(plugins):
-    assert rows(catalog.table(plugins))["gram"][3] == "logits, held-out, layers"
+    assert rows(catalogue.table(plugins))["gram"][3] == "logits, held-out, layers"
 
 
 def test_the_page_holds_the_table_of_the_installed_scorers():
@@ -46,7 +46,7 @@ def test_the_page_holds_the_table_of_the_installed_scorers():
 
 
 def test_every_source_has_a_row_with_its_options(plugins):
-    sources, _, sets = catalog.datasets_table(plugins).partition("### ")
+    sources, _, sets = catalogue.datasets_table(plugins).partition("### ")
     found = rows(sources)
     assert found.keys() == plugins.classes("dataset").keys()
     assert found["noise"][1] == "size=32, count=500, mean=0.5, std=0.25, seed=0"
@@ -56,7 +56,7 @@ def test_every_source_has_a_row_with_its_options(plugins):
 
 def test_every_set_that_a_source_knows_by_name_has_a_row_of_facts(plugins):
     known = plugins.get("dataset", "published").catalogue()
-    found = rows(catalog.datasets_table(plugins).partition("### ")[2])
+    found = rows(catalogue.datasets_table(plugins).partition("### ")[2])
     assert found.keys() == known.keys()
     assert found["cifar10"][1:4] == ["CIFAR-10", "10", "train 50000, test 10000"]
     assert all(len(cells) == 6 and all(cells) for cells in found.values())

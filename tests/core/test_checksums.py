@@ -6,7 +6,7 @@ import zlib
 import pytest
 import torch
 
-from ood_core import checksums
+from ood_core.store import checksums
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -20,9 +20,9 @@ def ood_run(*arguments, cwd):
 @pytest.fixture
 def in_process(command_line):
     """`in_process(*arguments)`: exit code, stdout, stderr of `ood-run`."""
-    from ood_core import cli
+    from ood_core.cli import run
 
-    return command_line("ood-run", cli.run)
+    return command_line("ood-run", run.main)
 
 
 def test_help_loads_nothing_heavy(tmp_path):
@@ -153,7 +153,7 @@ def test_an_interruption_says_how_to_go_on(in_process, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ood_core.recipe.find", interrupted)
+    monkeypatch.setattr("ood_core.recipe.read.find_recipe", interrupted)
     code, _, err = in_process("mood")
     assert code == 130
     assert "the same command goes on from here" in err

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ood_core.report.filed import load, save
+from ood_core.report.formats.run_folder import load, save
 
 from .test_report_filed import findings
 
@@ -15,9 +15,9 @@ from .test_report_filed import findings
 @pytest.fixture
 def ood(command_line):
     """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
-    from ood_core import commands
+    from ood_core import cli
 
-    return command_line("ood", commands.run)
+    return command_line("ood", cli.main)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ood_core import cli, commands
+from ood_core import cli as commands
+from ood_core.cli import run
 from ood_core.detector import Detector, describe
 
 VARIED = """
@@ -17,12 +18,12 @@ seeds: [0, 1]
 
 @pytest.fixture
 def ood(command_line):
-    return command_line("ood", commands.run)
+    return command_line("ood", commands.main)
 
 
 @pytest.fixture
 def ood_run(command_line):
-    return command_line("ood-run", cli.run)
+    return command_line("ood-run", run.main)
 
 
 def test_a_run_of_one_network_leaves_its_detector(ood_run, tiny):

@@ -11,10 +11,10 @@ import PIL.Image
 import pytest
 from sklearn.datasets import load_digits
 
-from ood_core import drifting
 from ood_core.detector import Detector
 from ood_core.detector.inputs import items
-from ood_core.drift import kolmogorov_smirnov, verdict
+from ood_drift import verdict as drifting
+from ood_drift.drift_tests import kolmogorov_smirnov, verdict
 from ood_timm.backbone import Timm
 
 SMALL = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -56,9 +56,9 @@ def pictures(tmp_path_factory, digits):
 @pytest.fixture
 def ood(command_line):
     """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
-    from ood_core import commands
+    from ood_core import cli
 
-    return command_line("ood", commands.run)
+    return command_line("ood", cli.main)
 
 
 @pytest.fixture

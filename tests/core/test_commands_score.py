@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ood_core.calibration import Calibration
-from ood_core.detector import Detector, passage
+from ood_core.detector import Detector, forward
 from ood_core.detector.predictions import rule
-from ood_core.scoring import passes
-from ood_core.scoring.kept import kept
-from ood_core.scoring.rows import Columns
+from ood_core.evaluation.calibration import Calibration
+from ood_score import predict_files
+from ood_score.resumable_file import kept
+from ood_score.rows import Columns
 
 OOD = Path(sys.executable).with_name("ood")
 COLUMNS = "file,is_ood,score,threshold,p_value,predicted,error"
@@ -32,9 +32,9 @@ COLUMNS = "file,is_ood,score,threshold,p_value,predicted,error"
 @pytest.fixture
 def score(command_line, tiny_run):
     """`score(*arguments)`: exit code, stdout, stderr of `ood score` with the tiny detector."""
-    from ood_core import commands
+    from ood_core import cli
 
-    call = command_line("ood", commands.run)
+    call = command_line("ood", cli.main)
     return lambda *arguments: call("score", tiny_run.detector, *arguments)
 
 
@@ -106,8 +106,8 @@ def test_each_class_has_its_threshold_where_that_is_wanted(photos, tiny_detector
     scorers = tuple(replace(of, calibration=calibration) for of in tiny_detector.fitted.scorers)
     detector = Detector.of(replace(tiny_detector.fitted, scorers=scorers))
     by = rule(detector.fitted, tpr=0.5, per_class=True)
-    request = passes.Request(detector.fitted, by, Columns(), 5)
-    rows = [row for of in passes.passed(request, map(str, sorted(photos.iterdir()))) for row in of]
+    request = predict_files.Request(detector.fitted, by, Columns(), 5)
+    rows = [row for of in predict_files.passed(request, map(str, sorted(photos.iterdir()))) for row in of]
     expected = detector.predict(photos, tpr=0.5, per_class=True)
     assert [row.threshold for row in rows] == expected.threshold.tolist()
     assert [row.p_value for row in rows] == expected.p_value.tolist()
@@ -141,11 +141,11 @@ def test_what_cannot_be_scored_is_a_row_and_all_else_goes_on(score, photos):
 
 def test_a_score_that_is_no_number_is_an_error_of_that_image_alone(score, photos, monkeypatch):
     def broken(*arguments):
-        found = passage.scored(*arguments)
+        found = forward.scored(*arguments)
         found.scores["mahalanobis"][1] = np.nan
         return found
 
-    monkeypatch.setattr(passes, "scored", broken)
+    monkeypatch.setattr(predict_files, "scored", broken)
     code, out, _ = score("photos/00.png", "photos/01.png", "photos/02.png")
     assert code == 3
     assert [row["error"] for row in table(out)] == ["", "scorer 'mahalanobis' gave nan", ""]
@@ -231,8 +231,8 @@ def assert_alike(found, whole, rounded):
 def test_wherever_it_was_cut_off_the_same_command_goes_on(score, odd, tmp_path, monkeypatch, rounded, name):
     score("photos", "--out", name)
     whole, asked = (tmp_path / name).read_bytes(), []
-    item = passes.file_item
-    monkeypatch.setattr(passes, "file_item", lambda path: asked.append(path) or item(path))
+    item = predict_files.file_item
+    monkeypatch.setattr(predict_files, "file_item", lambda path: asked.append(path) or item(path))
     for cut in (0, 5, len(whole) // 3, len(whole) - 1):
         (tmp_path / name).write_bytes(whole[:cut])
         asked.clear()
@@ -341,8 +341,8 @@ def test_an_interrupt_is_one_line_and_loses_nothing(score, photos, tmp_path, mon
         yield next(found)
         raise KeyboardInterrupt
 
-    passed = passes.passed
-    monkeypatch.setattr(passes, "passed", interrupted)
+    passed = predict_files.passed
+    monkeypatch.setattr(predict_files, "passed", interrupted)
     code, _, err = score("photos", "--out", "rows.csv", "--batch-size", 5)
     assert (code, err) == (130, "interrupted after 5 images; the same command goes on from there\n")
     assert len(table((tmp_path / "rows.csv").read_text())) == 5
@@ -389,8 +389,8 @@ def test_help_loads_nothing_heavy():
 
 
 def test_it_takes_the_run_as_well_as_its_detector(score, photos, tiny_run, command_line):
-    from ood_core import commands
+    from ood_core import cli
 
-    by_run = command_line("ood", commands.run)("score", tiny_run.detector.parent, "photos")
+    by_run = command_line("ood", cli.main)("score", tiny_run.detector.parent, "photos")
     assert by_run[:2] == score("photos")[:2]
     assert isinstance(Detector.load(tiny_run.detector.parent), Detector)

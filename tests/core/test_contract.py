@@ -10,16 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from ood_core import extract, fit, train
-from ood_core import network as networks
-from ood_core.artifacts import load_outputs
-from ood_core.batches import Shown, evaluation_batches
-from ood_core.data import Selection
+from ood_core.data.loaders import Shown, evaluation_batches
+from ood_core.data.selection import Selection
 from ood_core.detector import Detector, fitting
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, DatasetSource, ImageSet, Network, Probe, Score, Scorer
-from ood_core.stages import Extraction
-from ood_core.store import Store
+from ood_core.pipeline import extract, fit, networks, train
+from ood_core.records.stages import Extraction
+from ood_core.store.artifacts import load_outputs
+from ood_core.store.store import Store
 
 
 class Quiet:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ood_core import data, library
-from ood_core.data import Selection
+from ood_core.data import open_sources, selection
+from ood_core.data.open_sources import Library, Pictures
+from ood_core.data.selection import Selection
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet
-from ood_core.library import Library, Pictures
 
 
 class Flat(ImageSet):
@@ -209,7 +209,7 @@ def test_the_fingerprint_tells_content_classes_and_purpose_apart():
 def test_the_evaluation_view_scales_the_shorter_side_and_takes_the_centre():
     image = torch.zeros(3, 20, 40, dtype=torch.uint8)
     image[:, :, 10:30] = 200
-    view = data.evaluation_view(image, 10)
+    view = selection.evaluation_view(image, 10)
     assert view.shape == (3, 10, 10)
     assert view.dtype == torch.uint8
     assert (view.float() - 200).abs().max() < 40
@@ -217,13 +217,13 @@ def test_the_evaluation_view_scales_the_shorter_side_and_takes_the_centre():
 
 def test_an_image_that_fits_passes_unchanged():
     image = torch.randint(0, 255, (3, 8, 8), dtype=torch.uint8)
-    assert data.evaluation_view(image, 8) is image
+    assert selection.evaluation_view(image, 8) is image
 
 
 def test_a_decoded_image_is_kept_within_the_budget(monkeypatch):
     images = select()
     assert images.pixels(0) is images.pixels(0)
-    monkeypatch.setattr(library, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(open_sources, "MEMORY_BYTES", 0)
     images = select()
     assert images.pixels(0) is not images.pixels(0)
 
@@ -231,7 +231,7 @@ def test_a_decoded_image_is_kept_within_the_budget(monkeypatch):
 def test_all_sources_of_a_process_share_the_budget_and_give_it_back(monkeypatch):
     gc.collect()
     monkeypatch.setattr(Pictures, "_kept", 0)
-    monkeypatch.setattr(library, "MEMORY_BYTES", select().pixels(0).nbytes)
+    monkeypatch.setattr(open_sources, "MEMORY_BYTES", select().pixels(0).nbytes)
     gc.collect()
     one, two = select(), select()
     assert one.pixels(0) is one.pixels(0)
@@ -239,7 +239,7 @@ def test_all_sources_of_a_process_share_the_budget_and_give_it_back(monkeypatch)
     copied = copy.deepcopy(one)  # as for a process that is handed it
     assert torch.equal(copied.pixels(0), one.pixels(0))
     del copied
-    assert Pictures._kept == library.MEMORY_BYTES
+    assert Pictures._kept == open_sources.MEMORY_BYTES
     del one
     gc.collect()
     assert Pictures._kept == 0

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, features
 
-from ood_core import decoding
-from ood_core.decoding import decode, pixel_digest, to_rgb
+from ood_core.data import decoding
+from ood_core.data.decoding import decode, pixel_digest, to_rgb
 from ood_core.errors import OODError
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from ood_core import network as networks
-from ood_core.calibration import Calibration
-from ood_core.detector import exact as exactness
-from ood_core.detector.exact import ExactLinear, exact
-from ood_core.detector.parts import FittedScorer
-from ood_core.detector.passage import _scores, is_exact
+from ood_core.detector import batch_invariance as exactness
+from ood_core.detector.batch_invariance import ExactLinear, exact
+from ood_core.detector.forward import _scores, is_exact
+from ood_core.detector.state import FittedScorer
+from ood_core.evaluation.calibration import Calibration
+from ood_core.pipeline import networks
 from ood_core.plugins import find
 from ood_core.testing import make_image_outputs, make_outputs
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ood_core.detector import Detector
-from ood_core.detector.exact import ExactLinear
-from ood_core.detector.labelled import labelled
+from ood_core.detector.batch_invariance import ExactLinear
+from ood_core.detector.labelled_data import labelled
 from ood_core.errors import OODError, OODWarning
 from ood_core.interfaces import EvaluationView
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 CLASSES = 3
 
@@ -449,7 +449,7 @@ def test_edges_of_wide_images_are_seen_where_both_sides_are_resized(data):
 
 
 def test_a_scorer_that_takes_much_memory_is_said_before_the_fit(data, monkeypatch):
-    monkeypatch.setattr("ood_core.memory.available", lambda: 0.001)  # MiB
+    monkeypatch.setattr("ood_core.runtime.memory.available", lambda: 0.001)  # MiB
     with pytest.warns(
         OODWarning, match=r"^scorer 'mahalanobis-class' takes at least 0.0 GiB of memory, 0.0 GiB are fr"
     ):

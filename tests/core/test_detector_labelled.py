@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
-from ood_core.detector.labelled import labelled, split
+from ood_core.detector.labelled_data import labelled, split
 from ood_core.errors import OODError
 
 NAMES = ["red", "green", "blue"]

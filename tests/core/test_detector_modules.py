@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ood_core.detector import Detector
 from ood_core.errors import OODError
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 CLASSES, WIDTH = 3, 10
 FIT = ["energy", "mahalanobis"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ood_core.detector import Detector
-from ood_core.torch_state import GENERATORS, OF_PROCESS, OF_STAGE, OF_THREAD
+from ood_core.runtime.torch_state import GENERATORS, OF_PROCESS, OF_STAGE, OF_THREAD
 
 SETTINGS = {setting.name: setting for setting in (*OF_PROCESS, *OF_THREAD, *GENERATORS, *OF_STAGE)}
 

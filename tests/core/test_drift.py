@@ -6,9 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from ood_core import drift
-from ood_core.drift import KS, LINEAR, POWER, Sequential, Window, kolmogorov_smirnov, verdict
 from ood_core.errors import OODError
+from ood_drift import drift_tests
+from ood_drift.drift_tests import KS, LINEAR, POWER, Sequential, Window, kolmogorov_smirnov, verdict
 
 Scores = NDArray[np.float64]
 SHIFT = math.sqrt(2) * stats.norm.ppf(0.8)
@@ -145,7 +145,7 @@ def test_a_window_holds_something() -> None:
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_evidence_is_that_of_the_definition(ties: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "CHUNK", 8)  # several merges
+    monkeypatch.setattr(drift_tests, "CHUNK", 8)  # several merges
     calibration, scores = draw(30), draw(100, 0.5, seed=1)
     if ties:
         calibration, scores = calibration.round(), scores.round()

@@ -13,22 +13,24 @@ import psutil
 import pytest
 import torch
 
-from ood_core import executor, plan, recipe
-from ood_core.execute import Done, Failure
-from ood_core.executor import Executor, InProcess, Job, LocalProcesses, Outcome, local, places
 from ood_core.hookspecs import hookimpl
+from ood_core.pipeline.dispatch import Done, Failure
+from ood_core.plan.make import make_plan
 from ood_core.plugins import find
-from ood_core.run import jobs, run
-from ood_core.store import Store, load_tensors
-from ood_core.worker import Failed, work
+from ood_core.recipe import read
+from ood_core.run import executors
+from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, Outcome, local, places
+from ood_core.run.schedule import jobs, run
+from ood_core.run.worker import Failed, work
+from ood_core.store.store import Store, load_tensors
 
 SEEDS = "seeds=[0, 1]"
 LONG = "vary: {short: {}, long: {training.0.epochs: 100000}}\n"
 
 
 def planned(path, *overrides):
-    recipes = recipe.read(path, overrides)
-    return recipes, plan.make(recipes, find())
+    recipes = read.read_recipes(path, overrides)
+    return recipes, make_plan(recipes, find())
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def failure(stage):
 
 
 def schedule(todo, at_work):
-    from ood_core.run import _Schedule
+    from ood_core.run.schedule import _Schedule
 
     return _Schedule(todo, at_work).work()
 
@@ -139,13 +141,13 @@ def test_small_trainings_are_not_worth_a_process(tiny, store, monkeypatch):
     todo = jobs(planned(tiny, SEEDS)[1], store)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert places(todo, None) == (1, 8)
-    monkeypatch.setattr(executor, "SMALL", 0)
+    monkeypatch.setattr(executors, "SMALL", 0)
     assert places(todo, None) == (2, 4)
 
 
 def test_trainings_that_wait_for_each_other_are_one_chain(tiny, store, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(executor, "SMALL", 0)
+    monkeypatch.setattr(executors, "SMALL", 0)
     chain = "training=[{use: rotation, epochs: 1, batch_size: 16}, {use: classification, epochs: 1, batch_size: 16}]"
     assert places(jobs(planned(tiny, chain)[1], store), None) == (1, 8)
 
@@ -156,7 +158,7 @@ def test_with_gpus_each_has_its_jobs(tiny, store, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert places(jobs(planned(tiny)[1], store), None) == (2, 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    with executor._environment(1, 4):
+    with executors._environment(1, 4):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
         assert os.environ["OMP_NUM_THREADS"] == "4"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
@@ -171,11 +173,11 @@ def test_one_place_is_this_process(tiny, store):
 def test_no_job_begins_without_memory_for_it_unless_none_is_at_work(tiny, store, monkeypatch):
     recipes, made = planned(tiny, SEEDS)
     at_work = local(recipes, made, store, [], 2, {})
-    monkeypatch.setattr(executor.memory, "available", lambda: 0.0)
+    monkeypatch.setattr(executors.memory, "available", lambda: 0.0)
     assert at_work.has_room()
-    at_work._workers.append(executor._Worker(None, None, 0, Job(made.stages[:1])))
+    at_work._workers.append(executors._Worker(None, None, 0, Job(made.stages[:1])))
     assert not at_work.has_room()
-    monkeypatch.setattr(executor.memory, "available", lambda: 1e9)
+    monkeypatch.setattr(executors.memory, "available", lambda: 1e9)
     assert at_work.has_room()
 
 
@@ -261,7 +263,7 @@ def test_a_mistake_from_another_process_is_one_line_and_a_bug_keeps_its_tracebac
 def test_a_process_whose_plan_differs_says_so_and_goes_on(tiny, store):
     recipes, made = planned(tiny)
     here, there = multiprocessing.Pipe()
-    other = [replace(recipe, seed=9) for recipe in recipes]
+    other = [replace(read, seed=9) for read in recipes]
     process = multiprocessing.get_context("spawn").Process(target=work, args=(there, other, store.root, 1, {}))
     process.start()
     there.close()

@@ -20,10 +20,10 @@ from ood_core.detector import Detector
 from ood_core.detector.manifest import FILE
 from ood_core.detector.predictions import rule
 from ood_core.errors import OODError
-from ood_core.export import export, exporting, formats, verification
-from ood_core.export.graph import Graph
-from ood_core.export.tracing import alone
 from ood_core.interfaces import Outputs, Score, Scorer
+from ood_export import export, exporting, formats, verification
+from ood_export.graph import Graph
+from ood_export.tracing import alone
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
@@ -509,9 +509,9 @@ def test_the_script_of_the_page_refuses_pictures_without_a_range(script, graphs,
 @pytest.fixture
 def ood(command_line):
     """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
-    from ood_core import commands
+    from ood_core import cli
 
-    return command_line("ood", commands.run)
+    return command_line("ood", cli.main)
 
 
 def test_the_command_prints_one_line_and_nothing_else(ood, tiny_run, tmp_path, recwarn):
@@ -555,7 +555,7 @@ def test_without_the_extra_the_command_says_how_to_get_it(ood, tiny_run, tmp_pat
 
 
 def test_unless_told_otherwise_the_file_lies_beside_the_detector():
-    from ood_core.commands.export import target
+    from ood_export.command import target
 
     assert target(Path("runs/mood/detector"), None, "onnx") == Path("runs/mood/detector.onnx")
     assert target(Path("v1.2"), None, "torch") == Path("v1.2.pt2")

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from ood_core import extract
-from ood_core import network as networks
-from ood_core.artifacts import load_outputs
-from ood_core.batches import Shown, evaluation_batches, step_seed
-from ood_core.data import evaluation_view, to_unit
-from ood_core.decoding import pixel_digest
+from ood_core.data.decoding import pixel_digest
+from ood_core.data.loaders import Shown, evaluation_batches, step_seed
+from ood_core.data.selection import evaluation_view, to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import EvaluationView
-from ood_core.run import run
-from ood_core.stages import Extraction
-from ood_core.store import Store, load_array
+from ood_core.pipeline import extract, networks
+from ood_core.records.stages import Extraction
+from ood_core.run.schedule import run
+from ood_core.store.artifacts import load_outputs
+from ood_core.store.store import Store, load_array
 
 
 class Quiet:

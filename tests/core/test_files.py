@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ood_core import files
+from ood_core.data import files
 
 
 def test_a_digest_depends_on_names_and_content_but_not_on_the_folder(tmp_path):

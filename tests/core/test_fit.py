@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_core import fit, score
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer
-from ood_core.store import Store
+from ood_core.pipeline import fit, score
+from ood_core.store.store import Store
 
 
 class Quiet:

@@ -6,10 +6,10 @@ import os
 import pytest
 from PIL import Image
 
-from ood_core import folders
-from ood_core.decoding import decode
+from ood_core.data import folders
+from ood_core.data.decoding import decode
+from ood_core.data.folders import PassedOver, class_folders, is_dir, is_picture, pictures, pictures_in, split_folders
 from ood_core.errors import OODError
-from ood_core.folders import PassedOver, class_folders, is_dir, is_picture, pictures, pictures_in, split_folders
 
 NAMES = [
     *("b.png", "a/z.JPG", "a.png", "a/a.webp", "B.bmp", ".hidden.png", "notes.txt", "a/deep/x.gif", "a-b/1.png"),

@@ -2,9 +2,9 @@
 
 import pytest
 
-from ood_core import grid
 from ood_core.errors import OODError
-from ood_core.nodes import parse
+from ood_core.recipe import variants as grid
+from ood_core.recipe.yaml import parse
 
 AXES = """\
 axes:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces.guessing import averaged, besides, differences, restore
+from ood_core.interfaces.building_blocks.masked_errors import averaged, besides, differences, restore
 
 
 class Around(nn.Module):

@@ -10,12 +10,14 @@ from types import ModuleType, SimpleNamespace
 import pluggy
 import pytest
 
-from ood_core import hookspecs, plan, recipe, report
+from ood_core import hookspecs, report
 from ood_core.errors import OODError
 from ood_core.hookspecs import hookimpl
+from ood_core.plan import make
 from ood_core.plugins import find
-from ood_core.run import run
-from ood_core.store import Store
+from ood_core.recipe.read import read_recipes
+from ood_core.run.schedule import run
+from ood_core.store.store import Store
 from ood_core.testing import scorer_checks
 
 from ..conftest import TINY
@@ -80,12 +82,12 @@ def seen(tmp_path_factory):
     (folder / "tiny.yaml").write_text(TINY)
     recorder, plugins = Recorder(), find()
     plugins.manager.register(recorder)
-    made = plan.make(recipe.read(folder / "tiny.yaml"), plugins)
+    made = make.make_plan(read_recipes(folder / "tiny.yaml"), plugins)
     store = Store(folder / "store")
     results = [run(made, store), run(made, store)]
     found = report.write(made, results[0], store, folder / "out")
     plugins.hook.ood_after_report(findings=found)
-    failing = plan.make(recipe.read(folder / "tiny.yaml", ["training=[]", "scorers=[energy]"]), plugins)
+    failing = make.make_plan(read_recipes(folder / "tiny.yaml", ["training=[]", "scorers=[energy]"]), plugins)
     with pytest.raises(OODError, match="needs logits") as caught:
         run(failing, store)
     return SimpleNamespace(
@@ -275,7 +277,7 @@ def test_the_recipe_that_is_shown_is_whole(tmp_path, monkeypatch):
     weights, shown = re.search(r'^python -c "(.*?)"$.*?^```yaml\n(.*?)^```$', README, re.MULTILINE | re.DOTALL).groups()
     exec(weights, {})
     (tmp_path / "own.yaml").write_text(shown)
-    made = plan.make(recipe.read(tmp_path / "own.yaml"), find())
+    made = make.make_plan(read_recipes(tmp_path / "own.yaml"), find())
     assert [stage.kind for stage in made.stages] == [*["extract"] * 4, "fit", "score", "score", "score", "measure"]
 
 

@@ -5,8 +5,8 @@ import os
 import pytest
 from PIL import Image
 
+from ood_core.data.image_files import FileImages, numbers_first, require_distinct, require_files
 from ood_core.errors import OODError
-from ood_core.image_files import FileImages, numbers_first, require_distinct, require_files
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ood_core import inference
 from ood_core.errors import OODError
-from ood_core.inference import Difference, bootstrap, delong, holm, paired_t, placements, t_interval
-from ood_core.metrics import measure
+from ood_core.evaluation import significance
+from ood_core.evaluation.metrics import measure
+from ood_core.evaluation.significance import Difference, bootstrap, delong, holm, paired_t, placements, t_interval
 
 Scores = NDArray[np.float64]
 METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out")
@@ -112,7 +112,7 @@ def test_the_bootstrap_does_not_depend_on_how_many_resamples_are_drawn_together(
     monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     expected = bootstrap(*SETS["distinct"], resamples=33)
-    monkeypatch.setattr(inference, "CHUNK", chunk)
+    monkeypatch.setattr(significance, "CHUNK", chunk)
     assert bootstrap(*SETS["distinct"], resamples=33) == expected
 
 
@@ -343,5 +343,6 @@ def test_values_without_a_partner_are_refused(sizes: tuple[int, int]) -> None:
 
 
 def test_importing_the_module_imports_neither_scikit_learn_nor_scipy_stats() -> None:
-    code = "import sys, ood_core.inference; sys.exit('sklearn' in sys.modules or 'scipy.stats' in sys.modules)"
+    module = "ood_core.evaluation.significance"
+    code = f"import sys, {module}; sys.exit('sklearn' in sys.modules or 'scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

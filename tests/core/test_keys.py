@@ -4,12 +4,12 @@ from dataclasses import fields, replace
 
 import pytest
 
-from ood_core import plan, sections
-from ood_core.data import Selection
+from ood_core.data.selection import Selection
 from ood_core.interfaces import EvaluationView, Plugin
-from ood_core.run import run
-from ood_core.stages import Extraction, ExtractStage, FitStage, Images, MeasureStage, ScoreStage, TrainStage
-from ood_core.store import Store
+from ood_core.plan import make, sections
+from ood_core.records.stages import Extraction, ExtractStage, FitStage, Images, MeasureStage, ScoreStage, TrainStage
+from ood_core.run.schedule import run
+from ood_core.store.store import Store
 
 from ..conftest import TINY
 
@@ -134,7 +134,7 @@ def plan_changed(make_plan, tiny, monkeypatch):
     read = sections.read
 
     def planned(change, *overrides):
-        monkeypatch.setattr(plan.sections, "read", lambda *arguments: list(map(change, read(*arguments))))
+        monkeypatch.setattr(make.sections, "read", lambda *arguments: list(map(change, read(*arguments))))
         return make_plan(tiny, *overrides)
 
     return planned

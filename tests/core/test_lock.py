@@ -6,20 +6,22 @@ import pytest
 import torch
 import yaml
 
-from ood_core import lock, plan, recipe
 from ood_core.errors import OODError, OODErrors
-from ood_core.nodes import parse
+from ood_core.plan.make import make_plan
 from ood_core.plugins import find
-from ood_core.run import Results, run
-from ood_core.store import Store
+from ood_core.recipe import read as recipe
+from ood_core.recipe.yaml import parse
+from ood_core.run import lock
+from ood_core.run.schedule import Results, run
+from ood_core.store.store import Store
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def planned(path, *overrides):
-    recipes = recipe.read(path, overrides)
-    return recipes, plan.make(recipes, find())
+    recipes = recipe.read_recipes(path, overrides)
+    return recipes, make_plan(recipes, find())
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def keys(made):
 
 def test_a_lock_plans_the_stages_of_its_run(locked):
     read, made, _ = locked
-    again = plan.make(read.recipes, find())
+    again = make_plan(read.recipes, find())
     assert keys(again) == keys(made)
     assert [(row.variant, row.seed, row.scorer, row.ood_set) for row in again.rows] == [
         (row.variant, row.seed, row.scorer, row.ood_set) for row in made.rows
@@ -49,7 +51,7 @@ def test_a_lock_plans_the_stages_of_its_run(locked):
 
 def test_a_lock_gives_the_same_numbers_in_another_store(locked, tmp_path):
     read, _, _ = locked
-    again = plan.make(read.recipes, find())
+    again = make_plan(read.recipes, find())
     same, words = lock.verdict(read, run(again, Store(tmp_path / "other")))
     assert same
     assert words == "the numbers are those of recipe.lock.yaml, bit for bit"
@@ -181,7 +183,7 @@ def test_words_stay_words(word):
 def test_what_a_recipe_resolves_to_is_a_recipe_with_the_same_stages(name, tmp_path):
     recipes, made = planned(FOLDER / f"{name}.yaml")
     lock.write(made, recipes, Results((), (), 0.0), tmp_path)
-    again = plan.make(lock.read(tmp_path / lock.FILE).recipes, find())
+    again = make_plan(lock.read(tmp_path / lock.FILE).recipes, find())
     assert keys(again) == keys(made)
     assert again.baseline == made.baseline
     assert again.coordinates == made.coordinates
@@ -193,7 +195,7 @@ def test_the_lock_of_a_paper_recipe_keeps_the_published_numbers(name, tmp_path):
         pytest.skip(f"{name} needs the CIFAR parquet files, which are not beside this repository")
     recipes, made = planned(FOLDER / "paper" / "small" / f"{name}.yaml", f"data.root={DATA}")
     lock.write(made, recipes, Results((), (), 0.0), tmp_path)
-    again = plan.make(lock.read(tmp_path / lock.FILE).recipes, find())
+    again = make_plan(lock.read(tmp_path / lock.FILE).recipes, find())
     assert keys(again) == keys(made)
     assert again.published == made.published != ()
     assert again.baseline == made.baseline

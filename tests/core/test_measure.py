@@ -8,10 +8,10 @@ from PIL import Image
 
 from ood_core import report
 from ood_core.errors import OODError
-from ood_core.measure import ACCEPTED
-from ood_core.report import filed
-from ood_core.run import run
-from ood_core.store import Store, load_array
+from ood_core.pipeline.measure import ACCEPTED
+from ood_core.report.formats import run_folder
+from ood_core.run.schedule import run
+from ood_core.store.store import Store, load_array
 
 RECIPE = """\
 seed: 0
@@ -95,7 +95,7 @@ def test_what_is_taken_out_is_in_no_part_of_the_report(carry_out, tmp_path):
     copy(tmp_path, "ID/test/cat/3.png", "OOD/elk/copy.png")
     plan, results = carry_out("data.overlap=remove")
     report.write(plan, results, Store(tmp_path / "store"), tmp_path / "out")
-    found = filed.load(tmp_path / "out")
+    found = run_folder.load(tmp_path / "out")
     assert len(found.scores[0].outside) == 10
     assert {of.ood_class: of.images for of in found.classes} == {"fox": 5, "elk": 5}
     assert {pair.images for pair in found.accepted} <= {5}

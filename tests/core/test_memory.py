@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from ood_core import score
 from ood_core.detector import Detector
 from ood_core.errors import OODError
-from ood_core.memory import Halving, exhaustion_explained, is_exhausted
-from ood_core.run import run
-from ood_core.store import Store, load_array
+from ood_core.pipeline import score
+from ood_core.run.schedule import run
+from ood_core.runtime.memory import Halving, exhaustion_explained, is_exhausted
+from ood_core.store.store import Store, load_array
 from ood_mahalanobis.scorers import Mahalanobis
 from ood_timm.network import TimmNetwork
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 from torch import Tensor
 
-from ood_core import metrics
 from ood_core.errors import OODError
-from ood_core.metrics import Metrics, accuracy, expected_calibration_error, measure, threshold
+from ood_core.evaluation import metrics
+from ood_core.evaluation.metrics import Metrics, accuracy, expected_calibration_error, measure, threshold
 
 
 def draw(rows: int, shift: float = 0.0, seed: int = 0) -> Tensor:
@@ -207,7 +207,7 @@ def test_empty_sets_are_refused(name: str, sizes: tuple[int, int]) -> None:
 
 
 def test_importing_the_module_does_not_import_scikit_learn() -> None:
-    code = "import sys, ood_core.metrics; sys.exit('sklearn' in sys.modules)"
+    code = "import sys, ood_core.evaluation.metrics; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from ood_core import network as networks
-from ood_core import store as stores
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, Network
-from ood_core.run import run
-from ood_core.store import Store
+from ood_core.pipeline import networks
+from ood_core.run.schedule import run
+from ood_core.store import store as stores
+from ood_core.store.store import Store
 
 
 class Fixed(Network):

@@ -3,7 +3,7 @@
 import pytest
 
 from ood_core.errors import OODError
-from ood_core.nodes import Node, merge, parse, put, without_left_out
+from ood_core.recipe.yaml import Node, merge, parse, put, without_left_out
 
 
 @pytest.mark.parametrize(

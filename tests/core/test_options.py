@@ -8,9 +8,9 @@ import pluggy
 import pytest
 
 from ood_core.interfaces import PositiveFloat, PositiveInt, Scorer
-from ood_core.nodes import parse
-from ood_core.options import Reader, describe, digest, identity, label
 from ood_core.plugins import Package, Plugins, Registered
+from ood_core.recipe.build import Reader, describe, digest, identity, label
+from ood_core.recipe.yaml import parse
 
 
 @dataclass(frozen=True, kw_only=True)

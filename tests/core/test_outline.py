@@ -6,12 +6,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from ood_core import checksums, plan, recipe
-from ood_core.costs import alike, work
-from ood_core.outline import outline
+from ood_core.cli.plan_tree import outline
+from ood_core.plan.make import make_plan
 from ood_core.plugins import find
-from ood_core.run import run
-from ood_core.store import Store
+from ood_core.recipe.read import read_recipes
+from ood_core.run.schedule import run
+from ood_core.store import checksums
+from ood_core.store.cost_model import alike, work
+from ood_core.store.store import Store
 
 SCORERS = """\
 vary:
@@ -32,7 +34,7 @@ def shown(made, store, at_once=1):
 def planned(tiny):
     def planned(*overrides, vary=""):
         tiny.write_text(tiny.read_text() + vary)
-        return plan.make(recipe.read(tiny, overrides), find())
+        return make_plan(read_recipes(tiny, overrides), find())
 
     return planned
 

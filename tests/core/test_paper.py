@@ -2,8 +2,9 @@
 
 import pytest
 
-from ood_core import plan, recipe
 from ood_core.errors import OODErrors
+from ood_core.plan import make as plan
+from ood_core.recipe.read import read_recipes
 
 SECTION = """\
 paper:
@@ -111,8 +112,8 @@ def test_variants_by_name_are_selected_as_such(made):
 
 
 def test_values_of_variants_that_are_not_kept_are_no_mistake(tiny, plugins):
-    recipes = recipe.read(write(tiny, AXES, WITH_AXES), only=["length=short"])
-    (table,) = plan.make(recipes, plugins).published
+    recipes = read_recipes(write(tiny, AXES, WITH_AXES), only=["length=short"])
+    (table,) = plan.make_plan(recipes, plugins).published
     assert cell(table, "Energy", "C10>SVHN").lines
     assert cell(table, "Distance", "C10>SVHN").asked
     assert not cell(table, "Distance", "C10>SVHN").lines

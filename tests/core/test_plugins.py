@@ -10,11 +10,12 @@ from importlib import metadata
 import pytest
 from grimp import build_graph
 
-from ood_core import plan, recipe
+from ood_core.data.files import source_digest
+from ood_core.data.open_sources import Pictures
 from ood_core.errors import OODError
-from ood_core.files import source_digest
-from ood_core.library import Pictures
+from ood_core.plan.make import make_plan
 from ood_core.plugins import COMPUTES, DISABLE, Package, core_version, find
+from ood_core.recipe.read import read_recipes
 
 from ..packaging.packages import VERSION, write_package
 
@@ -211,10 +212,10 @@ def test_the_code_of_a_class_is_that_of_all_plugin_packages_that_it_derives_from
 def test_results_of_an_edited_copy_are_not_taken_from_the_store(install, tiny):
     folder = install("ood-written", REGISTERS.format(name="written") + READS)
     overrides = ["scorers=[written]", "data.near=[{use: squares}]"]
-    before = plan.make(recipe.read(tiny, overrides), find()).stages
+    before = make_plan(read_recipes(tiny, overrides), find()).stages
     with (folder / "hooks.py").open("a") as hooks:
         hooks.write("\n# another formula\n")
-    after = plan.make(recipe.read(tiny, overrides), find()).stages
+    after = make_plan(read_recipes(tiny, overrides), find()).stages
     changed = {str(one) for one, other in zip(before, after, strict=True) if one.key != other.key}
     shared = {"train classification", *(f"extract {of} (classification)" for of in ("digits", "digits train"))}
     assert {"fit written", "extract squares (classification)"} <= changed
@@ -261,7 +262,7 @@ def test_whatever_stages_and_plugins_compute_with_is_in_the_digest_of_the_core(p
     assert imported == NO_RESULT.keys()
     for name in NO_RESULT:
         graph.remove_module(f"ood_core.{name}")
-    found = {"ood_core.execute"}  # the stages, whatever their kind
+    found = {"ood_core.pipeline.dispatch"}  # the stages, whatever their kind
     for module in found | {name for name in graph.modules if name.partition(".")[0] in packages}:
         found |= graph.find_upstream_modules(module)
     needed = {name.split(".")[1] for name in found if name.startswith("ood_core.")}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ood_core import processes
-from ood_core.store import load_tensors
+from ood_core.runtime import distributed
+from ood_core.store.store import load_tensors
 
 from ..conftest import TINY
 
@@ -63,9 +63,9 @@ def assert_close(folder, one, other):
 
 
 def test_a_single_process_is_told_what_it_said_and_sums_its_own():
-    assert (processes.count(), processes.rank()) == (1, 0)
-    assert processes.told("word") == "word"
-    assert processes.united(["b", "a", "b"]) == ["a", "b"]
+    assert (distributed.count(), distributed.rank()) == (1, 0)
+    assert distributed.told("word") == "word"
+    assert distributed.united(["b", "a", "b"]) == ["a", "b"]
 
 
 @pytest.mark.slow

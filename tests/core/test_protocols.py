@@ -3,8 +3,8 @@
 import pytest
 
 from ood_core.errors import OODErrors
-from ood_core.protocols import PROTOCOLS
-from ood_core.superclasses import load, names
+from ood_core.plan.protocols import PROTOCOLS
+from ood_core.plan.superclasses import load, names
 
 ONE_CLASS = """\
 seed: 0

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ood_core import published
-from ood_core.published import Cell, Label, Line, Table
+from ood_core.records import published
+from ood_core.records.published import Cell, Label, Line, Table
 
 
 def test_a_number_is_kept_as_printed():

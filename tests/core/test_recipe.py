@@ -2,8 +2,8 @@
 
 import pytest
 
-from ood_core import recipe
 from ood_core.errors import OODError
+from ood_core.recipe import read as recipe
 
 
 def write(folder, text, name="r.yaml"):
@@ -49,7 +49,7 @@ def only(recipes):
 )
 def test_a_mistake_is_named_with_its_line(tmp_path, text, message):
     with pytest.raises(OODError) as caught:
-        recipe.read(write(tmp_path, text))
+        recipe.read_recipes(write(tmp_path, text))
     assert message in str(caught.value)
     assert str(caught.value).startswith("r.yaml")
     assert "\n" not in str(caught.value)
@@ -59,21 +59,21 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(OODError, match="cannot be read"):
-        recipe.read(path)
+        recipe.read_recipes(path)
 
 
 def test_a_plain_recipe_is_a_list_of_one(tmp_path):
-    read = only(recipe.read(write(tmp_path, "seed: 3\na: 1\n")))
+    read = only(recipe.read_recipes(write(tmp_path, "seed: 3\na: 1\n")))
     assert (read.name, read.variant, read.seed, read.root.plain()) == ("r", "r", 3, {"a": 1})
 
 
 def test_the_seed_is_0_unless_given(tmp_path):
-    assert only(recipe.read(write(tmp_path, "a: 1\n"))).seed == 0
+    assert only(recipe.read_recipes(write(tmp_path, "a: 1\n"))).seed == 0
 
 
 def test_variants_come_in_order_each_under_each_seed(tmp_path):
     text = "seeds: [5, 6]\na: 1\nb: {c: 2, d: 3}\nvary:\n  one: {}\n  two: {b: {c: 4}}\n"
-    read = recipe.read(write(tmp_path, text))
+    read = recipe.read_recipes(write(tmp_path, text))
     assert [(r.variant, r.seed) for r in read] == [("one", 5), ("one", 6), ("two", 5), ("two", 6)]
     assert read[0].root.plain() == {"a": 1, "b": {"c": 2, "d": 3}}
     assert read[3].root.plain() == {"a": 1, "b": {"c": 4, "d": 3}}
@@ -82,36 +82,36 @@ def test_variants_come_in_order_each_under_each_seed(tmp_path):
 def test_seeds_laid_over_a_seed_replace_it_and_the_other_way_round(tmp_path):
     write(tmp_path, "seed: 3\na: 1\n", "one.yaml")
     write(tmp_path, "base: one.yaml\nseeds: [4, 5]\n", "many.yaml")
-    assert [r.seed for r in recipe.read(tmp_path / "many.yaml")] == [4, 5]
-    assert [r.seed for r in recipe.read(tmp_path / "many.yaml", ["seed=6"])] == [6]
-    assert [r.seed for r in recipe.read(tmp_path / "one.yaml", ["seeds=[7, 8]"])] == [7, 8]
-    assert [r.seed for r in recipe.read(write(tmp_path, "base: many.yaml\nvary: {x: {seed: 9}}\n"))] == [9]
+    assert [r.seed for r in recipe.read_recipes(tmp_path / "many.yaml")] == [4, 5]
+    assert [r.seed for r in recipe.read_recipes(tmp_path / "many.yaml", ["seed=6"])] == [6]
+    assert [r.seed for r in recipe.read_recipes(tmp_path / "one.yaml", ["seeds=[7, 8]"])] == [7, 8]
+    assert [r.seed for r in recipe.read_recipes(write(tmp_path, "base: many.yaml\nvary: {x: {seed: 9}}\n"))] == [9]
 
 
 def test_a_base_is_found_beside_the_recipe_and_overlaid(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path, "a: 1\nb: {c: 2, d: 3}\nlist: [1, 2]\n", "base.yaml")
-    read = only(recipe.read(write(tmp_path / "sub", "base: ../base.yaml\nb: {c: 4}\nlist: [3]\n")))
+    read = only(recipe.read_recipes(write(tmp_path / "sub", "base: ../base.yaml\nb: {c: 4}\nlist: [3]\n")))
     assert read.root.plain() == {"a": 1, "b": {"c": 4, "d": 3}, "list": [3]}
 
 
 def test_what_comes_from_the_base_keeps_the_place_in_the_base(tmp_path):
     write(tmp_path, "a: 1\nb: 2\n", "base.yaml")
-    read = only(recipe.read(write(tmp_path, "base: base.yaml\na: 3\n")))
+    read = only(recipe.read_recipes(write(tmp_path, "base: base.yaml\na: 3\n")))
     assert read.root.value["b"].place == "base.yaml: line 2"
     assert read.root.value["a"].place == "r.yaml: line 2"
 
 
 def test_another_use_replaces_the_options_of_the_old_one(tmp_path):
     text = "backbone: {use: x, depth: 3}\nvary:\n  y: {backbone: {use: y}}\n  x: {backbone: {width: 1}}\n"
-    first, second = recipe.read(write(tmp_path, text))
+    first, second = recipe.read_recipes(write(tmp_path, text))
     assert first.root.plain() == {"backbone": {"use": "y"}}
     assert second.root.plain() == {"backbone": {"use": "x", "depth": 3, "width": 1}}
 
 
 def test_an_override_reaches_into_mappings_and_lists_of_every_variant(tmp_path):
     text = "training: [{epochs: 1}, {epochs: 2}]\nvary: {a: {}, b: {x: 1}}\n"
-    read = recipe.read(write(tmp_path, text), ["training.1.epochs=5", "data.id.path=/a=b", "seeds=[1, 2]"])
+    read = recipe.read_recipes(write(tmp_path, text), ["training.1.epochs=5", "data.id.path=/a=b", "seeds=[1, 2]"])
     assert [(r.variant, r.seed) for r in read] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
     assert read[2].root.plain()["training"] == [{"epochs": 1}, {"epochs": 5}]
     assert read[2].root.plain()["data"] == {"id": {"path": "/a=b"}}
@@ -119,7 +119,7 @@ def test_an_override_reaches_into_mappings_and_lists_of_every_variant(tmp_path):
 
 def test_an_override_wins_over_a_variant(tmp_path):
     text = "a: 1\nvary: {x: {a: 2}, y: {a: 3}}\n"
-    assert [r.root.plain() for r in recipe.read(write(tmp_path, text), ["a=1e-3"])] == [{"a": 1e-3}] * 2
+    assert [r.root.plain() for r in recipe.read_recipes(write(tmp_path, text), ["a=1e-3"])] == [{"a": 1e-3}] * 2
 
 
 @pytest.mark.parametrize(
@@ -139,19 +139,19 @@ def test_an_override_wins_over_a_variant(tmp_path):
 )
 def test_a_wrong_override_is_named(tmp_path, override, message):
     with pytest.raises(OODError) as caught:
-        recipe.read(write(tmp_path, "a: 1\nlist: [1, 2]\n"), [override])
+        recipe.read_recipes(write(tmp_path, "a: 1\nlist: [1, 2]\n"), [override])
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"--set {override}")
 
 
 def test_a_shipped_recipe_is_found_by_name():
-    assert recipe.find("mood").name == "mood.yaml"
-    assert recipe.find("ablations/scorers.yaml").name == "scorers.yaml"
+    assert recipe.find_recipe("mood").name == "mood.yaml"
+    assert recipe.find_recipe("ablations/scorers.yaml").name == "scorers.yaml"
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest_name():
     with pytest.raises(OODError, match=r"no recipe 'moood', neither a file nor shipped\. Did you mean 'mood'\?"):
-        recipe.find("moood")
+        recipe.find_recipe("moood")
 
 
 # ----------------------------------------------------------------------------------------- changes at dotted paths
@@ -159,7 +159,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_name():
 
 def test_a_variant_changes_what_its_dotted_paths_lead_to(tmp_path):
     text = "training: [{use: a, epochs: 1}, {use: b, epochs: 2}]\nvary: {x: {training.1.epochs: 3, data.size: 4}}\n"
-    read = only(recipe.read(write(tmp_path, text)))
+    read = only(recipe.read_recipes(write(tmp_path, text)))
     assert read.root.plain() == {
         "training": [{"use": "a", "epochs": 1}, {"use": "b", "epochs": 3}],
         "data": {"size": 4},
@@ -169,27 +169,30 @@ def test_a_variant_changes_what_its_dotted_paths_lead_to(tmp_path):
 
 def test_whole_sections_are_laid_over_before_what_is_inside_them_changes(tmp_path):
     text = "vary: {x: {training.0.epochs: 9, training: [{use: a, epochs: 1}], training.0: {use: c, width: 2}}}\n"
-    read = only(recipe.read(write(tmp_path, text)))
+    read = only(recipe.read_recipes(write(tmp_path, text)))
     assert read.root.plain() == {"training": [{"use": "c", "width": 2, "epochs": 9}]}
 
 
 def test_a_bare_name_gains_options_behind_a_dotted_path(tmp_path):
-    read = only(recipe.read(write(tmp_path, "scorers: [energy, knn]\nvary: {x: {scorers.1.k: 5}}\n")))
+    read = only(recipe.read_recipes(write(tmp_path, "scorers: [energy, knn]\nvary: {x: {scorers.1.k: 5}}\n")))
     assert read.root.plain() == {"scorers": ["energy", {"use": "knn", "k": 5}]}
 
 
 def test_null_leaves_an_item_out_and_the_numbers_of_the_others_stay(tmp_path):
     text = "list: [a, b, {use: c}]\ndata: {near: [p, q]}\nvary: {x: {list.0: null, list.2.k: 1, data.near.1: null}}\n"
     path = write(tmp_path, text)
-    assert only(recipe.read(path)).root.plain() == {"list": ["b", {"use": "c", "k": 1}], "data": {"near": ["p"]}}
-    shorter = only(recipe.read(path, ["list.1=null", "list.2.k=2", "list.0.k=3"]))
+    assert only(recipe.read_recipes(path)).root.plain() == {
+        "list": ["b", {"use": "c", "k": 1}],
+        "data": {"near": ["p"]},
+    }
+    shorter = only(recipe.read_recipes(path, ["list.1=null", "list.2.k=2", "list.0.k=3"]))
     assert shorter.root.plain()["list"] == [{"use": "c", "k": 2}]
-    assert only(recipe.read(path, ["list.0=d"])).root.plain()["list"] == ["d", "b", {"use": "c", "k": 1}]
+    assert only(recipe.read_recipes(path, ["list.0=d"])).root.plain()["list"] == ["d", "b", {"use": "c", "k": 1}]
 
 
 def test_null_anywhere_else_is_a_value(tmp_path):
     text = "training: [{use: a, max: 1, pair: [null, 2]}]\nsize: 3\nvary: {x: {training.0.max: null, size: null}}\n"
-    read = only(recipe.read(write(tmp_path, text)))
+    read = only(recipe.read_recipes(write(tmp_path, text)))
     assert read.root.plain() == {"training": [{"use": "a", "max": None, "pair": [None, 2]}], "size": None}
 
 
@@ -206,7 +209,7 @@ vary:
 
 
 def variants(path, *overrides, only=()):
-    return [read.variant for read in recipe.read(path, overrides, only)]
+    return [read.variant for read in recipe.read_recipes(path, overrides, only)]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +235,7 @@ def test_axes_gain_lose_and_replace_what_a_base_has(tmp_path, vary, names):
 
 def test_a_value_of_a_base_is_changed_key_by_key(tmp_path):
     write(tmp_path, AXES, "base.yaml")
-    read = recipe.read(write(tmp_path, "base: base.yaml\nvary: {axes: {pretext: {mim: {b: 5}}}}\n"))
+    read = recipe.read_recipes(write(tmp_path, "base: base.yaml\nvary: {axes: {pretext: {mim: {b: 5}}}}\n"))
     assert read[0].root.plain() == {"a": 2, "b": 5, "depth": 4}
 
 
@@ -246,7 +249,7 @@ def test_variants_of_a_base_are_added_taken_out_and_replaced_by_axes(tmp_path):
 def test_a_mistake_in_what_a_base_excludes_points_at_the_base(tmp_path):
     write(tmp_path, AXES, "base.yaml")
     with pytest.raises(OODError, match=r"^base.yaml: line 6: no value 'mae' of axis 'pretext'\. There is: mim$"):
-        recipe.read(write(tmp_path, "base: base.yaml\nvary: {axes: {pretext: {mae: null}}}\n"))
+        recipe.read_recipes(write(tmp_path, "base: base.yaml\nvary: {axes: {pretext: {mae: null}}}\n"))
 
 
 # ------------------------------------------------------------------------------------- the baseline of a recipe
@@ -254,21 +257,23 @@ def test_a_mistake_in_what_a_base_excludes_points_at_the_base(tmp_path):
 
 def test_the_baseline_is_the_first_variant_unless_given(tmp_path):
     path = write(tmp_path, "seeds: [0, 1]\nvary: {one: {}, two: {}}\n")
-    assert {read.baseline_variant for read in recipe.read(path)} == {"one"}
-    assert {read.baseline_variant for read in recipe.read(path, ["baseline=two"])} == {"two"}
-    assert {read.baseline_variant for read in recipe.read(path, only=["variant=two"])} == {""}
+    assert {read.baseline_variant for read in recipe.read_recipes(path)} == {"one"}
+    assert {read.baseline_variant for read in recipe.read_recipes(path, ["baseline=two"])} == {"two"}
+    assert {read.baseline_variant for read in recipe.read_recipes(path, only=["variant=two"])} == {""}
 
 
 def test_a_plain_recipe_may_name_the_scorer_that_others_are_compared_with(tmp_path):
-    read = only(recipe.read(write(tmp_path, "a: 1\nbaseline: {scorer: energy}\n")))
+    read = only(recipe.read_recipes(write(tmp_path, "a: 1\nbaseline: {scorer: energy}\n")))
     assert (read.baseline_variant, read.baseline_scorer) == ("", "energy")
     assert (read.baseline_place, read.coordinates) == ("r.yaml: line 2", {})
     assert read.root.plain() == {"a": 1}
-    assert only(recipe.read(tmp_path / "r.yaml", ["baseline.scorer=knn"])).baseline_scorer == "knn"
+    assert only(recipe.read_recipes(tmp_path / "r.yaml", ["baseline.scorer=knn"])).baseline_scorer == "knn"
 
 
 def test_what_varies_is_no_longer_in_the_recipe_and_overrides_come_last(tmp_path):
-    read = recipe.read(write(tmp_path, AXES + "baseline: mae, 4\n"), ["depth=9", "baseline={pretext: mim, depth: 6}"])
+    read = recipe.read_recipes(
+        write(tmp_path, AXES + "baseline: mae, 4\n"), ["depth=9", "baseline={pretext: mim, depth: 6}"]
+    )
     assert [r.root.plain() for r in read] == [{"a": 2, "depth": 9}, {"a": 2, "depth": 9}, {"a": 3, "depth": 9}]
     assert {r.baseline_variant for r in read} == {"mim, 6"}
     assert read[1].coordinates == {"pretext": "mim", "depth": "6"}
@@ -278,5 +283,5 @@ def test_several_bases_are_laid_over_each_other_in_their_order(tmp_path):
     (tmp_path / "one.yaml").write_text("a: 1\nb: {c: 1, d: 1}\n")
     (tmp_path / "two.yaml").write_text("b: {d: 2, e: 2}\n")
     (tmp_path / "three.yaml").write_text("base: [one.yaml, two.yaml]\nb: {e: 3}\n")
-    (found,) = recipe.read(tmp_path / "three.yaml")
+    (found,) = recipe.read_recipes(tmp_path / "three.yaml")
     assert found.root.plain() == {"a": 1, "b": {"c": 1, "d": 2, "e": 3}}

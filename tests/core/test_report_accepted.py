@@ -5,12 +5,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ood_core import report
-from ood_core.measure import compared
-from ood_core.report.accepted import ClassRow, class_rows, hardest
-from ood_core.report.filed import load
-from ood_core.report.gather import paired
-from ood_core.run import Failure, Results, run
-from ood_core.store import Store
+from ood_core.pipeline.measure import compared
+from ood_core.report.content.collect import paired
+from ood_core.report.content.confusions import ClassRow, class_rows, hardest
+from ood_core.report.formats.run_folder import load
+from ood_core.run.schedule import Failure, Results, run
+from ood_core.store.store import Store
 
 from .test_report_filed import WHICH
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ood_core.inference import delong, placements
-from ood_core.metrics import measure
-from ood_core.report.comparisons import DELONG, PAIRED_T, Repeat, compare
-from ood_core.report.findings import RowScores
-from ood_core.report.summary import by_case, case_columns, columns, legend, summarise
-from ood_core.stages import Baseline
+from ood_core.evaluation.metrics import measure
+from ood_core.evaluation.significance import delong, placements
+from ood_core.records.findings import RowScores
+from ood_core.records.stages import Baseline
+from ood_core.report.content.comparisons import DELONG, PAIRED_T, Repeat, compare
+from ood_core.report.formats.columns import by_case, case_columns, columns, legend, summarise
 
 from .test_report import row
 

@@ -5,12 +5,12 @@ import io
 
 import pytest
 
-from ood_core.report.costs import by_kind, cost
-from ood_core.report.findings import StageRecord
-from ood_core.report.notes import work
-from ood_core.report.sheets import summary
-from ood_core.report.summary import summarise
-from ood_core.stages import Baseline
+from ood_core.records.findings import StageRecord
+from ood_core.records.stages import Baseline
+from ood_core.report.content.costs import by_kind, cost
+from ood_core.report.content.notes import work
+from ood_core.report.formats.columns import summarise
+from ood_core.report.formats.csv_tables import summary
 
 from .test_report import row
 from .test_report_comparisons import scored

@@ -9,11 +9,11 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
-from ood_core.report import breakdown, curves, densities, drawing, figures, scatter, trainings
-from ood_core.report.combinations import combinations, ranked
-from ood_core.report.findings import EmbeddingMap, MapSet, StageRecord
-from ood_core.report.vectors import compact
-from ood_core.stages import Baseline
+from ood_core.records.findings import EmbeddingMap, MapSet, StageRecord
+from ood_core.records.stages import Baseline
+from ood_core.report.content.combinations import combinations, ranked
+from ood_core.report.figures import breakdown, curves, densities, drawing, figures, scatter, trainings
+from ood_core.report.figures.vectors import compact
 
 PAPERS = ("#ffffff", "#14171b")
 

@@ -9,20 +9,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from ood_core.errors import OODError
-from ood_core.report.accepted import AcceptedPair, ClassRow
-from ood_core.report.filed import load, save
-from ood_core.report.findings import (
-    EmbeddingMap,
-    Failed,
-    Findings,
-    MapSet,
-    RowScores,
-    Shown,
-    StageRecord,
-    Strip,
-)
-from ood_core.report.pictures import Picture
-from ood_core.stages import Baseline
+from ood_core.records.findings import EmbeddingMap, Failed, Findings, MapSet, RowScores, Shown, StageRecord, Strip
+from ood_core.records.stages import Baseline
+from ood_core.report.content.confusions import AcceptedPair, ClassRow
+from ood_core.report.content.pictures import Picture
+from ood_core.report.formats.run_folder import load, save
 
 from .test_report import row
 

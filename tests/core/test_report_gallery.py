@@ -10,14 +10,15 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from ood_core import plan, recipe
-from ood_core.artifacts import load_outputs
-from ood_core.report import gallery, maps
-from ood_core.report.combinations import combinations
-from ood_core.run import run
-from ood_core.score import SCORES
-from ood_core.stages import Baseline
-from ood_core.store import Store
+from ood_core.pipeline.score import SCORES
+from ood_core.plan.make import make_plan
+from ood_core.recipe.read import read_recipes
+from ood_core.records.stages import Baseline
+from ood_core.report.content import gallery, maps
+from ood_core.report.content.combinations import combinations
+from ood_core.run.schedule import run
+from ood_core.store.artifacts import load_outputs
+from ood_core.store.store import Store
 
 VARIED = "vary: {short: {}, long: {training.0.epochs: 3}}\n"
 
@@ -27,7 +28,7 @@ def ran(plugins, tiny_text, tmp_path_factory):
     """A plan of two variants and two seeds, its rows and its store."""
     folder = tmp_path_factory.mktemp("ran")
     (folder / "tiny.yaml").write_text(tiny_text.replace("seed: 0", "seeds: [0, 1]") + VARIED)
-    made, store = plan.make(recipe.read(folder / "tiny.yaml"), plugins), Store(folder / "store")
+    made, store = make_plan(read_recipes(folder / "tiny.yaml"), plugins), Store(folder / "store")
     return made, run(made, store).rows, store
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from ood_core.report import latex
-from ood_core.report.comparisons import Repeat
-from ood_core.stages import Baseline
+from ood_core.records.stages import Baseline
+from ood_core.report.content.comparisons import Repeat
+from ood_core.report.formats import latex
 
 from .test_report import cases, row
 from .test_report_comparisons import scored

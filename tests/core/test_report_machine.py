@@ -5,7 +5,7 @@ import platform
 import psutil
 import torch
 
-from ood_core.report.machine import _processor, machine
+from ood_core.runtime.machine import _processor, machine
 
 
 def test_the_machine_is_described_without_its_name():

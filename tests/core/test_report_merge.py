@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from ood_core.errors import OODError
-from ood_core.report.filed import load, save
-from ood_core.report.merge import Run, copy_files, merge, named
-from ood_core.report.summary import summarise
-from ood_core.stages import Baseline
+from ood_core.records.stages import Baseline
+from ood_core.report.content.merge import Run, copy_files, merge, named
+from ood_core.report.formats.columns import summarise
+from ood_core.report.formats.run_folder import load, save
 
 from .test_report import row
 from .test_report_filed import findings

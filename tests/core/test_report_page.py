@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from ood_core.errors import OODError
-from ood_core.report import page, trainings
-from ood_core.report.combinations import combinations
+from ood_core.report.content.combinations import combinations
+from ood_core.report.figures import trainings
+from ood_core.report.formats import page
 
 PHONE = {"width": 360, "height": 800}
 

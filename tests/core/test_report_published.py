@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from ood_core import report
-from ood_core.published import Cell, Label, Line, Table
-from ood_core.report import filed, latex, markdown, merge, sheets
-from ood_core.report.published import PublishedCell, tables
+from ood_core.records.published import Cell, Label, Line, Table
+from ood_core.report.content import merge
+from ood_core.report.content.published import PublishedCell, tables
+from ood_core.report.formats import csv_tables, latex, markdown, run_folder
 
 UNIT = {"variant": "variant 0", "case": "", "scorer": "scorer0", "id_set": "known", "ood_set": "set 0"}
 
@@ -173,11 +174,11 @@ def test_the_page_has_the_table(findings, tmp_path):
 
 
 def test_published_csv_has_a_line_for_each_cell(findings, tmp_path):
-    (line,) = csv.DictReader(io.StringIO(sheets.published(tables(findings))))
+    (line,) = csv.DictReader(io.StringIO(csv_tables.published(tables(findings))))
     assert (line["table"], line["row"], line["column"]) == ("T0", "R & S|T", "C10>LSUN")
     assert (float(line["ours"]), line["paper"], float(line["difference"])) == (50, "90.0", -40)
     report.write_findings(findings, tmp_path)
-    assert (tmp_path / "published.csv").read_text() == sheets.published(tables(findings))
+    assert (tmp_path / "published.csv").read_text() == csv_tables.published(tables(findings))
 
 
 def test_without_published_tables_there_is_no_such_file(synthetic, tmp_path):
@@ -186,8 +187,8 @@ def test_without_published_tables_there_is_no_such_file(synthetic, tmp_path):
 
 
 def test_a_run_keeps_the_tables_in_its_folder(findings, tmp_path):
-    filed.save(findings, tmp_path)
-    assert filed.load(tmp_path).published == findings.published
+    run_folder.save(findings, tmp_path)
+    assert run_folder.load(tmp_path).published == findings.published
 
 
 def test_in_a_report_of_several_runs_each_keeps_its_own_numbers(findings, tmp_path):

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ood_core import extract, report, score, train
-from ood_core.batches import evaluation_batches
+from ood_core import report
+from ood_core.data.loaders import evaluation_batches
 from ood_core.errors import OODError
-from ood_core.run import missing, run
-from ood_core.store import Store, load_array, load_tensors
-from ood_core.train import execute as really_train
-from ood_core.training.engine import Engine
+from ood_core.pipeline import extract, score, train
+from ood_core.pipeline.train import execute as really_train
+from ood_core.pipeline.training.engine import Engine
+from ood_core.run.schedule import missing, run
+from ood_core.store.store import Store, load_array, load_tensors
 
 MIM = (
     "training=[{use: mim, epochs: 2, batch_size: 16, min_block: 1, crop_scale: 0.8, flip: false, "
@@ -394,6 +395,6 @@ def test_scorers_of_every_need_run_together(make_plan, tiny, store):
 
 def test_much_memory_is_logged_before_a_fit(tiny_run, make_plan, tiny, tmp_path, monkeypatch, caplog):
     shutil.copytree(tiny_run.store.root, tmp_path / "copied")  # with the outputs that it is fitted to
-    monkeypatch.setattr("ood_core.memory.available", lambda: 0.001)  # MiB
+    monkeypatch.setattr("ood_core.runtime.memory.available", lambda: 0.001)  # MiB
     run(make_plan(tiny, "scorers=[mahalanobis-class]", "data.holdout=0.2"), Store(tmp_path / "copied"))
     assert [line for line in caplog.messages if line.startswith("scorer 'mahalanobis-class' takes at least 0.0 GiB of")]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ood_core.interfaces import Network, PretextTask, Task
-from ood_core.training.schedule import learning_rate, parameter_groups
+from ood_core.pipeline.training.schedule import learning_rate, parameter_groups
 
 
 class Options(PretextTask):

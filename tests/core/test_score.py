@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ood_core import score
 from ood_core.errors import OODError
-from ood_core.run import run
-from ood_core.store import Store, load_array
+from ood_core.pipeline import score
+from ood_core.run.schedule import run
+from ood_core.store.store import Store, load_array
 
 
 @pytest.mark.parametrize("size", [2, 7, 100])

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from ood_core.detector.predictions import rule
-from ood_core.scoring import explained, passes
-from ood_core.scoring.rows import Columns
-from ood_core.scoring.tally import Tally, Worst
+from ood_score import explanation_page, predict_files
+from ood_score.counts import Tally, Worst
+from ood_score.rows import Columns
 
 EVIL = "<script>alert(1)<.png"
 
@@ -41,18 +41,18 @@ def corner(images):
 def request_(tiny_detector):
     """What is wanted, of a detector with a task that guesses patches."""
     fitted = replace(tiny_detector.fitted, reconstruction=SimpleNamespace(errors=corner))
-    return passes.Request(fitted, rule(fitted), Columns(), 2)
+    return predict_files.Request(fitted, rule(fitted), Columns(), 2)
 
 
 @pytest.fixture(scope="module")
 def page(request_, photos, tmp_path_factory):
     """The page of these images, one of which has vanished since it was scored; and its rows."""
     tally = Tally()
-    for rows in passes.passed(request_, map(str, sorted(photos.iterdir()))):
+    for rows in predict_files.passed(request_, map(str, sorted(photos.iterdir()))):
         tally.add(rows)
     (photos / "gone.png").unlink()
     file = tmp_path_factory.mktemp("page") / "deeper" / "explained.html"
-    explained.write(file, request_, tally)
+    explanation_page.write(file, request_, tally)
     return file, tally
 
 
@@ -66,7 +66,7 @@ def test_it_opens_asks_for_nothing_and_shows_every_picture(browser, page, width,
     tab.goto(page[0].as_uri())
     assert [said for said in heard if not said.startswith("data:")] == [page[0].as_uri()]
     assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    assert tab.locator("img").count() == 3 * (1 + 2 + passes.NEAREST)
+    assert tab.locator("img").count() == 3 * (1 + 2 + predict_files.NEAREST)
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     headings = [text.split(maxsplit=1) for text in tab.locator("h2").all_inner_texts()]
     rows = page[1].worst.rows()
@@ -95,13 +95,13 @@ def test_names_with_markup_stay_text(page):
 
 
 def test_what_is_nearest_is_nearest_of_all_that_are_kept(request_, photos):
-    row = next(passes.passed(replace(request_, columns=Columns(nearest=True)), [str(photos / "light.png")]))[0]
-    one = explained.explain(request_, [row])[0]
+    row = next(predict_files.passed(replace(request_, columns=Columns(nearest=True)), [str(photos / "light.png")]))[0]
+    one = explanation_page.explain(request_, [row])[0]
     examples = request_.fitted.examples
-    shown = next(passes.batches([passes.file_item(row.file)], request_.fitted.preprocessing, 1)).images
-    embedding = passes.scored(request_.fitted, shown).embeddings[0].double()
+    shown = next(predict_files.batches([predict_files.file_item(row.file)], request_.fitted.preprocessing, 1)).images
+    embedding = predict_files.scored(request_.fitted, shown).embeddings[0].double()
     distances = (examples.embeddings.double() - embedding).norm(dim=1)
-    places = distances.argsort()[: passes.NEAREST]
+    places = distances.argsort()[: predict_files.NEAREST]
     assert [near.distance for near in one.neighbours] == pytest.approx(distances[places].tolist())
     assert [near.class_name for near in one.neighbours] == [
         request_.fitted.classes[label] for label in examples.labels[places]
@@ -118,16 +118,16 @@ def test_a_map_is_strong_where_a_patch_surprises_and_its_scale_is_that_of_the_pa
     shades = [np.asarray(Image.open(io.BytesIO(base64.b64decode(found)))) for found in maps]
     assert [shade.shape for shade in shades] == [(2, 2, 4)] * 3
     for shade in shades:
-        assert shade[0, 0, 3] > shade[0, 1, 3] == shade[1, 1, 3] == round(explained.FAINTEST * 255)
+        assert shade[0, 0, 3] > shade[0, 1, 3] == shade[1, 1, 3] == round(explanation_page.FAINTEST * 255)
     assert len({int(shade[0, 0, 3]) for shade in shades}) == 3, "brighter images have greater errors"
 
 
 def test_a_detector_without_examples_and_maps_says_so(request_, photos):
     bare = replace(request_, fitted=replace(request_.fitted, examples=None, reconstruction=None))
-    rows = next(passes.passed(bare, [str(photos / "light.png")]))
+    rows = next(predict_files.passed(bare, [str(photos / "light.png")]))
     tally = Tally()
     tally.add(rows)
-    text = explained.render(bare, explained.explain(bare, rows), tally)
+    text = explanation_page.render(bare, explanation_page.explain(bare, rows), tally)
     assert "The detector keeps no in-distribution images" in text
     assert "There are no maps of reconstruction errors" in text
     assert text.count("<img") == 1
@@ -136,22 +136,24 @@ def test_a_detector_without_examples_and_maps_says_so(request_, photos):
 
 def test_a_page_is_bounded_and_says_what_it_leaves_out(request_, photos):
     tally = Tally(worst=Worst(most=2))
-    for rows in passes.passed(request_, [str(photos / name) for name in ("dark.png", "light.png", EVIL, "dark.png")]):
+    for rows in predict_files.passed(
+        request_, [str(photos / name) for name in ("dark.png", "light.png", EVIL, "dark.png")]
+    ):
         tally.add(rows)
-    text = explained.render(request_, explained.explain(request_, tally.worst.rows()), tally)
+    text = explanation_page.render(request_, explanation_page.explain(request_, tally.worst.rows()), tally)
     assert "Here are the 2 images that are most OOD; 2 more were scored." in text
     assert text.count('<li class="image">') == 2
 
 
 def test_the_command_writes_the_page_beside_its_rows(command_line, photos, tiny_run, tmp_path):
-    from ood_core import commands
+    from ood_core import cli
 
-    call = command_line("ood", commands.run)
+    call = command_line("ood", cli.main)
     light = str(photos / "light.png")
     code, _, err = call("score", tiny_run.detector, light, "--out", "rows.jsonl", "--explain")
     assert (code, err.splitlines()[-1]) == (0, "page: rows.html")
     row = json.loads((tmp_path / "rows.jsonl").read_text())
-    assert len(row["nearest"]) == passes.NEAREST
+    assert len(row["nearest"]) == predict_files.NEAREST
     assert set(row["nearest"][0]) == {"class", "distance"}
     first = (tmp_path / "rows.html").read_bytes()
     (tmp_path / "rows.html").unlink()

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ood_core.errors import OODError
-from ood_core.scoring.formats import CSV, JSONLines
-from ood_core.scoring.rows import Columns, Near, Row
-from ood_core.scoring.table import Printed
-from ood_core.scoring.tally import Tally, Worst
+from ood_score.counts import Tally, Worst
+from ood_score.formats import CSV, JSONLines
+from ood_score.rows import Columns, Near, Row
+from ood_score.table import Printed
 
 ODD = ["a,b.png", 'quo"te.png', "new\nline.png", "return\r.png", os.fsdecode(b"\xff\xfe.png"), "ü ☃.png", "", "#.png"]
 GOOD = Row("a.png", True, 0.1 + 0.2, 1e-17, 1 / 3, "cat", {"energy": -5.5, "knn": 2.0}, (Near("dog", 0.7),))

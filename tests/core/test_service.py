@@ -20,9 +20,9 @@ from PIL import Image, ImageFile
 from starlette.testclient import TestClient
 
 from ood_core.detector import Detector, predictions
-from ood_core.drift import Sequential, kolmogorov_smirnov
 from ood_core.errors import OODError
-from ood_core.service import Limits, Service, application, batching, monitoring
+from ood_drift.drift_tests import Sequential, kolmogorov_smirnov
+from ood_serve import Limits, Service, application, batching, monitoring
 
 SCORERS = ("mahalanobis", "softmax", "entropy", "energy", "gradnorm")
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ood_core.detector import Detector
-from ood_core.service import Limits, Service, page
-from ood_core.service.server import listen, make
+from ood_serve import Limits, Service, page
+from ood_serve.server import listen, make
 
 PHONE = {"width": 360, "height": 780}
 

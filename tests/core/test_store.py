@@ -10,18 +10,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from ood_core import checksums
-from ood_core import store as stores
 from ood_core.errors import OODError
-from ood_core.store import (
-    Store,
-    create_array,
-    load_array,
-    load_notes,
-    load_tensors,
-    save_tensors,
-    write_text,
-)
+from ood_core.store import checksums
+from ood_core.store import store as stores
+from ood_core.store.store import Store, create_array, load_array, load_notes, load_tensors, save_tensors, write_text
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ import shutil
 
 import pytest
 
-from ood_core import cli, plan, recipe
+from ood_core.cli import run as cli
 from ood_core.detector.build import build
 from ood_core.errors import OODError
-from ood_core.report.gather import gather
-from ood_core.run import missing, run
-from ood_core.stages import KINDS
-from ood_core.store import Store
+from ood_core.plan.make import make_plan
+from ood_core.recipe.read import read_recipes
+from ood_core.records.stages import KINDS
+from ood_core.report.content.collect import gather
+from ood_core.run.schedule import missing, run
+from ood_core.store.store import Store
 
 MIM = (
     "training=[{use: mim, epochs: 1, batch_size: 16, min_block: 1, crop_scale: 0.8, flip: false, "
@@ -24,7 +26,7 @@ def finished(tmp_path_factory, plugins, tiny_text):
     """A run of two trainings, a probe and pictures; its plan, its store and what was found."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(tiny_text)
-    made = plan.make(recipe.read(folder / "tiny.yaml", [MIM, SCORERS, "data.far=[]", "data.holdout=0.2"]), plugins)
+    made = make_plan(read_recipes(folder / "tiny.yaml", [MIM, SCORERS, "data.far=[]", "data.holdout=0.2"]), plugins)
     store = Store(folder / "store")
     return made, store, numbers(made, store, folder)
 
@@ -111,7 +113,7 @@ def test_a_folder_that_was_deleted_is_computed_again(finished, tmp_path, kind):
 
 
 def test_what_failed_is_named_where_measurements_are_stored_and_scores_are_not(command_line, tiny, tmp_path):
-    ood_run = command_line("ood-run", cli.run)
+    ood_run = command_line("ood-run", cli.main)
     arguments = (tiny, "--store", tmp_path / "store", "--out", tmp_path / "out")
     assert ood_run(*arguments)[0] == 0
     shutil.rmtree(tmp_path / "store" / "score")
@@ -128,7 +130,7 @@ def test_what_failed_is_named_where_measurements_are_stored_and_scores_are_not(c
 
 
 def test_the_command_line_names_damage_and_makes_no_detector_of_it(command_line, tiny, tmp_path, caplog):
-    ood_run = command_line("ood-run", cli.run)
+    ood_run = command_line("ood-run", cli.main)
     arguments = (tiny, "--store", tmp_path / "store", "--out", tmp_path / "out", "--set", "data.holdout=0.2")
     assert ood_run(*arguments)[0] == 0
     (weights,) = (tmp_path / "store").glob("train/*/weights.safetensors")

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from ood_classification.task import ClassificationTask
-from ood_core import plugins, torch_state
-from ood_core.batches import _ahead
+from ood_core import plugins
+from ood_core.data.loaders import _ahead
 from ood_core.errors import OODError
-from ood_core.run import run
-from ood_core.store import Store
-from ood_core.torch_state import AS_FOUND, GENERATORS, OF_PROCESS, OF_STAGE, OF_THREAD
+from ood_core.run.schedule import run
+from ood_core.runtime import torch_state
+from ood_core.runtime.torch_state import AS_FOUND, GENERATORS, OF_PROCESS, OF_STAGE, OF_THREAD
+from ood_core.store.store import Store
 from ood_logits.energy import Energy
 from ood_samples.digits import DigitImages
 from ood_timm.backbone import Timm

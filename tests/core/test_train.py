@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ood_core import checksums, train
-from ood_core import network as networks
-from ood_core import store as stores
-from ood_core.data import to_unit
+from ood_core.data.selection import to_unit
 from ood_core.errors import OODError
-from ood_core.run import run
-from ood_core.store import Store, load_tensors
-from ood_core.training.engine import Engine
+from ood_core.pipeline import networks, train
+from ood_core.pipeline.training.engine import Engine
+from ood_core.run.schedule import run
+from ood_core.store import checksums
+from ood_core.store import store as stores
+from ood_core.store.store import Store, load_tensors
 
 
 def weights(plan, store):
@@ -224,7 +224,7 @@ def test_a_disk_that_is_full_keeps_the_checkpoint_before(make_plan, tiny, tmp_pa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ood_core.training.checkpoint.save_tensors", full)
+        patched.setattr("ood_core.pipeline.training.checkpoint.save_tensors", full)
         patched.setattr(train, "CHECKPOINT_SECONDS", 0.0)
         with pytest.raises(OODError, match=r"checkpoint\.safetensors: cannot be written, the disk is full: "):
             run(plan, store)
@@ -332,7 +332,7 @@ def test_of_a_task_that_hides_nothing_only_the_weights_are_filed(make_plan, tiny
 
 def test_weights_that_are_cut_up_leave_the_task_out(make_plan, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "sharded", property(lambda self: True, lambda self, value: None), raising=False)
-    monkeypatch.setattr("ood_core.training.engine._shard", lambda task: None)
+    monkeypatch.setattr("ood_core.pipeline.training.engine._shard", lambda task: None)
     plan, store = make_plan(tiny, *MASKED), Store(tmp_path / "store")
     run(plan, store)
     assert store.facts(plan.stages[0])["errors"] is False

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ood_core.files import source_digest
+from ood_core.data.files import source_digest
 from ood_core.plugins import core_version
 
 ROOT = Path(__file__).parents[2]

@@ -8,12 +8,13 @@ from scipy.special import logsumexp
 from scipy.special import softmax as probabilities
 from sklearn.metrics import roc_auc_score
 
-from ood_core import plan, recipe
-from ood_core.artifacts import load_outputs
+from ood_core.plan.make import make_plan
 from ood_core.plugins import find
-from ood_core.run import run
-from ood_core.stages import Extraction
-from ood_core.store import Store
+from ood_core.recipe.read import read_recipes
+from ood_core.records.stages import Extraction
+from ood_core.run.schedule import run
+from ood_core.store.artifacts import load_outputs
+from ood_core.store.store import Store
 
 EXAMPLE = Path(__file__).parents[1] / "example_plugin" / "ood-example"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -44,7 +45,7 @@ def example_plugins(tmp_path, monkeypatch):
 @pytest.mark.slow
 @needs_data
 def test_resnet20_has_its_published_accuracy_and_all_five_scorers_tell_cifar100_apart(tmp_path, example_plugins):
-    made = plan.make(recipe.read(EXAMPLE / "pretrained.yaml", FILES), example_plugins)
+    made = make_plan(read_recipes(EXAMPLE / "pretrained.yaml", FILES), example_plugins)
     results = run(made, Store(tmp_path / "store"))
     found = {row.scorer: row for row in results.rows}
     assert list(found) == ["softmax", "entropy", "energy", "gradnorm", "mahalanobis"]
@@ -145,7 +146,7 @@ FORMULAS = {
 def test_scores_are_those_of_plain_float64_formulas(tmp_path, example_plugins):
     scorers = f"scorers=[{', '.join(FORMULAS)}]"
     few = ("data.id.limit=200", "data.near.0.limit=20")
-    made = plan.make(recipe.read(EXAMPLE / "all-scorers.yaml", (*FILES, KNOWN, *few, scorers)), example_plugins)
+    made = make_plan(read_recipes(EXAMPLE / "all-scorers.yaml", (*FILES, KNOWN, *few, scorers)), example_plugins)
     store = Store(tmp_path / "store")
     results = run(made, store)
     extracted = {
@@ -164,7 +165,7 @@ def test_scores_are_those_of_plain_float64_formulas(tmp_path, example_plugins):
 @needs_data
 def test_all_scorers_run_in_one_recipe_after_one_extraction(tmp_path, example_plugins):
     few = ("data.id.limit=20", "data.near.0.limit=1")
-    made = plan.make(recipe.read(EXAMPLE / "all-scorers.yaml", (*FILES, KNOWN, *few)), example_plugins)
+    made = make_plan(read_recipes(EXAMPLE / "all-scorers.yaml", (*FILES, KNOWN, *few)), example_plugins)
     results = run(made, Store(tmp_path / "store"))
     outputs = [stage for stage in made.stages if stage.kind == "extract" and stage.probe is None]
     assert len(outputs) == len({stage.images.name + stage.images.part for stage in outputs})

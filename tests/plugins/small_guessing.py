@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ood_core.data import to_unit
+from ood_core.data.selection import to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import PretextTask, Task
 

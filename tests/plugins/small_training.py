@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from ood_core.data import to_unit
+from ood_core.data.selection import to_unit
 from ood_core.interfaces import Batch, TrainingData
 from ood_timm.backbone import Timm
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from ood_classification.pretext import Classification, OneClass
 from ood_classification.spread import Spread, effective_rank
-from ood_core import processes
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, TrainingData
+from ood_core.runtime import distributed
 
 
 class Linear(Network):
@@ -202,7 +202,7 @@ def test_effective_rank_counts_equal_directions_and_is_zero_without_any():
 
 def test_embeddings_of_other_processes_count(monkeypatch):
     mine, theirs = torch.randn(6, 4), torch.randn(6, 4)
-    monkeypatch.setattr(processes, "gathered", lambda rows: torch.cat([rows, theirs]))
+    monkeypatch.setattr(distributed, "gathered", lambda rows: torch.cat([rows, theirs]))
     spread = Spread(4)
     spread.add(mine)
     assert spread.close() == pytest.approx(slow_spread(torch.cat([mine, theirs]).numpy()), rel=1e-9)

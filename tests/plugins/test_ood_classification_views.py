@@ -12,7 +12,7 @@ from torch import nn
 from ood_classification.augmentation import POLICIES
 from ood_classification.pretext import Classification, OneClass
 from ood_core.errors import OODError
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 IMAGE = torch.arange(1, 65, dtype=torch.uint8).view(1, 8, 8).repeat(3, 1, 1)
 EVERYTHING = {

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import conv2d, max_pool2d, mse_loss, one_hot, relu
 
-from ood_core.decoding import to_rgb
+from ood_core.data.decoding import to_rgb
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch
-from ood_core.pictures import tiled
+from ood_core.interfaces.building_blocks.image_grid import tiled
 from ood_dvae.autoencoder import Autoencoder
 from ood_dvae.dalle import Decoder, Encoder
 from ood_dvae.published import DalleMap, DalleTokenizer
@@ -145,7 +145,7 @@ def test_the_codes_of_a_forward_pass_are_counted():
 
 
 def test_codes_are_counted_in_all_processes(monkeypatch):
-    monkeypatch.setattr("ood_core.processes.total", lambda values: 2 * values)  # the other one saw the same
+    monkeypatch.setattr("ood_core.runtime.distributed.total", lambda values: 2 * values)  # the other one saw the same
     small = task()
     small(batch(5))
     assert small.counts.sum() == 2 * 5 * 16

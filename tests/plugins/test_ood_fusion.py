@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ood_core.artifacts import SCORE, load_score, save_score
 from ood_core.errors import OODError
 from ood_core.interfaces import Scorer
 from ood_core.plugins import find
+from ood_core.store.artifacts import SCORE, load_score, save_score
 from ood_core.testing import make_far_outputs, make_outputs
 from ood_core.testing import scorer_checks as checks
 from ood_fusion.scorers import RankFusion, Ranks, ZScoreFusion

@@ -10,13 +10,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from ood_core import processes
-from ood_core.augmentation import flipped
-from ood_core.data import evaluation_view
+from ood_core.data.selection import evaluation_view
+from ood_core.data.transforms import flipped
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PatchNetwork, Tokenizer, TokenMap, TrainingData
-from ood_core.pictures import uncovered
-from ood_core.vision import prepare_torchvision
+from ood_core.interfaces.building_blocks.image_grid import uncovered
+from ood_core.runtime import distributed
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_mim.crop import OneCrop
 from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed
 from ood_mim.pretext import MaskedImageModelling
@@ -321,8 +321,8 @@ def test_the_mean_is_one_over_the_hidden_patches_of_all_processes(monkeypatch):
         counts.append(task.masks.draw(3).sum().item())
         torch.manual_seed(seed)
         losses.append(task(Batch((images[3 * seed - 3 : 3 * seed],), torch.zeros(3)))["loss"].item() * counts[-1])
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "total", lambda values: torch.tensor(sum(counts)))
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "total", lambda values: torch.tensor(sum(counts)))
     shares = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from ood_core.errors import OODError
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_timm.backbone import Timm
 from ood_timm.checkpoint import read
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ood_core.errors import OODError
-from ood_core.positions import sines_and_cosines
-from ood_core.vision import prepare_torchvision
+from ood_core.interfaces.building_blocks.positions import sines_and_cosines
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_timm.backbone import Timm
 
 prepare_torchvision()

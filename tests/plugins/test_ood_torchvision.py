@@ -8,7 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from ood_core.errors import OODError
-from ood_core.vision import prepare_torchvision
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_torchvision.source import TorchvisionDataset
 from ood_torchvision.splits import SPLITS
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ood_core import plan, recipe
+from ood_core.plan.make import make_plan
+from ood_core.recipe import read as recipe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text()
 EXAMPLES = re.findall(r"```yaml\n(.*?)```\n\n```text\n(.*?)```", PAGE, re.DOTALL)
@@ -17,7 +18,7 @@ COMMANDS = [found for found in re.findall(r"^ood-run (.*?) *(?:#.*)?$", PAGE, re
 def variants(text, tmp_path, plugins):
     path = tmp_path / "example.yaml"
     path.write_text(text)
-    return list(plan.make(recipe.read(path), plugins).coordinates)
+    return list(make_plan(recipe.read_recipes(path), plugins).coordinates)
 
 
 @pytest.mark.parametrize(("text", "names"), EXAMPLES)
@@ -31,5 +32,7 @@ def test_what_a_command_of_the_page_keeps_can_be_planned(command, plugins):
     given = list(zip(options[::2], options[1::2], strict=True))
     kept = [value for option, value in given if option == "--only"]
     assert kept
-    read = recipe.read(recipe.find(name), [value for option, value in given if option == "--set"], kept)
-    assert len(plan.make(read, plugins).rows) < len(plan.make(recipe.read(recipe.find(name)), plugins).rows)
+    read = recipe.read_recipes(recipe.find_recipe(name), [value for option, value in given if option == "--set"], kept)
+    assert len(make_plan(read, plugins).rows) < len(
+        make_plan(recipe.read_recipes(recipe.find_recipe(name)), plugins).rows
+    )

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ood_core import plan, recipe
 from ood_core.errors import OODErrors
-from ood_core.run import run
-from ood_core.sections import BENCHMARK_KEYS
-from ood_core.store import Store
+from ood_core.plan.make import make_plan
+from ood_core.plan.sections import BENCHMARK_KEYS
+from ood_core.recipe.read import find_recipe, read_recipes
+from ood_core.run.schedule import run
+from ood_core.store.store import Store
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "benchmarks"
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -25,7 +26,7 @@ SMALL = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_says_what_it_is_and_where_it_comes_from(name):
-    (first, *_) = recipe.read(FOLDER / f"{name}.yaml")
+    (first, *_) = read_recipes(FOLDER / f"{name}.yaml")
     described = first.root.plain()["benchmark"]
     assert set(described) <= set(BENCHMARK_KEYS)
     assert {"title", "paper", "source", "licence", "splits"} <= set(described)
@@ -40,8 +41,8 @@ def test_there_are_the_eight_benchmarks():
 
 
 def planned(plugins, name, root, *overrides):
-    found = recipe.read(FOLDER / f"{name}.yaml", [f"data.root={root}", *overrides])
-    return plan.make(found, plugins)
+    found = read_recipes(FOLDER / f"{name}.yaml", [f"data.root={root}", *overrides])
+    return make_plan(found, plugins)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,8 +79,8 @@ def test_the_full_spectrum_is_measured_with_images_of_cifar10_c(plugins, small_s
         for key, file in (("path", f"{name}.npy"), ("labels", "labels.npy"))
     ]
     rows = [f"data.shifted.{n}.rows=[2, 6]" for n in (0, 1)]
-    found = recipe.read(recipe.find("protocols/full_spectrum"), [f"data.root={small_sets}", *paths, *rows, *SMALL])
-    results = run(plan.make(found, plugins), Store(tmp_path / "store"))
+    found = read_recipes(find_recipe("protocols/full_spectrum"), [f"data.root={small_sets}", *paths, *rows, *SMALL])
+    results = run(make_plan(found, plugins), Store(tmp_path / "store"))
     sizes = {(row.spectrum, row.id_images) for row in results.rows}
     assert {spectrum for spectrum, _ in sizes} == {"standard", "full"}
     (standard,), (full,) = ([size for of, size in sizes if of == name] for name in ("standard", "full"))

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ood_core import plan, published, recipe
-from ood_core.report.gather import gather
-from ood_core.report.published import NOT_RUN, tables
-from ood_core.run import run
-from ood_core.stages import TrainStage
-from ood_core.store import Store
+from ood_core.plan.make import make_plan
+from ood_core.recipe.read import find_recipe, read_recipes
+from ood_core.records import published
+from ood_core.records.stages import TrainStage
+from ood_core.report.content.collect import gather
+from ood_core.report.content.published import NOT_RUN, tables
+from ood_core.run.schedule import run
+from ood_core.runtime.shipped import shipped_folder
+from ood_core.store.store import Store
 
 SHARED = Path(__file__).parents[3] / "shared"
 REFERENCE = SHARED / "reference" / "paper_tables.csv"
@@ -154,7 +157,7 @@ def weights(tmp_path, monkeypatch):
 
 
 def planned(plugins, name, root, *overrides):
-    return plan.make(recipe.read(recipe.find(f"paper/{name}"), [f"data.root={root}", *overrides]), plugins)
+    return make_plan(read_recipes(find_recipe(f"paper/{name}"), [f"data.root={root}", *overrides]), plugins)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,7 +216,7 @@ def test_the_section_in_docs_paper_md_can_be_planned(plugins, paper_sets, tmp_pa
     (section,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     path = tmp_path / "own.yaml"
     path.write_text(f"base: paper/multiclass\nscorers: [softmax, mahalanobis, mahalanobis-global]\n{section}")
-    (table,) = plan.make(recipe.read(path, [f"data.root={paper_sets}"]), plugins).published
+    (table,) = make_plan(read_recipes(path, [f"data.root={paper_sets}"]), plugins).published
     assert table.remarks[0] == "Half of the training images."
     assert sum(bool(cell.lines) for _, cells in table.rows for cell in cells) == 6
 
@@ -265,7 +268,7 @@ def test_the_makefile_runs_every_twin():
     text = (Path(__file__).parents[2] / "Makefile").read_text()
     (listed,) = re.findall(r"^TWINS := \$\(addprefix paper/small/,(.*)\)$", text, re.MULTILINE)
     assert listed.split() == NAMES
-    folder = recipe.shipped_folder() / "paper" / "small"
+    folder = shipped_folder() / "paper" / "small"
     assert {path.stem for path in folder.glob("*.yaml")} == {"mood", *NAMES}
 
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from ood_core import plan, recipe
-from ood_core.run import run
-from ood_core.store import Store
+from ood_core.plan.make import make_plan
+from ood_core.recipe.read import find_recipe, read_recipes
+from ood_core.run.schedule import run
+from ood_core.runtime.shipped import shipped_folder
+from ood_core.store.store import Store
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -27,7 +29,7 @@ TINY_BEIT = (
 
 
 def test_the_shipped_recipes_are_those_of_the_folder():
-    shipped = recipe.shipped_folder()
+    shipped = shipped_folder()
     assert sorted(p.relative_to(shipped).with_suffix("").as_posix() for p in shipped.rglob("*.yaml")) == RECIPES
 
 
@@ -51,7 +53,7 @@ def test_a_recipe_can_be_planned(name, plugins):
     overrides = NEEDS_DATA.get(name, ())
     if overrides and not DATA.is_dir():
         pytest.skip(f"{name} needs the CIFAR parquet files, which are not beside this repository")
-    made = plan.make(recipe.read(recipe.find(name), overrides), plugins)
+    made = make_plan(read_recipes(find_recipe(name), overrides), plugins)
     made.check()
     assert made.rows
 
@@ -61,7 +63,7 @@ def test_the_fine_tuning_of_the_paper_runs_at_a_tiny_size(plugins, tmp_path):
     if not DATA.is_dir():
         pytest.skip("needs the CIFAR parquet files, which are not beside this repository")
     name = "paper/finetune_beit_large"
-    made = plan.make(recipe.read(recipe.find(name), (*CIFAR, *TINY_BEIT)), plugins)
+    made = make_plan(read_recipes(find_recipe(name), (*CIFAR, *TINY_BEIT)), plugins)
     made.check()
     results = run(made, Store(tmp_path / "store"))
     assert {row.scorer for row in results.rows} == {

@@ -1,0 +1,62 @@
+"""`ood detector`: the detector of one network of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ood_core.cli import run as cli
+from ood_core.cli.runs import run_folder
+
+
+def command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, or its name below `runs/`.")],
+    variant: Annotated[str | None, typer.Option(help="Which of the run's variants.")] = None,
+    case: Annotated[str | None, typer.Option(help="Which case of its protocol.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which of its seeds; the first unless given.")] = None,
+    tpr: Annotated[
+        float | None, typer.Option(help="Share of in-distribution images to accept; 0.95 unless given.")
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Give each predicted class a threshold of its own.")
+    ] = False,
+    examples: Annotated[
+        bool, typer.Option("--examples/--no-examples", help="Keep training images as thumbnails, for explanations.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the detector; `detector` in the run's, unless given.")
+    ] = None,
+    store: Annotated[
+        Path, typer.Option(envvar=cli.STORE, help="Folder where the finished stages are kept.")
+    ] = cli.RUNS_STORE,
+) -> None:
+    """Make the detector of a run, which new images can be scored with.
+
+    Runs of one network have theirs already. Of an ablation, or of a protocol with several cases, one is to be chosen.
+    """
+    from dataclasses import replace
+
+    from ood_core.detector import bundle
+    from ood_core.detector.build import Choice, build
+    from ood_core.detector.describe import lines
+    from ood_core.detector.detector import DETECTOR
+    from ood_core.errors import OODError
+    from ood_core.evaluation.calibration import TPR
+    from ood_core.plan.make import make_plan
+    from ood_core.plugins import find
+    from ood_core.run import lock
+    from ood_core.store.store import Store
+
+    folder, plugins = run_folder(run), find()
+    if not (folder / lock.FILE).is_file():
+        raise OODError(f"{folder}: is no run: it has no {lock.FILE}")
+    made = make_plan(lock.read(folder / lock.FILE).recipes, plugins)
+    fitted = build(made, Store(store), Choice(variant, case, seed))
+    fitted = replace(fitted, tpr=TPR if tpr is None else tpr, per_class=per_class)
+    fitted = fitted if examples else replace(fitted, examples=None)
+    target = folder / DETECTOR if out is None else out
+    bundle.save(fitted, target, plugins)
+    typer.echo("\n".join(lines(fitted)))
+    typer.echo(f"detector: {target}")

@@ -1,0 +1,142 @@
+"""The plan as a tree: which networks are trained, what is shared, what lies in the store, what it is going to cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group
+from rich.markup import escape
+from rich.tree import Tree
+
+from ood_core.records.stages import KINDS, ExtractStage, FitStage, MeasureStage, Plan, ScoreStage, Stage, TrainStage
+from ood_core.store.cost_model import alike, work
+from ood_core.store.store import Store
+
+NAMED = 6
+"""Image sets, scorers or variants that a line names."""
+
+
+def outline(plan: Plan, store: Store, at_once: int) -> Group:
+    """Return the plan as text: a tree of trainings with what follows each, the notes, and what is to do in all.
+
+    Args:
+        plan: What to show.
+        store: Where finished stages lie, with what they took.
+        at_once: How many jobs would be carried out side by side.
+    """
+    return _Outline(plan, store).text(at_once)
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Stages of one kind: how many, how many of them are to do, and how many seconds those will take, if known."""
+
+    stages: int
+    to_do: int
+    seconds: float | None
+
+    @property
+    def state(self) -> str:
+        if not self.to_do:
+            return "[green]stored[/]"
+        to_do = "to do" if self.to_do == self.stages else f"{self.to_do} of {self.stages} to do"
+        return f"[yellow]{to_do}[/]" + ("" if self.seconds is None else f", about {_duration(self.seconds)}")
+
+
+class _Outline:
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.plan = plan
+        self.stages = plan.stages
+        self.extractions = [stage for stage in self.stages if isinstance(stage, ExtractStage)]
+        self.stored = {stage.key for stage in self.stages if store.facts(stage) is not None}
+        to_do = [stage for stage in self.stages if stage.key not in self.stored]
+        self.rates = store.rates({alike(stage) for stage in to_do})
+        self.variants: dict[str, dict[str, None]] = {}
+        for row in plan.rows:
+            for key in _behind(row.measure):
+                self.variants.setdefault(key, {})[row.variant] = None
+
+    def text(self, at_once: int) -> Group:
+        tree = Tree(f"[bold]{escape(self.plan.name)}[/]", highlight=False)
+        trainings = [stage for stage in self.stages if isinstance(stage, TrainStage)]
+        for stage in trainings:
+            if stage.start is None:
+                self._training(tree, stage, trainings)
+        untrained = [stage for stage in self.extractions if stage.weights is None]
+        for backbone in dict.fromkeys(repr(stage.backbone) for stage in untrained):
+            branch = tree.add(f"{escape(backbone)}, as it comes")
+            self._evaluation(branch, [stage for stage in untrained if repr(stage.backbone) == backbone])
+        notes = [f"note: {escape(note)}" for note in self.plan.notes]
+        return Group(tree, *notes, *self._summary(at_once))
+
+    def _training(self, above: Tree, stage: TrainStage, trainings: Sequence[TrainStage]) -> None:
+        title = escape(f"{stage} on {stage.images.name}, seed {stage.seed}")
+        branch = above.add(f"{title}  {stage.key[:8]}  {self._sum([stage]).state}{self._whose(stage)}")
+        self._evaluation(branch, [s for s in self.extractions if s.weights is not None and s.weights.key == stage.key])
+        for later in trainings:
+            if later.start is not None and later.start.key == stage.key:
+                self._training(branch, later, trainings)
+
+    def _evaluation(self, branch: Tree, extractions: Sequence[ExtractStage]) -> None:
+        """Add what follows a network: its extractions, and all that is fitted, scored and measured on them."""
+        if not extractions:
+            return
+        keys = {stage.key for stage in extractions}
+        fits = [s for s in self.stages if isinstance(s, FitStage) and s.train.base.key in keys]
+        fitted = {stage.key for stage in fits}
+        rest = [s for s in self.stages if isinstance(s, (ScoreStage, MeasureStage)) and s.fit.key in fitted]
+        sets = {str(stage.images) for stage in extractions}
+        names = _named(str(stage.images) for stage in extractions)
+        branch.add(f"extract {len(sets)} sets: {escape(names)}  {self._sum(extractions).state}")
+        branch.add(f"fit {len(fits)} scorers: {escape(_named(stage.name for stage in fits))}  {self._sum(fits).state}")
+        branch.add(f"score and measure: {len(rest)} stages  {self._sum(rest).state}")
+
+    def _whose(self, stage: Stage) -> str:
+        variants = list(self.variants.get(stage.key, {}))
+        every = {row.variant for row in self.plan.rows}
+        if len(every) < 2:
+            return ""
+        return f"  [dim]for {'all variants' if len(variants) == len(every) else escape(_named(variants))}[/]"
+
+    def _sum(self, stages: Sequence[Stage]) -> _Sum:
+        to_do = [stage for stage in stages if stage.key not in self.stored]
+        known = [self.rates[alike(stage)] * work(stage) for stage in to_do if alike(stage) in self.rates]
+        return _Sum(len(stages), len(to_do), sum(known) if len(known) == len(to_do) else None)
+
+    def _summary(self, at_once: int) -> Iterator[str]:
+        to_do = [stage for stage in self.stages if stage.key not in self.stored]
+        kinds = Counter(stage.kind for stage in to_do)
+        what = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind]) or "nothing to do"
+        yield f"{len(self.plan.rows)} rows, {len(self.stages)} stages, {len(self.stages) - len(to_do)} stored; {what}"
+        if not to_do:
+            return
+        unknown = [stage for stage in to_do if alike(stage) not in self.rates and stage.kind in ("train", "extract")]
+        seconds = sum(self.rates.get(alike(stage), 0.0) * work(stage) for stage in to_do)
+        side = f", {at_once} jobs side by side" if at_once > 1 else ""
+        if len(unknown) < sum(kinds[kind] for kind in ("train", "extract")) or not unknown:
+            without = f", without {len(unknown)} trainings and extractions whose like was never run" if unknown else ""
+            yield f"about {_duration(seconds)} of work, as stages like these took{without}{side}"
+        else:
+            yield f"no stage like these was ever run in this store, so their cost is unknown{side}"
+
+
+def _behind(stage: Stage) -> Iterator[str]:
+    yield stage.key
+    for earlier in stage.inputs:
+        yield from _behind(earlier)
+
+
+def _named(names: Iterable[str]) -> str:
+    each = list(dict.fromkeys(names))
+    more = f" and {len(each) - NAMED} more" if len(each) > NAMED else ""
+    return ", ".join(each[:NAMED]) + more
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "a second"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

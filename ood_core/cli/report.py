@@ -1,0 +1,44 @@
+"""`ood report`: one report of several runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ood_core.cli.runs import RUNS, run_folder
+
+
+def command(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="The folder of a run, or its name below `runs/`.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = RUNS / "report",
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="VARIANT", help="What all others are compared with; that of the first run unless given."),
+    ] = None,
+) -> None:
+    """Make one report of runs that are done, and compare them."""
+    from ood_core import report
+    from ood_core.errors import OODError
+    from ood_core.plugins import find
+    from ood_core.report.content import merge
+    from ood_core.report.formats import run_folder as filed
+
+    folders = [run_folder(run) for run in runs]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise OODError("a run is named twice")
+    if len(folders) > 1 and out.resolve() in {folder.resolve() for folder in folders}:
+        raise OODError(f"--out {out}: is one of the runs; name another folder for the report of all")
+    loaded = [
+        merge.Run(name, folder, filed.load(folder)) for name, folder in zip(merge.named(folders), folders, strict=True)
+    ]
+    merged = merge.merge(loaded, baseline)
+    report.prepare(out)
+    merge.copy_files(loaded, out)
+    report.write_findings(merged, out)
+    find().hook.ood_after_report(findings=merged)
+    typer.echo(f"report: {os.path.relpath(out / 'report.html')}")

@@ -1,0 +1,1 @@
+"""Data sets: opening sources, decoding pictures, selecting images, loading batches."""

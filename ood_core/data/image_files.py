@@ -1,0 +1,91 @@
+"""Parts that data sources are made of: pictures that are files, with their labels, and names for classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import PIL.Image
+
+from ood_core.data.decoding import decode
+from ood_core.data.files import digest_files
+from ood_core.errors import OODError
+from ood_core.interfaces import ImageSet
+
+UNLABELLED = "unlabelled"
+"""The one class of pictures without labels."""
+
+
+class FileImages(ImageSet):
+    """Pictures by their paths.
+
+    Args:
+        paths: Where each one lies.
+        labels: Their classes.
+        classes: Names of the classes, by label.
+        notes: What a reader has to know of the set, such as what was passed over in its folders.
+
+    Raises:
+        OODError: One is there twice.
+    """
+
+    encoded = True
+
+    def __init__(
+        self, paths: Sequence[Path], labels: Sequence[int], classes: Sequence[str], notes: Sequence[str] = ()
+    ) -> None:
+        self.classes = tuple(classes)
+        self.notes = tuple(notes)
+        self.labels = list(labels)
+        self._paths = list(paths)
+        self.places = [str(path.absolute()) for path in self._paths]
+        # The digest is over names in their order; a row's place and label belong to one of them.
+        _require_once(self.places)
+        ranks = {path: rank for rank, path in enumerate(sorted(set(self._paths)))}
+        content = digest_files(ranks), self.classes, [ranks[path] for path in self._paths], self.labels
+        self.fingerprint = sha256(repr(content).encode()).hexdigest()
+
+    def image(self, index: int) -> PIL.Image.Image:
+        """Return one picture, in the mode it is stored in."""
+        path = self._paths[index]
+        return decode(path, str(path))
+
+
+def _require_once(places: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for place in places:
+        if place in seen:
+            raise OODError(f"{place}: the picture is there twice")
+        seen.add(place)
+
+
+def numbers_first(name: str) -> tuple[bool, int, str]:
+    """Return what sorts class numbers by their value, and names by the alphabet."""
+    return (False, int(name), "") if name.isdecimal() else (True, 0, name)
+
+
+def require_files(paths: Iterable[Path], listed: str) -> None:
+    """Refuse a list of pictures of which some are not there, or are folders, pipes and the like.
+
+    Raises:
+        OODError: Names the first one, and how many there are.
+    """
+    absent = [path for path in paths if not path.is_file()]
+    if irregular := [path for path in absent if path.exists()]:
+        raise OODError(f"{listed}: {len(irregular)} of its pictures are not regular files, such as {irregular[0]}")
+    if absent:
+        raise OODError(f"{listed}: {len(absent)} of its pictures are not there, such as {absent[0]}")
+
+
+def require_distinct(classes: Iterable[str], where: str) -> None:
+    """Refuse class names that differ by case or by blanks around them alone: most likely one class, written twice.
+
+    Raises:
+        OODError: Names both.
+    """
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(name.strip().casefold(), name)
+        if other != name:
+            raise OODError(f"{where}: the classes '{other}' and '{name}' differ in writing alone; give them one name")

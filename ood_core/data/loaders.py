@@ -1,0 +1,284 @@
+"""From selected images to batches: the augmented stream of a training, the plain one of an evaluation.
+
+Randomness is a function of the seed, the step and the image alone, so the order of loading, the number of workers and
+processes and an interruption do not change what is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ood_core.data.decoding import pixel_digest
+from ood_core.data.selection import PLAIN, SelectedImages, evaluation_view, to_unit
+from ood_core.errors import OODError
+from ood_core.interfaces import Batch, EvaluationView, Views
+from ood_core.interfaces.checks import check_views, stack_views
+from ood_core.runtime import torch_state
+
+T = TypeVar("T")
+
+BROKEN = -1
+"""The digest of a picture that cannot be read."""
+
+INLINE_IMAGES = 50_000
+"""Sets up to this size are decoded in the main process: starting workers would cost more than it saves."""
+
+
+def sample(images: SelectedImages, image_size: int, count: int) -> Tensor:
+    """Return up to `count` images in a fixed random order, float32 [n, 3, S, S] in [0, 1]."""
+    order = np.random.default_rng(0).permutation(len(images))[:count]
+    with torch_state.restoring(generators=True):  # a task draws before and after it, whether images are decoded or not
+        return to_unit(torch.stack([evaluation_view(images.readable(int(i)).pixels, image_size) for i in order]))
+
+
+def step_seed(seed: int, step: int, purpose: str, of: int = 0) -> int:
+    """Return the seed of one purpose at one step: "order", the "views" of an image, the "model" in a process.
+
+    Args:
+        seed: Of the stage.
+        step: Counted from 0.
+        purpose: What it is for.
+        of: Which image of the batch, or which process.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{purpose}/{of}".encode()).digest()[:8], "big") >> 1
+
+
+class Step(NamedTuple):
+    """Which images of a training step a process takes, and the place of the first one in the whole batch."""
+
+    number: int
+    first: int
+    rows: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps(Sampler[Step]):
+    """The order of the images: a fresh shuffle every epoch, the incomplete last batch dropped.
+
+    Attributes:
+        images: Size of the set.
+        batch_size: Images a step; a smaller set makes one step of all it has.
+        epochs: Passes over the set.
+        seed: Decides the shuffles.
+        begin: Step to begin with, for a continued run.
+        process: Number of this process, which takes its part of every batch.
+        processes: How many there are.
+    """
+
+    images: int
+    batch_size: int
+    epochs: int
+    seed: int
+    begin: int = 0
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def of_a_step(self) -> int:
+        """Images of one step, in all processes."""
+        return min(self.batch_size, self.images)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return max(self.images // self.batch_size, 1)
+
+    def after(self, step: int) -> Steps:
+        """Return what is left after so many steps."""
+        return replace(self, begin=step)
+
+    def __len__(self) -> int:
+        return self.per_epoch * self.epochs - self.begin
+
+    def __iter__(self) -> Iterator[Step]:
+        share = self.of_a_step // self.processes
+        for epoch in range(self.begin // self.per_epoch, self.epochs):
+            order = np.random.default_rng(step_seed(self.seed, epoch, "order")).permutation(self.images)
+            for index in range(max(self.begin - epoch * self.per_epoch, 0), self.per_epoch):
+                first = index * self.batch_size + self.process * share
+                rows = order[first : first + share].tolist()
+                yield Step(epoch * self.per_epoch + index, self.process * share, rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outliers:
+    """The images of an auxiliary set that come with every batch of a training.
+
+    Attributes:
+        images: The set.
+        of_a_step: How many, in all processes.
+        process: Number of this process, which takes its part of them.
+        processes: How many there are.
+    """
+
+    images: SelectedImages
+    of_a_step: int
+    process: int = 0
+    processes: int = 1
+
+    def drawn(self, seed: int, step: int, views: Views) -> tuple[Tensor, tuple[str, ...]]:
+        """Return this process's images of a step, through the first view, and what was wrong with broken ones."""
+        generator = np.random.default_rng(step_seed(seed, step, "outliers"))
+        rows = generator.choice(len(self.images), self.of_a_step, replace=self.of_a_step > len(self.images))
+        share = self.of_a_step // self.processes
+        drawn: list[Tensor] = []
+        broken: list[str] = []
+        for place in range(self.process * share, (self.process + 1) * share):
+            found = self.images.readable(int(rows[place]))
+            torch_state.seed_cpu(step_seed(seed, step, "outlier views", place))
+            drawn.append(check_views(views(found.pixels))[0])
+            broken += found.broken
+        return stack_views(drawn), tuple(broken)
+
+
+@dataclass(frozen=True)
+class _AugmentedBatches(Dataset[Batch]):
+    images: SelectedImages
+    views: Views
+    seed: int
+    outliers: Outliers | None = None
+
+    @torch_state.restoring()
+    def __getitems__(self, step: Step) -> Batch:
+        samples, rows = [], []
+        broken: list[str] = []
+        for place, row in enumerate(step.rows, step.first):
+            found = self.images.readable(row)
+            # by image: however many processes share the batch, an image is augmented in the same way
+            torch_state.seed_cpu(step_seed(self.seed, step.number, "views", place))
+            samples.append(check_views(self.views(found.pixels)))
+            rows.append(found.index)
+            broken += found.broken
+        views = tuple(stack_views(view) for view in zip(*samples, strict=True))
+        if self.outliers is None:
+            return Batch(views, self.images.labels[rows], broken=tuple(broken))
+        outliers, unreadable = self.outliers.drawn(self.seed, step.number, self.views)
+        return Batch(views, self.images.labels[rows], outliers, (*broken, *unreadable))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How images are shown to a network that is evaluated.
+
+    Attributes:
+        image_size: S, in pixels.
+        view: How an image becomes a square of this size.
+        views: An augmentation whose first view is shown instead.
+        seed: Of the augmentation.
+    """
+
+    image_size: int
+    view: EvaluationView = PLAIN
+    views: Views | None = None
+    seed: int = 0
+
+    def show(self, pixels: Tensor, index: int) -> Tensor:
+        """Return the view of an image [3, S, S]; `index` is its place in the set."""
+        if self.views is None:
+            return evaluation_view(pixels, self.image_size, self.view)
+        torch_state.seed_cpu(step_seed(self.seed, 0, "views", index))
+        return check_views(self.views(pixels))[0]
+
+
+class EvaluationBatch(NamedTuple):
+    """Images in their own order."""
+
+    images: Tensor
+    """[B, 3, S, S]; uint8, or float32 in [0, 1] behind an augmentation. Black for a broken picture."""
+    digests: Tensor
+    """int64 [B], of the pictures' pixels before any view; -1 for a broken picture that the recipe says to skip."""
+
+
+@dataclass(frozen=True)
+class _PlainBatches(Dataset[EvaluationBatch]):
+    images: SelectedImages
+    shown: Shown
+
+    def __getitems__(self, rows: list[int]) -> EvaluationBatch:
+        shown, digests = zip(*(self._one(row) for row in rows), strict=True)
+        return EvaluationBatch(stack_views(shown), torch.tensor(digests))
+
+    def _one(self, row: int) -> tuple[Tensor, int]:
+        try:
+            pixels = self.images.pixels(row)
+        except OODError:
+            if not self.images.skip_broken:
+                raise
+            size = self.shown.image_size
+            return self.shown.show(torch.zeros(3, size, size, dtype=torch.uint8), row), BROKEN
+        return self.shown.show(pixels, row), pixel_digest(pixels)
+
+
+def sample_batch(images: SelectedImages, views: Views, count: int) -> Batch:
+    """Return the views of up to `count` images in a fixed random order, the same each time."""
+    rows = np.random.default_rng(0).permutation(len(images))[:count].tolist()
+    return _AugmentedBatches(images, views, 0).__getitems__(Step(0, 0, rows))
+
+
+def training_batches(
+    images: SelectedImages, views: Views, steps: Steps, outliers: Outliers | None = None
+) -> Iterable[Batch]:
+    """Return the augmented batches of a training, in order."""
+    return _loader(_AugmentedBatches(images, views, steps.seed, outliers), steps, len(images))
+
+
+def evaluation_batches(
+    images: SelectedImages, shown: Shown, batch_size: int, process: int = 0, processes: int = 1
+) -> Iterator[EvaluationBatch]:
+    """Return all images in their own order.
+
+    Several processes take turns, a batch each; where the images do not go round, the last one is given more than once.
+    """
+    rows = []
+    for begin in range(0, len(images), batch_size * processes):
+        share = -(-min(len(images) - begin, batch_size * processes) // processes)
+        first = begin + process * share
+        rows.append([min(row, len(images) - 1) for row in range(first, first + share)])
+    return _ahead(_loader(_PlainBatches(images, shown), rows, len(images)), images)
+
+
+def _ahead(batches: Iterable[T], images: SelectedImages) -> Iterator[T]:
+    """Yield batches, each decoded in a thread while the one before it is at work.
+
+    Not for training, where batches and network draw from one random generator. The thread gets one core: a second team
+    of torch's threads would cost the network more than it gains. Images whose first batch changes settings that the
+    network beside the thread would feel are decoded between the batches.
+
+    Raises:
+        OODError: A later batch changes such settings, in the midst of a pass.
+    """
+    source = iter(batches)
+
+    def read() -> tuple[T | None, bool]:
+        with torch_state.restoring() as changed:
+            batch = next(source, None)
+        return batch, bool(changed) or images.disturbs
+
+    with ThreadPoolExecutor(1, initializer=torch_state.use_one_core) as thread:
+        batch, disturbs = thread.submit(read).result()
+        while batch is not None:
+            coming = None if disturbs else thread.submit(read)
+            yield batch
+            batch, disturbed = (coming or thread.submit(read)).result()
+            if disturbed and not disturbs:
+                raise OODError("a data set changed settings of torch while the network was at work beside it")
+
+
+def _loader(batches: Dataset[T], order: Any, images: int) -> Iterable[T]:
+    """Return a loader of whole batches: `order` yields what `__getitems__` of the batches takes."""
+    workers = 0 if images <= INLINE_IMAGES else min(8, max((os.cpu_count() or 1) - 1, 1))
+    return DataLoader(batches, batch_sampler=order, collate_fn=_keep, num_workers=workers)
+
+
+def _keep(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,172 @@
+"""Thresholds and p-values from held-out in-distribution images alone, with guarantees for finitely many of them.
+
+An image is called OOD when its score is above the threshold, and that is so exactly where its p-value is at most
+1 - TPR. The p-value of a score s among M calibration scores is (1 + number of them that are at least s) / (M + 1)
+(Vovk, Gammerman and Shafer, 2005, Algorithmic learning in a random world): for a new ID image, exchangeable with the
+calibration images, P(p <= a) <= a, whatever the scorer and however few images there are. The threshold is therefore an
+order statistic, the k-th smallest score with k = ceil((M + 1) TPR); no interpolated quantile has the guarantee.
+
+Equal scores are equal up to rounding: the last bits of a score depend on the processor, the number of threads and the
+size of the batch. A calibration score therefore counts as `TOLERANCE` of its size more than it is, in the threshold
+and in p-values alike, so that a calibration image that is scored again is decided as before, as long as the
+network's outputs are equal. That accepts a little more, so the guarantee stays.
+
+All this holds on average over calibration sets. What one of them has caught is told by `interval`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ood_core.errors import OODError, listed
+from ood_core.evaluation.metrics import usable
+
+TPR = 0.95
+"""Share of ID images to accept, unless somebody says otherwise."""
+
+CONFIDENCE = 0.95
+"""Of intervals."""
+
+TOLERANCE = 1e-9
+"""Relative difference up to which a score equals a calibration score."""
+
+_ROUNDING = 1e-9  # (M + 1) TPR may be a whole number that floats do not hit
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The scores of M ID images that neither trained the network nor fitted the scorer.
+
+    Attributes:
+        scores: float64 [M], ascending.
+        predicted: int64 [M], the class that each image was taken for; None where nothing tells classes apart.
+    """
+
+    scores: NDArray[np.float64]
+    predicted: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64], predicted: NDArray[np.int64] | None = None) -> Calibration:
+        """Return the calibration by scores in any order.
+
+        Raises:
+            OODError: There are none, or one is not finite.
+        """
+        order = np.argsort(usable(scores, "calibration"), kind="stable")
+        return cls(scores[order], None if predicted is None else predicted[order])
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def highest_tpr(self) -> float:
+        """The highest rate that so few images can vouch for, M / (M + 1)."""
+        return len(self) / (len(self) + 1)
+
+    @cached_property
+    def upper(self) -> NDArray[np.float64]:
+        """The highest scores [M], ascending, that still equal the calibration scores."""
+        return self.scores + TOLERANCE * np.abs(self.scores)
+
+    def threshold(self, tpr: float = TPR) -> float:
+        """Return the score above which an image is OOD; a new ID image is accepted with probability `tpr` or more.
+
+        Raises:
+            OODError: `tpr` is not between 0 and 1, or higher than so few calibration images can vouch for.
+        """
+        return float(self.upper[self._rank(tpr) - 1])
+
+    def thresholds(self, classes: Sequence[str], tpr: float = TPR) -> NDArray[np.float64]:
+        """Return a threshold for each predicted class, [C], from the calibration images taken for that class.
+
+        Raises:
+            OODError: Too few images were taken for a class; names the first ones. Or nothing tells classes apart.
+        """
+        _require_share(tpr)
+        least = math.ceil(tpr / (1 - tpr) - _ROUNDING)
+        parts = self._by_class(len(classes))
+        lacking = [f"'{name}' has {len(of)}" for name, of in zip(classes, parts, strict=True) if len(of) < least]
+        if lacking:
+            raise OODError(
+                f"a threshold for each class at a TPR of {tpr:g} needs {least} calibration images taken for each; "
+                f"{listed(lacking)}; lower the TPR, hold out more images, or use one threshold for all"
+            )
+        return np.array([of.threshold(tpr) for of in parts])
+
+    def p_values(
+        self, scores: NDArray[np.float64], predicted: NDArray[np.int64] | None = None, classes: int = 0
+    ) -> NDArray[np.float64]:
+        """Return the conformal p-values [N] of scores [N]: small means OOD.
+
+        Args:
+            scores: float64 [N]; an infinite one is beyond all others.
+            predicted: int64 [N]; where given, an image is compared with the calibration images taken for its class.
+            classes: C, with `predicted`.
+        """
+        if predicted is None:
+            return self._p_values(scores)
+        found = np.empty(len(scores))
+        for label, part in enumerate(self._by_class(classes)):
+            rows = predicted == label
+            found[rows] = part._p_values(scores[rows])
+        return found
+
+    def interval(self, tpr: float = TPR, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """Return between what the share of new ID images lies that this very threshold accepts.
+
+        Over calibration sets the share is distributed as Beta(k, M + 1 - k) where scores have no ties (Vovk, 2012,
+        Conditional validity of inductive conformal predictors); with ties it is larger.
+
+        Raises:
+            OODError: `tpr` is not between 0 and 1, or higher than so few calibration images can vouch for.
+        """
+        from scipy.stats import beta  # slow
+
+        rank = self._rank(tpr)
+        tail = (1 - confidence) / 2
+        low, high = beta.ppf([tail, 1 - tail], rank, len(self) + 1 - rank)
+        return float(low), float(high)
+
+    def _p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        at_least = len(self) - np.searchsorted(self.upper, scores, side="left")
+        shares: NDArray[np.float64] = (1 + at_least) / (len(self) + 1)
+        return shares
+
+    def _rank(self, tpr: float) -> int:
+        """Return k: the threshold is the k-th smallest score."""
+        _require_share(tpr)
+        rank = math.ceil((len(self) + 1) * tpr - _ROUNDING)
+        if rank > len(self):
+            least = math.ceil(tpr / (1 - tpr) - _ROUNDING)
+            raise OODError(
+                f"a TPR of {tpr:g} needs {least} calibration images, there are {len(self)}, which can vouch for "
+                f"{_floor(self.highest_tpr)} at most; lower the TPR, or hold out more images"
+            )
+        return rank
+
+    @cached_property
+    def _parts(self) -> dict[int, list[Calibration]]:
+        return {}
+
+    def _by_class(self, classes: int) -> list[Calibration]:
+        """Return the calibration of each class; those of an absent one are empty."""
+        if self.predicted is None:
+            raise OODError("nothing tells classes apart here, so there is one threshold for all")
+        if classes not in self._parts:
+            self._parts[classes] = [Calibration(self.scores[self.predicted == label]) for label in range(classes)]
+        return self._parts[classes]
+
+
+def _require_share(tpr: float) -> None:
+    if not isinstance(tpr, (int, float)) or not 0 < tpr < 1:
+        raise OODError(f"a TPR must lie between 0 and 1, not {tpr}")
+
+
+def _floor(share: float) -> str:
+    return f"{math.floor(share * 1000) / 1000:g}"

@@ -1,0 +1,1 @@
+"""Parts that several plugin packages build networks and tasks from."""

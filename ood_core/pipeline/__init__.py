@@ -1,0 +1,1 @@
+"""The five stages - train, extract, fit, score, measure - and their dispatch."""

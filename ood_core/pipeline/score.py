@@ -1,0 +1,65 @@
+"""Scores the outputs of a data set with a fitted score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ood_core.data.loaders import BROKEN, evaluation_batches
+from ood_core.data.selection import to_unit
+from ood_core.errors import OODError
+from ood_core.interfaces import Outputs, Score
+from ood_core.interfaces.checks import check_scores, first_not_finite
+from ood_core.pipeline import networks
+from ood_core.pipeline.events import Observer
+from ood_core.pipeline.extract import shown
+from ood_core.records.stages import ScoreStage
+from ood_core.runtime import memory
+from ood_core.store.artifacts import SCORE, load_outputs, load_score
+from ood_core.store.store import Store, create_array
+
+SCORES = "scores.npy"
+BATCH_SIZE = 64
+"""Images that go through the network at once for a scorer that needs it: a gradient takes more memory than a pass."""
+
+
+def execute(stage: ScoreStage, store: Store, observer: Observer) -> None:
+    """Score chunk by chunk, and file the scores, float64 [N]."""
+    outputs = load_outputs(stage.outputs, store)
+    score: Score = load_score(store.file(stage.fit, SCORE), stage.fit.scorer)
+    with store.put(stage) as (folder, facts):
+        scores = create_array(folder / SCORES, (len(outputs),), float)
+        done, in_parts = 0, memory.Halving()
+        for chunk in _chunks(stage, store, outputs):
+            given = chunk.declared_by(stage.fit.scorer).without_labels()
+            scores[done : done + len(chunk)] = _checked(stage, score, in_parts, given, done).numpy()
+            done += len(chunk)
+            observer.progress(done, len(outputs))
+        scores.flush()
+        facts["images"] = len(outputs)
+
+
+def _chunks(stage: ScoreStage, store: Store, outputs: Outputs) -> Iterator[Outputs]:
+    if "network" not in stage.fit.scorer.all_needs():
+        yield from outputs.chunks()
+        return
+    base = stage.outputs.base
+    network = networks.extracted(base, store)
+    start = 0
+    for batch in evaluation_batches(base.images.opened, shown(base, network), BATCH_SIZE):
+        images = batch.images[batch.digests != BROKEN]
+        if len(images):
+            rows = outputs[start : start + len(images)]
+            yield replace(rows, network=network, images=to_unit(images.to(networks.device())))
+        start += len(images)
+
+
+def _checked(stage: ScoreStage, score: Score, in_parts: memory.Halving, chunk: Outputs, first: int) -> Tensor:
+    """Return the scores of a chunk, and refuse what is no finite score for each row."""
+    scores = torch.cat(in_parts(lambda part: check_scores(stage.fit.name, score(part), len(part)), chunk))
+    if (row := first_not_finite(scores)) is not None:
+        raise OODError(f"scorer '{stage.fit.name}' gave {float(scores[row])} for row {first + row}")
+    return scores

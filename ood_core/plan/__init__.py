@@ -1,0 +1,1 @@
+"""From recipes to plans: sections, data, protocols, keys."""

@@ -1,0 +1,263 @@
+"""Reads the section `paper` of a recipe: published tables, and which lines belong into their cells.
+
+    paper:
+      exposed: true                             # the pretrained weights know the names of OOD classes
+      remark: Half of the images.               # below every table
+      columns: {C10>C100: {ood_set: CIFAR-100}} # of whichever table has it
+      tables:
+        T5a:                                    # of recipes/paper/tables.csv
+          where: {ID set: CIFAR-10}             # holds for all of its cells
+          rows: {Softmax: {scorer: softmax}}
+          columns: {C10>SVHN: {ood_set: SVHN}}
+
+A cell is the mean over all lines of the result table that its row and its column both select: docs/paper.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ood_core.errors import OODErrors, suggest
+from ood_core.interfaces import PretextTask
+from ood_core.plugins import Plugins
+from ood_core.recipe.axes import text
+from ood_core.recipe.build import Reader
+from ood_core.recipe.read import Recipe
+from ood_core.recipe.yaml import Node
+from ood_core.records import published
+from ood_core.records.published import METRICS, Cell, Entry, Label, Line, Table
+from ood_core.records.stages import Row, TrainStage, each_once
+
+FIELDS = ("variant", "scorer", "case", "id_set", "ood_set", "group")
+"""Of a result row, by which lines are selected, besides the axes of the recipe."""
+
+OF_CELL = ("metric", "ood_class", "id_class", "instead")
+"""Keys of a selector that select no lines."""
+
+
+def read(
+    recipes: Sequence[Recipe], rows: Sequence[Row], resolved: Mapping[str, Any], plugins: Plugins
+) -> tuple[Table, ...]:
+    """Return the published tables that a recipe names.
+
+    Args:
+        recipes: All variants and seeds; the tables are those of the first.
+        rows: Of the plan.
+        resolved: Of the plan; knows of OOD sets that were left out.
+        plugins: All that is installed.
+
+    Raises:
+        OODErrors: Table, row, column, field or value are unknown.
+    """
+    reader = Reader(plugins)
+    sections = {recipe.variant: _section(recipe, reader) for recipe in recipes}
+    exposed = {name for name, of in sections.items() if _flag(of, reader)}
+    first = next(iter(sections.values()))
+    known = _Known(recipes, rows, resolved)
+    lines = [(row, _line(row, row.variant in exposed)) for row in rows if row.measure.spectrum == "standard"]
+    found = [mapping.table(lines) for mapping in _mappings(first, reader, known)]
+    if reader.errors:
+        raise OODErrors(each_once(reader.errors))
+    return tuple(table for table in found if any(cell.asked for _, cells in table.rows for cell in cells))
+
+
+def _section(recipe: Recipe, reader: Reader) -> dict[str, Node]:
+    section = recipe.root.value.get("paper") if isinstance(recipe.root.value, dict) else None
+    if section is None or section.value is None:
+        return {}
+    return reader.keys(section, "'paper'", ("exposed", "remark", "columns", "tables"))
+
+
+def _mappings(section: Mapping[str, Node], reader: Reader, known: _Known) -> Iterator[_Mapping]:
+    """Yield the tables that are named, each with the columns that are given for all."""
+    everything = published.entries()
+    remark = (reader.value(section["remark"], str, "'remark'", ""),) if "remark" in section else ()
+    labels = list(dict.fromkeys(entry.column for of in everything.values() for entry in of))
+    shared = reader.keys(section["columns"], "'paper.columns'", labels) if "columns" in section else {}
+    given = reader.keys(section["tables"], "'paper.tables'", tuple(everything)) if "tables" in section else {}
+    for name, node in given.items():
+        if node.value is not None:
+            yield _Mapping(reader, known, _Of(name, tuple(everything[name]), remark), node, shared)
+
+
+@dataclass(frozen=True)
+class _Of:
+    """A published table before anything stands beside it, and what the recipe remarks below it."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    remarks: tuple[str, ...]
+
+
+def _flag(section: Mapping[str, Node], reader: Reader) -> bool:
+    return "exposed" in section and bool(reader.value(section["exposed"], bool, "'exposed'", False))
+
+
+def _line(row: Row, exposed: bool) -> Line:
+    return Line(row.variant, row.case, row.scorer, row.id_set, row.ood_set, exposed or _was_told(row))
+
+
+def _was_told(row: Row) -> bool:
+    """Return whether a stage that is given labels was given those of classes that measure as OOD here."""
+    stage: TrainStage | None = row.measure.id_scores.fit.train.base.weights
+    outside = set(row.measure.ood_scores.images.opened.classes)
+    while stage is not None:
+        labels = isinstance(stage.task, PretextTask) and stage.task.uses_labels
+        if labels and not stage.id_classes and outside & set(stage.images.opened.classes):
+            return True
+        stage = stage.start
+    return False
+
+
+class _Known:
+    """Which values the fields of result rows have, and might have."""
+
+    def __init__(self, recipes: Sequence[Recipe], rows: Sequence[Row], resolved: Mapping[str, Any]) -> None:
+        self.coordinates = {recipe.variant: recipe.coordinates for recipe in recipes}
+        kept = [*self.coordinates.values()]
+        left_out = [of for recipe in recipes for of in recipe.left_out]
+        self.axes = {axis: {of[axis] for of in (*kept, *left_out) if axis in of} for axis in kept[0]}
+        self.whole = all(self.axes[axis] == {of[axis] for of in kept} for axis in self.axes)
+        """Whether every value of every axis is there, so that a set or scorer that is not has never been."""
+        absent = {selected["name"] for of in resolved.values() for g in ("near", "far") for selected in of["data"][g]}
+        self.values = {name: {str(getattr(row, name)) for row in rows} for name in FIELDS}
+        self.values["ood_set"] |= absent
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.axes, *FIELDS)))
+
+    def of(self, row: Row, name: str) -> str:
+        return self.coordinates[row.variant][name] if name in self.axes else str(getattr(row, name))
+
+    def missing(self, name: str, value: str) -> str:
+        """Return what is wrong with a value of a field, "" for nothing."""
+        known = self.axes[name] if name in self.axes else self.values[name]
+        if value in known or (name not in self.axes and not self.whole):
+            return ""
+        return f"no row of the plan has the {name} '{value}'.{suggest(value, known)}"
+
+
+@dataclass(frozen=True)
+class _Selector:
+    """What a row or a column stands for: the wanted values of each field, and the keys of the cell."""
+
+    wanted: dict[str, set[str]]
+    of_cell: dict[str, str] = field(default_factory=dict)
+
+    def and_(self, other: _Selector) -> _Selector:
+        both = {
+            name: self.wanted.get(name, values) & other.wanted.get(name, values)
+            for name, values in (other.wanted | self.wanted).items()
+        }
+        return _Selector(both, self.of_cell | other.of_cell)
+
+
+class _Mapping:
+    """One table of the paper, and what the recipe says of its rows and columns."""
+
+    def __init__(self, reader: Reader, known: _Known, of: _Of, node: Node, shared: Mapping[str, Node]) -> None:
+        self.reader, self.known, self.name, self.remarks = reader, known, of.name, of.remarks
+        self.entries = {(entry.row, entry.column): entry for entry in of.entries}
+        self.row_labels = list(dict.fromkeys(entry.row for entry in of.entries))
+        self.column_labels = list(dict.fromkeys(entry.column for entry in of.entries))
+        given = reader.keys(node, f"table {self.name}", ("where", "rows", "columns"))
+        self.where = self._selector(given["where"]) if "where" in given else _Selector({})
+        self.rows = self._selectors(self._labelled(given.get("rows"), "row", self.row_labels))
+        own = self._labelled(given.get("columns"), "column", self.column_labels)
+        shared = {label: of for label, of in shared.items() if label in self.column_labels}
+        self.columns = self._selectors({**shared, **own})
+        self.footnotes: dict[str, int] = {}
+
+    def _labelled(self, node: Node | None, what: str, labels: Sequence[str]) -> dict[str, Node]:
+        if node is None or node.value is None:
+            return {}
+        if not isinstance(node.value, dict):
+            self.reader.wrong(node, f"'{what}s' must be a mapping of the table's {what}s")
+            return {}
+        for label, entry in node.value.items():
+            if label not in labels:
+                self.reader.wrong(entry, f"table {self.name} has no {what} '{label}'.{suggest(label, labels)}")
+        return {label: entry for label, entry in node.value.items() if label in labels}
+
+    def _selectors(self, nodes: Mapping[str, Node]) -> dict[str, _Selector]:
+        return {label: self._selector(node) for label, node in nodes.items() if node.value is not None}
+
+    def _selector(self, node: Node) -> _Selector:
+        entries = self.reader.keys(node, "a selector", (*self.known.fields, *OF_CELL))
+        of_cell = {key: self.reader.value(entries[key], str, f"'{key}'", "") for key in OF_CELL if key in entries}
+        if of_cell.get("metric", "auroc") not in METRICS:
+            wrong = of_cell["metric"]
+            self.reader.wrong(entries["metric"], f"no metric '{wrong}'.{suggest(wrong, METRICS)}")
+        return _Selector({key: self._values(key, of) for key, of in entries.items() if key not in OF_CELL}, of_cell)
+
+    def _values(self, name: str, node: Node) -> set[str]:
+        values = {text(item) for item in (node.value if isinstance(node.value, list) else [node])}
+        for value in sorted(values):
+            if wrong := self.known.missing(name, value):
+                self.reader.wrong(node, wrong)
+        return values
+
+    # ----------------------------------------------------------------------------------------------------- the table
+
+    def table(self, lines: Sequence[tuple[Row, Line]]) -> Table:
+        """Return the table with the lines that belong into its cells."""
+        columns = tuple(Label(label, self._notes("", label, self.columns)) for label in self.column_labels)
+        rows = tuple(
+            (
+                Label(row, self._notes(row, "", self.rows)),
+                tuple(self._cell(row, column, lines) for column in self.column_labels),
+            )
+            for row in self.row_labels
+        )
+        title = published.titles()[self.name]
+        own = self.where.of_cell.get("instead")
+        remarks = (*self.remarks, *self._texts("", ""), *filter(None, [own]))
+        return Table(self.name, title, columns, rows, tuple(self.footnotes), remarks)
+
+    def _cell(self, row: str, column: str, lines: Sequence[tuple[Row, Line]]) -> Cell:
+        entry = self.entries.get((row, column), Entry())
+        notes = tuple(self._number(note) for note in self._texts(row, column))
+        cell = Cell(entry.value, entry.deviation, entry.seen, notes=notes)
+        if row in self.rows and column in self.columns:
+            return self._asked(cell, self.where.and_(self.rows[row]).and_(self.columns[column]), lines)
+        mean_of = tuple(self._averaged(row, column))
+        return replace(cell, mean_of=mean_of, asked=bool(mean_of))
+
+    def _asked(self, cell: Cell, selector: _Selector, lines: Sequence[tuple[Row, Line]]) -> Cell:
+        of = selector.of_cell
+        fits = [
+            line
+            for row, line in lines
+            if all(self.known.of(row, name) in values for name, values in selector.wanted.items())
+        ]
+        return replace(
+            cell,
+            asked=True,
+            lines=tuple(dict.fromkeys(fits)),
+            metric=of.get("metric", "auroc"),
+            ood_class=of.get("ood_class", ""),
+            id_class=of.get("id_class", ""),
+            instead="instead" in of,
+        )
+
+    def _averaged(self, row: str, column: str) -> list[tuple[int, int]]:
+        """Return the cells that one is the average of, in its row or its column; none unless all are asked for."""
+        if row in self.rows:
+            places = [(row, label) for label in published.averaged(column, self.column_labels)]
+        else:
+            places = [(label, column) for label in published.averaged(row, self.row_labels)]
+        asked = all(one in self.rows and other in self.columns for one, other in places)
+        return [(self.row_labels.index(one), self.column_labels.index(other)) for one, other in places if asked]
+
+    def _notes(self, row: str, column: str, selectors: Mapping[str, _Selector]) -> tuple[int, ...]:
+        own = selectors.get(row or column, _Selector({})).of_cell.get("instead")
+        return tuple(self._number(note) for note in (*self._texts(row, column), *filter(None, [own])))
+
+    def _texts(self, row: str, column: str) -> list[str]:
+        return [note.note for note in published.notes() if note.of == (self.name, row, column)]
+
+    def _number(self, note: str) -> int:
+        return self.footnotes.setdefault(note, len(self.footnotes) + 1)

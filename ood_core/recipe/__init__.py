@@ -1,0 +1,1 @@
+"""Recipes as YAML with line numbers: inheritance, variants, overrides, building of plugins."""

@@ -1,0 +1,245 @@
+"""From the nodes of a recipe to plugin objects: every name, option and type checked, all mistakes collected."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from ood_core.data.files import file_digest
+from ood_core.errors import OODError, suggest
+from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin, Probe, Scorer
+from ood_core.plugins import Plugins
+from ood_core.recipe.yaml import Node
+
+_ABSENT = object()
+
+Made = TypeVar("Made")
+"""A dataclass whose fields are options: a plugin's, or a protocol's."""
+
+
+class Reader:
+    """Makes objects of nodes; collects mistakes instead of stopping at the first.
+
+    Args:
+        plugins: What is installed.
+        files: Whether files that options name must be there.
+    """
+
+    def __init__(self, plugins: Plugins, files: bool = True) -> None:
+        self.plugins, self.files = plugins, files
+        self.errors: list[OODError] = []
+
+    def wrong(self, node: Node, message: str) -> None:
+        """Note a mistake."""
+        self.errors.append(node.error(message))
+
+    def keys(self, node: Node, what: str, known: Collection[str]) -> dict[str, Node]:
+        """Return a mapping's entries that are known; others, and what is no mapping, are mistakes."""
+        if not isinstance(node.value, dict):
+            self.wrong(node, f"{what} must be a mapping of {', '.join(known)}")
+            return {}
+        for key, entry in node.value.items():
+            if key not in known:
+                self.wrong(entry, f"no key of {what}: '{key}'.{suggest(key, known)}")
+        return {key: entry for key, entry in node.value.items() if key in known}
+
+    def value(self, node: Node, hint: Any, what: str, default: Any = None) -> Any:
+        """Return a plain value of the annotated type, or the default after a mistake."""
+        found = self._validated(node, hint, what)
+        return default if found is _ABSENT else found
+
+    def plugin(self, kind: str, node: Node, reserved: Collection[str] = ()) -> Plugin | None:
+        """Return the plugin object of a `{use: name, option: value}` mapping or of a bare name; None after a mistake.
+
+        Args:
+            kind: A key of `PLUGIN_KINDS`.
+            node: What the recipe says.
+            reserved: Keys of the mapping that are not the plugin's.
+        """
+        entries = {"use": node} if isinstance(node.value, str) else node.value
+        if not isinstance(entries, dict) or "use" not in entries or not isinstance(entries["use"].value, str):
+            self.wrong(node, f"a {kind} must be a name, or a mapping with 'use: name'")
+            return None
+        try:
+            cls = self.plugins.get(kind, entries["use"].value)
+        except OODError as error:
+            self.wrong(entries["use"], str(error))
+            return None
+        options = {key: entry for key, entry in entries.items() if key not in ("use", *reserved)}
+        return self.build(cls, options, node, f"{kind} '{cls.name}'", reserved)
+
+    def build(
+        self, cls: type[Made], options: Mapping[str, Node], node: Node, what: str, others: Collection[str] = ()
+    ) -> Made | None:
+        """Return a dataclass made of these options; None after a mistake.
+
+        Args:
+            cls: The class.
+            options: What the recipe says.
+            node: Where it says so.
+            what: How messages call it.
+            others: Keys that might have been meant besides the options.
+        """
+        before = len(self.errors)
+        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        hints = typing.get_type_hints(cls, include_extras=True)
+        values = {}
+        for key, entry in options.items():
+            if key not in fields:
+                self.wrong(entry, f"no option of {what}: '{key}'.{suggest(key, [*fields, *others])}")
+            else:
+                values[key] = self._option(entry, hints[key], f"option '{key}' of {what}")
+                missing = isinstance(values[key], Path) and not values[key].is_file()
+                if missing and self.files and not issubclass(cls, DatasetSource):
+                    self.wrong(entry, f"option '{key}' of {what}: no file '{values[key]}'")
+        for field in fields.values():  # behind an unknown option, a missing one is most likely the same, misspelt
+            if _is_required(field) and field.name not in options and len(self.errors) == before:
+                self.wrong(node, f"{what} needs the option '{field.name}'")
+        if len(self.errors) > before:
+            return None
+        try:
+            return cls(**values)
+        except (OODError, ValueError) as error:
+            self.wrong(node, f"{what}: {error}")
+            return None
+
+    def _option(self, node: Node, hint: Any, what: str) -> Any:
+        kind = _kind_of(hint)
+        if kind is not None and not (node.value is None and NoneType in get_args(hint)):
+            return self.plugin(kind, node)
+        item = _kind_of(get_args(hint)[0]) if get_origin(hint) is tuple else None
+        if item is None:
+            return self._validated(node, hint, what)
+        if not isinstance(node.value, list):
+            self.wrong(node, f"{what} must be a list")
+            return ()
+        return tuple(self.plugin(item, entry) for entry in node.value)
+
+    def _validated(self, node: Node, hint: Any, what: str) -> Any:
+        plain = node.plain()
+        try:
+            text = json.dumps(plain, allow_nan=False)
+        except ValueError:
+            self.wrong(node, f"{what} must be finite, not {plain}")
+            return _ABSENT
+        try:
+            # strict JSON mode: no "3" for 3 and no true for 1, but lists for tuples and strings for paths
+            return TypeAdapter(hint).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = first["msg"].replace("Input should be", "must be")
+            inside = f", at {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
+            self.wrong(node, f"{what} {message}, not {json.dumps(first['input'])}{inside}")
+            return _ABSENT
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _kind_of(hint: Any) -> str | None:
+    """Return the plugin kind that an option's type names, alone or beside None: plugins can be options of plugins."""
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(part for part in get_args(hint) if part is not NoneType)
+    for kind, base in PLUGIN_KINDS.items():
+        if isinstance(hint, type) and issubclass(hint, base):
+            return kind
+    return None
+
+
+def with_nested(plugin: Plugin) -> Iterator[Plugin]:
+    """Yield a plugin object and those among its options."""
+    yield plugin
+    for field in dataclasses.fields(plugin):  # type: ignore[arg-type]
+        value = getattr(plugin, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Plugin):
+                yield from with_nested(item)
+
+
+# ----------------------------------------------------------------------------------- what an object is, in words
+
+
+def describe(plugin: Plugin) -> dict[str, Any]:
+    """Return name and all options as plain values, for the report."""
+    return {"use": plugin.name} | {
+        field.name: _plain(getattr(plugin, field.name))
+        for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Plugin):
+        return describe(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def identity(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
+    """Return what decides a plugin's results: class, version, code, options; of a file its content, not its path."""
+    options = {
+        field.name: _identity(getattr(plugin, field.name), plugins)
+        for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
+    }
+    code = plugins.code(type(plugin))
+    return {"use": plugin.name, "from": plugins.version(plugin), "code": code, "options": options}
+
+
+def probe_identity(probe: Probe, scorer: Scorer, plugins: Plugins) -> dict[str, Any]:
+    """Return what decides what a probe reads: its class, code and fields, and the version of the scorer's package."""
+    cls, code = type(probe), plugins.code(type(probe))
+    options = {field.name: _identity(getattr(probe, field.name), plugins) for field in dataclasses.fields(probe)}
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    return {"probe": name, "from": plugins.version(scorer), "code": code, "options": options}
+
+
+def _identity(value: Any, plugins: Plugins) -> Any:
+    if isinstance(value, Plugin):
+        return identity(value, plugins)
+    if isinstance(value, (tuple, list)):
+        return [_identity(item, plugins) for item in value]
+    if isinstance(value, Path):
+        return file_digest(value)
+    return _plain(value)
+
+
+def label(plugin: Plugin) -> str:
+    """Return a short name: the plugin's, with the options that are not left at their default."""
+    changed = [
+        f"{field.name}={_short(getattr(plugin, field.name))}"
+        for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
+        if not _is_required(field) and getattr(plugin, field.name) != _default(field)
+    ]
+    return f"{plugin.name}({', '.join(changed)})" if changed else plugin.name
+
+
+def options_of(cls: type[Plugin]) -> str:
+    """Return a class's options with their defaults: "k=50, kind=flat"; those without one by their name alone."""
+    return ", ".join(
+        field.name if _is_required(field) else f"{field.name}={_short(_default(field))}"
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+    )
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _short(value: Any) -> str:
+    return label(value) if isinstance(value, Plugin) else json.dumps(_plain(value), default=str).strip('"')
+
+
+def digest(value: Any) -> str:
+    """Return the key of plain values: equal values, equal key."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]

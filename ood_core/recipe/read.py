@@ -1,0 +1,205 @@
+"""Reads recipes: `base:`, `vary:`, `baseline:`, `seeds:` and `--set`; knows nothing of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+
+from ood_core.errors import OODError, suggest
+from ood_core.recipe import variants as grid
+from ood_core.recipe.axes import has_axes
+from ood_core.recipe.yaml import Node, mapping, merge, parse, put, without_left_out
+from ood_core.runtime.shipped import shipped_folder
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment: one variant under one seed.
+
+    Attributes:
+        name: The file's name without its ending.
+        variant: The name below `vary:`, or the recipe's own.
+        seed: Decides everything random.
+        root: The rest: data, backbone, training, scorers.
+        coordinates: The variant's value on each axis; {} for a recipe that varies nothing.
+        baseline_variant: The variant that this one is compared with; "" if there is only one.
+        baseline_scorer: The scorer that others are compared with; "" if the recipe names none.
+        baseline_place: Where the recipe names it.
+        left_out: Values on each axis of the variants that are excluded or not among those to keep.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    root: Node
+    coordinates: dict[str, str] = field(default_factory=dict)
+    baseline_variant: str = ""
+    baseline_scorer: str = ""
+    baseline_place: str = ""
+    left_out: tuple[dict[str, str], ...] = ()
+
+
+def find_recipe(name: str) -> Path:
+    """Return the recipe's file: a path, or the name of one that is shipped, as "mood" or "ablations/scorers".
+
+    Raises:
+        OODError: There is none.
+    """
+    return path if (path := Path(name)).is_file() else _shipped(name)
+
+
+def _shipped(name: str) -> Path:
+    folder = shipped_folder()
+    if (path := folder / f"{name.removesuffix('.yaml')}.yaml").is_file():
+        return path
+    known = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")}
+    raise OODError(f"no recipe '{name}', neither a file nor shipped.{suggest(name, known)}")
+
+
+def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[Recipe]:
+    """Return the experiments of a recipe file, variants in their order, each under each seed.
+
+    Args:
+        path: The file.
+        overrides: "a.b=value" each; applied last, to every variant.
+        only: "AXIS=VALUE[,VALUE]" each: the variants to keep.
+
+    Raises:
+        OODError: The file is missing, is no YAML, or `base:`, `vary:`, `baseline:`, `seeds:`, an override or what to
+            keep is wrong.
+    """
+    root = _with_base(path, ())
+    for override in filter(_of_baseline, overrides):
+        root = _overridden(root, override)
+    entries = mapping(root, "a recipe")
+    vary, baseline = entries.pop("vary", None), entries.pop("baseline", None)
+    variants = grid.expand(vary, path.stem)
+    kept = variants.only(only)
+    named, scorer = variants.baseline(baseline, kept)
+    within = variants.within(baseline, kept)
+    left_out = tuple(one.coordinates for one in (*variants.variants, *variants.excluded) if one not in kept)
+    recipes = []
+    for variant in kept:
+        node = _varied(Node(entries, root.place), variant.changes)
+        for override in overrides:
+            node = node if _of_baseline(override) else _overridden(node, override)
+        for seed, rest in _seeds(without_left_out(node)):
+            other = within.get(variant.name, named)
+            compared = (other, "", "") if scorer is None else (other, str(scorer.value), scorer.place)
+            recipes.append(Recipe(path.stem, variant.name, seed, rest, variant.coordinates, *compared, left_out))
+    return recipes
+
+
+def _of_baseline(override: str) -> bool:
+    return override.partition("=")[0].partition(".")[0] == "baseline"
+
+
+def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
+    """Return a file's mapping laid over that of its `base:`; of several, each laid over the one before."""
+    if path.resolve() in derived:
+        raise OODError(f"{path.name}: its base leads back to itself")
+    try:
+        node = parse(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OODError(f"{path}: cannot be read: {error}") from None
+    entries = mapping(node, "a recipe")
+    base = entries.pop("base", None)
+    layers = [Node(entries, node.place)]
+    if base is not None:
+        bases = base.value if isinstance(base.value, list) else [base]
+        layers = [_with_base(_base(one, path), (*derived, path.resolve())) for one in bases] + layers
+    return reduce(_lay, layers)
+
+
+def _base(named: Node, path: Path) -> Path:
+    """Return the file of a base: beside the recipe, or shipped."""
+    if not isinstance(named.value, str):
+        raise named.error("'base' must be the path of a recipe, or a list of them")
+    beside = path.parent / named.value
+    if beside.is_file():
+        return beside
+    try:
+        return _shipped(named.value)
+    except OODError as error:
+        raise named.error(f"no recipe '{named.value}' beside {path.name}; {error}") from None
+
+
+def _lay(below: Node, above: Node) -> Node:
+    """Return a recipe, or what a variant changes, laid over another.
+
+    Mappings merge key by key, but of 'seed' and 'seeds' the one above replaces both below, 'baseline' is replaced, and
+    'vary' gains and loses values.
+    """
+    entries, added = mapping(below, "a recipe"), mapping(above, "a recipe")
+    replaced = {"seed", "seeds"} if {"seed", "seeds"} & added.keys() else set()
+    replaced |= {"baseline"} & added.keys()
+    kept = {key: node for key, node in entries.items() if key not in replaced}
+    if "vary" in kept and "vary" in added:
+        vary = _lay_vary(kept.pop("vary"), added.pop("vary"))
+        added |= {} if vary.value is None else {"vary": vary}
+    return merge(Node(kept, below.place), Node(added, above.place))
+
+
+def _lay_vary(below: Node, above: Node) -> Node:
+    if has_axes(below) != has_axes(above):
+        return above
+    if not has_axes(above):
+        return _laid(below, above, merge)
+    # of the three keys two are lists, which are replaced
+    return _laid(below, above, lambda old, new: _laid(old, new, lambda one, other: _laid(one, other, merge)))
+
+
+def _laid(below: Node, above: Node, combine: Callable[[Node, Node], Node]) -> Node:
+    """Lay named things over others; null takes one out."""
+    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
+        return above
+    entries = dict(below.value)
+    for key, node in above.value.items():
+        if key in entries and node.value is None:
+            del entries[key]
+        else:
+            entries[key] = combine(entries[key], node) if key in entries else node
+    return Node(entries, above.place)
+
+
+def _varied(common: Node, changes: Sequence[Node]) -> Node:
+    """Return the common recipe with whole sections laid over it, then with what stands behind dotted paths."""
+    entries = [(key, node) for change in changes for key, node in mapping(change, "a change").items()]
+    for key, node in entries:
+        if "." not in key:
+            common = _lay(common, Node({key: node}, node.place))
+    # from the outside in, whatever the order of the axes: a whole stage, then what is inside it
+    for key, node in sorted(entries, key=lambda entry: entry[0].count(".")):
+        if "." in key:
+            common = put(common, key.split("."), node)
+    return common
+
+
+def _seeds(root: Node) -> Iterator[tuple[int, Node]]:
+    entries = mapping(root, "a recipe")
+    one, many = entries.pop("seed", None), entries.pop("seeds", None)
+    rest = Node(entries, root.place)
+    if one is not None and many is not None:
+        raise many.error("either 'seed' or 'seeds', not both")
+    nodes = [one or Node(0, root.place)] if many is None else many.value
+    if not isinstance(nodes, list) or not nodes or any(type(node.value) is not int or node.value < 0 for node in nodes):
+        raise (many or one or root).error("a seed must be a whole number from 0 on, 'seeds' a list of them")
+    seeds = [int(str(node.value)) for node in nodes]
+    if len(set(seeds)) < len(seeds):
+        raise (many or root).error("a seed is there twice")
+    yield from ((seed, rest) for seed in seeds)
+
+
+def _overridden(root: Node, override: str) -> Node:
+    path, equals, text = override.partition("=")
+    place = f"--set {override}"
+    if not equals or not path:
+        raise OODError(f"{place}: must read a.b=value")
+    if path.partition(".")[0] in ("base", "vary"):
+        raise OODError(f"{place}: '{path.partition('.')[0]}' can only stand in a recipe")
+    keys = path.split(".")
+    replaced = {"seed": "seeds", "seeds": "seed"}.get(keys[0])
+    entries = {key: node for key, node in mapping(root, "a recipe").items() if key != replaced}
+    return put(Node(entries, root.place), keys, parse(text, place, line_numbers=False))

@@ -1,0 +1,1 @@
+"""What a report says, collected from plan, results and store."""

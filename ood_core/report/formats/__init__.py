@@ -1,0 +1,1 @@
+"""Files of a report: page, LaTeX, Markdown, CSV, JSON."""

@@ -1,0 +1,58 @@
+"""The tables as CSV, for spreadsheets and programs; rates are fractions in [0, 1]."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from ood_core.report.content.published import PublishedTable
+from ood_core.report.content.summary_rows import TITLES, Line
+
+NAMES = ("variant", "case", "scorer", "id_set", "ood_set", "group", "repeats")
+
+
+def sheet(records: Sequence[Any], cls: Any) -> str:
+    """Return records of one class, a line each, a column for each field."""
+    names = [field.name for field in fields(cls)]
+    return _text(names, ([getattr(record, name) for name in names] for record in records))
+
+
+def summary(lines: Sequence[Line]) -> str:
+    """Return the lines of the result table with their deviations, intervals and comparisons."""
+    rates = [f"{name}{part}" for name in TITLES for part in ("", "_sd", "_low", "_high")]
+    compared = ["difference", "difference_low", "difference_high", "p", "p_adjusted", "test", "baseline"]
+    return _text([*NAMES, *rates, *compared], map(_summarised, lines))
+
+
+def published(tables: Sequence[PublishedTable]) -> str:
+    """Return the cells of published tables, a line each, ours in percent as theirs are."""
+    names = ["ours", "deviation", "paper", "difference", "exposed", "paper_exposed", "instead"]
+    lines = (
+        [table.name, row.heading.text, column.text, *(getattr(cell, name) for name in names)]
+        for table in tables
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+    )
+    return _text(["table", "row", "column", *names], lines)
+
+
+def _summarised(line: Line) -> list[Any]:
+    values: list[Any] = [getattr(line, name) for name in NAMES]
+    for cell in line.cells.values():
+        values += [None] * 4 if cell is None else [cell.mean, cell.deviation, *(cell.interval or (None, None))]
+    if (compared := line.comparison) is None:
+        return [*values, *[None] * 7]
+    found = compared.found
+    numbers = [found.difference, found.low, found.high, found.p, compared.adjusted]
+    return [*values, *numbers, compared.test, compared.against]
+
+
+def _text(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(lines)
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""Runs of plans: scheduling of jobs, executors, worker processes, lock files."""

@@ -1,0 +1,255 @@
+"""recipe.lock.yaml: what a run was made of, so that it can be run again bit for bit, or told what differs.
+
+lock           the version of this format
+experiments    every variant under every seed with every option resolved, as `recipe` reads it
+versions       of Python, the libraries and all plugin packages
+machine        the hardware, in words
+data           the fingerprint of each set of images
+stages         the key of each stage, and the threads it was computed with: sums depend on how they are cut
+measurements   a digest of the numbers of each row
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ood_core.errors import OODError, OODErrors
+from ood_core.recipe.build import digest
+from ood_core.recipe.read import Recipe
+from ood_core.recipe.yaml import Node, parse
+from ood_core.records.stages import ExtractStage, Plan, TrainStage
+from ood_core.run.schedule import ResultRow, Results
+from ood_core.run.versions import versions
+from ood_core.runtime.machine import machine
+from ood_core.store.store import write_text
+
+FILE = "recipe.lock.yaml"
+FORMAT = 1
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./+-]+( [A-Za-z0-9_./+-]+)*")
+"""Words that YAML reads as they stand, unless they are numbers or flags."""
+
+TOLD = 5
+"""Stages whose keys differ that are told."""
+
+SECTIONS = {"versions": dict, "machine": dict, "data": dict, "stages": list, "measurements": dict}
+
+HARDWARE = ("processor", "accelerator")
+"""What of the machine may change the last bits."""
+
+MEASURED = ("auroc", "fpr95", "aupr_in", "aupr_out", "threshold", "id_accuracy")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock as it was read.
+
+    Attributes:
+        path: Its file.
+        recipes: The experiments.
+        entries: All of it, in plain values.
+    """
+
+    path: Path
+    recipes: list[Recipe]
+    entries: Mapping[str, Any]
+
+    @property
+    def threads(self) -> dict[str, int]:
+        """With how many threads each stage was computed, by key."""
+        return {stage["key"]: stage["threads"] for stage in self.entries["stages"]}
+
+
+def is_lock(path: Path) -> bool:
+    """Return whether a recipe's file is a lock, by its name."""
+    return path.name.endswith(".lock.yaml")
+
+
+def write(plan: Plan, recipes: Sequence[Recipe], results: Results, folder: Path) -> None:
+    """Write the lock of a run into its folder."""
+    text = yaml.dump(_entries(plan, recipes, results), Dumper=_Dumper, sort_keys=False, width=120)
+    write_text(
+        folder / FILE, f"# `ood-run {FILE}` computes {plan.name} again, bit for bit, or says what differs.\n{text}"
+    )
+
+
+def read(path: Path) -> Lock:
+    """Return a lock.
+
+    Raises:
+        OODError: It cannot be read, is no lock, or one of another format.
+    """
+    try:
+        node = parse(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OODError(f"{path}: cannot be read: {error}") from None
+    entries = node.plain()
+    if not isinstance(entries, dict) or "lock" not in entries:
+        raise OODError(f"{path}: is no lock: the key 'lock' is missing")
+    if entries["lock"] != FORMAT:
+        raise OODError(
+            f"{path}: is a lock of format {entries['lock']}, this version reads {FORMAT}; run its recipe again"
+        )
+    try:
+        recipes = _recipes(node)
+        for name, kind in SECTIONS.items():
+            if not isinstance(entries[name], kind):
+                raise TypeError(f"'{name}' is no {'list' if kind is list else 'mapping'}")
+        for stage in entries["stages"]:
+            stage["key"], stage["stage"], int(stage["threads"])
+        return Lock(path, recipes, entries)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise OODError(f"{path}: is damaged: {type(error).__name__} {error}; run its recipe again") from None
+
+
+def require_same(lock: Lock, plan: Plan) -> None:
+    """Refuse to run a plan whose inputs are not those of the lock.
+
+    Raises:
+        OODErrors: With a line for each input that differs.
+    """
+    if different := [OODError(f"{lock.path.name}: {line}") for line in _differences(lock.entries, plan)]:
+        raise OODErrors(different)
+
+
+def notes(lock: Lock) -> list[str]:
+    """Return what differs and may change the last bits, but need not."""
+    now, then = machine(), lock.entries["machine"]
+    return [
+        f"{name} is {now[name]}, was {was}: bits may differ"
+        for name in HARDWARE
+        if now[name] != (was := then.get(name, "unknown"))
+    ]
+
+
+def verdict(lock: Lock, results: Results) -> tuple[bool, str]:
+    """Return whether the numbers are those of the lock, and that in words."""
+    then, now = lock.entries["measurements"], _measurements(results)
+    changed = [name for name in then if now.get(name) != then[name]]
+    if not changed:
+        return True, f"the numbers are those of {lock.path.name}, bit for bit"
+    return False, f"{len(changed)} of {len(then)} measurements differ from {lock.path.name}, the first: {changed[0]}"
+
+
+# ----------------------------------------------------------------------------------------------------- its content
+
+
+def _entries(plan: Plan, recipes: Sequence[Recipe], results: Results) -> dict[str, Any]:
+    return {
+        "lock": FORMAT,
+        "recipe": plan.name,
+        "experiments": [_experiment(recipe, plan) for recipe in recipes],
+        "versions": versions(plan.plugins),
+        "machine": machine(),
+        "data": _data(plan),
+        "stages": [
+            {"key": record.stage.key, "stage": str(record.stage), "threads": record.facts["threads"]}
+            for record in results.records
+        ],
+        "measurements": _measurements(results),
+    }
+
+
+def _experiment(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    resolved = plan.resolved[f"{recipe.variant}, seed {recipe.seed}"]
+    rooted = resolved["data"] | {"root": "."}  # the paths have it already
+    return {
+        "variant": recipe.variant,
+        "seed": recipe.seed,
+        "coordinates": recipe.coordinates,
+        "left_out": list(recipe.left_out),
+        "baseline": {"variant": recipe.baseline_variant, "scorer": recipe.baseline_scorer},
+        "recipe": {name: value for name, value in resolved.items() if name != "seed"} | {"data": rooted},
+    }
+
+
+def _data(plan: Plan) -> dict[str, str]:
+    """Return the fingerprints of all image sets, by their names and parts."""
+    found = {}
+    for stage in plan.stages:
+        if isinstance(stage, (TrainStage, ExtractStage)):
+            found[str(stage.images)] = stage.images.opened.fingerprint
+        if isinstance(stage, TrainStage) and stage.auxiliary is not None:
+            found[str(stage.auxiliary)] = stage.auxiliary.opened.fingerprint
+    return found
+
+
+def _measurements(results: Results) -> dict[str, str]:
+    """Return a digest of each row's numbers, to the last bit of the floats."""
+    return {_title(row): digest([_hexadecimal(getattr(row, name)) for name in MEASURED]) for row in results.rows}
+
+
+def _title(row: ResultRow) -> str:
+    within = [row.variant, *([row.case] if row.case else []), f"draw {row.draw}", f"seed {row.seed}"]
+    return ", ".join([*within, row.scorer, row.spectrum, row.ood_set])
+
+
+def _hexadecimal(value: float | None) -> str | None:
+    return None if value is None else float(value).hex()
+
+
+def _recipes(node: Node) -> list[Recipe]:
+    entries: Any = node.value
+    name = str(entries["recipe"].value)
+    return [_recipe(name, experiment.value) for experiment in entries["experiments"].value]
+
+
+def _recipe(name: str, of: Any) -> Recipe:
+    baseline = of["baseline"]
+    return Recipe(
+        name=name,
+        variant=of["variant"].value,
+        seed=of["seed"].value,
+        root=of["recipe"],
+        coordinates=of["coordinates"].plain(),
+        left_out=tuple(of["left_out"].plain()),
+        baseline_variant=baseline.value["variant"].value,
+        baseline_scorer=baseline.value["scorer"].value,
+        baseline_place=baseline.place,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- what differs
+
+
+def _differences(then: Mapping[str, Any], plan: Plan) -> list[str]:
+    inputs = [
+        *_changed(then["versions"], versions(plan.plugins), "version of "),
+        *_changed(then["data"], _data(plan), "data "),
+    ]
+    here = {stage.key for stage in plan.stages}
+    gone = [stage["stage"] for stage in then["stages"] if stage["key"] not in here]
+    if inputs or not gone:  # which change the keys too
+        return inputs
+    more = f" and {len(gone) - TOLD} more" if len(gone) > TOLD else ""
+    return [f"options differ: another key has {', '.join(gone[:TOLD])}{more}"]
+
+
+def _changed(then: Mapping[str, str], now: Mapping[str, str], what: str) -> Iterator[str]:
+    for name, value in then.items():
+        if name not in now:
+            yield f"{what}{name} was {value}, is missing now"
+        elif now[name] != value:
+            yield f"{what}{name} was {value}, is {now[name]}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a word that this project would read as a number or a flag in quotes."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write everything out: a lock is read by people too."""
+        return True
+
+
+def _word(dumper: yaml.SafeDumper, word: str) -> yaml.Node:
+    plain = _PLAIN.fullmatch(word) is not None and parse(word, "", line_numbers=False).value == word
+    return dumper.represent_scalar("tag:yaml.org,2002:str", word, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _word)

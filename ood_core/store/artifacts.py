@@ -1,0 +1,197 @@
+"""What lies in the folders of the store, as objects: outputs of the network, and fitted scores.
+
+A fitted score is written as one safetensors file. Its tensors are the file's; everything else - plain values, tuples,
+the scores and other frozen dataclasses within it - stands in the notes beside them, which refer to the tensors by name.
+Nothing is imported because a file says so: classes are looked up among those that the scorer declares.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ood_core.errors import OODError
+from ood_core.interfaces import Head, Outputs, Score, Scorer
+from ood_core.records.stages import Extraction, ExtractStage
+from ood_core.store.store import Store, load_notes, load_tensors, map_array, reading, save_tensors
+
+HEAD = "head.safetensors"
+LAYERS = "layers.json"
+"""What a probe read: the name of each array, in the order of its files 0.npy, 1.npy, ..."""
+
+SCORE = "score.safetensors"
+
+
+# --------------------------------------------------------------------------------------------------- outputs
+
+
+def load_outputs(extraction: Extraction, store: Store) -> Outputs:
+    """Return the outputs that extraction stages left in the store, memory-mapped."""
+    base = extraction.base
+    embeddings, logits, labels = (
+        map_array(store.file(base, f"{name}.npy")) for name in ("embeddings", "logits", "labels")
+    )
+    has_head = (store.facts(base) or {}).get("head", logits.shape[1] > 0)
+    layers = {name: array for stage in extraction.probes for name, array in _layers(stage, store).items()}
+    return Outputs(
+        torch.from_numpy(embeddings),
+        torch.from_numpy(logits),
+        torch.from_numpy(labels),
+        base.classes,
+        head=Head(**load_tensors(store.file(base, HEAD))) if has_head else None,
+        layers={name: torch.from_numpy(array) for name, array in layers.items()},
+        release=_release([embeddings, logits, labels, *layers.values()]),
+    )
+
+
+def load_together(extractions: Sequence[Extraction], store: Store) -> Outputs:
+    """Return the outputs of several small sets as one, in memory; classes are numbered set after set."""
+    parts = [load_outputs(extraction, store) for extraction in extractions]
+    sizes = [len(extraction.base.images.opened.classes) for extraction in extractions]
+    firsts = accumulate(sizes[:-1], initial=0)
+    return replace(
+        parts[0],
+        embeddings=torch.cat([part.embeddings for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        labels=torch.cat([part.labels + first for part, first in zip(parts, firsts, strict=True)]),
+        layers={name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers},
+        release=None,
+    )
+
+
+def save_layers(folder: Path, names: Sequence[str]) -> None:
+    """Note the names of the arrays that a probe read."""
+    (folder / LAYERS).write_text(json.dumps(list(names)), encoding="utf-8")
+
+
+def layer_file(index: int) -> str:
+    """Return the name of the file of a probe's array."""
+    return f"{index}.npy"
+
+
+def _layers(stage: ExtractStage, store: Store) -> dict[str, np.memmap[Any, Any]]:
+    path = store.file(stage, LAYERS)
+    with reading(path):
+        names = list(json.loads(path.read_text(encoding="utf-8")))
+    return {name: map_array(store.file(stage, layer_file(index))) for index, name in enumerate(names)}
+
+
+def _release(arrays: Sequence[np.memmap[Any, Any]]) -> Callable[[int, int], None] | None:
+    """Return what drops the pages of rows that were read, which would otherwise count as memory until the end."""
+    if not hasattr(mmap, "MADV_DONTNEED"):  # Windows drops them by itself
+        return None
+
+    def release(start: int, stop: int) -> None:
+        for array in arrays:
+            mapping: mmap.mmap | None = getattr(array, "_mmap", None)
+            if mapping is None:  # an empty array is not mapped
+                continue
+            row = array.nbytes // len(array)
+            header = len(mapping) - array.nbytes
+            first = (header + start * row) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapping.madvise(mmap.MADV_DONTNEED, first, header + stop * row - first)
+
+    return release
+
+
+# ---------------------------------------------------------------------------------------------------- scores
+
+
+def save_score(folder: Path, score: Score, file: str = SCORE) -> None:
+    """Write a fitted score into a file of the folder."""
+    tensors: dict[str, Tensor] = {}
+    notes = _encode(score, "", tensors)
+    save_tensors(folder / file, tensors, notes)
+
+
+def load_score(path: Path, scorer: Scorer) -> Any:
+    """Return the score that this scorer, or one with the same options, left in a file.
+
+    Raises:
+        OODError: The file was written by another version of the class; names what is missing or too much.
+    """
+    classes = {_name(cls): cls for part in scorer.parts() for cls in _classes_within(part.scores)}
+    return _decode(load_notes(path), load_tensors(path), classes, path)
+
+
+def plain_values(score: Score) -> dict[str, Any]:
+    """Return what a fitted score has to say in a report: its numbers and words, and those of the values within it."""
+    found: dict[str, Any] = {}
+    for field in fields(score):  # type: ignore[arg-type]
+        value = getattr(score, field.name)
+        if isinstance(value, (bool, int, float, str)):
+            found[field.name] = value
+        elif is_dataclass(value):
+            found |= {f"{field.name}.{name}": inner for name, inner in plain_values(value).items()}  # type: ignore[arg-type]
+    return found
+
+
+def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"tensor": path}
+    if isinstance(value, (tuple, list)):
+        return [_encode(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
+    if is_dataclass(value):
+        pairs = {field.name: getattr(value, field.name) for field in fields(value)}
+        within = {name: _encode(item, f"{path}.{name}".lstrip("."), tensors) for name, item in pairs.items()}
+        return {"class": _name(type(value)), "fields": within}
+    assert value is None or isinstance(value, (bool, int, float, str)), f"{path} of a score is a {type(value).__name__}"
+    return value
+
+
+def _decode(noted: Any, tensors: dict[str, Tensor], classes: dict[str, type], path: Path) -> Any:
+    if isinstance(noted, list):
+        return tuple(_decode(item, tensors, classes, path) for item in noted)
+    if not isinstance(noted, dict):
+        return noted
+    if "tensor" in noted:
+        return tensors[noted["tensor"]]
+    cls = classes.get(noted.get("class", ""))
+    if cls is None:
+        raise OODError(f"{path}: holds a {noted.get('class')}, which the scorer does not make")
+    values = {name: _decode(item, tensors, classes, path) for name, item in noted["fields"].items()}
+    wanted = {field.name for field in fields(cls)}
+    if wanted != values.keys():
+        differing = ", ".join(sorted(wanted ^ values.keys()))
+        raise OODError(f"{path}: was saved by another version of {cls.__name__}: {differing}")
+    return cls(**values)
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _classes_within(cls: type) -> Iterator[type]:
+    """Yield a dataclass and those that the annotations of its fields name."""
+    yield cls
+    for hint in typing.get_type_hints(cls).values():
+        for part in _leaves(hint):
+            if isinstance(part, type) and part is not cls and is_dataclass(part):
+                yield from _classes_within(part)
+
+
+def _leaves(hint: Any) -> Iterator[Any]:
+    inner = typing.get_args(hint)
+    if not inner:
+        yield hint
+    for part in inner:
+        yield from _leaves(part)
+
+
+def save_picture(path: Path, picture: Tensor) -> str:
+    """Write a picture, [3, H, W] in [0, 1], as PNG; return the name of the file."""
+    pixels = picture.detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(pixels).save(path)
+    return path.name

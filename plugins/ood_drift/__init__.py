@@ -1,0 +1,1 @@
+"""Drift: whether new images still score as the calibration images did; the command `ood drift`."""

@@ -1,0 +1,196 @@
+"""The files that hold a graph: ONNX, and torch's own. Either can be written, and opened again to be verified."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from ood_core.errors import OODError
+from ood_export.graph import IMAGES
+from ood_export.tracing import quiet
+
+Runnable: TypeAlias = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
+"""From images [N, 3, S, S] to the outputs by name."""
+
+KEY = "ood"
+"""Of the description, in the metadata of the file."""
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+LARGEST = 2_000_000_000
+"""Bytes that one ONNX file can hold: protobuf counts them in 31 bits."""
+
+
+class Unfit(Exception):  # noqa: N818 - said of a graph
+    """A graph has something that a format, or what runs it, does not have; says what, beginning with a verb."""
+
+
+class Format(ABC):
+    """A kind of file."""
+
+    suffix: str
+
+    @abstractmethod
+    def require(self, opset: int | None) -> None:
+        """Refuse what cannot work, before anything is done.
+
+        Raises:
+            OODError: A package is missing, or the format has no such option.
+        """
+
+    @abstractmethod
+    def write(
+        self,
+        program: ExportedProgram,
+        outputs: list[str],
+        description: Mapping[str, Any],
+        file: Path,
+        opset: int | None,
+    ) -> None:
+        """Write the graph and its description.
+
+        Raises:
+            Unfit: The graph has something that the format does not.
+            OODError: It is too large, or cannot be had with that opset.
+        """
+
+    @abstractmethod
+    def opened(self, file: Path) -> Runnable:
+        """Return what runs the graph, on the CPU.
+
+        Raises:
+            Unfit: It does not run.
+        """
+
+
+class Onnx(Format):
+    """ONNX, run by onnxruntime and many others."""
+
+    suffix = ".onnx"
+
+    def require(self, opset: int | None) -> None:
+        """Refuse to begin without the packages."""
+        missing = [name for name in PACKAGES if find_spec(name) is None]
+        if missing:
+            raise OODError(f"ONNX needs {' and '.join(missing)}: pip install 'ood-framework[export]'")
+
+    def write(
+        self,
+        program: ExportedProgram,
+        outputs: list[str],
+        description: Mapping[str, Any],
+        file: Path,
+        opset: int | None,
+    ) -> None:
+        """Write the graph; the description is among its metadata."""
+        size = sum(tensor.nbytes for tensor in (*program.state_dict.values(), *program.constants.values()))
+        if size > LARGEST:
+            raise OODError(f"weights and scores take {size / 1e9:.1f} GB, an ONNX file holds 2; a .pt2 holds more")
+        try:
+            with quiet():
+                made = torch.onnx.export(
+                    program,
+                    (),
+                    input_names=[IMAGES],
+                    output_names=outputs,
+                    opset_version=opset,
+                    dynamo=True,
+                    verbose=False,
+                )
+                assert made is not None, "dynamo gives a program"
+                _tidy(made.model.graph, {IMAGES, *outputs})
+                made.model.metadata_props[KEY] = json.dumps(description, ensure_ascii=False, allow_nan=False)
+                made.save(file, external_data=False)
+        except OSError:  # of the disk, not of the graph
+            raise
+        except Exception as error:
+            raise Unfit(f"has no ONNX: {_first_cause(error)}") from error
+        if opset is not None and made.model.opset_imports[""] != opset:
+            raise OODError(f"opset {opset}: this graph can be had with opset {made.model.opset_imports['']}")
+
+    def opened(self, file: Path) -> Runnable:
+        """Open it with onnxruntime."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone
+        try:
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a dozen classes without a common one
+            raise Unfit(f"is not run by onnxruntime: {_first_cause(error)}") from error
+        names = [output.name for output in session.get_outputs()]
+        return lambda images: dict(zip(names, session.run(names, {IMAGES: images}), strict=True))
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return shorten(str(error), 160, placeholder="...")
+
+
+def _tidy(graph: Any, public: set[str]) -> None:
+    """Make the graph fit to be given away.
+
+    Values within that are called as an input or output are renamed: a softmax, and the score of that name. The number
+    of images is called N. What the exporter notes of each node goes, because paths of this machine are in it.
+    """
+    outer = [*graph.inputs, *graph.outputs]
+    graph.metadata_props.clear()
+    for node in graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if value.name in public and not any(value is other for other in outer):
+                value.name = f"inner.{value.name}"
+    for value in outer:
+        value.metadata_props.clear()
+        value.shape = type(value.shape)([size if isinstance(size, int) else "N" for size in value.shape])
+
+
+class Torch(Format):
+    """torch's own: opened by `torch.export.load`."""
+
+    suffix = ".pt2"
+
+    def require(self, opset: int | None) -> None:
+        """Refuse an opset, which is ONNX's."""
+        if opset is not None:
+            raise OODError(f"opset {opset}: is for ONNX; leave it out, or write an .onnx")
+
+    def write(
+        self,
+        program: ExportedProgram,
+        outputs: list[str],
+        description: Mapping[str, Any],
+        file: Path,
+        opset: int | None,
+    ) -> None:
+        """Write the graph; the description is one of its extra files."""
+        text = json.dumps(description, ensure_ascii=False, allow_nan=False)
+        with quiet():
+            torch.export.save(program, file, extra_files={KEY: text})
+
+    def opened(self, file: Path) -> Runnable:
+        """Open it with torch."""
+        with quiet():
+            module = torch.export.load(file).module()
+
+        def run(images: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+            with torch.inference_mode():
+                found = module(**{IMAGES: torch.from_numpy(images)})
+            return {name: values.numpy() for name, values in found.items()}
+
+        return run
+
+
+FORMATS: Mapping[str, Format] = {"onnx": Onnx(), "torch": Torch()}

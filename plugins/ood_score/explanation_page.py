@@ -1,0 +1,183 @@
+"""The page of `--explain`: the images that are most OOD, beside the nearest ID images and where patches surprise.
+
+Only a bounded number of rows is kept while images are scored; the images of these are read again for the page. One HTML
+file that holds all it shows and asks for nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from ood_core.detector.build import thumbnail
+from ood_core.detector.forward import outputs
+from ood_core.detector.inputs import batches, file_item
+from ood_core.detector.state import Examples
+from ood_core.errors import OODError
+from ood_core.store.store import write_text
+from ood_score.counts import Tally, counted
+from ood_score.predict_files import NEAREST, Request
+from ood_score.rows import Row
+from ood_score.table import printable
+
+BATCH = 32
+"""Of them passed at once, at most; maps take many passes each."""
+
+COLOURS = "inferno"
+FAINTEST, STRONGEST = 0.1, 0.75
+"""How much of a picture the map over it hides, where the error is least and where it is greatest."""
+
+Errors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An ID training image: its class, how far its embedding is, and the image as a data URI."""
+
+    class_name: str
+    distance: float
+    picture: str
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A row with what was seen of its image once more.
+
+    Attributes:
+        row: What was found.
+        picture: As the network is shown it, a data URI.
+        neighbours: The nearest first.
+        errors: float32 [h, w], how badly its patches are guessed; None where nothing guesses.
+        gone: Why the image could not be read again.
+    """
+
+    row: Row
+    picture: str = ""
+    neighbours: Sequence[Neighbour] = ()
+    errors: Errors | None = None
+    gone: str = ""
+
+
+def write(path: Path, request: Request, tally: Tally) -> None:
+    """Write the page; it is whole or not there.
+
+    Raises:
+        OODError: It cannot be written.
+    """
+    text = render(request, explain(request, tally.worst.rows()), tally)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise OODError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def explain(request: Request, rows: Sequence[Row]) -> list[Explained]:
+    """Return the rows in their order, each with its image, its neighbours and its map of errors."""
+    found: list[Explained] = []
+    size = min(request.batch_size, BATCH)
+    for shown in batches(
+        map(file_item, [row.file for row in rows]), request.fitted.preprocessing, size, request.fitted.device
+    ):
+        of_batch = rows[len(found) : len(found) + len(shown.names)]
+        seen = iter(_seen(request, shown.images) if len(shown.images) else ())
+        for place, row in enumerate(of_batch):
+            reason = shown.errors.get(place)
+            found.append(Explained(row, **next(seen)) if reason is None else Explained(row, gone=reason))
+    return found
+
+
+def _seen(request: Request, shown: torch.Tensor) -> Iterator[dict[str, Any]]:
+    """Yield for each image [B, 3, S, S] what `Explained` holds of it."""
+    fitted = request.fitted
+    found, as_given = outputs(fitted.network, shown)
+    near: list[list[Neighbour]] = [[] for _ in shown]
+    if fitted.examples is not None:
+        distances, rows = fitted.examples.nearest(found.embeddings, NEAREST)
+        near = [
+            [_neighbour(fitted.classes, fitted.examples, *of) for of in zip(*pair, strict=True)]
+            for pair in zip(distances.tolist(), rows.tolist(), strict=True)
+        ]
+    maps = None if fitted.reconstruction is None else fitted.reconstruction.errors(as_given).float().cpu().numpy()
+    for row, image in enumerate(shown):
+        yield {
+            "picture": _uri(thumbnail(image), "webp"),
+            "neighbours": near[row],
+            "errors": None if maps is None else maps[row],
+        }
+
+
+def _neighbour(classes: Sequence[str], examples: Examples, distance: float, row: int) -> Neighbour:
+    return Neighbour(classes[int(examples.labels[row])], distance, _uri(examples.pictures[row], "webp"))
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def render(request: Request, explained: Sequence[Explained], tally: Tally) -> str:
+    """Return the page.
+
+    Args:
+        request: What was wanted.
+        explained: What it shows, in this order.
+        tally: Of all images, also of those that are not shown.
+    """
+    loader = PackageLoader("ood_score")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["printable"] = printable
+    errors = [one.errors for one in explained if one.errors is not None]
+    greatest = float(np.quantile(np.concatenate([of.ravel() for of in errors]), 0.99)) if errors else 0.0
+    return environment.get_template("explained.html.j2").render(
+        request=request,
+        summary=tally.summary(),
+        left_out=max(tally.images - tally.unscored - len(explained), 0),
+        shown=counted(len(explained)),
+        tally=tally,
+        explained=[(one, _heat(one.errors, greatest), _facts(one.row)) for one in explained],
+        greatest=greatest,
+        gradient=", ".join(_colours()),
+        style=Markup(loader.get_source(environment, "explained.css")[0]),
+    )
+
+
+def _facts(row: Row) -> list[tuple[str, str]]:
+    numbers = {"score": row.score, "threshold": row.threshold, "p-value": row.p_value, **row.scores}
+    found = [(name, "" if value is None else f"{value:.4g}") for name, value in numbers.items()]
+    return found if row.predicted is None else [*found, ("predicted", row.predicted)]
+
+
+def _heat(errors: Errors | None, greatest: float) -> str:
+    """Return a map as a data URI, a pixel for each patch; the same colour is the same error all over the page."""
+    if errors is None:
+        return ""
+    import matplotlib  # slow
+
+    shares = (errors / (greatest or 1.0)).clip(0, 1)
+    colours = matplotlib.colormaps[COLOURS](shares)
+    colours[..., 3] = FAINTEST + (STRONGEST - FAINTEST) * shares
+    encoded = io.BytesIO()
+    PIL.Image.fromarray((colours * 255).round().astype(np.uint8)).save(encoded, "PNG")
+    return _uri(encoded.getvalue(), "png")
+
+
+def _colours() -> list[str]:
+    """Return colours of the scale, from the least to the greatest error."""
+    import matplotlib  # slow
+    from matplotlib.colors import to_hex
+
+    return [to_hex(matplotlib.colormaps[COLOURS](share)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]

@@ -1,0 +1,146 @@
+"""What a command line names - files, folders, globs, lists on stdin - to paths, lazily and in a fixed order.
+
+Paths stay texts: `./a.png` is called so in the results because it was called so when it was named. A folder
+of a million files is never a list: its names are read again for every `folders.AT_ONCE` of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from glob import has_magic
+from typing import BinaryIO
+
+from ood_core.data.folders import AT_ONCE, PassedOver, entries, is_folder, pictures
+from ood_core.errors import OODError
+
+STDIN = "-"
+
+READ = 1 << 16
+"""Bytes of a list that are read at once, at most; fewer where fewer are there."""
+
+Pattern = tuple[str, ...]
+"""A glob, part by part; `()` matches the folder it begins in."""
+
+UNFOLLOWED = "{} folder link{s} that ** does not follow"
+
+
+def named(images: Sequence[str], passed: PassedOver, null: bool = False) -> Iterator[str]:
+    """Yield the paths that the arguments name, in the order of the arguments; within a folder or glob sorted by path.
+
+    A path that is there is meant as such, even if it looks like a glob. What is not there is yielded too: that it
+    cannot be read is a result.
+
+    Args:
+        images: Files, folders and globs; `-` is the list of files and folders on stdin.
+        passed: Counts what is passed over in folders.
+        null: Whether the paths on stdin end with NUL instead of a newline.
+    """
+    for image in images:
+        if image != STDIN:
+            yield from _argument(image, passed)
+            continue
+        for listed in lines(sys.stdin.buffer, b"\0" if null else b"\n"):
+            yield from pictures(listed, passed) if os.path.isdir(listed) else [listed]  # noqa: PTH112 - never raises
+
+
+def require(images: Sequence[str]) -> None:
+    """Refuse folders without pictures and globs that match nothing, before anything is scored.
+
+    Raises:
+        OODError: Names the first one.
+    """
+    for image in images:
+        passed = PassedOver()
+        if image == STDIN or next(_argument(image, passed), None) is not None:
+            continue
+        if os.path.isdir(image):  # noqa: PTH112
+            raise OODError(passed.behind(f"{image}: the folder holds no pictures"))
+        raise OODError(f"{image}: matches no file")
+
+
+def lines(source: BinaryIO, end: bytes) -> Iterator[str]:
+    """Yield the paths of a list as they come, without waiting for more than is there; empty ones are left out."""
+    rest = b""
+    while read := source.read1(READ) if hasattr(source, "read1") else source.read(READ):
+        *whole, rest = (rest + read).split(end)
+        yield from map(os.fsdecode, filter(None, map(_bare, whole)) if end == b"\n" else filter(None, whole))
+    if last := _bare(rest) if end == b"\n" else rest:
+        yield os.fsdecode(last)
+
+
+def _bare(line: bytes) -> bytes:
+    return line.removesuffix(b"\r")
+
+
+def _argument(image: str, passed: PassedOver) -> Iterator[str]:
+    if os.path.isdir(image):  # noqa: PTH112
+        yield from pictures(image, passed)
+    elif has_magic(image) and not os.path.lexists(image):
+        parts = image.split("/")
+        first = next(place for place, part in enumerate(parts) if has_magic(part))
+        folder = "/".join(parts[:first]) or ("/" if first else "")
+        yield from _matching(folder, frozenset(_begun(tuple(filter(None, parts[first:])))), passed)
+    else:
+        yield image
+
+
+# --------------------------------------------------------------------------------------------------------------- globs
+
+
+def _matching(folder: str, patterns: frozenset[Pattern], passed: PassedOver) -> Iterator[str]:
+    """Yield the files beneath a folder that match one of the patterns; of a folder that does, its pictures.
+
+    What may not be read is itself yielded, so that it becomes a row with an error.
+    """
+    inside = entries(folder, AT_ONCE)
+    while True:
+        try:
+            entry = next(inside, None)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError:
+            yield folder
+            return
+        if entry is None:
+            return
+        yield from _matched(entry, entry.path if folder else entry.name, patterns, passed)
+
+
+def _matched(entry: os.DirEntry[str], path: str, patterns: frozenset[Pattern], passed: PassedOver) -> Iterator[str]:
+    try:
+        deeper, unknown = is_folder(entry), False
+    except OSError:
+        deeper, unknown = False, True
+    linked = deeper and entry.is_symlink()
+    rest = frozenset(after for pattern in patterns for after in _after(pattern, entry.name, linked))
+    if not deeper:
+        yield from [path] if () in rest or (unknown and rest) else []
+    elif () in rest:
+        yield from pictures(path, passed)
+    elif rest:
+        yield from _matching(path, rest, passed)
+    elif linked and any(pattern[:1] == ("**",) for pattern in patterns):
+        passed.reasons[UNFOLLOWED] += 1
+
+
+def _after(pattern: Pattern, name: str, linked: bool) -> Iterator[Pattern]:
+    """Yield what is left of a pattern when its first part has matched a name; `linked` is a link to a folder."""
+    if not pattern or (name.startswith(".") and not pattern[0].startswith(".")):
+        return
+    if pattern[0] == "**":  # any number of folders, this one among them, but none that may lead back
+        if not linked:
+            yield from _begun(pattern)
+        if len(pattern) == 1:
+            yield ()
+    elif fnmatchcase(name, pattern[0]):
+        yield from _begun(pattern[1:])
+
+
+def _begun(pattern: Pattern) -> Iterator[Pattern]:
+    """Yield a pattern, and without the `**` that it begins with, as that may stand for no folder."""
+    yield pattern
+    if len(pattern) > 1 and pattern[0] == "**":
+        yield from _begun(pattern[1:])

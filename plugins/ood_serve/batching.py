@@ -1,0 +1,172 @@
+"""Images that wait pass through the network together, in one thread that has all cores.
+
+An idle thread takes at once what is there. While it is at work others gather, and it takes them all next; only if some
+are still being decoded does it wait for them, `max_wait` at most. Nobody waits for images that may never come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+
+import torch
+from torch import Tensor
+
+from ood_core.data.selection import to_unit
+from ood_core.detector.forward import scored
+from ood_core.detector.predictions import Scored
+from ood_core.detector.state import Fitted
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What came of one image: its scores, one row, and its error map [h, w] if it was asked for."""
+
+    scored: Scored
+    error_map: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One image on its way.
+
+    Attributes:
+        image: uint8 [3, S, S].
+        answer: Where `Passed` goes, or what went wrong.
+        mapped: Whether its error map is wanted.
+        counted: Whether somebody sent it.
+        arrived: When, by the monotonic clock.
+    """
+
+    image: Tensor
+    answer: asyncio.Future[Passed]
+    mapped: bool = False
+    counted: bool = True
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """The thread, and what waits for it.
+
+    Args:
+        fitted: The detector's.
+        batch_size: Images that pass at once, at most.
+        max_wait: Milliseconds for those that are being decoded.
+        told: Called in the thread after each pass, with the scores and the seconds that it took.
+    """
+
+    def __init__(self, fitted: Fitted, batch_size: int, max_wait: float, told: Callable[[Scored, float], None]) -> None:
+        self._fitted, self._size, self._wait, self._told = fitted, batch_size, max_wait / 1000, told
+        self._waiting: deque[Job] = deque()
+        self._coming = 0
+        self._closed = False
+        self._changed = Condition()
+        self._thread = Thread(target=self._work, name="inference", daemon=True)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self, seconds: float) -> bool:
+        """Drop what waits, and return whether the thread has ended within so many seconds."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def expect(self) -> None:
+        """Say that an image is being decoded; `put` or `dismiss` follows."""
+        with self._changed:
+            self._coming += 1
+
+    def dismiss(self) -> None:
+        """Say that an expected image does not come."""
+        with self._changed:
+            self._coming -= 1
+            self._changed.notify()
+
+    def put(self, job: Job) -> None:
+        """Have an expected image passed; its answer is set in the event loop that it belongs to."""
+        with self._changed:
+            self._coming -= 1
+            self._waiting.append(job)
+            self._changed.notify()
+
+    # ------------------------------------------------------------------------------------------------- in the thread
+
+    def _work(self) -> None:
+        while (jobs := self._next()) is not None:
+            wanted = [job for job in jobs if not job.answer.done()]  # nobody waits for the others any more
+            if wanted:
+                self._pass(wanted)
+
+    def _next(self) -> list[Job] | None:
+        """Return the next batch as soon as there is one, None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            latest = self._waiting[0].arrived + self._wait
+            self._changed.wait_for(self._is_ripe, max(0.0, latest - time.monotonic()))
+            return [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+
+    def _is_ripe(self) -> bool:
+        return self._closed or not self._coming or len(self._waiting) >= self._size
+
+    def _pass(self, jobs: Sequence[Job]) -> None:
+        try:
+            began = time.perf_counter()
+            found = scored(self._fitted, torch.stack([job.image for job in jobs]))
+            took = time.perf_counter() - began
+            answers = [Passed(_row(found, row), self._error_map(job)) for row, job in enumerate(jobs)]
+        except Exception as error:
+            if len(jobs) == 1:
+                _hand_over(jobs, [error])
+                return
+            for job in jobs:  # whichever of them it was takes none of the others down
+                self._pass([job])
+            return
+        _hand_over(jobs, answers)
+        if jobs[0].counted:
+            self._told(found, took)
+
+    def _error_map(self, job: Job) -> Tensor | None:
+        if not job.mapped or self._fitted.reconstruction is None:
+            return None
+        return self._fitted.reconstruction.errors(to_unit(job.image[None].to(self._fitted.device)))[0].cpu()
+
+
+def _row(found: Scored, row: int) -> Scored:
+    only = slice(row, row + 1)
+    predicted = None if found.predicted is None else found.predicted[only]
+    return Scored({name: of[only] for name, of in found.scores.items()}, predicted, found.embeddings[only])
+
+
+def _hand_over(jobs: Sequence[Job], answers: Sequence[Passed | Exception]) -> None:
+    loop = jobs[0].answer.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_settle, jobs, answers)
+
+
+def _settle(jobs: Sequence[Job], answers: Sequence[Passed | Exception]) -> None:
+    for job, answer in zip(jobs, answers, strict=True):
+        settle(job.answer, answer)
+
+
+def settle(future: asyncio.Future[Passed], answer: Passed | Exception) -> None:
+    """Set what came of an image, in the event loop; nothing if nobody waits for it any more."""
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,64 @@
+"""`ood serve`: a detector as a web service."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from ood_core.cli.runs import detector_folder
+
+EXTRA = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn")
+"""Packages that only the service needs."""
+
+
+def command(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="The folder of a run or detector, or a run's name below `runs/`.")
+    ],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets the whole network in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    device: Annotated[
+        str | None, typer.Option(help="Where the network runs; the GPU if there is one, unless given.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that pass through the network at once, at most.")] = 32,
+    max_wait: Annotated[
+        float, typer.Option(min=0, help="Milliseconds that images wait for others that are being decoded.")
+    ] = 2.0,
+    queue: Annotated[int, typer.Option(min=1, help="Images that are accepted and not yet answered, at most.")] = 256,
+    max_images: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 64,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes in a request.")] = 32 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image, before it is decoded.")] = 50_000_000,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request.")] = 60.0,
+    grace: Annotated[float, typer.Option(min=1, help="Seconds from the signal to stop to the end.")] = 20.0,
+) -> None:
+    """Serve a detector: images to POST /score, a page at /, its API at /docs, /healthz, /readyz and /metrics.
+
+    Requests that wait pass through the network together. SIGTERM and Ctrl-C answer what was accepted, then end.
+    """
+    _require_extra()
+    from ood_core.detector import Detector
+    from ood_serve import Limits, Service
+    from ood_serve.server import listen, serve
+
+    limits = Limits(batch_size, max_wait, queue, max_images, max_bytes, max_pixels, timeout, grace)
+    folder = detector_folder(run)
+    with listen(host, port) as listening:
+        detector = Detector.load(folder, device=device)
+        bound = listening.getsockname()[:2]
+        where = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+        told = f"serving {detector.name} ({', '.join(detector.scorers)}) on http://{where}"
+        serve(Service(detector.fitted, limits), listening, lambda: typer.echo(told))
+
+
+def _require_extra() -> None:
+    from ood_core.errors import OODError
+
+    for name in EXTRA:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise OODError(
+                f"ood serve needs '{error.name or name}', which is not installed: pip install 'ood-framework[serve]'"
+            ) from None

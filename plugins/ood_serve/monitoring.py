@@ -1,0 +1,140 @@
+"""What the service tells Prometheus, and whether images still score as the calibration images did."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+
+from ood_core.detector.predictions import Scored
+from ood_core.detector.state import Fitted
+from ood_drift.drift_tests import KS, Sequential, Window
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+TOGETHER = 1024
+"""Scores that are tested for drift at once, unless somebody asks; one by one costs more than a small network."""
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """What is known of drift: the test of the latest scores, None before the first, and of all of them."""
+
+    ks: KS | None
+    images: int
+    log_martingale: float
+    alarm_at: int | None
+
+
+class Drift:
+    """The scores of the scorer that decides, watched. From any thread.
+
+    Args:
+        calibration: float64 [M].
+    """
+
+    def __init__(self, calibration: NDArray[np.float64]) -> None:
+        self._window, self._sequential = Window(calibration), Sequential(calibration)
+        self._new: list[float] = []
+        self._lock = Lock()
+
+    def observe(self, scores: NDArray[np.float64]) -> None:
+        """Take in the next scores [n]; those that are not finite are not scores."""
+        with self._lock:
+            self._new += scores[np.isfinite(scores)].tolist()
+            if len(self._new) >= TOGETHER:
+                self._update()
+
+    def read(self) -> Drifted:
+        """Return what is known."""
+        with self._lock:
+            self._update()
+            window, of = copy.deepcopy(self._window), self._sequential  # the test takes longer than anybody should wait
+            found = (of.images, of.log_martingale, of.alarm_at)
+        return Drifted(window.statistic() if len(window) else None, *found)
+
+    def _update(self) -> None:
+        scores = np.array(self._new, dtype=np.float64)
+        self._new.clear()
+        self._window.update(scores)
+        self._sequential.update(scores)
+
+
+class Registry(CollectorRegistry):
+    """Without the times at which series were created; prometheus_client leaves them out for a whole process or not."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        for metric in super().collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+class Monitor:
+    """All numbers of one service, in a registry of their own.
+
+    Args:
+        fitted: The detector's.
+    """
+
+    def __init__(self, fitted: Fitted) -> None:
+        self._decides = fitted.scorers[0].name
+        self.drift = Drift(fitted.scorers[0].calibration.scores)
+        self.registry = known = Registry()
+        ProcessCollector(registry=known)
+        Info("ood_detector", "The detector that is served.", registry=known).info(
+            {"name": fitted.origin.name, "scorer": self._decides, "created": fitted.origin.created}
+        )
+        self.requests = Histogram(
+            "ood_request_seconds",
+            "From a request to its answer, by status.",
+            ["status"],
+            buckets=SECONDS,
+            registry=known,
+        )
+        self.inference = Histogram(
+            "ood_inference_seconds", "A batch through network and scorers.", buckets=SECONDS, registry=known
+        )
+        self.batches = Histogram("ood_batch_images", "Images that passed together.", buckets=IMAGES, registry=known)
+        self.queue = Gauge("ood_queue_images", "Images that wait for the network.", registry=known)
+        self.accepted = Gauge("ood_accepted_images", "Images accepted and not yet answered.", registry=known)
+        self.images = Counter("ood_images", "Images answered, by decision: id or ood.", ["decision"], registry=known)
+        self.errors = Counter("ood_errors", "What could not be answered, by kind.", ["kind"], registry=known)
+        for decision in ("id", "ood"):
+            self.images.labels(decision)  # counted from 0, so that the share of OOD images is known from the first
+        self._gauges = {
+            name: Gauge(f"ood_drift_{name}", told, registry=known)
+            for name, told in (
+                ("ks", "Kolmogorov-Smirnov distance of the latest scores, 1000 at most, from the calibration scores."),
+                ("ks_p_value", "Its p-value, for one look."),
+                ("images", "Images that the sequential test has seen."),
+                ("log_evidence", "Natural logarithm of its evidence against no drift."),
+                ("alarm", "1 since its evidence has reached 100, else 0."),
+            )
+        }
+
+    def passed(self, found: Scored, seconds: float) -> None:
+        """Take in a batch."""
+        self.inference.observe(seconds)
+        self.batches.observe(len(found))
+        self.drift.observe(found.scores[self._decides])
+
+    def text(self) -> bytes:
+        """Return all of it in the format of Prometheus; takes milliseconds."""
+        found = self.drift.read()
+        if found.ks is not None:
+            self._gauges["ks"].set(found.ks.statistic)
+            self._gauges["ks_p_value"].set(found.ks.p_value)
+        else:
+            self._gauges["ks_p_value"].set(1)
+        self._gauges["images"].set(found.images)
+        self._gauges["log_evidence"].set(found.log_martingale)
+        self._gauges["alarm"].set(found.alarm_at is not None)
+        return generate_latest(self.registry)

@@ -1,0 +1,34 @@
+"""The page that takes an image and shows what the detector says of it; one file, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import jinja2
+
+from ood_core.detector.state import Fitted
+
+NEAREST = 6
+"""In-distribution images that are shown."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+
+
+def render(fitted: Fitted) -> str:
+    """Return the page for a detector."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ood_serve"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        fitted=fitted,
+        nearest=NEAREST if fitted.examples is not None else 0,
+        mapped=fitted.reconstruction is not None,
+        calibration=len(fitted.scorers[0].calibration),
+    )
