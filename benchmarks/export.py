@@ -13,7 +13,7 @@ import torch
 
 from ood_core.detector import Detector
 from ood_core.runtime.torchvision_compat import prepare_torchvision
-from ood_export import export
+from ood_export.exporting import export
 
 prepare_torchvision()
 import timm  # noqa: E402 - after what it needs

@@ -19,13 +19,14 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset
 
+from ood_core.data import image_paths as paths
 from ood_core.data.decoding import to_rgb
 from ood_core.data.selection import to_unit
 from ood_core.detector import Detector
 from ood_core.detector.inputs import show
 from ood_core.detector.predictions import rule
 from ood_core.runtime.torchvision_compat import prepare_torchvision
-from ood_score import formats, paths, predict_files, resumable_file
+from ood_score import formats, predict_files, resumable_file
 from ood_score.counts import Tally
 from ood_score.rows import Columns
 

@@ -5,20 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import pluggy
 
-from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, StageFacts, Tokenizer
-
 if TYPE_CHECKING:
+    from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, StageFacts, Tokenizer
     from ood_core.records.findings import Findings
+    from ood_core.records.results import Results
     from ood_core.records.stages import Plan, Stage
-    from ood_core.run.schedule import Results
 
 GROUP = "ood"
 """The entry-point group, and pluggy's project name."""
+
+COMMANDS_GROUP = "ood_commands"
+"""The entry-point group of packages with sub-commands; apart, so that `ood --help` imports no other package."""
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
@@ -47,6 +49,15 @@ def ood_register_scorers() -> Iterable[type[Scorer]]:  # type: ignore[empty-body
 @hookspec
 def ood_register_datasets() -> Iterable[type[DatasetSource]]:  # type: ignore[empty-body]
     """Return the data sources of this package."""
+
+
+@hookspec
+def ood_register_commands() -> Mapping[str, Callable[..., None]]:  # type: ignore[empty-body]
+    """Return sub-commands of `ood` by name: functions with typer's annotations.
+
+    The package stands in the entry-point group `ood_commands`. `ood --help` imports all of that group: heavy imports
+    belong into the functions.
+    """
 
 
 @hookspec

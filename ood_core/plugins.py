@@ -11,19 +11,21 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
 from ood_core import hookspecs
-from ood_core.data.files import source_digest
 from ood_core.errors import OODError, suggest
-from ood_core.interfaces import PLUGIN_KINDS, Plugin
-from ood_core.runtime import torch_state
-from ood_core.runtime.torchvision_compat import prepare_torchvision
+from ood_core.runtime.source_digest import source_digest
+
+if TYPE_CHECKING:
+    from ood_core.interfaces import Plugin
 
 DISABLE = "OOD_DISABLE_PLUGINS"
 """Environment variable: names of entry points to leave out, separated by commas."""
+
+_GROUPS = (hookspecs.GROUP, hookspecs.COMMANDS_GROUP)
 
 _HOOK_OF_KIND = {
     "backbone": "ood_register_backbones",
@@ -34,42 +36,22 @@ _HOOK_OF_KIND = {
 }
 
 COMPUTES = (
-    "artifacts.py",
-    "augmentation.py",
-    "batches.py",
-    "cache.py",
-    "calibration.py",
-    "checksums.py",
-    "contract.py",
-    "data.py",
-    "decoding.py",
-    "execute.py",
-    "extract.py",
-    "files.py",
-    "fit.py",
-    "folders.py",
-    "image_files.py",
-    "inference.py",
+    "data",
+    "evaluation",
     "interfaces",
-    "library.py",
-    "measure.py",
-    "metrics.py",
     "neighbors",
-    "network.py",
-    "outputs.py",
-    "positions.py",
-    "processes.py",
-    "score.py",
-    "stages.py",
+    "pipeline",
+    "records/stages.py",
+    "runtime/distributed.py",
+    "runtime/torch_state.py",
+    "runtime/torchvision_compat.py",
     "statistics",
-    "store.py",
-    "torch_state.py",
-    "train.py",
-    "training",
-    "vision.py",
+    "store/artifacts.py",
+    "store/checksums.py",
+    "store/store.py",
 )
-"""Parts of the core that results depend on: what stages and plugins compute with. How a plan is made is not among them,
-because all that it decides is in the keys by its value."""
+"""Folders and files of the core that results depend on: what stages and plugins compute with. How a plan is made is not
+among them, because all that it decides is in the keys by its value."""
 
 
 @dataclass(frozen=True)
@@ -150,30 +132,59 @@ class Plugins:
         return {name: self._digests[name] for name in sorted(names & self._digests.keys())}
 
 
-@torch_state.stage_state()
 def find() -> Plugins:
     """Import all installed plugin packages and sort out what they register.
 
     Raises:
         OODError: A package is broken, misspells a hook, or two of them use one name; names package and version.
     """
-    prepare_torchvision()  # a plugin may import torchvision or timm at its top
+    # torch: not before a command needs more than its own name
+    from ood_core.runtime import torch_state
+    from ood_core.runtime.torchvision_compat import prepare_torchvision
+
     manager = pluggy.PluginManager(hookspecs.GROUP)
     manager.add_hookspecs(hookspecs)
     packages = []
-    for entry in _entries():
+    with torch_state.stage_state():
+        prepare_torchvision()  # a plugin may import torchvision or timm at its top
+        for entry in _entries(hookspecs.GROUP):
+            package = _package(entry)
+            _register(manager, entry, package)
+            packages.append(package)
+        return Plugins(manager, tuple(packages), _classify(manager, {package.entry: package for package in packages}))
+
+
+def find_commands() -> dict[str, Callable[..., None]]:
+    """Return the sub-commands of `ood` that packages register, by name.
+
+    Raises:
+        OODError: A package is broken, misspells a hook, or two of them use one name; names package and version.
+    """
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    packages: dict[str, Package] = {}
+    owners: dict[str, Package] = {}
+    found: dict[str, Callable[..., None]] = {}
+    for entry in _entries(hookspecs.COMMANDS_GROUP):
         package = _package(entry)
         _register(manager, entry, package)
-        packages.append(package)
-    return Plugins(manager, tuple(packages), _classify(manager, {package.entry: package for package in packages}))
+        packages[package.entry] = package
+    for implementation in manager.hook.ood_register_commands.get_hookimpls():
+        package = packages[implementation.plugin_name]
+        for name, command in dict(cast(Mapping[str, Callable[..., None]], implementation.function())).items():
+            if name in found:
+                raise OODError(_clash(f"command '{name}'", owners[name], package))
+            found[name], owners[name] = command, package
+    return dict(sorted(found.items()))
 
 
-def _entries() -> list[metadata.EntryPoint]:
-    """Return the entry points in order of name, those of disabled plugins left out, each once."""
-    installed = metadata.entry_points(group=hookspecs.GROUP)
+def _entries(group: str) -> list[metadata.EntryPoint]:
+    """Return the entry points of a group in order of name, those of disabled plugins left out, each once."""
+    installed = metadata.entry_points(group=group)
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
-    for name in sorted(disabled - installed.names):
-        raise OODError(f"{DISABLE}: no plugin '{name}' is installed.{suggest(name, installed.names)}")
+    names = {entry.name for each in _GROUPS for entry in metadata.entry_points(group=each)}
+    for name in sorted(disabled - names):
+        raise OODError(f"{DISABLE}: no plugin '{name}' is installed.{suggest(name, names)}")
     found: dict[tuple[str, str], metadata.EntryPoint] = {}
     for entry in installed:
         if entry.name not in disabled:
@@ -259,7 +270,7 @@ def _classify(manager: pluggy.PluginManager, packages: Mapping[str, Package]) ->
             for cls in _classes(_returned(implementation.function, package), kind, package):
                 new = Registered(kind, cls, package)
                 if (old := registered.get((kind, cls.name))) is not None:
-                    raise OODError(_clash(old, new))
+                    raise OODError(_clash(f"{kind} '{cls.name}'", old.package, package))
                 registered[kind, cls.name] = new
     return registered
 
@@ -273,6 +284,8 @@ def _returned(register: Callable[[], Iterable[Any]], package: Package) -> list[A
 
 
 def _classes(returned: Iterable[Any], kind: str, package: Package) -> Iterable[type[Plugin]]:
+    from ood_core.interfaces import PLUGIN_KINDS
+
     base = PLUGIN_KINDS[kind]
     for cls in returned:
         if not (isinstance(cls, type) and issubclass(cls, base) and isinstance(getattr(cls, "name", None), str)):
@@ -285,8 +298,8 @@ def _classes(returned: Iterable[Any], kind: str, package: Package) -> Iterable[t
         yield cls
 
 
-def _clash(old: Registered, new: Registered) -> str:
+def _clash(what: str, old: Package, new: Package) -> str:
     return (
-        f"two plugins register the {new.kind} '{new.cls.name}': {old.package} and {new.package}; "
-        f"leave one out with {DISABLE}={new.package.entry} or {DISABLE}={old.package.entry}"
+        f"two plugins register the {what}: {old} and {new}; "
+        f"leave one out with {DISABLE}={new.entry} or {DISABLE}={old.entry}"
     )

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from ood_core.records.results import Results
 
 from ood_core.detector import Detector, bundle
 from ood_core.detector.build import build
 from ood_core.plan import make
 from ood_core.plugins import find
 from ood_core.recipe.read import read_recipes
+from ood_core.records.results import Results
 from ood_core.records.stages import Plan
 from ood_core.run.schedule import run
 from ood_core.store.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,7 @@ def main() -> None:
     call(_application)
 
 
-def call(application: typer.Typer) -> None:
+def call(application: Callable[[], None]) -> None:
     """Run a command line; exits 2 after a mistake of the user, which is printed without traceback."""
     from ood_core.errors import OODError  # light, but nothing that --help needs
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ood_core.data.cache import PixelCache
 from ood_core.data.decoding import to_rgb
-from ood_core.data.files import source_digest
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_core.interfaces.checks import check_images, check_picture
 from ood_core.runtime import torch_state
+from ood_core.runtime.source_digest import source_digest
 
 MEMORY_BYTES = 512 * 2**20
 """Images that a process keeps in memory, of all sources, where the cache does not keep them; others are made again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,23 +12,10 @@ import torch
 from ood_core.errors import OODError
 from ood_core.pipeline import extract, fit, measure, score, train
 from ood_core.pipeline.events import Hooks, Observer
+from ood_core.records.results import Failure
 from ood_core.records.stages import ExtractStage, Stage, TrainStage
 from ood_core.runtime import distributed, memory, torch_state
 from ood_core.store.store import Store
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A stage that failed; what needs it was left out.
-
-    Attributes:
-        message: Why, in one line.
-        error: What was raised. An OODError is a mistake that the user can mend; anything else keeps its traceback.
-    """
-
-    stage: Stage
-    message: str
-    error: Exception = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +11,73 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ood_core.records.published import Table
+from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
-from ood_core.report.content.confusions import AcceptedPair, ClassRow
-from ood_core.report.content.notes import work
-from ood_core.report.content.pictures import Picture
-from ood_core.run.schedule import ResultRow
+
+
+@dataclass(frozen=True)
+class WhichRow:
+    """By what a row of the table is told from the others."""
+
+    variant: str
+    case: str
+    draw: int
+    seed: int
+    scorer: str
+    id_set: str
+    ood_set: str
+
+
+@dataclass(frozen=True)
+class AcceptedPair(WhichRow):
+    """How many images of an OOD class are accepted and taken for an ID class, at the threshold of FPR@95.
+
+    Attributes:
+        images: How many images the OOD class has.
+    """
+
+    ood_class: str
+    id_class: str
+    accepted: int
+    images: int
+
+
+@dataclass(frozen=True)
+class ClassRow(WhichRow):
+    """How well the images of one OOD class are told from all ID test images.
+
+    Attributes:
+        images: How many were measured.
+        accepted: How many of them are accepted when 95 % of the ID test images are.
+    """
+
+    ood_class: str
+    images: int
+    accepted: int
+    auroc: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report.
+
+    Attributes:
+        title: What it shows, of which stage.
+        file: Its path, as seen from the report.
+    """
+
+    title: str
+    file: str
+
+
+def work(stages: Iterable[tuple[str, bool]]) -> str:
+    """Return what a run had to do: "trained 9, extracted 36, reused 0".
+
+    Args:
+        stages: The kind of each, and whether it was in the store already.
+    """
+    found = Counter("reused" if stored else kind for kind, stored in stages)
+    return f"trained {found['train']}, extracted {found['extract']}, reused {found['reused']}"
 
 
 @dataclass(frozen=True, eq=False)

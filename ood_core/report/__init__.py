@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ood_core.errors import OODError
 from ood_core.records.findings import Findings
+from ood_core.records.results import ResultRow, Results
 from ood_core.records.stages import Plan
 from ood_core.report.content.collect import gather
 from ood_core.report.content.published import tables
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats import csv_tables, latex, markdown, page, run_folder
-from ood_core.run.schedule import ResultRow, Results
 from ood_core.store.store import Store, write_text, writing
 
 REPORTS = ("report.md", "report.html", "report.tex", "report.csv", "summary.csv")

@@ -20,9 +20,10 @@ from typing import Any, cast
 import torch
 
 from ood_core.errors import OODError
-from ood_core.pipeline.dispatch import Done, Failure, carry_out
+from ood_core.pipeline.dispatch import Done, carry_out
 from ood_core.pipeline.events import Hooks
 from ood_core.recipe.read import Recipe
+from ood_core.records.results import Failure
 from ood_core.records.stages import Plan, Stage, TrainStage
 from ood_core.run import worker
 from ood_core.run.worker import Message, Told

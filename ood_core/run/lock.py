@@ -23,8 +23,8 @@ from ood_core.errors import OODError, OODErrors
 from ood_core.recipe.build import digest
 from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import Node, parse
+from ood_core.records.results import ResultRow, Results
 from ood_core.records.stages import ExtractStage, Plan, TrainStage
-from ood_core.run.schedule import ResultRow, Results
 from ood_core.run.versions import versions
 from ood_core.runtime.machine import machine
 from ood_core.store.store import write_text

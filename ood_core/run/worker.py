@@ -16,10 +16,11 @@ import torch
 
 from ood_core.errors import OODError
 from ood_core.interfaces import StageFacts
-from ood_core.pipeline.dispatch import Failure, carry_out
+from ood_core.pipeline.dispatch import carry_out
 from ood_core.plan.make import make_plan
 from ood_core.plugins import find
 from ood_core.recipe.read import Recipe
+from ood_core.records.results import Failure
 from ood_core.records.stages import Stage
 from ood_core.store.store import Store
 

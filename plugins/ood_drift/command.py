@@ -69,12 +69,12 @@ def target(out: Path) -> Path:
 
 def _compare(run: str, images: list[str], scores: Path | None, scorer: str | None, alpha: float, file: Path) -> bool:
     """Print the verdict, and return whether there is drift."""
+    from ood_core.data import image_paths as paths
     from ood_core.data.folders import PassedOver
     from ood_core.detector import Detector
     from ood_core.detector.inputs import file_item
+    from ood_core.evaluation.drift_tests import drifted, verdict
     from ood_drift import verdict as drifting
-    from ood_drift.drift_tests import drifted, verdict
-    from ood_score import paths
 
     paths.require(images)
     detector = Detector.load(detector_folder(run))

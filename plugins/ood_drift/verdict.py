@@ -20,7 +20,7 @@ from ood_core.detector.inputs import Item, batches
 from ood_core.detector.predictions import rule
 from ood_core.detector.state import Fitted
 from ood_core.errors import OODError, suggest
-from ood_drift.drift_tests import KS, Sequential, kolmogorov_smirnov
+from ood_core.evaluation.drift_tests import KS, Sequential, kolmogorov_smirnov
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """A detector as one graph: backbone, scores and threshold in a file that runs without this framework.
 
-    from ood_export import export
+    from ood_export.exporting import export
 
 | module | what it is |
 |---|---|
@@ -11,9 +11,3 @@
 | `description` | what stands in the file besides the graph: how images are to be shown, and what the outputs are |
 | `verification` | whether the file says what the detector says |
 """
-
-from __future__ import annotations
-
-from ood_export.exporting import Exported, export
-
-__all__ = ("Exported", "export")

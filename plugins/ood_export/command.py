@@ -41,7 +41,7 @@ def command(
     """
     from ood_core.detector import Detector, manifest
     from ood_core.plugins import find
-    from ood_export import export
+    from ood_export.exporting import export
 
     folder = detector_folder(run)
     file = target(folder, out, format)

@@ -111,7 +111,7 @@ class _Wanted(NamedTuple):
 
 def _names(images: list[str], passed: PassedOver, null: bool) -> Iterator[str]:
     """Return the paths, of which there is at least one."""
-    from ood_score import paths
+    from ood_core.data import image_paths as paths
 
     paths.require(images)
     names = paths.named(images, passed, null)

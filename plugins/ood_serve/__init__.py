@@ -1,7 +1,5 @@
 """A fitted detector as a web service: images in, decisions out, many requests in one pass through the network.
 
-    from ood_serve import Limits, Service, application
-
 | module | what it is |
 |---|---|
 | `limits` | `Limits`: what a request may be, and how long what may take |
@@ -22,11 +20,3 @@ as pickles through a queue that a third process manages. An empty request took 2
 reaches no network takes 0.4 ms here. And where LitServe is given time to wait for others, a lone request waits as well.
 What is left to do is one thread with one condition.
 """
-
-from __future__ import annotations
-
-from ood_serve.application import application
-from ood_serve.limits import Limits
-from ood_serve.service import Service
-
-__all__ = ("Limits", "Service", "application")

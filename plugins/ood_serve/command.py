@@ -39,8 +39,9 @@ def command(
     """
     _require_extra()
     from ood_core.detector import Detector
-    from ood_serve import Limits, Service
+    from ood_serve.limits import Limits
     from ood_serve.server import listen, serve
+    from ood_serve.service import Service
 
     limits = Limits(batch_size, max_wait, queue, max_images, max_bytes, max_pixels, timeout, grace)
     folder = detector_folder(run)

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 
 from ood_core.detector.predictions import Scored
 from ood_core.detector.state import Fitted
-from ood_drift.drift_tests import KS, Sequential, Window
+from ood_core.evaluation.drift_tests import KS, Sequential, Window
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -7,11 +7,21 @@ import torch
 from PIL import Image
 
 from ood_core.evaluation import metrics
-from ood_core.records.findings import EmbeddingMap, Failed, Findings, MapSet, RowScores, Shown, StageRecord, Strip
+from ood_core.records.findings import (
+    AcceptedPair,
+    ClassRow,
+    EmbeddingMap,
+    Failed,
+    Findings,
+    MapSet,
+    Picture,
+    RowScores,
+    Shown,
+    StageRecord,
+    Strip,
+)
+from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
-from ood_core.report.content.confusions import AcceptedPair, ClassRow
-from ood_core.report.content.pictures import Picture
-from ood_core.run.schedule import ResultRow
 
 ENDS = ("most ID-like OOD", "most OOD-like ID", "most typical ID", "most typical OOD")
 

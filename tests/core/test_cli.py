@@ -29,7 +29,7 @@ def test_help_loads_nothing_heavy(tmp_path):
     code = (
         "import sys; sys.argv = ['ood-run', '--help']\n"
         "from ood_core import cli\n"
-        "try: cli.run()\n"
+        "try: cli.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'sklearn', 'timm', 'faiss', 'torchvision', 'pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -153,7 +153,7 @@ def test_an_interruption_says_how_to_go_on(in_process, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ood_core.recipe.read.find_recipe", interrupted)
+    monkeypatch.setattr("ood_core.cli.launch.find_recipe", interrupted)
     code, _, err = in_process("mood")
     assert code == 130
     assert "the same command goes on from here" in err

@@ -33,8 +33,8 @@ def runs(tmp_path):
 def test_help_loads_nothing_heavy(tmp_path):
     code = (
         "import sys; sys.argv = ['ood', 'report', '--help']\n"
-        "from ood_core import commands\n"
-        "try: commands.run()\n"
+        "from ood_core import cli\n"
+        "try: cli.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'sklearn', 'timm', 'faiss', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

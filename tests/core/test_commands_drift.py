@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 
 from ood_core.detector import Detector
 from ood_core.detector.inputs import items
+from ood_core.evaluation.drift_tests import kolmogorov_smirnov, verdict
 from ood_drift import verdict as drifting
-from ood_drift.drift_tests import kolmogorov_smirnov, verdict
 from ood_timm.backbone import Timm
 
 SMALL = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}

@@ -379,8 +379,8 @@ def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(photos, tiny_run):
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; sys.argv = ['ood', 'score', '--help']\n"
-        "from ood_core import commands\n"
-        "try: commands.run()\n"
+        "from ood_core import cli\n"
+        "try: cli.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'PIL', 'timm', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

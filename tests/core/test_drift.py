@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ood_core.errors import OODError
-from ood_drift import drift_tests
-from ood_drift.drift_tests import KS, LINEAR, POWER, Sequential, Window, kolmogorov_smirnov, verdict
+from ood_core.evaluation import drift_tests
+from ood_core.evaluation.drift_tests import KS, LINEAR, POWER, Sequential, Window, kolmogorov_smirnov, verdict
 
 Scores = NDArray[np.float64]
 SHIFT = math.sqrt(2) * stats.norm.ppf(0.8)

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from ood_core.hookspecs import hookimpl
-from ood_core.pipeline.dispatch import Done, Failure
+from ood_core.pipeline.dispatch import Done
 from ood_core.plan.make import make_plan
 from ood_core.plugins import find
 from ood_core.recipe import read
+from ood_core.records.results import Failure
 from ood_core.run import executors
 from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, Outcome, local, places
 from ood_core.run.schedule import jobs, run

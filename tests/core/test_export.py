@@ -21,7 +21,8 @@ from ood_core.detector.manifest import FILE
 from ood_core.detector.predictions import rule
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer
-from ood_export import export, exporting, formats, verification
+from ood_export import exporting, formats, verification
+from ood_export.exporting import export
 from ood_export.graph import Graph
 from ood_export.tracing import alone
 

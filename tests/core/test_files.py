@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ood_core.data import files
+from ood_core.runtime.source_digest import source_digest
 
 
 def test_a_digest_depends_on_names_and_content_but_not_on_the_folder(tmp_path):
@@ -56,15 +57,15 @@ def test_the_digest_of_a_package_depends_on_its_own_files_and_their_names(tmp_pa
     (tmp_path / "digested" / "__init__.py").write_text("")
     (tmp_path / "digested" / "report.py").write_text("K = 1\n")
     (tmp_path / "digested_alone.py").write_text("K = 1\n")
-    before = {name: files.source_digest(name) for name in ("digested", "digested_alone")}
-    part = files.source_digest("digested", ("__init__.py",))
+    before = {name: source_digest(name) for name in ("digested", "digested_alone")}
+    part = source_digest("digested", ("__init__.py",))
     (tmp_path / "beside.py").write_text("")
-    assert {name: files.source_digest(name) for name in before} == before
+    assert {name: source_digest(name) for name in before} == before
     (tmp_path / "digested" / "report.py").write_text("K = 2\n")
     (tmp_path / "digested_alone.py").write_text("K = 2\n")
     for name, digest in before.items():
-        assert files.source_digest(name) != digest
-    assert files.source_digest("digested", ("__init__.py",)) == part
+        assert source_digest(name) != digest
+    assert source_digest("digested", ("__init__.py",)) == part
 
 
 def test_a_name_that_is_no_text_has_a_digest_which_is_kept(tmp_path, monkeypatch):

@@ -11,8 +11,9 @@ from ood_core.plan.make import make_plan
 from ood_core.plugins import find
 from ood_core.recipe import read as recipe
 from ood_core.recipe.yaml import parse
+from ood_core.records.results import Results
 from ood_core.run import lock
-from ood_core.run.schedule import Results, run
+from ood_core.run.schedule import run
 from ood_core.store.store import Store
 
 FOLDER = Path(__file__).parents[2] / "recipes"

@@ -7,10 +7,11 @@ import pytest
 
 from ood_core import report
 from ood_core.errors import OODError
+from ood_core.records.results import ResultRow, Results
 from ood_core.report.content.notes import duplicates
 from ood_core.report.formats import markdown
 from ood_core.report.formats.columns import by_case, case_columns, columns, percent, summarise, tables
-from ood_core.run.schedule import ResultRow, Results, run
+from ood_core.run.schedule import run
 from ood_core.store.store import Store
 
 ROW = ResultRow(

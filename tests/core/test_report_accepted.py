@@ -6,10 +6,12 @@ from sklearn.metrics import roc_auc_score
 
 from ood_core import report
 from ood_core.pipeline.measure import compared
+from ood_core.records.findings import ClassRow
+from ood_core.records.results import Results
 from ood_core.report.content.collect import paired
-from ood_core.report.content.confusions import ClassRow, class_rows, hardest
+from ood_core.report.content.confusions import class_rows, hardest
 from ood_core.report.formats.run_folder import load
-from ood_core.run.schedule import Failure, Results, run
+from ood_core.run.schedule import Failure, run
 from ood_core.store.store import Store
 
 from .test_report_filed import WHICH

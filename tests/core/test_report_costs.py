@@ -5,10 +5,9 @@ import io
 
 import pytest
 
-from ood_core.records.findings import StageRecord
+from ood_core.records.findings import StageRecord, work
 from ood_core.records.stages import Baseline
 from ood_core.report.content.costs import by_kind, cost
-from ood_core.report.content.notes import work
 from ood_core.report.formats.columns import summarise
 from ood_core.report.formats.csv_tables import summary
 

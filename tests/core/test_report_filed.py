@@ -9,10 +9,20 @@ import pytest
 from safetensors.numpy import load_file
 
 from ood_core.errors import OODError
-from ood_core.records.findings import EmbeddingMap, Failed, Findings, MapSet, RowScores, Shown, StageRecord, Strip
+from ood_core.records.findings import (
+    AcceptedPair,
+    ClassRow,
+    EmbeddingMap,
+    Failed,
+    Findings,
+    MapSet,
+    Picture,
+    RowScores,
+    Shown,
+    StageRecord,
+    Strip,
+)
 from ood_core.records.stages import Baseline
-from ood_core.report.content.confusions import AcceptedPair, ClassRow
-from ood_core.report.content.pictures import Picture
 from ood_core.report.formats.run_folder import load, save
 
 from .test_report import row

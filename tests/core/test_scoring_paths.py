@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from ood_core.data import image_paths as paths
 from ood_core.data.folders import PassedOver
 from ood_core.errors import OODError
-from ood_score import paths
 
 NAMES = [
     *("b.png", "a/z.JPG", "a.png", "a/a.webp", "B.bmp", ".hidden.png", "notes.txt", "a/deep/x.gif", "a-b/1.png"),

@@ -21,8 +21,11 @@ from starlette.testclient import TestClient
 
 from ood_core.detector import Detector, predictions
 from ood_core.errors import OODError
-from ood_drift.drift_tests import Sequential, kolmogorov_smirnov
-from ood_serve import Limits, Service, application, batching, monitoring
+from ood_core.evaluation.drift_tests import Sequential, kolmogorov_smirnov
+from ood_serve import batching, monitoring
+from ood_serve.application import application
+from ood_serve.limits import Limits
+from ood_serve.service import Service
 
 SCORERS = ("mahalanobis", "softmax", "entropy", "energy", "gradnorm")
 

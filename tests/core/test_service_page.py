@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from ood_core.detector import Detector
-from ood_serve import Limits, Service, page
+from ood_serve import page
+from ood_serve.limits import Limits
 from ood_serve.server import listen, make
+from ood_serve.service import Service
 
 PHONE = {"width": 360, "height": 780}
 

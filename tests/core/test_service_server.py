@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 from ood_core import cli
-from ood_serve import Limits, Service
 from ood_serve import command as serve
+from ood_serve.limits import Limits
 from ood_serve.server import _leave_in_time, listen, make
+from ood_serve.service import Service
 
 OOD = str(Path(sys.executable).with_name("ood"))
 PNG = {"Content-Type": "image/png"}

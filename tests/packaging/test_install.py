@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ood_core.data.files import source_digest
 from ood_core.plugins import core_version
+from ood_core.runtime.source_digest import source_digest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_plugin" / "ood-example"

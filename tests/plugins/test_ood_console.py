@@ -90,7 +90,7 @@ def test_stages_of_several_seeds_are_told_apart(make_plan, tiny, tmp_path, watch
 
 def test_a_reader_that_went_away_does_not_cost_the_report(tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    command = f"{sys.executable} -c 'from ood_core.cli.run import run; run()' tiny.yaml --out here | true"
+    command = f"{sys.executable} -c 'from ood_core.cli.run import main; main()' tiny.yaml --out here | true"
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "here" / "report.md").is_file()
 

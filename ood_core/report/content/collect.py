@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ood_core.pipeline.measure import Compared, compared
-from ood_core.records.findings import Failed, Findings, RowScores, StageRecord
+from ood_core.records.findings import AcceptedPair, ClassRow, Failed, Findings, RowScores, StageRecord
+from ood_core.records.results import Record, ResultRow, Results
 from ood_core.records.stages import Plan, Row, Stage
 from ood_core.report.content import gallery, maps
-from ood_core.report.content.confusions import AcceptedPair, ClassRow, accepted_pairs, class_rows
+from ood_core.report.content.confusions import accepted_pairs, class_rows
 from ood_core.report.content.notes import duplicates, lost_baselines, skipped
 from ood_core.report.content.pictures import copy_pictures
-from ood_core.run.schedule import Record, ResultRow, Results
 from ood_core.run.versions import versions
 from ood_core.runtime.machine import machine
 from ood_core.store.store import Store

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
-from ood_core.run.schedule import ResultRow
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from functools import cache
 
 from ood_core.evaluation.significance import Difference, Placements, delong, holm, paired_t, placements
 from ood_core.records.findings import RowScores
+from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
-from ood_core.run.schedule import ResultRow
 
 LEVEL = 0.05
 """Adjusted p-values below it are marked."""

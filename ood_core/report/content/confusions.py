@@ -13,6 +13,7 @@ import torch
 
 from ood_core.evaluation.metrics import threshold
 from ood_core.pipeline.measure import ACCEPTED, Compared
+from ood_core.records.findings import AcceptedPair, ClassRow, WhichRow
 from ood_core.records.stages import Extraction, Row
 from ood_core.store.artifacts import load_outputs
 from ood_core.store.store import Store, map_array
@@ -22,48 +23,6 @@ MOST = 12
 
 HARDEST = 3
 """Classes named for each line of the report."""
-
-
-@dataclass(frozen=True)
-class WhichRow:
-    """By what a row of the table is told from the others."""
-
-    variant: str
-    case: str
-    draw: int
-    seed: int
-    scorer: str
-    id_set: str
-    ood_set: str
-
-
-@dataclass(frozen=True)
-class AcceptedPair(WhichRow):
-    """How many images of an OOD class are accepted and taken for an ID class, at the threshold of FPR@95.
-
-    Attributes:
-        images: How many images the OOD class has.
-    """
-
-    ood_class: str
-    id_class: str
-    accepted: int
-    images: int
-
-
-@dataclass(frozen=True)
-class ClassRow(WhichRow):
-    """How well the images of one OOD class are told from all ID test images.
-
-    Attributes:
-        images: How many were measured.
-        accepted: How many of them are accepted when 95 % of the ID test images are.
-    """
-
-    ood_class: str
-    images: int
-    accepted: int
-    auroc: float
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from PIL import Image
 from ood_core.pipeline.extract import ROWS
 from ood_core.pipeline.measure import compared
 from ood_core.records.findings import Shown, Strip
+from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline, Images, MeasureStage, Plan, Row, ScoreStage
 from ood_core.report.content.combinations import Combination, combinations, ranked
-from ood_core.run.schedule import ResultRow
 from ood_core.store.store import Store, load_array, replacing
 
 FOLDER = "gallery"

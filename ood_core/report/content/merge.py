@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ood_core.errors import OODError, suggest
-from ood_core.records.findings import Findings, StageRecord, Strip
+from ood_core.records.findings import AcceptedPair, ClassRow, Findings, StageRecord, Strip
+from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
-from ood_core.report.content.confusions import AcceptedPair, ClassRow
-from ood_core.run.schedule import ResultRow
 from ood_core.store.store import replacing, writing
 
 AXIS = "run"

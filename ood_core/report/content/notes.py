@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
+from ood_core.records.results import Results
 from ood_core.records.stages import Plan
-from ood_core.run.schedule import Results
 
 
 def skipped(results: Results) -> list[str]:
@@ -35,13 +32,3 @@ def lost_baselines(plan: Plan, results: Results) -> list[str]:
     found = {row.variant for row in results.rows}
     lost = dict.fromkeys(other for variant in found if (other := plan.baseline.of(variant)) not in found)
     return [f"the baseline '{name}' has no rows; nothing is compared with it" for name in lost]
-
-
-def work(stages: Iterable[tuple[str, bool]]) -> str:
-    """Return what a run had to do: "trained 9, extracted 36, reused 0".
-
-    Args:
-        stages: The kind of each, and whether it was in the store already.
-    """
-    found = Counter("reused" if stored else kind for kind, stored in stages)
-    return f"trained {found['train']}, extracted {found['extract']}, reused {found['reused']}"

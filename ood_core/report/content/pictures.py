@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
+from ood_core.records.findings import Picture
+from ood_core.records.results import Results
 from ood_core.records.stages import TrainStage
-from ood_core.run.schedule import Results
 from ood_core.store.store import Store, replacing
 
 FOLDER = "pictures"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of the report.
-
-    Attributes:
-        title: What it shows, of which stage.
-        file: Its path, as seen from the report.
-    """
-
-    title: str
-    file: str
 
 
 def copy_pictures(results: Results, store: Store, folder: Path) -> list[Picture]:

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from ood_core.records.findings import Findings
 from ood_core.records.published import Cell, Line, Table
-from ood_core.run.schedule import ResultRow
+from ood_core.records.results import ResultRow
 
 NOT_RUN = "not run"
 EXPOSED = "§"

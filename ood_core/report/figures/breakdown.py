@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ood_core.records.findings import Findings
+from ood_core.records.findings import AcceptedPair, ClassRow, Findings, WhichRow
+from ood_core.records.results import ResultRow
 from ood_core.report.content.combinations import Combination, combinations, ranked
-from ood_core.report.content.confusions import AcceptedPair, ClassRow, WhichRow
 from ood_core.report.figures.figures import affordable
-from ood_core.run.schedule import ResultRow
 
 BYTES = 350_000
 """Of all tables together."""

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ood_core.evaluation.metrics import RECALL
+from ood_core.records.results import ResultRow
 from ood_core.report.figures import drawing
 from ood_core.report.figures.drawing import Drawing
-from ood_core.run.schedule import ResultRow
 
 Floats = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ood_core.records.findings import Findings
+from ood_core.records.results import ResultRow
 from ood_core.report.content.combinations import Combination, combinations, ranked
 from ood_core.report.figures import curves, densities, drawing
 from ood_core.report.figures.drawing import Drawing, Style
-from ood_core.run.schedule import ResultRow
 
 BYTES = 1_900_000
 """Of all panels together; some 80 of four drawings against three OOD sets."""

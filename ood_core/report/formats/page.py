@@ -14,11 +14,10 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ood_core.errors import OODError
-from ood_core.records.findings import Findings, Shown, Strip
+from ood_core.records.findings import Findings, Picture, Shown, Strip
 from ood_core.report.content import costs, published
 from ood_core.report.content.combinations import Combination, combinations, ranked
 from ood_core.report.content.confusions import most_frequent
-from ood_core.report.content.pictures import Picture
 from ood_core.report.figures import breakdown, drawing, figures, scatter, trainings
 from ood_core.report.formats.columns import by_case, case_columns, columns, legend, percent, summarise, tables
 

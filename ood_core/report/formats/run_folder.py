@@ -30,8 +30,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
 from ood_core.errors import OODError
-from ood_core.records.findings import Findings
-from ood_core.report.content.confusions import AcceptedPair, ClassRow
+from ood_core.records.findings import AcceptedPair, ClassRow, Findings
 from ood_core.report.formats.csv_tables import sheet
 from ood_core.store import checksums
 from ood_core.store.store import replacing, write_text

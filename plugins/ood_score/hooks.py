@@ -1,0 +1,14 @@
+"""Registers the command `ood score`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ood_core.hookspecs import hookimpl
+from ood_score.command import command
+
+
+@hookimpl
+def ood_register_commands() -> Mapping[str, Callable[..., None]]:
+    """Return the command."""
+    return {"score": command}
