@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ood_core.cli.catalogue import table
+from ood_core.cli.catalogue import scorers_table as table
 from ood_core.plugins import find
 
 PAGE = Path(__file__).with_name("scorers.md")

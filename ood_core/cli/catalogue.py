@@ -1,57 +1,215 @@
-"""Tables of all installed scorers and data sources, made of what their classes say of themselves."""
+"""`ood list` and `ood show`: what is installed, from what its classes declare; the tables of docs/."""
 
 from __future__ import annotations
 
-from ood_core.interfaces import NEEDS, Card, DatasetSource, Scorer
-from ood_core.plugins import Plugins
-from ood_core.recipe.build import options_of
+import dataclasses
+import os
+import re
+import shutil
+import sys
+import textwrap
+import types
+import typing
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from ood_core.interfaces import Scorer
+    from ood_core.plugins import Plugins, Registered
 
 _NEEDS = ("embeddings", "logits", "head", "labels", "held_out", "known_ood", "layers", "network")
-assert set(_NEEDS) == NEEDS, "the table knows every need, in this order"
 
 _LEGEND = (
     "z logits, p softmax, f embedding, W and b the head, T temperature; N training images, C classes, D dimensions. "
     "Costs are operations up to a factor, of fitting and of scoring one image."
 )
 
+_SECTIONS = {
+    "backbone": "backbone: {}",
+    "pretext": "training: [{}]",
+    "tokenizer": "training: [{{use: mim, tokenizer: {}}}]",
+    "scorer": "scorers: [{}]",
+    "dataset": "data: {{far: [{}]}}",
+}
+"""Where a plugin of a kind stands in a recipe."""
 
-def table(plugins: Plugins) -> str:
+_SYMBOLS = {"Gt": "gt >", "Ge": "ge >=", "Lt": "lt <", "Le": "le <=", "MinLen": "min_length length >="}
+
+
+def list_installed(
+    what: Annotated[
+        Literal["plugins", "scorers", "pretexts", "backbones", "tokenizers", "datasets", "recipes"],
+        typer.Argument(show_default=False),
+    ],
+) -> None:
+    """List what is installed, a line for each; `ood show NAME` explains one of them."""
+    if what == "plugins":
+        list_plugins()
+        return
+    if what == "recipes":
+        from ood_core.runtime.shipped import recipe_names, shipped_folder
+
+        rows = [(name, _first_comment((shipped_folder() / f"{name}.yaml").read_text())) for name in recipe_names()]
+    else:
+        from ood_core.interfaces import DatasetSource
+        from ood_core.plugins import find
+
+        classes = find().classes(what.removesuffix("s"))
+        rows = [(name, first_line(cls)) for name, cls in classes.items()]
+        for name, cls in classes.items():
+            if issubclass(cls, DatasetSource):
+                rows += [(f"{name}: {known}", facts[0]) for known, facts in cls.catalogue().items()]
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        typer.echo(_fitted(f"{name:{width}}  {text}"))
+
+
+def list_plugins() -> None:
+    """Print the plugin packages with what each registers."""
+    from ood_core.plugins import DISABLE, find
+
+    found = find()
+    for package in found.packages:
+        typer.echo(str(package))
+        for (kind, name), registered in sorted(found.registered.items()):
+            if registered.package == package:
+                typer.echo(_fitted(f"    {kind:9} {name:20} {first_line(registered.cls)}"))
+    if disabled := os.environ.get(DISABLE):
+        typer.echo(f"left out by {DISABLE}: {disabled}")
+
+
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A plugin or a shipped recipe.")]) -> None:
+    """Show a plugin: its options with types, defaults and meaning, its source, an example. Or the text of a recipe."""
+    from ood_core.errors import OODError, suggest
+    from ood_core.plugins import find
+    from ood_core.runtime.shipped import recipe_names, shipped_folder
+
+    plugins = find()
+    found = [registered for (_, known), registered in sorted(plugins.registered.items()) if known == name]
+    if found:
+        typer.echo("\n\n".join(describe_plugin(registered) for registered in found))
+    elif name in recipe_names():
+        path = shipped_folder() / f"{name}.yaml"
+        typer.echo(f"# {path}\n{path.read_text()}", nl=False)
+    else:
+        known = {known for _, known in plugins.registered} | set(recipe_names())
+        raise OODError(f"no plugin or recipe '{name}'.{suggest(name, known)}")
+
+
+def describe_plugin(registered: Registered) -> str:
+    """Return a plugin's documentation: docstring, options, requirements, an example of its use in a recipe."""
+    from ood_core.interfaces import Scorer
+
+    cls = registered.cls
+    about, attributes = _parse_docstring(cls)
+    blocks = [f"{registered.kind} {cls.name}  {registered.package}", about]
+    if issubclass(cls, Scorer) and cls.card is not None:
+        facts = {"score": cls.card.formula, "needs": _needs(cls), "source": cls.card.paper, "notes": cls.card.notes}
+        blocks.append("\n".join(_wrapped(f"{key:8}", text) for key, text in facts.items() if text))
+    hints = typing.get_type_hints(cls, include_extras=True)
+    required, lines = [], []
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        default = _default_of(field)
+        required += [field.name] if default is None else []
+        shown = "required" if default is None else f"default {default}"
+        lines.append(f"  {field.name}: {_type_name(hints[field.name])}, {shown}")
+        if field.name in attributes:
+            lines.append(_wrapped("      ", attributes[field.name]))
+    blocks.append("\n".join(["options" if lines else "no options", *lines]))
+    example = f"{{use: {cls.name}{''.join(f', {option}: ...' for option in required)}}}"
+    blocks.append("example\n  " + _SECTIONS[registered.kind].format(example))
+    return "\n\n".join(blocks)
+
+
+def _parse_docstring(cls: type) -> tuple[str, dict[str, str]]:
+    """Return a class's description, and that of each attribute, inherited ones included."""
+    attributes: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, listed = _docstring(base).partition("\nAttributes:\n")
+        entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, flags=re.MULTILINE)
+        attributes |= {name: " ".join(text.split()) for name, text in entries}
+    return _docstring(cls).partition("\nAttributes:\n")[0].strip(), attributes
+
+
+def _docstring(cls: type) -> str:
+    first, _, rest = (cls.__doc__ or "").strip().partition("\n")
+    return f"{first}\n{textwrap.dedent(rest)}"
+
+
+def _default_of(field: dataclasses.Field[Any]) -> str | None:
+    """Return an option's default as a recipe has it; None if there is none."""
+    from ood_core.recipe.build import default_text
+
+    return default_text(field)
+
+
+def _type_name(hint: Any) -> str:
+    """Return an option's type in words: "float, > 0", "flat | ivf", "list of scorer"."""
+    from ood_core.interfaces import PLUGIN_KINDS
+
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        bounds = [
+            f"{symbol.split(' ', 1)[1]} {getattr(bound, symbol.split(' ', 1)[0])}"
+            for bound in parts[1:]
+            if (symbol := _SYMBOLS.get(type(bound).__name__))
+        ]
+        return " ".join([_type_name(parts[0]), ", ".join(bounds)]).strip()
+    if origin is Literal:
+        return " | ".join(str(part) for part in parts)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(part) for part in parts)
+    if origin is tuple:
+        return f"list of {_type_name(parts[0])}"
+    if hint is types.NoneType:
+        return "null"
+    kinds = [kind for kind, base in PLUGIN_KINDS.items() if isinstance(hint, type) and issubclass(hint, base)]
+    return kinds[0] if kinds else getattr(hint, "__name__", str(hint)).replace("Path", "path")
+
+
+def scorers_table(plugins: Plugins) -> str:
     """Return Markdown: a table for each package that registers scorers, by name."""
+    from ood_core.interfaces import Scorer
+
     blocks = [_LEGEND]
     for package in plugins.packages:
-        found = {
-            name: registered.cls
-            for (kind, name), registered in sorted(plugins.registered.items())
+        scorers = [
+            registered.cls
+            for (kind, _), registered in sorted(plugins.registered.items())
             if kind == "scorer" and registered.package == package
-        }
-        scorers = {name: cls for name, cls in found.items() if issubclass(cls, Scorer) and cls.card is not None}
-        if scorers:
-            rows = [_row(name, cls) for name, cls in scorers.items()]
-            notes = [f"- `{name}`: {cls.card.notes}" for name, cls in scorers.items() if cls.card and cls.card.notes]
-            head = (
-                "| scorer | options | formula, higher is more OOD | needs | fit | score | source |\n" + "|---" * 7 + "|"
+        ]
+        described = [cls for cls in scorers if issubclass(cls, Scorer) and cls.card is not None]
+        if described:
+            head = "| scorer | options | formula, higher is more OOD | needs | fit | score | source |"
+            rows = [_row(cls) for cls in described]
+            blocks.append(
+                "\n".join([f"### {package.entry} ({package.distribution})", "", head, "|---" * 7 + "|", *rows])
             )
-            blocks.append("\n".join([f"### {package.entry} ({package.distribution})", "", head, *rows]))
-            if notes:
-                blocks.append("\n".join(notes))
+            notes = [f"- `{cls.name}`: {cls.card.notes}" for cls in described if cls.card and cls.card.notes]
+            blocks += ["\n".join(notes)] if notes else []
     return "\n\n".join(blocks) + "\n"
 
 
-def _row(name: str, cls: type[Scorer]) -> str:
+def _row(cls: type[Scorer]) -> str:
+    from ood_core.recipe.build import options_of
+
     card = cls.card
-    assert isinstance(card, Card), "only scorers with a card have a row"
-    needs = ", ".join(need.replace("_", "-") for need in _NEEDS if need in cls.needs)
-    cells = (f"`{name}`", options_of(cls), card.formula, needs, card.fit, card.score, card.paper)
+    assert card is not None, "only scorers with a card have a row"
+    cells = (f"`{cls.name}`", options_of(cls), card.formula, _needs(cls), card.fit, card.score, card.paper)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _needs(cls: type[Scorer]) -> str:
+    return ", ".join(need.replace("_", "-") for need in _NEEDS if need in cls.needs)
 
 
 def datasets_table(plugins: Plugins) -> str:
     """Return Markdown: the sources of images with their options, then the published sets that some know by name."""
-    sources = [
-        registered.cls
-        for (kind, _), registered in sorted(plugins.registered.items())
-        if kind == "dataset" and issubclass(registered.cls, DatasetSource)
-    ]
+    from ood_core.interfaces import DatasetSource
+    from ood_core.recipe.build import options_of
+
+    sources = [cls for cls in plugins.classes("dataset").values() if issubclass(cls, DatasetSource)]
     rows = [f"| `{cls.name}` | {options_of(cls)} | {first_line(cls)} |" for cls in sources]
     blocks = ["\n".join(["| source | options | what it reads |", "|---|---|---|", *rows])]
     for cls in sources:
@@ -63,5 +221,20 @@ def datasets_table(plugins: Plugins) -> str:
 
 
 def first_line(cls: type) -> str:
-    """Return what a class says of itself in the first line of its docstring."""
+    """Return the first line of a class's docstring."""
     return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def _first_comment(recipe: str) -> str:
+    return recipe.partition("\n")[0].removeprefix("# ")
+
+
+def _fitted(line: str) -> str:
+    """Cut a line to the terminal's width; in a pipe it stays whole."""
+    width = shutil.get_terminal_size().columns
+    return line if not sys.stdout.isatty() or len(line) <= width else f"{line[: width - 1]}…"
+
+
+def _wrapped(label: str, text: str) -> str:
+    width = min(100, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, initial_indent=label, subsequent_indent=" " * len(label))

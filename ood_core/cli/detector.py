@@ -7,34 +7,26 @@ from typing import Annotated
 
 import typer
 
-from ood_core.cli import run as cli
+from ood_core.cli.options import STORE, PerClass, RunName, StoreFolder, Tpr
 from ood_core.cli.runs import run_folder
 
 
 def command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, or its name below `runs/`.")],
-    variant: Annotated[str | None, typer.Option(help="Which of the run's variants.")] = None,
-    case: Annotated[str | None, typer.Option(help="Which case of its protocol.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Which of its seeds; the first unless given.")] = None,
-    tpr: Annotated[
-        float | None, typer.Option(help="Share of in-distribution images to accept; 0.95 unless given.")
-    ] = None,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="Give each predicted class a threshold of its own.")
-    ] = False,
+    run: RunName,
+    variant: Annotated[str | None, typer.Option(help="A variant of the run.")] = None,
+    case: Annotated[str | None, typer.Option(help="A case of its protocol.")] = None,
+    seed: Annotated[int | None, typer.Option(help="One of its seeds. [default: the first]")] = None,
+    tpr: Tpr = None,
+    per_class: PerClass = False,
     examples: Annotated[
-        bool, typer.Option("--examples/--no-examples", help="Keep training images as thumbnails, for explanations.")
+        bool, typer.Option("--examples/--no-examples", help="Store training images as thumbnails, for explanations.")
     ] = True,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the detector; `detector` in the run's, unless given.")
-    ] = None,
-    store: Annotated[
-        Path, typer.Option(envvar=cli.STORE, help="Folder where the finished stages are kept.")
-    ] = cli.RUNS_STORE,
+    out: Annotated[Path | None, typer.Option(help="Folder for the detector. [default: RUN/detector]")] = None,
+    store: StoreFolder = STORE,
 ) -> None:
-    """Make the detector of a run, which new images can be scored with.
+    """Make the detector of a run, which scores new images.
 
-    Runs of one network have theirs already. Of an ablation, or of a protocol with several cases, one is to be chosen.
+    Runs of one network have theirs already; of an ablation or a protocol with several cases, choose one.
     """
     from dataclasses import replace
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ood_core.cli.runs import RUNS, run_folder
+from ood_core.cli.options import RUNS
+from ood_core.cli.runs import run_folder
 
 
 def command(
@@ -18,10 +19,10 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = RUNS / "report",
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="VARIANT", help="What all others are compared with; that of the first run unless given."),
+        typer.Option(metavar="VARIANT", help="Compare all others with it. [default: that of the first run]"),
     ] = None,
 ) -> None:
-    """Make one report of runs that are done, and compare them."""
+    """Make one report of finished runs, and compare them."""
     from ood_core import report
     from ood_core.errors import OODError
     from ood_core.plugins import find

@@ -1,4 +1,4 @@
-"""The command line: `ood-run RECIPE`. Heavy imports wait until a run needs them, so that `--help` is quick."""
+"""`ood run`, `ood plan`, and their short form `ood-run`. Heavy imports wait until a run needs them."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from ood_core.plugins import Plugins
+from ood_core.cli import catalogue
+from ood_core.cli.options import STORE, Jobs, Only, Out, Overrides, Recipes, StoreFolder, complete_recipe
 
-STORE = "OOD_STORE"
-"""Environment variable: the store's folder where --store is not given."""
-
-RUNS_STORE = Path("runs/store")
-"""Where the store is if nothing says otherwise."""
-
-SECOND_TO_SPEAK = 5.0
-"""Seconds that other processes leave to the first one to say what is wrong."""
+SECONDS_FOR_RANK_0 = 5.0
+"""Seconds that other processes leave to the first one to report a mistake, before they do."""
 
 _application = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line `ood-run`."""
     call(_application)
 
 
@@ -37,70 +31,79 @@ def call(application: Callable[[], None]) -> None:
     try:
         application()
     except OODError as error:
-        typer.echo(_told_once(str(error)), err=True)
+        rank = os.environ.get("RANK", "0")
+        if rank != "0":  # the first process says the same, and its end stops the others
+            time.sleep(SECONDS_FOR_RANK_0)
+        typer.echo(str(error) if rank == "0" else f"process {rank}: {error}", err=True)
         raise SystemExit(2) from None
 
 
-def _told_once(message: str) -> str:
-    """Return the message; in a process that is not the first, after it had time to say the same and end them all."""
-    rank = os.environ.get("RANK", "0")
-    if rank == "0":
-        return message
-    time.sleep(SECOND_TO_SPEAK)
-    return f"process {rank}: {message}"
+def run(
+    recipes: Recipes,
+    overrides: Overrides = None,
+    only: Only = None,
+    jobs: Jobs = None,
+    out: Out = None,
+    store: StoreFolder = STORE,
+) -> None:
+    """Train, extract, score and report as a recipe says; finished stages are reused."""
+    _launch(recipes, False, overrides or (), only or (), out, store, jobs)
+
+
+def plan(
+    recipes: Recipes,
+    overrides: Overrides = None,
+    only: Only = None,
+    jobs: Jobs = None,
+    store: StoreFolder = STORE,
+) -> None:
+    """Check a recipe and show its stages, which of them are stored, and what the others will cost. Runs nothing."""
+    _launch(recipes, True, overrides or (), only or (), None, store, jobs)
 
 
 @_application.command(no_args_is_help=True)
-def command(
+def ood_run(
     recipes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RECIPE...", help="A recipe file, or the name of a shipped one, as mood."),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a value of the recipe.")
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="AXIS=VALUE,...", help="Keep the variants with these values of an axis; `variant=NAME` of a list."
+        typer.Argument(
+            metavar="RECIPE...", help="A recipe file, or the name of a shipped one.", autocompletion=complete_recipe
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trainings and extractions side by side; by default one for each GPU, or each core."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the reports, of several recipes one within it; runs/RECIPE unless given."),
-    ] = None,
-    store: Annotated[
-        Path, typer.Option(envvar=STORE, help="Folder where finished stages are kept and found again.")
-    ] = RUNS_STORE,
-    plan: Annotated[bool, typer.Option("--plan", help="Check the recipe, show its stages, run nothing.")] = False,
-    plugins: Annotated[bool, typer.Option("--plugins", help="List the installed plugins.")] = False,
-    scorers: Annotated[
-        bool, typer.Option("--scorers", help="List the installed scorers: formula, needs, costs, source (Markdown).")
-    ] = False,
-    datasets: Annotated[
-        bool, typer.Option("--datasets", help="List the data sources, and the published sets by name (Markdown).")
-    ] = False,
+    overrides: Overrides = None,
+    only: Only = None,
+    jobs: Jobs = None,
+    out: Out = None,
+    store: StoreFolder = STORE,
+    plan: Annotated[bool, typer.Option("--plan", help="As `ood plan`: show the stages, run nothing.")] = False,
+    plugins: Annotated[bool, typer.Option("--plugins", help="As `ood list plugins`.")] = False,
+    scorers: Annotated[bool, typer.Option("--scorers", help="List the installed scorers (Markdown).")] = False,
+    datasets: Annotated[bool, typer.Option("--datasets", help="List sources and published sets (Markdown).")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """Train, extract, score and report, as a recipe says; whatever is in the store is not done again."""
+    """Train, extract, score and report as a recipe says; finished stages are reused. Short form of `ood run`."""
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"ood-run {installed('ood-framework')}")
+        show_version()
     elif plugins:
-        _list_plugins()
+        catalogue.list_plugins()
     elif scorers:
-        _list_scorers()
+        from ood_core.plugins import find
+
+        typer.echo(catalogue.scorers_table(find()), nl=False)
     elif datasets:
-        _list_datasets()
+        from ood_core.plugins import find
+
+        typer.echo(catalogue.datasets_table(find()), nl=False)
     elif not recipes:
         raise typer.BadParameter("name a recipe, --plugins, --scorers or --datasets", param_hint="RECIPE")
     else:
         _launch(recipes, plan, overrides or (), only or (), out, store, jobs)
+
+
+def show_version() -> None:
+    """Print the version of the distribution."""
+    from importlib.metadata import version
+
+    typer.echo(f"ood-framework {version('ood-framework')}")
 
 
 def _launch(
@@ -124,37 +127,3 @@ def _launch(
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-
-
-def _list_plugins() -> None:
-    from ood_core.cli.catalogue import first_line
-    from ood_core.plugins import find
-
-    found = find()
-    for package in found.packages:
-        typer.echo(str(package))
-        for (kind, name), registered in sorted(found.registered.items()):
-            if registered.package == package:
-                typer.echo(f"    {kind:9} {name:20} {first_line(registered.cls)}")
-    _show_disabled(found)
-
-
-def _list_scorers() -> None:
-    from ood_core.cli.catalogue import table
-    from ood_core.plugins import find
-
-    typer.echo(table(find()), nl=False)
-
-
-def _list_datasets() -> None:
-    from ood_core.cli.catalogue import datasets_table
-    from ood_core.plugins import find
-
-    typer.echo(datasets_table(find()), nl=False)
-
-
-def _show_disabled(found: Plugins) -> None:
-    from ood_core.plugins import DISABLE
-
-    if disabled := os.environ.get(DISABLE):
-        typer.echo(f"left out by {DISABLE}: {disabled}")

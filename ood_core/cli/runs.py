@@ -1,12 +1,11 @@
-"""Where the runs lie that a command names."""
+"""Find the runs and detectors that commands name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-RUNS = Path("runs")
-"""Where runs lie that are named without their folder."""
+from ood_core.cli.options import RUNS
 
 
 def run_folder(run: str) -> Path:

@@ -227,9 +227,14 @@ def label(plugin: Plugin) -> str:
 def options_of(cls: type[Plugin]) -> str:
     """Return a class's options with their defaults: "k=50, kind=flat"; those without one by their name alone."""
     return ", ".join(
-        field.name if _is_required(field) else f"{field.name}={_short(_default(field))}"
+        field.name if (default := default_text(field)) is None else f"{field.name}={default}"
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]
     )
+
+
+def default_text(field: dataclasses.Field[Any]) -> str | None:
+    """Return the default of an option as a recipe has it; None if the option is required."""
+    return None if _is_required(field) else _short(_default(field))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

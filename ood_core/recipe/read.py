@@ -11,7 +11,7 @@ from ood_core.errors import OODError, suggest
 from ood_core.recipe import variants as grid
 from ood_core.recipe.axes import has_axes
 from ood_core.recipe.yaml import Node, mapping, merge, parse, put, without_left_out
-from ood_core.runtime.shipped import shipped_folder
+from ood_core.runtime.shipped import recipe_names, shipped_folder
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def _shipped(name: str) -> Path:
     folder = shipped_folder()
     if (path := folder / f"{name.removesuffix('.yaml')}.yaml").is_file():
         return path
-    known = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")}
-    raise OODError(f"no recipe '{name}', neither a file nor shipped.{suggest(name, known)}")
+    raise OODError(f"no recipe '{name}', neither a file nor shipped.{suggest(name, recipe_names())}")
 
 
 def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[Recipe]:

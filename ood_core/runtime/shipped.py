@@ -1,4 +1,4 @@
-"""Folders that the distribution brings."""
+"""The recipes that the distribution ships."""
 
 from __future__ import annotations
 
@@ -10,3 +10,9 @@ def shipped_folder() -> Path:
     package = Path(__file__).parents[1]
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes, as "ablations/scorers"."""
+    folder = shipped_folder()
+    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))

@@ -20,7 +20,7 @@ def rows(text):
 
 
 def test_every_installed_scorer_has_a_row_with_all_cells(plugins):
-    found = rows(catalogue.table(plugins))
+    found = rows(catalogue.scorers_table(plugins))
     assert found.keys() == plugins.classes("scorer").keys()
     for name, (_, _, formula, needs, fit, score, paper) in found.items():
         assert all((formula, needs, fit, score)), name
@@ -28,12 +28,12 @@ def test_every_installed_scorer_has_a_row_with_all_cells(plugins):
 
 
 def test_options_are_shown_with_their_defaults(plugins):
-    assert rows(catalogue.table(plugins))["gram"][1] == "layers=[], powers=10"
-    assert rows(catalogue.table(plugins))["rank-fusion"][1] == "scorers, weights=[]"
+    assert rows(catalogue.scorers_table(plugins))["gram"][1] == "layers=[], powers=10"
+    assert rows(catalogue.scorers_table(plugins))["rank-fusion"][1] == "scorers, weights=[]"
 
 
 def test_needs_are_those_of_the_class(plugins):
-    assert rows(catalogue.table(plugins))["gram"][3] == "logits, held-out, layers"
+    assert rows(catalogue.scorers_table(plugins))["gram"][3] == "logits, held-out, layers"
 
 
 def test_the_page_holds_the_table_of_the_installed_scorers():

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from ood_core.cli import catalogue
+from ood_core.interfaces import NEEDS
 
 from ..conftest import TINY
 from .test_plan import BROKEN
@@ -25,10 +29,18 @@ def in_process(command_line):
     return command_line("ood-run", run.main)
 
 
+@pytest.fixture
+def ood(command_line):
+    """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
+    from ood_core import cli
+
+    return command_line("ood", cli.main)
+
+
 def test_help_loads_nothing_heavy(tmp_path):
     code = (
         "import sys; sys.argv = ['ood-run', '--help']\n"
-        "from ood_core import cli\n"
+        "from ood_core.cli import run as cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'sklearn', 'timm', 'faiss', 'torchvision', 'pydantic'} & set(sys.modules)\n"
@@ -135,6 +147,54 @@ def test_the_scorers_are_listed_as_a_table(in_process):
     assert printed.count("### ") > 5
 
 
+def test_every_kind_is_listed_a_line_for_each(ood, plugins):
+    for kind in ("scorer", "pretext", "backbone", "tokenizer", "dataset"):
+        code, printed, _ = ood("list", f"{kind}s")
+        assert code == 0
+        assert {line.split()[0].rstrip(":") for line in printed.splitlines()} == plugins.classes(kind).keys()
+    assert re.search(r"^published: svhn +SVHN", ood("list", "datasets")[1], re.MULTILINE)
+    assert re.search(r"^ablations/scorers +\w", ood("list", "recipes")[1], re.MULTILINE)
+    assert ood("list", "plugins")[1].startswith("classification (ood-framework ")
+
+
+def test_a_plugin_is_shown_with_options_types_defaults_and_an_example(ood):
+    code, printed, _ = ood("show", "mim")
+    assert code == 0
+    assert printed.startswith("pretext mim  mim (ood-framework ")
+    assert "  mask_ratio: float > 0, < 1, default 0.4\n      Most of the patches to hide" in printed
+    assert "  epochs: int > 0, required\n" in printed
+    assert "  masks: blockwise | blockwise-exact, default blockwise\n" in printed
+    assert printed.endswith("example\n  training: [{use: mim, epochs: ...}]\n")
+
+
+def test_a_recipe_is_shown_as_it_is(ood):
+    code, printed, _ = ood("show", "mood")
+    assert code == 0
+    assert yaml.safe_load(printed)["scorers"]
+
+
+def test_an_unknown_name_is_one_line_with_the_nearest(ood):
+    code, printed, error = ood("show", "mahalanbis")
+    assert (code, printed, error) == (2, "", "no plugin or recipe 'mahalanbis'. Did you mean 'mahalanobis'?\n")
+
+
+def test_every_need_has_a_place_in_the_tables():
+    assert set(catalogue._NEEDS) == NEEDS
+
+
+def test_every_option_of_every_plugin_is_explained_and_every_example_is_yaml(plugins):
+    for registered in plugins.registered.values():
+        text = catalogue.describe_plugin(registered)
+        options = re.findall(r"^  \w+: .*\n(.*)", text.partition("options\n")[2], re.MULTILINE)
+        assert all(line.startswith("      ") for line in options), text
+        assert yaml.safe_load(text.rpartition("example\n")[2])
+
+
+def test_a_command_that_the_core_has_is_refused_of_a_plugin(ood, monkeypatch):
+    monkeypatch.setattr("ood_core.cli.find_commands", lambda: {"run": print})
+    assert ood("--help")[::2] == (2, "a plugin registers the command 'run', which the core has\n")
+
+
 def test_a_plugin_can_be_left_out(in_process, monkeypatch):
     monkeypatch.setenv("OOD_DISABLE_PLUGINS", "logits")
     code, out, _ = in_process("--plugins")
@@ -146,7 +206,7 @@ def test_a_plugin_can_be_left_out(in_process, monkeypatch):
 def test_the_version_is_shown(in_process):
     code, out, _ = in_process("--version")
     assert code == 0
-    assert out.startswith("ood-run 0.")
+    assert out.startswith("ood-framework 0.")
 
 
 def test_an_interruption_says_how_to_go_on(in_process, monkeypatch):

@@ -41,7 +41,7 @@ def test_help_loads_nothing_heavy(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Make one report of runs that are done" in done.stdout
+    assert "Make one report of finished runs" in done.stdout
 
 
 def test_runs_become_one_report(ood, runs):
@@ -90,8 +90,8 @@ def test_a_mistake_is_one_line_and_writes_nothing(ood, runs, arguments, message)
     assert sorted(runs.parent.rglob("*")) == before
 
 
-def test_run_does_what_the_other_command_line_does(ood):
-    code, out, _ = ood("run", "mood", "--plan")
+def test_a_plan_is_shown_by_a_command_of_its_own(ood):
+    code, out, _ = ood("plan", "mood")
     assert code == 0
     assert "mood" in out
     code, _, err = ood("run", "moood")
