@@ -1,5 +1,6 @@
 """The wheel in a fresh environment, with a third party's package beside it, used from another folder."""
 
+import email
 import json
 import os
 import subprocess
@@ -117,6 +118,18 @@ def test_the_wheel_holds_every_file_of_the_packages(files):
     assert wanted == {name for name in shipped if not name.startswith("ood_core/recipes/")}
     assert any(name.startswith("ood_core/report/templates/") for name in files)
     assert "ood_core/py.typed" in files
+
+
+@pytest.mark.slow
+def test_the_metadata_say_who_made_it_under_which_licence_and_where_it_is(wheel, files):
+    (name,) = (name for name in files if name.endswith(".dist-info/METADATA"))
+    found = email.message_from_string(zipfile.ZipFile(wheel).read(name).decode())
+    assert (found["Name"], found["Version"]) == ("ood-framework", version(ROOT))
+    assert (found["Author"], found["License-Expression"]) == ("The ood-framework developers", "Apache-2.0")
+    assert found.get_all("License-File") == ["LICENSE"]
+    assert name.replace("METADATA", "licenses/LICENSE") in files
+    assert {line.partition(",")[0] for line in found.get_all("Project-URL")} >= {"Homepage", "Documentation", "Issues"}
+    assert found.get_payload() == (ROOT / "README.md").read_text()
 
 
 # ------------------------------------------------------------------------------------------------------- in use

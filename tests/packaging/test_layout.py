@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import grimp
+import yaml
 
 from ood_core.neighbors.coordinates import Metric
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENTRY_POINTS = PROJECT["project"]["entry-points"]["ood"]
 PACKAGES = sorted(folder.name for folder in (ROOT / "plugins").glob("ood_*"))
+REPOSITORY = PROJECT["project"]["urls"]["Homepage"]
 FOLDERS = ("ood_core", "plugins", "recipes", "tests", "benchmarks", "docs", ".ci")
 TEXT = (".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".j2", "")
 
@@ -80,3 +82,26 @@ def test_the_tree_holds_no_path_of_a_machine():
     machine = re.compile(r"(?<![\w.}])/(home|root|Users|work|mnt|tmp)/\w")
     found = [f"{path.relative_to(ROOT)}: {match}" for path in texts() if (match := machine.search(path.read_text()))]
     assert found == []
+
+
+def test_links_of_the_readme_work_on_an_index_page():
+    # PyPI shows the README without the files beside it
+    readme = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)]*)\)|^\[.*\]: (.*)$", readme, flags=re.MULTILINE)
+    links = [link or definition for link, definition in targets]
+    files = [link.removeprefix(f"{REPOSITORY}/blob/main/") for link in links if link.startswith(REPOSITORY)]
+    assert len(files) > 10
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+    assert [link for link in links if not link.startswith("https://")] == []
+    undefined = set(re.findall(r"\[([\w./]+\.(?:md|cff))\](?!:)", readme)) - set(files)
+    assert undefined == set()
+
+
+def test_the_citation_names_the_version_and_the_licence_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = PROJECT["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert {"title", "message", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert citation["repository-code"] == REPOSITORY
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in project["authors"]]
