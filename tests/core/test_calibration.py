@@ -1,5 +1,10 @@
-"""Thresholds and p-values against what their definitions say, number by number; their guarantees are simulated in
-test_calibration_guarantee.py."""
+"""Thresholds and p-values against their definitions, number by number, and their guarantees, by counting.
+
+Where calibration and new images are exchangeable, each of M + 1 scores is equally likely to be the new one; so a share
+of new images is a count over those M + 1 choices, exactly.
+"""
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -91,3 +96,57 @@ def test_of_many_classes_with_too_few_images_the_first_are_named():
     calibration = Calibration.of(np.arange(40.0), np.arange(40) % 20)
     with pytest.raises(OODError, match=r"; 'a' has 2, 'b' has 2, 'c' has 2, 'd' has 2, 'e' has 2 and 15 more; lower"):
         calibration.thresholds("abcdefghijklmnopqrst", 0.9)
+
+
+# ----------------------------------------------------------------------------------------------------- guarantees
+
+SCORES = {
+    "apart": np.random.default_rng(0).standard_cauchy(41) * 1e6,
+    "tied": np.random.default_rng(0).integers(6, size=41).astype(float),
+    "equal": np.zeros(41),
+}
+RATES = [Fraction(1, 3), Fraction(1, 2), Fraction(4, 5), Fraction(9, 10), Fraction(19, 20), Fraction(39, 40)]
+
+
+def each_is_new(scores):
+    """Return, for each score, the calibration by all others, and the score."""
+    return [(Calibration.of(np.delete(scores, row)), scores[row : row + 1]) for row in range(len(scores))]
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_a_new_image_has_a_p_value_up_to_a_level_with_that_probability_at_most(kind):
+    ranks = [round(float(others.p_values(new)[0]) * 41) for others, new in each_is_new(SCORES[kind])]
+    for level in range(1, 42):
+        assert sum(rank <= level for rank in ranks) <= level
+    assert kind != "apart" or sorted(ranks) == list(range(1, 42))  # without ties the bound is reached
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_a_new_image_is_accepted_at_the_rate_or_more(kind):
+    for tpr in RATES:
+        accepted = sum(new[0] <= others.threshold(float(tpr)) for others, new in each_is_new(SCORES[kind]))
+        assert accepted >= 41 * tpr
+        assert kind != "apart" or accepted < 41 * tpr + 1  # and not merely because the threshold is far too high
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_a_score_is_above_the_threshold_exactly_where_its_p_value_is_at_most_the_rest(kind):
+    """In fractions: 1 - 0.9 is not 0.1 in floats."""
+    for size in (1, 2, 3, 9, 19, 20, 39, 40):
+        calibration = Calibration.of(SCORES[kind][:size])
+        new = np.concatenate([SCORES[kind], [-np.inf, -1, 0.5, 2.5, 1e9, np.inf]])
+        ranks = np.rint(calibration.p_values(new) * (size + 1)).astype(int).tolist()
+        for tpr in (rate for rate in RATES if rate <= Fraction(size, size + 1)):
+            by_p_value = [Fraction(rank, size + 1) <= 1 - tpr for rank in ranks]
+            assert (new > calibration.threshold(float(tpr))).tolist() == by_p_value
+
+
+def test_in_each_predicted_class_the_guarantees_are_those_of_its_images_alone():
+    scores, predicted = np.random.default_rng(0).normal(size=200), np.arange(200) % 3
+    calibration = Calibration.of(scores, predicted)
+    alone = [Calibration.of(scores[predicted == label]) for label in range(3)]
+    assert calibration.thresholds("abc", 0.9).tolist() == [of.threshold(0.9) for of in alone]
+    new, classes = np.linspace(-3, 3, 60), np.arange(60) % 3
+    found = calibration.p_values(new, classes, classes=3)
+    assert found.tolist() == [alone[label].p_values(new[row : row + 1])[0] for row, label in enumerate(classes)]
+    assert ((new > calibration.thresholds("abc", 0.9)[classes]) == (found <= 0.1)).all()
