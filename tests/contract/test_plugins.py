@@ -34,62 +34,32 @@ def test_there_is_a_plugin_of_every_kind():
 
 
 @each_class
-def test_it_is_a_frozen_dataclass_with_keywords_alone(kind, cls):
+def test_its_declaration_is_whole(kind, cls):
     assert "__dataclass_params__" in vars(cls), "the decorator is missing"
     assert cls.__dataclass_params__.frozen
-    assert all(field.kw_only for field in dataclasses.fields(cls))
-
-
-@each_class
-def test_its_name_is_a_word_that_is_no_option(kind, cls):
+    fields = dataclasses.fields(cls)
+    assert all(field.kw_only for field in fields)
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", cls.name)
     assert "name" in vars(cls)
+    options = {field.name for field in fields}
+    assert options & KEYS_OF_THE_RECIPE.get(kind, {"use", "name"}) == set()
+    assert documented(cls) <= options <= set().union(*map(documented, cls.__mro__))
+
+
+def documented(cls):
+    """Return the attributes of which the docstring of a class has an entry."""
+    attributes = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("Attributes:\n")[2]
+    return set(re.findall(r"^    (\w+): \S", attributes, flags=re.MULTILINE))
 
 
 @each_class
-def test_it_leaves_the_words_of_the_recipe_alone(kind, cls):
-    words = KEYS_OF_THE_RECIPE.get(kind, {"use", "name"})
-    assert {field.name for field in dataclasses.fields(cls)} & words == set()
-
-
-@each_class
-def test_it_is_summed_up_in_one_sentence(kind, cls):
-    first, _, rest = inspect.cleandoc(vars(cls)["__doc__"]).partition("\n")
-    assert first.endswith(".")
-    assert ". " not in first
-    assert not rest or rest.startswith("\n")
-
-
-@each_class
-def test_every_option_is_documented(kind, cls):
-    documented = set()
-    for base in cls.__mro__:
-        attributes = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")[2]
-        documented |= set(re.findall(r"^    (\w+): \S", attributes, flags=re.MULTILINE))
-    assert [field.name for field in dataclasses.fields(cls) if field.name not in documented] == []
-
-
-@each_class
-def test_no_option_is_documented_that_is_none(kind, cls):
-    attributes = inspect.cleandoc(vars(cls)["__doc__"]).partition("Attributes:\n")[2]
-    documented = set(re.findall(r"^    (\w+): ", attributes, flags=re.MULTILINE))
-    assert documented <= {field.name for field in dataclasses.fields(cls)}
-
-
-@each_class
-def test_its_options_come_back_from_a_recipe_that_spells_them_out(kind, cls):
+def test_its_options_come_back_from_a_recipe_with_or_without_defaults(kind, cls):
     plugin, reader = cls(**required(cls)), Reader(PLUGINS)
-    spelt_out = parse(json.dumps(describe(plugin)), "here")
-    assert reader.plugin(kind, spelt_out) == plugin
-    assert reader.errors == []
-
-
-@each_class
-def test_a_recipe_may_leave_out_all_that_has_a_default(kind, cls):
-    reader = Reader(PLUGINS)
-    spelt_out = describe(cls(**required(cls)))
+    spelt_out = describe(plugin)
     needed = {name: spelt_out[name] for name in ("use", *required(cls))}
-    assert reader.plugin(kind, parse(json.dumps(needed), "here")) == cls(**required(cls))
+    for options in (spelt_out, needed):
+        assert reader.plugin(kind, parse(json.dumps(options), "here")) == plugin
+    assert reader.errors == []
 
 
 # ---------------------------------------------------------------------------------------------- options and keys
