@@ -1,4 +1,4 @@
-# make mood    sets up and runs the main recipe       make test    sets up and runs the whole test suite
+# make mood    sets up and runs the main recipe       make test    sets up and runs all tests, slow ones as well
 # make check   ruff, mypy and import-linter           make gpu     replaces faiss-cpu by faiss-gpu in the environment
 # make paper-small                                     the small twins of the paper's tables and figures; DATA=DIR holds the CIFAR files
 
@@ -23,9 +23,10 @@ paper-data:
 	@ls $(DATA)/cifar10/train-*.parquet $(DATA)/cifar10/test-*.parquet $(DATA)/cifar100/test-*.parquet > /dev/null 2>&1 || \
 	  { echo "$(DATA) lacks cifar10/train-*.parquet, cifar10/test-*.parquet or cifar100/test-*.parquet; make paper-small DATA=DIR"; exit 1; }
 
-# one thread for each test process: torch's own threads would only get into each other's way
+# one thread for each test process: torch's own threads would only get into each other's way; files with slow tests
+# come first (tests/conftest.py), and a file stays in one process, which shares what its tests share
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow or not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

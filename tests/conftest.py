@@ -7,9 +7,10 @@ import pytest
 
 from ood_core.detector import Detector, bundle
 from ood_core.detector.build import build
+from ood_core.pipeline.events import Observer
 from ood_core.plan import make
 from ood_core.plugins import find
-from ood_core.recipe.read import read_recipes
+from ood_core.recipe.read import Recipe, read_recipes
 from ood_core.records.results import Results
 from ood_core.records.stages import Plan
 from ood_core.run.schedule import run
@@ -29,6 +30,22 @@ training:
   - {use: classification, epochs: 2, batch_size: 16, crop_scale: 1, flip: false}
 scorers: [energy, mahalanobis]
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, so that no process ends with one of them while the others are idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+QUIET = Observer(None, None)
+"""For stages that a test carries out without a run."""
+
+
+def planned(path: Path, *overrides: str) -> tuple[list[Recipe], Plan]:
+    """Return the variants of a recipe file and their plan."""
+    recipes = read_recipes(path, overrides)
+    return recipes, make.make_plan(recipes, find())
 
 
 @pytest.fixture(scope="session", autouse=True)
