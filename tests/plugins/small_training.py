@@ -1,5 +1,10 @@
 """Trains a tiny ViT on real digits for some steps, and asks a linear probe what its embeddings are worth."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -71,3 +76,22 @@ def probe(network):
 def embeddings_tell_digits_better(network):
     """Return whether the probe does better on this network than on the one it began as."""
     return probe(network) > probe(build_network()) + 0.01
+
+
+def accuracy_of_probe(network, images, labels):
+    """Return the accuracy on the second half of a linear classifier of embeddings that was fitted on the first."""
+    with torch.no_grad():
+        embeddings = network.forward_head(network.forward_features(to_unit(images)), pre_logits=True)
+    embeddings = (embeddings - embeddings.mean(0)) / embeddings.std(0)
+    half = len(labels) // 2
+    classifier = LogisticRegression(max_iter=2000).fit(embeddings[:half], labels[:half])
+    return classifier.score(embeddings[half:], labels[half:])
+
+
+def outputs_of_two_processes(module, folder):
+    """Return the tensors that two processes save, each started as `python -m module folder rank`."""
+    command, settings = [sys.executable, "-m", module, str(folder)], os.environ | {"OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    running = [subprocess.Popen([*command, str(rank)], env=settings, cwd=root) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]

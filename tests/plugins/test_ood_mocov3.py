@@ -1,16 +1,12 @@
 """The loss against loops, the momentum and what it moves, two processes, the two views, and learning on real digits."""
 
 import math
-import os
-import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from torch import distributed, nn
 
 from ood_core.errors import OODError
@@ -19,6 +15,8 @@ from ood_core.pipeline.training.schedule import parameter_groups
 from ood_mocov3.normalisation import JoinedBatchNorm
 from ood_mocov3.pretext import MoCoV3
 from ood_mocov3.task import Contrast
+
+from .small_training import accuracy_of_probe, digits, outputs_of_two_processes
 
 SMALL = {"epochs": 1, "hidden": 32, "output": 16}
 DATA = TrainingData(
@@ -296,11 +294,7 @@ def step_of(begin, end):
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory):
     """What two processes find with half of the batch each."""
-    folder = tmp_path_factory.mktemp("processes")
-    command, settings = [sys.executable, __file__, str(folder)], os.environ | {"OMP_NUM_THREADS": "1"}
-    running = [subprocess.Popen([*command, str(rank)], env=settings) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return outputs_of_two_processes(__name__, tmp_path_factory.mktemp("processes"))
 
 
 def exactly(found, expected):
@@ -378,13 +372,6 @@ def test_grey_views_come_with_colour_jitter_only():
 # ------------------------------------------------------------------------------------------------------ digits
 
 
-@pytest.fixture(scope="module")
-def digits():
-    found = load_digits()
-    images = (torch.tensor(found.images) * 15.9).to(torch.uint8)
-    return images.unsqueeze(1).repeat(1, 3, 1, 1), found.target
-
-
 def trained(network, images, steps, **options):
     """Return the losses of a short training on 128 images a step."""
     pretext = MoCoV3(**SMALL | options, crop_scale=0.5, flip=False, color_jitter=0, blur=False, solarize=0)
@@ -400,34 +387,17 @@ def trained(network, images, steps, **options):
 
 
 @pytest.mark.slow
-def test_training_on_digits_brings_the_loss_below_chance(digits):
-    torch.manual_seed(0)
-    losses = trained(Patches(), digits[0], 60)
-    chance = 2 * 2 * 0.2 * math.log(128)
-    assert losses[0] > chance
-    assert sum(losses[-5:]) / 5 < 0.95 * chance, losses
-
-
-def probed(network, images, labels):
-    """Return the accuracy on the second half of a linear classifier of embeddings that was fitted on the first."""
-    with torch.no_grad():
-        embeddings = network.forward_head(network.forward_features(images / 255), pre_logits=True)
-    embeddings = ((embeddings - embeddings.mean(0)) / embeddings.std(0)).numpy()
-    half = len(labels) // 2
-    return (
-        LogisticRegression(max_iter=2000).fit(embeddings[:half], labels[:half]).score(embeddings[half:], labels[half:])
-    )
-
-
-@pytest.mark.slow
-def test_a_linear_probe_tells_digits_better_apart_after_the_training(digits):
-    images, labels = digits
+def test_training_brings_the_loss_below_chance_and_a_linear_probe_tells_digits_better_apart():
+    images, labels = digits()
     torch.manual_seed(0)
     network = Patches(32)
     network.fix_positions()
-    before = probed(network, images, labels)
-    trained(network, images[: len(images) // 2], 150, hidden=128, output=32)
-    after = probed(network, images, labels)
+    before = accuracy_of_probe(network, images, labels)
+    losses = trained(network, images[: len(images) // 2], 150, hidden=128, output=32)
+    chance = 2 * 2 * 0.2 * math.log(128)
+    assert losses[0] > chance
+    assert sum(losses[-5:]) / 5 < 0.95 * chance, losses
+    after = accuracy_of_probe(network, images, labels)
     assert after > before + 0.05, (before, after)
 
 

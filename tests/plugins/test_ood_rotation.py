@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from ood_core.interfaces import Batch, Network, TrainingData
 from ood_rotation.pretext import Rotation
 from ood_timm.backbone import Timm
+
+from .small_training import accuracy_of_probe, digits
 
 DATA = TrainingData(
     classes=1, all_classes=1, image_size=8, sample=lambda count: torch.rand(count, 3, 8, 8), trained=lambda _: {}
@@ -155,13 +155,6 @@ def test_colours_change_only_where_it_is_asked_for():
 # ------------------------------------------------------------------------------------------------------ digits
 
 
-@pytest.fixture(scope="module")
-def digits():
-    found = load_digits()
-    images = (torch.tensor(found.images) * 15.9).to(torch.uint8)
-    return images.unsqueeze(1).repeat(1, 3, 1, 1), found.target
-
-
 def trained(network, images, steps, rate=5e-3):
     """Return what each step of a short training found on 64 images."""
     pretext = Rotation(epochs=1, flip=False)
@@ -179,31 +172,17 @@ def trained(network, images, steps, rate=5e-3):
 
 
 @pytest.mark.slow
-def test_training_on_digits_lowers_the_loss_and_raises_the_accuracy(digits):
-    torch.manual_seed(0)
-    found = trained(Narrow(), digits[0], 100)
-    assert found[-1]["loss"] < 0.6 * found[0]["loss"], found
-    assert found[-1]["accuracy"] > found[0]["accuracy"] + 0.3, found
-
-
-def probed(network, images, labels):
-    """Return the accuracy on the second half of a linear classifier of embeddings that was fitted on the first."""
-    with torch.no_grad():
-        embeddings = network.forward_head(network.forward_features(images / 255), pre_logits=True)
-    embeddings = ((embeddings - embeddings.mean(0)) / embeddings.std(0)).numpy()
-    half = len(labels) // 2
-    return (
-        LogisticRegression(max_iter=2000).fit(embeddings[:half], labels[:half]).score(embeddings[half:], labels[half:])
-    )
-
-
-@pytest.mark.slow
-def test_a_linear_probe_tells_digits_better_apart_after_the_training(digits):
-    images, labels = digits
+def test_training_lowers_the_loss_and_a_linear_probe_tells_digits_better_apart():
+    images, labels = digits()
     torch.manual_seed(0)
     options = {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 4}
     network = Timm(model="vit_tiny_patch16_224", options=options).build(8, 10)
-    before = probed(network, images, labels)
-    trained(network, images[: len(images) // 2], 200, rate=2e-3)
-    after = probed(network, images, labels)
+    before = accuracy_of_probe(network, images, labels)
+    found = trained(network, images[: len(images) // 2], 200, rate=2e-3)
+    first, last = (
+        {name: np.mean([step[name] for step in part]) for name in found[0]} for part in (found[:5], found[-5:])
+    )
+    assert last["loss"] < 0.6 * first["loss"], found
+    assert last["accuracy"] > first["accuracy"] + 0.3, found
+    after = accuracy_of_probe(network, images, labels)
     assert after > before + 0.1, (before, after)

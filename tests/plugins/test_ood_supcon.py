@@ -1,21 +1,19 @@
 """Both losses against loops, two processes, the views, and learning on real digits."""
 
 import math
-import os
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from torch import distributed, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, TrainingData
 from ood_supcon.pretext import SimCLR, SupervisedContrast
+
+from .small_training import accuracy_of_probe, digits, outputs_of_two_processes
 
 BOTH = pytest.mark.parametrize("pretext", [SupervisedContrast, SimCLR])
 DATA = TrainingData(
@@ -181,11 +179,7 @@ def step_of(pretext, begin, end):
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory):
     """What two processes find with half of the batch each, by pretext."""
-    folder = tmp_path_factory.mktemp("processes")
-    command, settings = [sys.executable, __file__, str(folder)], os.environ | {"OMP_NUM_THREADS": "1"}
-    running = [subprocess.Popen([*command, str(rank)], env=settings) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return outputs_of_two_processes(__name__, tmp_path_factory.mktemp("processes"))
 
 
 @BOTH
@@ -241,13 +235,6 @@ def test_the_picture_shows_the_second_views_below_the_first(pretext):
 # ------------------------------------------------------------------------------------------------------ digits
 
 
-@pytest.fixture(scope="module")
-def digits():
-    found = load_digits()
-    images = (torch.tensor(found.images) * 15.9).to(torch.uint8)
-    return images.unsqueeze(1).repeat(1, 3, 1, 1), torch.tensor(found.target)
-
-
 def trained(pretext, network, images, labels, steps):
     """Return the losses of a short training on 96 images a step."""
     options = pretext(epochs=1, temperature=0.1, crop_scale=0.5, flip=False, color_jitter=0)
@@ -267,32 +254,14 @@ def trained(pretext, network, images, labels, steps):
 
 @pytest.mark.slow
 @BOTH
-def test_training_on_digits_lowers_the_loss(pretext, digits):
-    torch.manual_seed(0)
-    losses = trained(pretext, Narrow(), *digits, 100)
-    assert sum(losses[-5:]) / 5 < 0.85 * losses[0], losses
-
-
-def probed(network, images, labels):
-    """Return the accuracy on the second half of a linear classifier of embeddings that was fitted on the first."""
-    with torch.no_grad():
-        embeddings = network.forward_head(network.forward_features(images / 255), pre_logits=True)
-    embeddings = ((embeddings - embeddings.mean(0)) / embeddings.std(0)).numpy()
-    half = len(labels) // 2
-    return (
-        LogisticRegression(max_iter=2000).fit(embeddings[:half], labels[:half]).score(embeddings[half:], labels[half:])
-    )
-
-
-@pytest.mark.slow
-@BOTH
-def test_a_linear_probe_tells_digits_better_apart_after_the_training(pretext, digits):
-    images, labels = digits
+def test_training_lowers_the_loss_and_a_linear_probe_tells_digits_better_apart(pretext):
+    images, labels = digits()
     torch.manual_seed(0)
     network, half = Narrow(32), len(images) // 2
-    before = probed(network, images, labels)
-    trained(pretext, network, images[:half], labels[:half], 100)
-    after = probed(network, images, labels)
+    before = accuracy_of_probe(network, images, labels)
+    losses = trained(pretext, network, images[:half], labels[:half], 100)
+    assert sum(losses[-5:]) / 5 < 0.85 * losses[0], losses
+    after = accuracy_of_probe(network, images, labels)
     assert after > before + 0.03, (before, after)
 
 
