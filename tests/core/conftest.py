@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ood_core.store import store
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
     "--no-sandbox",
@@ -41,6 +43,29 @@ def command_line(tmp_path, monkeypatch, capsys):
         return call
 
     return named
+
+
+@pytest.fixture
+def ood(command_line):
+    """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
+    from ood_core import cli
+
+    return command_line("ood", cli.main)
+
+
+@pytest.fixture
+def ood_run(command_line):
+    """`ood_run(*arguments)`: exit code, stdout, stderr of `ood-run`."""
+    from ood_core.cli import run
+
+    return command_line("ood-run", run.main)
+
+
+@pytest.fixture
+def fake_stages(monkeypatch):
+    """Stages without plugins and images, whose costs are those of no other, can be put into a store."""
+    monkeypatch.setattr(store, "alike", lambda stage: "alike")
+    monkeypatch.setattr(store, "work", lambda stage: 1)
 
 
 @pytest.fixture(scope="session")

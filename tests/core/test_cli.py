@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,28 +12,6 @@ from ood_core.interfaces import NEEDS
 
 from ..conftest import TINY
 from .test_plan import BROKEN
-
-OOD_RUN = Path(sys.executable).with_name("ood-run")
-
-
-def ood_run(*arguments, cwd):
-    return subprocess.run([OOD_RUN, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.fixture
-def in_process(command_line):
-    """`in_process(*arguments)`: exit code, stdout, stderr of `ood-run`."""
-    from ood_core.cli import run
-
-    return command_line("ood-run", run.main)
-
-
-@pytest.fixture
-def ood(command_line):
-    """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
-    from ood_core import cli
-
-    return command_line("ood", cli.main)
 
 
 def test_help_loads_nothing_heavy(tmp_path):
@@ -51,13 +28,13 @@ def test_help_loads_nothing_heavy(tmp_path):
     assert "Train, extract, score and report" in done.stdout
 
 
-def test_a_run_ends_with_the_table_and_the_reports(tmp_path):
+def test_a_run_ends_with_the_table_and_the_reports(tmp_path, ood_run):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    done = ood_run("tiny.yaml", "--out", "here", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "AUROC" in done.stdout
-    assert "mahalanobis" in done.stdout
-    assert "report: here/report.html" in done.stdout
+    code, out, err = ood_run("tiny.yaml", "--out", "here")
+    assert code == 0, err
+    assert "AUROC" in out
+    assert "mahalanobis" in out
+    assert "report: here/report.html" in out
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
         "accepted.csv",
         "classes.csv",
@@ -71,17 +48,17 @@ def test_a_run_ends_with_the_table_and_the_reports(tmp_path):
         "scores.safetensors",
         "summary.csv",
     ]
-    again = ood_run("tiny.yaml", "--out", "here", cwd=tmp_path)
-    assert again.returncode == 0
-    assert "trained 0, extracted 0, reused 20" in again.stderr
-    assert "done train" not in again.stderr
+    code, _, err = ood_run("tiny.yaml", "--out", "here")
+    assert code == 0
+    assert "trained 0, extracted 0, reused 20" in err
+    assert "done train" not in err
 
 
 @pytest.mark.parametrize(("old", "new", "line", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_recipe_exits_2_and_writes_nothing(tmp_path, in_process, old, new, line, message):
+def test_a_broken_recipe_exits_2_and_writes_nothing(tmp_path, ood_run, old, new, line, message):
     text = TINY.replace(old, new) if not old.startswith("seed") else TINY + new
     (tmp_path / "tiny.yaml").write_text(text)
-    code, out, err = in_process("tiny.yaml")
+    code, out, err = ood_run("tiny.yaml")
     assert code == 2
     assert out == ""
     assert message in err
@@ -100,8 +77,8 @@ def test_a_broken_recipe_exits_2_and_writes_nothing(tmp_path, in_process, old, n
         (["mood", "--set", "training.0.learning_rate=0"], "--set training.0.learning_rate=0: option 'learning_rate'"),
     ],
 )
-def test_a_wrong_command_exits_2_with_its_reason(tmp_path, in_process, arguments, message):
-    code, _, err = in_process(*arguments)
+def test_a_wrong_command_exits_2_with_its_reason(tmp_path, ood_run, arguments, message):
+    code, _, err = ood_run(*arguments)
     assert code == 2
     assert message in err
     assert "Traceback" not in err
@@ -109,23 +86,23 @@ def test_a_wrong_command_exits_2_with_its_reason(tmp_path, in_process, arguments
 
 
 @pytest.mark.parametrize("option", ["--out", "--store"])
-def test_a_folder_whose_name_is_too_long_is_refused_before_the_run(in_process, option):
+def test_a_folder_whose_name_is_too_long_is_refused_before_the_run(ood_run, option):
     folder = "x" * 300
-    code, out, err = in_process("mood", option, folder)
+    code, out, err = ood_run("mood", option, folder)
     assert (code, out, err) == (2, "", f"{option} {folder}: cannot be written into: File name too long\n")
 
 
 @pytest.mark.parametrize("option", ["--out", "--store"])
-def test_a_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path, in_process, option):
+def test_a_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path, ood_run, option):
     (tmp_path / "file").write_text("")
-    code, _, err = in_process("mood", option, "file/below")
+    code, _, err = ood_run("mood", option, "file/below")
     assert code == 2
     assert err.strip() == f"{option} file/below: {tmp_path / 'file'} is no folder"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_plan_shows_its_stages_and_writes_nothing(tmp_path, in_process):
-    code, out, _ = in_process("mood", "--plan")
+def test_a_plan_shows_its_stages_and_writes_nothing(tmp_path, ood_run):
+    code, out, _ = ood_run("mood", "--plan")
     assert code == 0
     assert "to do" in out
     assert "train mim > classification" in out
@@ -133,15 +110,15 @@ def test_a_plan_shows_its_stages_and_writes_nothing(tmp_path, in_process):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_plugins_are_listed_with_their_packages(in_process):
-    code, out, _ = in_process("--plugins")
+def test_the_plugins_are_listed_with_their_packages(ood_run):
+    code, out, _ = ood_run("--plugins")
     assert code == 0
     assert "mahalanobis (ood-framework " in out
     assert "scorer    energy" in out
 
 
-def test_the_scorers_are_listed_as_a_table(in_process):
-    code, printed, _ = in_process("--scorers")
+def test_the_scorers_are_listed_as_a_table(ood_run):
+    code, printed, _ = ood_run("--scorers")
     assert code == 0
     assert "| `gram` | layers=[], powers=10 |" in printed
     assert printed.count("### ") > 5
@@ -195,25 +172,25 @@ def test_a_command_that_the_core_has_is_refused_of_a_plugin(ood, monkeypatch):
     assert ood("--help")[::2] == (2, "a plugin registers the command 'run', which the core has\n")
 
 
-def test_a_plugin_can_be_left_out(in_process, monkeypatch):
+def test_a_plugin_can_be_left_out(ood_run, monkeypatch):
     monkeypatch.setenv("OOD_DISABLE_PLUGINS", "logits")
-    code, out, _ = in_process("--plugins")
+    code, out, _ = ood_run("--plugins")
     assert code == 0
     assert not re.search(r"scorer +energy", out)
     assert "left out by OOD_DISABLE_PLUGINS: logits" in out
 
 
-def test_the_version_is_shown(in_process):
-    code, out, _ = in_process("--version")
+def test_the_version_is_shown(ood_run):
+    code, out, _ = ood_run("--version")
     assert code == 0
     assert out.startswith("ood-framework 0.")
 
 
-def test_an_interruption_says_how_to_go_on(in_process, monkeypatch):
+def test_an_interruption_says_how_to_go_on(ood_run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ood_core.cli.launch.find_recipe", interrupted)
-    code, _, err = in_process("mood")
+    code, _, err = ood_run("mood")
     assert code == 130
     assert "the same command goes on from here" in err

@@ -13,14 +13,6 @@ from .test_report_filed import findings
 
 
 @pytest.fixture
-def ood(command_line):
-    """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
-    from ood_core import cli
-
-    return command_line("ood", cli.main)
-
-
-@pytest.fixture
 def runs(tmp_path):
     """Two runs in `runs/`, without pictures."""
     for name, variants in (("one", ("a", "b")), ("two", ("b",))):

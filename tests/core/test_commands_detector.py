@@ -2,10 +2,6 @@
 
 import json
 
-import pytest
-
-from ood_core import cli as commands
-from ood_core.cli import run
 from ood_core.detector import Detector, describe
 
 VARIED = """
@@ -14,16 +10,6 @@ vary:
   two: {training.0.epochs: 2}
 seeds: [0, 1]
 """
-
-
-@pytest.fixture
-def ood(command_line):
-    return command_line("ood", commands.main)
-
-
-@pytest.fixture
-def ood_run(command_line):
-    return command_line("ood-run", run.main)
 
 
 def test_a_run_of_one_network_leaves_its_detector(ood_run, tiny):

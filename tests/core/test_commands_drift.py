@@ -54,14 +54,6 @@ def pictures(tmp_path_factory, digits):
 
 
 @pytest.fixture
-def ood(command_line):
-    """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
-    from ood_core import cli
-
-    return command_line("ood", cli.main)
-
-
-@pytest.fixture
 def table(tmp_path, detector, pictures):
     """`table(name, form)`: the scores of these pictures as `ood score` writes them, with one that it could not read."""
 

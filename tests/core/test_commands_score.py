@@ -30,12 +30,9 @@ COLUMNS = "file,is_ood,score,threshold,p_value,predicted,error"
 
 
 @pytest.fixture
-def score(command_line, tiny_run):
+def score(ood, tiny_run):
     """`score(*arguments)`: exit code, stdout, stderr of `ood score` with the tiny detector."""
-    from ood_core import cli
-
-    call = command_line("ood", cli.main)
-    return lambda *arguments: call("score", tiny_run.detector, *arguments)
+    return lambda *arguments: ood("score", tiny_run.detector, *arguments)
 
 
 @pytest.fixture
@@ -388,9 +385,7 @@ def test_help_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
-def test_it_takes_the_run_as_well_as_its_detector(score, photos, tiny_run, command_line):
-    from ood_core import cli
-
-    by_run = command_line("ood", cli.main)("score", tiny_run.detector.parent, "photos")
+def test_it_takes_the_run_as_well_as_its_detector(score, photos, tiny_run, ood):
+    by_run = ood("score", tiny_run.detector.parent, "photos")
     assert by_run[:2] == score("photos")[:2]
     assert isinstance(Detector.load(tiny_run.detector.parent), Detector)

@@ -507,14 +507,6 @@ def test_the_script_of_the_page_refuses_pictures_without_a_range(script, graphs,
 # -------------------------------------------------------------------------------------------------------- command line
 
 
-@pytest.fixture
-def ood(command_line):
-    """`ood(*arguments)`: exit code, stdout, stderr of `ood`."""
-    from ood_core import cli
-
-    return command_line("ood", cli.main)
-
-
 def test_the_command_prints_one_line_and_nothing_else(ood, tiny_run, tmp_path, recwarn):
     file = tmp_path / "new" / "e.pt2"
     code, said, errors = ood("export", tiny_run.detector, "--format=torch", "--out", file, "--scorer", "energy")

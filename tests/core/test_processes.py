@@ -1,11 +1,12 @@
-"""Two processes on this machine's CPU do what one does: the same weights to rounding, the same outputs, one report."""
+"""Two processes on this machine's CPU do what one does: the same weights to rounding, the same outputs, one report.
+
+Starting processes takes longer than what they do here, so each launch carries out several recipes.
+"""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,125 +17,33 @@ from ood_core.runtime import distributed
 from ood_core.store.store import load_tensors
 
 from ..conftest import TINY
+from ..packaging.packages import write_package
 
 BIN = Path(sys.executable).parent
-LAYERS = "scorers=[energy, mahalanobis, mahalanobis-layers]"
-MIM = (
-    "training=[{use: mim, epochs: 4, batch_size: 16, min_block: 1, masks: blockwise-exact, crop_scale: 0.8, "
-    "tokenizer: {use: kmeans, vocabulary: 8}}, {use: classification, epochs: 2, batch_size: 16, flip: false}]"
+TRAINING = "  - {use: classification, epochs: 2, batch_size: 16, crop_scale: 1, flip: false}\n"
+PLAIN = TINY.replace("[energy, mahalanobis]", "[energy, mahalanobis, mahalanobis-layers]")
+ACCUMULATED = PLAIN.replace("batch_size: 16,", "batch_size: 16, accumulation: 2,")
+MIM = PLAIN.replace(
+    TRAINING,
+    "  - {use: mim, epochs: 6, batch_size: 16, min_block: 1, masks: blockwise-exact, crop_scale: 0.8, "
+    "tokenizer: {use: kmeans, vocabulary: 8}}\n"
+    "  - {use: classification, epochs: 2, batch_size: 16, flip: false}\n",
 )
-
-
-def command(folder, name, *overrides, count=2):
-    settings = [word for override in (LAYERS, *overrides) for word in ("--set", override)]
-    one = [BIN / "ood-run", folder / "tiny.yaml", *settings, "--store", folder / name, "--out", folder / f"out {name}"]
-    launch = [BIN / "torchrun", "--nproc-per-node", str(count), "--master-port", "0"]
-    return one if count == 1 else [*launch, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *one]
-
-
-def go(folder, name, *overrides, count=2, **environment):
-    (folder / "tiny.yaml").write_text(TINY)
-    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command(folder, name, *overrides, count=count), env=settings, capture_output=True, text=True)
-
-
-def weights(folder, name):
-    return {file.parent.name: load_tensors(file) for file in (folder / name).glob("train/*/weights.safetensors")}
-
-
-def by_stage(folder, name):
-    """Return the weights of each training, by what it is called."""
-    of = {key: json.loads((folder / name / "train" / key / "stage.json").read_text()) for key in weights(folder, name)}
-    return {of[key]["stage"]: tensors for key, tensors in weights(folder, name).items()}
-
-
-def rows(folder, name):
-    return json.loads((folder / f"out {name}" / "report.json").read_text())["rows"]
-
-
-def assert_close(folder, one, other):
-    first, second = weights(folder, one), weights(folder, other)
-    assert first.keys() == second.keys()
-    assert first
-    for key, tensors in first.items():
-        assert max((tensors[name] - second[key][name]).abs().max() for name in tensors) < 1e-4
-    for alone, joined in zip(rows(folder, one), rows(folder, other), strict=True):
-        assert abs(alone["auroc"] - joined["auroc"]) < 0.01
-
-
-def test_a_single_process_is_told_what_it_said_and_sums_its_own():
-    assert (distributed.count(), distributed.rank()) == (1, 0)
-    assert distributed.told("word") == "word"
-    assert distributed.united(["b", "a", "b"]) == ["a", "b"]
-
-
-@pytest.mark.slow
-def test_two_processes_train_and_extract_as_one(tmp_path):
-    assert go(tmp_path, "one", count=1).returncode == 0
-    both = go(tmp_path, "two")
-    assert both.returncode == 0, both.stderr
-    assert both.stdout.count("report:") == 1
-    assert_close(tmp_path, "one", "two")
-    facts = [json.loads(file.read_text()) for file in (tmp_path / "two").glob("train/*/stage.json")]
-    assert [fact["processes"] for fact in facts] == [2]
-    cut = go(tmp_path, "cut", OOD_SHARD="1")
-    assert cut.returncode == 0, cut.stderr
-    assert_close(tmp_path, "one", "cut")
-
-
-@pytest.mark.slow
-def test_two_processes_that_cut_their_batches_up_hide_the_patches_that_one_hides(tmp_path):
-    for name, count in (("one", 1), ("parts", 2)):
-        done = go(tmp_path, name, MIM.replace("mim,", f"mim, accumulation: {count},"), count=count)
-        assert done.returncode == 0, done.stderr
-    one, parts = (by_stage(tmp_path, name) for name in ("one", "parts"))  # their keys differ
-    assert one.keys() == parts.keys() == {"train mim", "train mim > classification"}
-    for stage, alone in one.items():
-        assert max((alone[name] - parts[stage][name]).abs().max() for name in alone) < 1e-4
-
-
-@pytest.mark.slow
-def test_parts_of_a_batch_in_two_processes_still_make_one_step(tmp_path):
-    assert go(tmp_path, "one", count=1).returncode == 0
-    both = go(tmp_path, "two", "training.0.accumulation=2")
-    assert both.returncode == 0, both.stderr
-    first, second = weights(tmp_path, "one"), weights(tmp_path, "two")
-    (alone,), (joined,) = first.values(), second.values()
-    assert max((alone[name] - joined[name]).abs().max() for name in alone) < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shard", ["0", "1"])
-def test_pre_training_survives_kill_9_in_two_processes(tmp_path, shard):
-    long = MIM.replace("epochs: 4", "epochs: 150")
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    settings = os.environ | {"OMP_NUM_THREADS": "1", "OOD_SHARD": shard}
-    process = subprocess.Popen(
-        command(tmp_path, "broken", long), env=settings, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "broken").glob("unfinished/*/checkpoint.safetensors")):
-        assert process.poll() is None, "the run ended before its first checkpoint"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for name in ("broken", "whole"):
-        done = go(tmp_path, name, long, OOD_SHARD=shard)
-        assert done.returncode == 0, done.stderr
-    first, second = weights(tmp_path, "broken"), weights(tmp_path, "whole")
-    assert len(first) == 2
-    for key, tensors in first.items():
-        assert all((tensors[name] == second[key][name]).all() for name in tensors)
-
-
-@pytest.mark.slow
-def test_the_first_process_says_what_is_wrong(tmp_path):
-    both = go(tmp_path, "two", "training.0.accumulation=5")
-    assert both.returncode != 0
-    told = [line for line in both.stderr.splitlines() if "cannot be cut into 2 processes x 5 parts" in line]
-    assert told
-    assert not any(line.startswith("process 1") for line in told)
+MIM_ACCUMULATED = MIM.replace("mim,", "mim, accumulation: 2,")
+OUTLIERS = """\
+data:
+  image_size: 8
+  broken: skip
+  holdout: 0
+  id: {use: folder, path: ID}
+  near:
+    - {use: folder, name: fox, path: OOD}
+  auxiliary: {use: folder, name: more, path: MORE}
+backbone: {use: timm, model: vit_tiny_patch16_224, options: {patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}}
+training:
+  - {use: outlier-exposure, epochs: 1, batch_size: 8, auxiliary_batch_size: 12, accumulation: 2}
+scorers: [energy, mahalanobis, mahalanobis-layers]
+"""
 
 
 def write_pictures(folder, count, seed, broken=()):
@@ -147,36 +56,167 @@ def write_pictures(folder, count, seed, broken=()):
         (folder / f"{number:02}.png").write_bytes(b"no picture")
 
 
-@pytest.mark.slow
-def test_outliers_and_what_is_skipped_do_not_depend_on_the_number_of_processes(tmp_path):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with the recipes and the pictures of one of them; the runs are put there as well."""
+    folder = tmp_path_factory.mktemp("processes")
+    recipes = {"plain": PLAIN, "accumulated": ACCUMULATED, "mim": MIM, "mim_accumulated": MIM_ACCUMULATED}
+    uncut = PLAIN.replace("batch_size: 16,", "batch_size: 16, accumulation: 5,")
+    for name, text in (recipes | {"outliers": OUTLIERS, "uncut": uncut}).items():
+        (folder / f"{name}.yaml").write_text(text)
     for split, broken in (("train", (0, 3, 7, 11, 15)), ("test", (4,))):
         for seed, name in enumerate(("cat", "dog")):
-            write_pictures(tmp_path / "ID" / split / name, 16, seed, broken if name == "cat" else ())
-    write_pictures(tmp_path / "OOD" / "fox", 15, 2, broken=(14,))
-    write_pictures(tmp_path / "MORE" / "elk", 40, 3, broken=(1, 30))
-    settings = (
-        f"data={{image_size: 8, broken: skip, holdout: 0, id: {{use: folder, path: {tmp_path}/ID}}, "
-        f"near: [{{use: folder, name: fox, path: {tmp_path}/OOD}}], "
-        f"auxiliary: {{use: folder, name: more, path: {tmp_path}/MORE}}}}",
-        "training=[{use: outlier-exposure, epochs: 1, batch_size: 8, auxiliary_batch_size: 12, accumulation: 2}]",
+            write_pictures(folder / "ID" / split / name, 16, seed, broken if name == "cat" else ())
+    write_pictures(folder / "OOD" / "fox", 15, 2, broken=(14,))
+    write_pictures(folder / "MORE" / "elk", 40, 3, broken=(1, 30))
+    return folder
+
+
+def in_two(root, name, *recipes, **environment):
+    """Carry out recipes in two processes; the store is the folder `name`, the reports lie beside it."""
+    launch = [BIN / "torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    command = [*launch, BIN / "ood-run", *(f"{recipe}.yaml" for recipe in recipes), "--store", name]
+    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    # of several recipes each report has a folder of its name
+    out = f"out {name}" if len(recipes) > 1 else f"out {name}/{recipes[0]}"
+    return subprocess.run([*command, "--out", out], cwd=root, env=settings, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def one(root):
+    """What a single process makes of the recipes."""
+    from ood_core.cli import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        recipes = ["plain.yaml", "mim.yaml", "outliers.yaml"]
+        patch.setattr(sys, "argv", ["ood-run", *recipes, "--store", "one", "--out", "out one"])
+        with pytest.raises(SystemExit) as caught:
+            run.main()
+    assert not caught.value.code
+    return "one"
+
+
+@pytest.fixture(scope="module")
+def two(root):
+    """What two processes make of them, and of those that cut their batches up."""
+    done = in_two(root, "two", "plain", "accumulated", "mim", "mim_accumulated", "outliers")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report:") == 5
+    return "two"
+
+
+@pytest.fixture(scope="module")
+def cut(root):
+    """What two processes make that hold half of the weights each."""
+    done = in_two(root, "cut", "plain", "mim", OOD_SHARD="1")
+    assert done.returncode == 0, done.stderr
+    return "cut"
+
+
+def report(root, name, recipe):
+    return json.loads((root / f"out {name}" / recipe / "report.json").read_text())
+
+
+def weights(root, name, recipe):
+    """Return the weights of each training of a recipe, by what it is called."""
+    found = [stage for stage in report(root, name, recipe)["stages"] if stage["kind"] == "train"]
+    return {of["title"]: load_tensors(root / name / "train" / of["key"] / "weights.safetensors") for of in found}
+
+
+def assert_close_weights(first, second):
+    assert first.keys() == second.keys()
+    assert first
+    for title, tensors in first.items():
+        assert max((tensors[name] - second[title][name]).abs().max() for name in tensors) < 1e-4
+
+
+def assert_close(root, one, other, recipe):
+    assert_close_weights(weights(root, one, recipe), weights(root, other, recipe))
+    rows = (report(root, name, recipe)["rows"] for name in (one, other))
+    for alone, joined in zip(*rows, strict=True):
+        assert abs(alone["auroc"] - joined["auroc"]) < 0.01
+
+
+def test_a_single_process_is_told_what_it_said_and_sums_its_own():
+    assert (distributed.count(), distributed.rank()) == (1, 0)
+    assert distributed.told("word") == "word"
+    assert distributed.united(["b", "a", "b"]) == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_extract_as_one(root, one, two, cut):
+    assert_close(root, one, two, "plain")
+    assert_close(root, one, cut, "plain")
+    (training,) = (stage for stage in report(root, two, "plain")["stages"] if stage["kind"] == "train")
+    assert training["facts"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_that_cut_their_batches_up_hide_the_patches_that_one_hides(root, one, two):
+    alone, parts = weights(root, one, "mim"), weights(root, two, "mim_accumulated")
+    assert alone.keys() == {"train mim", "train mim > classification"}
+    assert_close_weights(alone, parts)
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_in_two_processes_still_make_one_step(root, one, two):
+    assert_close_weights(weights(root, one, "plain"), weights(root, two, "accumulated"))
+
+
+KILLER = """\
+import os, signal
+from ood_core.pipeline import train
+from ood_core.hookspecs import hookimpl
+train.CHECKPOINT_SECONDS = -1  # as often as processes agree on it, every 20 steps
+
+@hookimpl
+def ood_on_progress(stage, done):
+    if stage.kind == "train" and done == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["0", "1"])
+def test_pre_training_survives_kill_9_in_two_processes(root, request, shard):
+    whole = request.getfixturevalue("cut" if shard == "1" else "two")
+    broken = f"broken {shard}"
+    killer = write_package(root / "killer", "ood-killer", KILLER)
+    killed = in_two(root, broken, "mim", OOD_SHARD=shard, PYTHONPATH=str(killer))
+    assert killed.returncode != 0
+    assert "SIGKILL" in killed.stderr
+    assert len(list((root / broken).glob("unfinished/*/checkpoint.safetensors"))) == 1
+    assert not list((root / broken).glob("train/*"))
+    done = in_two(root, broken, "mim", OOD_SHARD=shard)
+    assert done.returncode == 0, done.stderr
+    first, second = weights(root, broken, "mim"), weights(root, whole, "mim")
+    assert len(first) == 2
+    for title, tensors in first.items():
+        assert all((tensors[name] == second[title][name]).all() for name in tensors)
+
+
+@pytest.mark.slow
+def test_the_first_process_says_what_is_wrong(root):
+    both = in_two(root, "wrong", "uncut")
+    assert both.returncode != 0
+    told = [line for line in both.stderr.splitlines() if "cannot be cut into 2 processes x 5 parts" in line]
+    assert told
+    assert not any(line.startswith("process 1") for line in told)
+
+
+@pytest.mark.slow
+def test_outliers_and_what_is_skipped_do_not_depend_on_the_number_of_processes(root, one, two):
+    assert_close(root, one, two, "outliers")
+    alone, joined = (
+        {f"{of['kind']}/{of['key']}": of["facts"].get("skipped") for of in report(root, name, "outliers")["stages"]}
+        for name in (one, two)
     )
-    for name, count in (("one", 1), ("two", 2)):
-        done = go(tmp_path, name, *settings, count=count)
-        assert done.returncode == 0, done.stderr
-    assert_close(tmp_path, "one", "two")
-    one, two = (
-        {
-            str(f.parent.relative_to(tmp_path / n)): json.loads(f.read_text())
-            for f in (tmp_path / n).glob("*/*/stage.json")
-        }
-        for n in ("one", "two")
-    )
-    assert one.keys() == two.keys()
-    skipped = {key: facts["skipped"] for key, facts in one.items() if facts.get("skipped")}
-    assert skipped == {key: facts["skipped"] for key, facts in two.items() if facts.get("skipped")}
+    assert alone == joined
+    skipped = {key: found for key, found in alone.items() if found}
     # the training meets those of both its sets; two extractions for each set, with what a probe reads
     assert sorted(map(len, skipped.values())) == [1, 1, 1, 1, 5, 5, 7]
     for key in skipped:
-        for file in (tmp_path / "one" / key).glob("*.npy"):
-            first, second = (np.load(tmp_path / n / key / file.name) for n in ("one", "two"))
+        for file in (root / one / key).glob("*.npy"):
+            first, second = (np.load(root / name / key / file.name) for name in (one, two))
             np.testing.assert_allclose(first, second, atol=1e-4, err_msg=f"{key} {file.name}")

@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from ood_core.pipeline.train import execute as really_train
 from ood_core.pipeline.training.engine import Engine
 from ood_core.run.schedule import missing, run
 from ood_core.store.store import Store, load_array, load_tensors
+
+from ..conftest import QUIET
 
 MIM = (
     "training=[{use: mim, epochs: 2, batch_size: 16, min_block: 1, crop_scale: 0.8, flip: false, "
@@ -103,44 +107,24 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
     stage = [stage for stage in plan.stages if stage.kind == "train"][task]
 
-    class Interrupting:
-        @staticmethod
-        def progress(done, total):
-            if done == killed_at:
-                raise Killed
-
-        @staticmethod
-        def epoch(metrics):
-            pass
+    def interrupt(done, total):
+        if done == killed_at:
+            raise Killed
 
     if task == 1:
         run_first = plan.stages[0]
-        really_train(run_first, broken, Quiet)
+        really_train(run_first, broken, QUIET)
     with pytest.raises(Killed):
-        really_train(stage, broken, Interrupting)
+        really_train(stage, broken, SimpleNamespace(progress=interrupt, epoch=lambda metrics: None))
     assert broken.facts(stage) is None
     counted = []
 
-    class Counting(Quiet):
-        @staticmethod
-        def progress(done, total):
-            counted.append(done)
-
-    really_train(stage, broken, Counting)
+    counting = SimpleNamespace(progress=lambda done, total: counted.append(done), epoch=lambda metrics: None)
+    really_train(stage, broken, counting)
     assert counted[0] == killed_at
     one, two = (load_tensors(store.folder(stage) / "weights.safetensors") for store in (whole, broken))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert broken.facts(stage)["epochs"] == whole.facts(stage)["epochs"]
-
-
-class Quiet:
-    @staticmethod
-    def progress(done, total):
-        pass
-
-    @staticmethod
-    def epoch(metrics):
-        pass
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_learning_rate(make_plan, tiny, store, monkeypatch):
@@ -273,18 +257,17 @@ def test_one_image_a_class_still_gives_numbers(make_plan, tiny, store):
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_share_the_work(tiny, tmp_path):
-    commands = [
-        subprocess.Popen(
-            [Path(sys.executable).with_name("ood-run"), tiny, "--store", tmp_path / "store", "--out", tmp_path / out],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for out in ("one", "two")
-    ]
-    for command in commands:
-        output, _ = command.communicate(timeout=200)
-        assert command.returncode == 0, output
+def test_two_runs_at_once_share_the_work(tiny, tmp_path, ood_run):
+    def arguments(out):
+        return tiny, "--store", tmp_path / "store", "--out", tmp_path / out
+
+    other = subprocess.Popen([Path(sys.executable).with_name("ood-run"), *arguments("one")], stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("store/locks/*")):
+        assert other.poll() is None
+        time.sleep(0.01)
+    code, _, err = ood_run(*arguments("two"))
+    assert code == 0, err
+    assert other.wait(200) == 0
     one, two = (json.loads((tmp_path / out / "report.json").read_text()) for out in ("one", "two"))
     assert one["rows"] == two["rows"]
     done = [not stage["stored"] for document in (one, two) for stage in document["stages"]]

@@ -145,19 +145,16 @@ def test_a_page_is_bounded_and_says_what_it_leaves_out(request_, photos):
     assert text.count('<li class="image">') == 2
 
 
-def test_the_command_writes_the_page_beside_its_rows(command_line, photos, tiny_run, tmp_path):
-    from ood_core import cli
-
-    call = command_line("ood", cli.main)
+def test_the_command_writes_the_page_beside_its_rows(ood, photos, tiny_run, tmp_path):
     light = str(photos / "light.png")
-    code, _, err = call("score", tiny_run.detector, light, "--out", "rows.jsonl", "--explain")
+    code, _, err = ood("score", tiny_run.detector, light, "--out", "rows.jsonl", "--explain")
     assert (code, err.splitlines()[-1]) == (0, "page: rows.html")
     row = json.loads((tmp_path / "rows.jsonl").read_text())
     assert len(row["nearest"]) == predict_files.NEAREST
     assert set(row["nearest"][0]) == {"class", "distance"}
     first = (tmp_path / "rows.html").read_bytes()
     (tmp_path / "rows.html").unlink()
-    call("score", tiny_run.detector, light, "--out", "rows.jsonl", "--explain")
+    ood("score", tiny_run.detector, light, "--out", "rows.jsonl", "--explain")
     assert (tmp_path / "rows.html").read_bytes() == first, "also of rows that were there before"
-    call("score", tiny_run.detector, light, "--explain-to", "pages")
+    ood("score", tiny_run.detector, light, "--explain-to", "pages")
     assert (tmp_path / "pages" / "explained.html").is_file()

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ood_core import cli
 from ood_serve import command as serve
 from ood_serve.limits import Limits
 from ood_serve.server import _leave_in_time, listen, make
@@ -155,37 +154,35 @@ def test_the_process_ends_with_the_grace_even_if_the_service_does_not(monkeypatc
     assert 0.15 < time.monotonic() - begun < 2
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(command_line, tiny_run):
+def test_a_port_that_is_taken_is_told_in_one_line(ood, tiny_run):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        code, _, said = command_line("ood", cli.main)("serve", tiny_run.detector, "--port", port)
+        code, _, said = ood("serve", tiny_run.detector, "--port", port)
     assert code == 2
     assert said == f"127.0.0.1:{port}: cannot listen there: address already in use; --port 0 takes any free port\n"
 
 
-def test_a_host_that_is_not_there_is_told(command_line, tiny_run):
-    call = command_line("ood", cli.main)
-    code, _, said = call("serve", tiny_run.detector, "--host", "192.0.2.1", "--port", 0)
+def test_a_host_that_is_not_there_is_told(ood, tiny_run):
+    code, _, said = ood("serve", tiny_run.detector, "--host", "192.0.2.1", "--port", 0)
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith("192.0.2.1:0: cannot listen there: cannot assign requested address")
-    code, _, said = call("serve", tiny_run.detector, "--host", "no such host")
+    code, _, said = ood("serve", tiny_run.detector, "--host", "no such host")
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith("--host no such host: no such host")
 
 
-def test_wrong_names_and_limits_end_before_anything_is_loaded(command_line, tiny_run):
-    call = command_line("ood", cli.main)
-    code, _, said = call("serve", "nowhere")
+def test_wrong_names_and_limits_end_before_anything_is_loaded(ood, tiny_run):
+    code, _, said = ood("serve", "nowhere")
     assert (code, said) == (2, "no detector 'nowhere', neither a folder nor below runs/. There is none\n")
-    code, _, said = call("serve", tiny_run.detector, "--queue", 8)
+    code, _, said = ood("serve", tiny_run.detector, "--queue", 8)
     assert code == 2
     assert said.startswith("a request of 64 images never fits into a queue of 8")
 
 
 @pytest.mark.parametrize("name", serve.EXTRA)
-def test_a_missing_package_is_told_with_the_command_that_installs_it(command_line, tiny_run, monkeypatch, name):
+def test_a_missing_package_is_told_with_the_command_that_installs_it(ood, tiny_run, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    code, _, said = command_line("ood", cli.main)("serve", tiny_run.detector)
+    code, _, said = ood("serve", tiny_run.detector)
     assert code == 2
     assert said == f"ood serve needs '{name}', which is not installed: pip install 'ood-framework[serve]'\n"
 

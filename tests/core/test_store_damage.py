@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 
-from ood_core.cli import run as cli
 from ood_core.detector.build import build
 from ood_core.errors import OODError
 from ood_core.plan.make import make_plan
@@ -112,8 +111,7 @@ def test_a_folder_that_was_deleted_is_computed_again(finished, tmp_path, kind):
     assert missing(made, store) == set()
 
 
-def test_what_failed_is_named_where_measurements_are_stored_and_scores_are_not(command_line, tiny, tmp_path):
-    ood_run = command_line("ood-run", cli.main)
+def test_what_failed_is_named_where_measurements_are_stored_and_scores_are_not(ood_run, tiny, tmp_path):
     arguments = (tiny, "--store", tmp_path / "store", "--out", tmp_path / "out")
     assert ood_run(*arguments)[0] == 0
     shutil.rmtree(tmp_path / "store" / "score")
@@ -129,8 +127,7 @@ def test_what_failed_is_named_where_measurements_are_stored_and_scores_are_not(c
     assert (tmp_path / "store" / "score").is_dir()
 
 
-def test_the_command_line_names_damage_and_makes_no_detector_of_it(command_line, tiny, tmp_path, caplog):
-    ood_run = command_line("ood-run", cli.main)
+def test_the_command_line_names_damage_and_makes_no_detector_of_it(ood_run, tiny, tmp_path, caplog):
     arguments = (tiny, "--store", tmp_path / "store", "--out", tmp_path / "out", "--set", "data.holdout=0.2")
     assert ood_run(*arguments)[0] == 0
     (weights,) = (tmp_path / "store").glob("train/*/weights.safetensors")
