@@ -14,7 +14,6 @@ from safetensors import safe_open
 from ood_core.errors import OODError
 from ood_core.interfaces import Score, Scorer
 from ood_core.records.stages import Extraction, ExtractStage
-from ood_core.store import store as stores
 from ood_core.store.artifacts import SCORE, load_outputs, load_score, load_together, plain_values, save_score
 from ood_core.store.store import Store, create_array, save_tensors
 
@@ -121,11 +120,7 @@ def test_the_report_is_told_plain_values_also_of_what_lies_within():
 ROWS, WIDTH = 40_000, 256
 
 
-@pytest.fixture(autouse=True)
-def costs(monkeypatch):
-    """Stages without plugins and images are like no others."""
-    monkeypatch.setattr(stores, "alike", lambda stage: "alike")
-    monkeypatch.setattr(stores, "work", lambda stage: 1)
+pytestmark = pytest.mark.usefixtures("fake_stages")
 
 
 def extract_stage(key, images=None):

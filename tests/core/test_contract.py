@@ -20,10 +20,7 @@ from ood_core.records.stages import Extraction
 from ood_core.store.artifacts import load_outputs
 from ood_core.store.store import Store
 
-
-class Quiet:
-    def progress(self, done, total):
-        pass
+from ..conftest import QUIET
 
 
 class Means(Network):
@@ -86,7 +83,7 @@ def extracted(make_plan, tiny, tmp_path):
         stage = replace(base, key="mine", backbone=given(network), weights=None, probe=probe)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(extract, "BATCH_SIZE", 16)
-            extract.execute([stage], store, Quiet())
+            extract.execute([stage], store, QUIET)
         return stage, store
 
     def refused(network, probe=None):
@@ -190,7 +187,7 @@ def test_a_broken_picture_that_is_skipped_may_have_any_outputs(extracted, monkey
     monkeypatch.setattr(opened, "skip_broken", True)
     store = Store(tiny.parent / "another")
     stage = replace(stage, backbone=given(network))
-    extract.execute([stage], store, Quiet())
+    extract.execute([stage], store, QUIET)
     outputs = load_outputs(Extraction(stage), store)
     assert len(outputs) == 37
     assert outputs.embeddings.isfinite().all()
@@ -315,9 +312,7 @@ def fitted(plugins, name, stage, store, tiny_run):
     """Fit a scorer to what was extracted."""
     base = next(stage for stage in tiny_run.plan.stages if stage.kind == "fit")
     scorer = plugins.get("scorer", name)()
-    fit.execute(
-        replace(base, key=name, name=name, scorer=scorer, train=Extraction(stage), held_out=None), store, Quiet()
-    )
+    fit.execute(replace(base, key=name, name=name, scorer=scorer, train=Extraction(stage), held_out=None), store, QUIET)
 
 
 def test_scorers_of_logits_are_fitted_without_a_head_and_those_of_the_head_say_why_not(extracted, plugins, tiny_run):
@@ -554,7 +549,7 @@ def test_a_task_without_a_scalar_loss_is_named(make_plan, tiny, tmp_path, monkey
 
     monkeypatch.setattr(type(stage.task), "build", changed)
     with pytest.raises(OODError) as caught:
-        train.execute(stage, store, Quiet())
+        train.execute(stage, store, QUIET)
     assert str(caught.value) == f"the task of 'classification' gives {what}"
     assert not store.folder(stage).exists()
 
@@ -572,6 +567,6 @@ def test_views_that_are_no_tensors_of_one_shape_are_named(make_plan, tiny, tmp_p
     stage = next(stage for stage in make_plan(tiny).stages if stage.kind == "train")
     monkeypatch.setattr(type(stage.task), "views", lambda self, image_size, grid: views)
     with pytest.raises(OODError, match=re.escape(f"the augmentation gives {what}")):
-        train.execute(stage, Store(tmp_path / "store"), Quiet())
+        train.execute(stage, Store(tmp_path / "store"), QUIET)
     with pytest.raises(OODError, match=re.escape(f"the augmentation gives {what}")):
         list(evaluation_batches(stage.images.opened, Shown(image_size=8, views=views), 64))

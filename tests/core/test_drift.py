@@ -1,5 +1,4 @@
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -15,11 +14,7 @@ SHIFT = math.sqrt(2) * stats.norm.ppf(0.8)
 """Of normal scores, for an AUROC of 0.8."""
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def draw(size: int, shift: float = 0.0, seed: int = 0) -> Scores:

@@ -15,9 +15,6 @@ import torch
 
 from ood_core.hookspecs import hookimpl
 from ood_core.pipeline.dispatch import Done
-from ood_core.plan.make import make_plan
-from ood_core.plugins import find
-from ood_core.recipe import read
 from ood_core.records.results import Failure
 from ood_core.run import executors
 from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, Outcome, local, places
@@ -25,13 +22,10 @@ from ood_core.run.schedule import jobs, run
 from ood_core.run.worker import Failed, work
 from ood_core.store.store import Store, load_tensors
 
+from ..conftest import planned
+
 SEEDS = "seeds=[0, 1]"
 LONG = "vary: {short: {}, long: {training.0.epochs: 100000}}\n"
-
-
-def planned(path, *overrides):
-    recipes = read.read_recipes(path, overrides)
-    return recipes, make_plan(recipes, find())
 
 
 @pytest.fixture

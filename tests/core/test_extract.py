@@ -17,10 +17,7 @@ from ood_core.run.schedule import run
 from ood_core.store.artifacts import load_outputs
 from ood_core.store.store import Store, load_array
 
-
-class Quiet:
-    def progress(self, done, total):
-        pass
+from ..conftest import QUIET
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ def extracted(store, folder, *stages):
     again, weights = Store(folder), stages[0].weights
     (again.root / "train").mkdir(parents=True)
     (again.root / "train" / weights.key).symlink_to(store.folder(weights))
-    extract.execute(stages, again, Quiet())
+    extract.execute(stages, again, QUIET)
     return again
 
 

@@ -12,10 +12,7 @@ from ood_core.interfaces import Outputs, Score, Scorer
 from ood_core.pipeline import fit, score
 from ood_core.store.store import Store
 
-
-class Quiet:
-    def progress(self, done, total):
-        pass
+from ..conftest import QUIET
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,8 @@ def carry_out(tiny_run, tmp_path):
         scored = next(stage for stage in tiny_run.plan.stages if stage.kind == "score" and stage.fit == fitted)
         fitted = replace(fitted, key="mine", name="mine", scorer=scorer)
         scored = replace(scored, key="scored", fit=fitted)
-        fit.execute(fitted, store, Quiet())
-        score.execute(scored, store, Quiet())
+        fit.execute(fitted, store, QUIET)
+        score.execute(scored, store, QUIET)
 
     return call
 

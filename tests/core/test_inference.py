@@ -1,7 +1,6 @@
 import math
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from itertools import product
 
@@ -23,11 +22,7 @@ Scores = NDArray[np.float64]
 METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out")
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def draw(size: int, shift: float = 0.0, seed: int = 0) -> Scores:

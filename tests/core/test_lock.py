@@ -9,20 +9,16 @@ import yaml
 from ood_core.errors import OODError, OODErrors
 from ood_core.plan.make import make_plan
 from ood_core.plugins import find
-from ood_core.recipe import read as recipe
 from ood_core.recipe.yaml import parse
 from ood_core.records.results import Results
 from ood_core.run import lock
 from ood_core.run.schedule import run
 from ood_core.store.store import Store
 
+from ..conftest import planned
+
 FOLDER = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[3] / "shared" / "data"
-
-
-def planned(path, *overrides):
-    recipes = recipe.read_recipes(path, overrides)
-    return recipes, make_plan(recipes, find())
 
 
 @pytest.fixture

@@ -30,11 +30,7 @@ RATE = {"seconds": 2.0, "work": 1}
 FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
 
 
-@pytest.fixture(autouse=True)
-def costs(monkeypatch):
-    """A fake stage is like no other."""
-    monkeypatch.setattr(stores, "alike", lambda stage: "alike")
-    monkeypatch.setattr(stores, "work", lambda stage: 1)
+pytestmark = pytest.mark.usefixtures("fake_stages")
 
 
 def put(store, content="x"):
