@@ -286,7 +286,7 @@ class SelectedImages:
         except OODError as error:
             if self.skip_broken:
                 raise
-            raise OODError(f"{error}; 'broken: skip' in 'data' goes on without such pictures") from error
+            raise OODError(f"{error}; 'unreadable: skip' in 'data' goes on without such pictures") from error
 
     def readable(self, index: int) -> Readable:
         """Return the image, or the next one that is not broken where such are skipped.

@@ -31,9 +31,9 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "root": (Path, Path()),
     "holdout": (Annotated[float, Ge(0), Lt(1)], HOLDOUT),
     "fit_images": (Literal["plain", "augmented"], "plain"),
-    "broken": (Literal["stop", "skip"], "stop"),
+    "unreadable": (Literal["stop", "skip"], "stop"),
     "overlap": (Literal["count", "remove"], "count"),
-    "absent": (Literal["stop", "leave-out"], "stop"),
+    "missing_files": (Literal["stop", "leave-out"], "stop"),
 }
 """Keys of `data` with a single value: their type and default."""
 

@@ -31,7 +31,7 @@ BENCHMARK_KEYS = ("title", "paper", "source", "licence", "splits", "notes")
 USUAL_DIMENSIONS = 768
 """Of the embeddings of a ViT-B: a plan does not know those of the network, which is not built yet."""
 
-ON = "on"
+TRAIN_ON = "train_on"
 """Key of a training stage: what it is trained on, where that is not the ID training set."""
 
 ALL_CLASSES = "all-classes"
@@ -168,14 +168,14 @@ class _Read:
 class _Task:
     node: Node
     task: PretextTask
-    on: Selected | None
+    train_on: Selected | None
     on_id_set: bool
     """Whether that is the ID set as the recipe names it."""
 
     def described(self) -> dict[str, Any]:
-        if self.on is None:
+        if self.train_on is None:
             return describe(self.task)
-        return describe(self.task) | {ON: ALL_CLASSES if self.on_id_set else described(self.on.selection)}
+        return describe(self.task) | {TRAIN_ON: ALL_CLASSES if self.on_id_set else described(self.train_on.selection)}
 
 
 class _Reading:
@@ -207,19 +207,19 @@ class _Reading:
     def tasks(self, node: Node, data: Data | None) -> list[_Task]:
         tasks = []
         for item in self._items(node, "'training'"):
-            task = cast(PretextTask | None, self.plugin("pretext", item, (ON,)))
+            task = cast(PretextTask | None, self.plugin("pretext", item, (TRAIN_ON,)))
             if task is None:
                 continue
             if task.warmup_epochs > task.epochs:
                 self.reader.wrong(item, f"'warmup_epochs' {task.warmup_epochs:g} is more than 'epochs' {task.epochs}")
             if task.auxiliary_images() and data is not None and data.auxiliary is None:
                 self.reader.wrong(item, f"pretext '{task.name}' needs an auxiliary set; name it under 'auxiliary'")
-            on = self._on(item, data)
-            tasks.append(_Task(item, task, on, data is not None and on is data.inside))
+            train_on = self._train_on(item, data)
+            tasks.append(_Task(item, task, train_on, data is not None and train_on is data.inside))
         return tasks
 
-    def _on(self, item: Node, data: Data | None) -> Selected | None:
-        node = item.value.get(ON) if isinstance(item.value, dict) else None
+    def _train_on(self, item: Node, data: Data | None) -> Selected | None:
+        node = item.value.get(TRAIN_ON) if isinstance(item.value, dict) else None
         if node is None or data is None:
             return None
         if node.value == ALL_CLASSES:
@@ -235,8 +235,8 @@ class _Reading:
         steps = []
         for task in tasks:
             images = None
-            if task.on is not None:
-                images = data.selections.images(task.node, task.on.selection, "train")
+            if task.train_on is not None:
+                images = data.selections.images(task.node, task.train_on.selection, "train")
                 self._refuse_measured(task.node, images, case)
             known = images or case.train
             classes = len(known.opened.classes)

@@ -34,9 +34,9 @@ class Settings:
     root: Path
     holdout: float
     fit_images: Literal["plain", "augmented"]
-    broken: Literal["stop", "skip"]
+    unreadable: Literal["stop", "skip"]
     overlap: Literal["count", "remove"]
-    absent: Literal["stop", "leave-out"]
+    missing_files: Literal["stop", "leave-out"]
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class SelectionReader:
             limit=self._value(entries, "limit", PositiveInt, None),
             draw=self._value(entries, "draw", NonNegativeInt, None),
             holdout=holdout,
-            skip_broken=self.settings.broken == "skip",
+            skip_broken=self.settings.unreadable == "skip",
         )
-        if not selection.candidates and selection.otherwise is None and self.settings.absent == "stop":
+        if not selection.candidates and selection.otherwise is None and self.settings.missing_files == "stop":
             self.sources.append((node.place, source))  # to be checked; of others it is no mistake to be missing
         return Selected(node, selection, self._value(entries, "expected", dict[Split, PositiveInt], {}))
 
@@ -146,7 +146,7 @@ class SelectionReader:
 
     def is_there(self, selected: Selected, part: Part) -> bool:
         """Return whether the files are there; leaving a set out where they are not is noted for the report."""
-        if self.settings.absent == "stop":
+        if self.settings.missing_files == "stop":
             return True
         try:
             selected.selection.pictures(part, self.library)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from ood_core.errors import OODError, suggest
-from ood_core.recipe.yaml import Node, mapping
+from ood_core.recipe.yaml import Node, mapping, with_new_names
 
 Axes: TypeAlias = dict[str, dict[str, Node]]
 """For each axis its values by name, each with what it changes."""
@@ -63,7 +63,7 @@ def _listed(axis: str, items: Sequence[Node]) -> dict[str, Node]:
         name = _value_name(axis, item)
         if name in values:
             raise item.error(f"axis '{axis}' has two values '{name}'; name them: '{axis}: {{NAME: {{...}}}}'")
-        values[name] = Node({axis: item}, item.place)
+        values[name] = with_new_names(Node({axis: item}, item.place))
     return values
 
 
@@ -81,7 +81,7 @@ def _changes(node: Node, what: str) -> Node:
     for key, entry in mapping(node, what).items():
         if key in ("base", "vary", "baseline"):
             raise entry.error(f"'{key}' can only stand at the top of a recipe, not in {what}")
-    return node
+    return with_new_names(node)
 
 
 def text(node: Node) -> str:

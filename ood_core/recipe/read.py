@@ -10,7 +10,7 @@ from pathlib import Path
 from ood_core.errors import OODError, suggest
 from ood_core.recipe import variants as grid
 from ood_core.recipe.axes import has_axes
-from ood_core.recipe.yaml import Node, mapping, merge, parse, put, without_left_out
+from ood_core.recipe.yaml import Node, mapping, merge, parse, put, with_new_names, without_left_out
 from ood_core.runtime.shipped import recipe_names, shipped_folder
 
 
@@ -70,8 +70,9 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
             keep is wrong.
     """
     root = _with_base(path, ())
-    for override in filter(_of_baseline, overrides):
-        root = _overridden(root, override)
+    changes = [_override(override) for override in overrides]
+    for keys, value in changes:
+        root = _overridden(root, keys, value) if keys[0] == "baseline" else root
     entries = mapping(root, "a recipe")
     vary, baseline = entries.pop("vary", None), entries.pop("baseline", None)
     variants = grid.expand(vary, path.stem)
@@ -82,8 +83,8 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     recipes = []
     for variant in kept:
         node = _varied(Node(entries, root.place), variant.changes)
-        for override in overrides:
-            node = node if _of_baseline(override) else _overridden(node, override)
+        for keys, value in changes:
+            node = node if keys[0] == "baseline" else _overridden(node, keys, value)
         for seed, rest in _seeds(without_left_out(node)):
             other = within.get(variant.name, named)
             compared = (other, "", "") if scorer is None else (other, str(scorer.value), scorer.place)
@@ -91,16 +92,12 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     return recipes
 
 
-def _of_baseline(override: str) -> bool:
-    return override.partition("=")[0].partition(".")[0] == "baseline"
-
-
 def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
     """Return a file's mapping laid over that of its `base:`; of several, each laid over the one before."""
     if path.resolve() in derived:
         raise OODError(f"{path.name}: its base leads back to itself")
     try:
-        node = parse(path.read_text(encoding="utf-8"), path.name)
+        node = with_new_names(parse(path.read_text(encoding="utf-8"), path.name))
     except (OSError, UnicodeDecodeError) as error:
         raise OODError(f"{path}: cannot be read: {error}") from None
     entries = mapping(node, "a recipe")
@@ -191,14 +188,20 @@ def _seeds(root: Node) -> Iterator[tuple[int, Node]]:
     yield from ((seed, rest) for seed in seeds)
 
 
-def _overridden(root: Node, override: str) -> Node:
+def _override(override: str) -> tuple[list[str], Node]:
+    """Return path and value of an "a.b=value"."""
     path, equals, text = override.partition("=")
     place = f"--set {override}"
     if not equals or not path:
         raise OODError(f"{place}: must read a.b=value")
     if path.partition(".")[0] in ("base", "vary"):
         raise OODError(f"{place}: '{path.partition('.')[0]}' can only stand in a recipe")
-    keys = path.split(".")
+    change = mapping(with_new_names(Node({path: parse(text, place, line_numbers=False)}, place)), "a change")
+    ((path, value),) = change.items()
+    return path.split("."), value
+
+
+def _overridden(root: Node, keys: Sequence[str], value: Node) -> Node:
     replaced = {"seed": "seeds", "seeds": "seed"}.get(keys[0])
     entries = {key: node for key, node in mapping(root, "a recipe").items() if key != replaced}
-    return put(Node(entries, root.place), keys, parse(text, place, line_numbers=False))
+    return put(Node(entries, root.place), keys, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any, TypeAlias
 import yaml
 
 from ood_core.errors import OODError
+
+_LOG = logging.getLogger(__name__)
 
 Value: TypeAlias = "bool | int | float | str | list[Node] | dict[str, Node] | None"
 
@@ -21,6 +24,13 @@ _TAGS = {
     for tag in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
 }
 _WORDS = {"": None, "~": None, "null": None, "Null": None, "true": True, "True": True, "false": False, "False": False}
+
+RENAMED = {
+    ("data", "absent"): "missing_files",
+    ("data", "broken"): "unreadable",
+    ("training", "#", "on"): "train_on",
+}
+"""Keys of recipes that are still read, by their path with "#" for a place in a list, and their names today."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,27 @@ def without_left_out(node: Node) -> Node:
         kept = [without_left_out(item) for item in node.value if not isinstance(item, LeftOut)]
         return Node(kept, node.place)
     return node
+
+
+def with_new_names(node: Node, path: tuple[str, ...] = ()) -> Node:
+    """Return a recipe, or a change of it with dotted paths, with today's names of its keys; log each old one.
+
+    Done before anything is laid over anything else, so that the old and the new name of a key are one.
+    """
+    if isinstance(node.value, list):
+        return Node([with_new_names(item, (*path, "#")) for item in node.value], node.place)
+    if not isinstance(node.value, dict):
+        return node
+    entries = {}
+    for key, entry in node.value.items():
+        at, names = path, []
+        for name in [key] if path else key.split("."):
+            at = (*at, "#" if name.isdecimal() else name)
+            names.append(RENAMED.get(at, name))
+            if at in RENAMED:
+                _LOG.warning("%s: '%s' is now called '%s'; the next release drops it", entry.place, name, names[-1])
+        entries[".".join(names)] = with_new_names(entry, at)
+    return Node(entries, node.place)
 
 
 def mapping(node: Node, what: str) -> dict[str, Node]:

@@ -22,7 +22,7 @@ import yaml
 from ood_core.errors import OODError, OODErrors
 from ood_core.recipe.build import digest
 from ood_core.recipe.read import Recipe
-from ood_core.recipe.yaml import Node, parse
+from ood_core.recipe.yaml import Node, parse, with_new_names
 from ood_core.records.results import ResultRow, Results
 from ood_core.records.stages import ExtractStage, Plan, TrainStage
 from ood_core.run.versions import versions
@@ -206,7 +206,7 @@ def _recipe(name: str, of: Any) -> Recipe:
         name=name,
         variant=of["variant"].value,
         seed=of["seed"].value,
-        root=of["recipe"],
+        root=with_new_names(of["recipe"]),
         coordinates=of["coordinates"].plain(),
         left_out=tuple(of["left_out"].plain()),
         baseline_variant=baseline.value["variant"].value,

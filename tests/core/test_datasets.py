@@ -39,9 +39,9 @@ def test_absolute_paths_do_not(make_plan, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.broken=ignore", "'broken' must be 'stop' or 'skip'"),
+        ("data.unreadable=ignore", "'unreadable' must be 'stop' or 'skip'"),
         ("data.overlap=no", "'overlap' must be 'count' or 'remove'"),
-        ("data.absent=skip", "'absent' must be 'stop' or 'leave-out'"),
+        ("data.missing_files=skip", "'missing_files' must be 'stop' or 'leave-out'"),
         ("data.fit_images=train", "'fit_images' must be 'plain' or 'augmented'"),
         ("data.evaluation={crop_fraction: 0}", "option 'crop_fraction' of 'evaluation'"),
         ("data.evaluation={crop_frac: 0.5}", "no key of 'evaluation': 'crop_frac'. Did you mean 'crop_fraction'?"),
@@ -103,7 +103,8 @@ def test_where_none_is_there_both_are_told(make_plan, tiny, tmp_path):
 
 
 def test_missing_ood_sets_are_left_out_and_noted_if_asked(make_plan, tiny, tmp_path):
-    plan = make_plan(tiny, "data.absent=leave-out", f"data.near.0={{use: folder, path: {tmp_path}/no, name: gone}}")
+    gone = f"data.near.0={{use: folder, path: {tmp_path}/no, name: gone}}"
+    plan = make_plan(tiny, "data.missing_files=leave-out", gone)
     plan.check()
     assert set(outside(plan)) == {"noise(size=8, count=30)"}
     assert plan.notes == (f"left out: gone: {tmp_path}/no: no such folder",)
@@ -111,13 +112,13 @@ def test_missing_ood_sets_are_left_out_and_noted_if_asked(make_plan, tiny, tmp_p
 
 def test_a_class_that_is_not_there_is_a_mistake_all_the_same(make_plan, tiny):
     with pytest.raises(OODErrors, match="no class '11'"):
-        make_plan(tiny, "data.absent=leave-out", "data.near.0.classes=[11]")
+        make_plan(tiny, "data.missing_files=leave-out", "data.near.0.classes=[11]")
 
 
 def test_without_any_ood_set_left_there_is_nothing_to_measure(make_plan, tiny, tmp_path):
     gone = f"data.near=[{{use: folder, path: {tmp_path}/no}}]"
     with pytest.raises(OODErrors, match="all OOD sets were left out"):
-        make_plan(tiny, "data.absent=leave-out", gone, "data.far=[]")
+        make_plan(tiny, "data.missing_files=leave-out", gone, "data.far=[]")
 
 
 @pytest.mark.parametrize("without", ["near: []", "far: []", ""])
@@ -177,11 +178,11 @@ def test_other_numbers_of_images_than_a_benchmark_has_are_noted(make_plan, tiny)
             "auxiliary set 'again' shares .* images with the ID training set",
         ),
         (
-            ["training.0.on={use: digits, name: all of it, split: test}"],
+            ["training.0.train_on={use: digits, name: all of it, split: test}"],
             "'all of it' shares .* images with 'digits'; what is trained on must neither measure nor set the threshold",
         ),
         (
-            ["training.0.on={use: digits, name: all of it, limit: 40}"],
+            ["training.0.train_on={use: digits, name: all of it, limit: 40}"],
             "'all of it' shares 12 images with 'digits'",
         ),
     ],
@@ -263,7 +264,7 @@ def test_that_another_source_stands_in_is_noted(make_plan, tiny, tmp_path):
     ("override", "message"),
     [
         ("data.near.0.clases=[8]", r"no option of dataset 'digits': 'clases'\. Did you mean 'classes'"),
-        ("training.0.on=all-clases", r"no dataset 'all-clases'\. Did you mean 'all-classes'"),
+        ("training.0.train_on=all-clases", r"no dataset 'all-clases'\. Did you mean 'all-classes'"),
         ("training.0.learning_rate=1e39", "'learning_rate' of pretext 'classification' must be less than or equal to"),
     ],
 )
@@ -288,7 +289,7 @@ def test_other_classes_in_training_than_in_test_are_refused(make_plan, tiny, plu
 
 def test_a_stage_on_other_images_leaves_no_classifier_of_the_id_classes(make_plan, tiny):
     with pytest.raises(OODErrors, match="needs logits, but pretext 'classification' was not trained on the ID classes"):
-        make_plan(tiny, "training.0.on={use: digits, name: rest, classes: [3, 4]}")
+        make_plan(tiny, "training.0.train_on={use: digits, name: rest, classes: [3, 4]}")
 
 
 def test_a_pretext_that_needs_an_auxiliary_set_says_so(make_plan, tiny, monkeypatch, plugins):
@@ -335,3 +336,11 @@ def test_what_the_central_square_leaves_out_is_noted_with_the_option_that_keeps_
         "'evaluation: {squash: true}' in 'data' resizes them whole",
     )
     assert make_plan(tiny, wide, "data.evaluation={squash: true}").notes == ()
+
+
+def test_the_old_names_of_keys_give_the_same_plan(make_plan, tiny):
+    names = ("data.missing_files=leave-out", "data.unreadable=skip", "training.0.train_on=all-classes")
+    old = ("data.absent=leave-out", "data.broken=skip", "training.0.on=all-classes")
+    new, before = (make_plan(tiny, *keys, "scorers=[mahalanobis]") for keys in (names, old))
+    assert before.resolved == new.resolved
+    assert [stage.key for stage in before.stages] == [stage.key for stage in new.stages]

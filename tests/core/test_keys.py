@@ -174,7 +174,7 @@ def test_what_is_in_no_key_leaves_the_bits_of_all_results(make_plan, tiny, tmp_p
     changes = {
         (Images, "name"): ((), names),
         (FitStage, "name"): ((), ("scorers=[{use: energy, name: a}, {use: mahalanobis, name: b}]",)),
-        (TrainStage, "id_classes"): (("scorers=[mahalanobis]",), ("training.0.on=all-classes",)),
+        (TrainStage, "id_classes"): (("scorers=[mahalanobis]",), ("training.0.train_on=all-classes",)),
     }
     assert changes.keys() == NOT_IN_THE_KEY.keys()
     for number, (common, changed) in enumerate(changes.values()):
@@ -200,13 +200,13 @@ def contents(folder):
 
 def test_a_classifier_trained_on_other_images_does_not_stand_in_for_one_of_the_id_classes(make_plan, tiny, tmp_path):
     store = Store(tmp_path / "store")
-    run(make_plan(tiny, "training.0.on=all-classes", "scorers=[mahalanobis]"), store)
+    run(make_plan(tiny, "training.0.train_on=all-classes", "scorers=[mahalanobis]"), store)
     results = run(make_plan(tiny, "scorers=[energy]"), store)
     assert all(row.id_accuracy is not None for row in results.rows)
 
 
 def test_variants_that_differ_in_what_they_are_trained_on_show_their_own_accuracy(make_plan, tiny, tmp_path):
-    tiny.write_text(TINY + "vary: {plain: {}, on all: {training.0.on: all-classes}}\n")
+    tiny.write_text(TINY + "vary: {plain: {}, on all: {training.0.train_on: all-classes}}\n")
     made = make_plan(tiny, "scorers=[mahalanobis]")
     assert len([stage for stage in made.stages if stage.kind == "train"]) == 1  # the training itself is shared
     results = run(made, Store(tmp_path / "store"))

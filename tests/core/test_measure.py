@@ -149,7 +149,7 @@ def cut(path):
 
 def test_a_broken_picture_stops_the_run_and_is_named(carry_out, tmp_path):
     cut(tmp_path / "OOD" / "elk" / "2.png")
-    hint = "'broken: skip' in 'data' goes on without such pictures"
+    hint = "'unreadable: skip' in 'data' goes on without such pictures"
     with pytest.raises(OODError, match=rf"extract other .*: .*OOD/elk/2\.png: broken picture: .*; {hint}"):
         carry_out()
 
@@ -157,7 +157,7 @@ def test_a_broken_picture_stops_the_run_and_is_named(carry_out, tmp_path):
 def test_broken_pictures_are_skipped_and_counted_if_asked(carry_out, tmp_path):
     cut(tmp_path / "OOD" / "elk" / "2.png")
     cut(tmp_path / "ID" / "train" / "dog" / "4.png")
-    plan, results = carry_out("data.broken=skip", "scorers=[energy, odin]", "data.holdout=0")
+    plan, results = carry_out("data.unreadable=skip", "scorers=[energy, odin]", "data.holdout=0")
     assert [row.ood_images for row in results.rows] == [9, 9]
     facts = {str(record.stage): record.facts for record in results.records}
     assert len(facts["train classification"]["skipped"]) == 1
@@ -179,7 +179,7 @@ def test_a_set_of_broken_pictures_alone_is_refused(carry_out, tmp_path):
     for picture in (tmp_path / "OOD").rglob("*.png"):
         cut(picture)
     with pytest.raises(OODError, match=r"none of the 10 pictures can be read; the first: .*elk/0\.png: broken"):
-        carry_out("data.broken=skip")
+        carry_out("data.unreadable=skip")
 
 
 def test_scorers_fitted_to_augmented_images_differ(carry_out):

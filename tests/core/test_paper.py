@@ -154,7 +154,8 @@ def test_weights_that_know_the_names_of_ood_classes_are_told(made):
 
 @pytest.mark.parametrize("task", ["classification", "one-class", "supcon"])
 def test_a_stage_that_was_given_the_labels_of_ood_classes_exposes_their_sets_alone(tiny, made, task):
-    stage = f"  - {{use: {task}, on: {{use: digits, classes: [7, 8], split: train}}, epochs: 1, batch_size: 16}}\n"
+    images = "{use: digits, classes: [7, 8], split: train}"
+    stage = f"  - {{use: {task}, train_on: {images}, epochs: 1, batch_size: 16}}\n"
     tiny.write_text(tiny.read_text().replace("training:\n", f"training:\n{stage}"))
     table = made(SECTION)
     assert [line.exposed for line in cell(table, "Energy", "C10>SVHN").lines] == [True]
@@ -162,7 +163,7 @@ def test_a_stage_that_was_given_the_labels_of_ood_classes_exposes_their_sets_alo
 
 
 def test_a_stage_without_labels_exposes_nothing(tiny, made):
-    stage = "  - {use: simclr, on: {use: digits, classes: [7, 8], split: train}, epochs: 1, batch_size: 16}\n"
+    stage = "  - {use: simclr, train_on: {use: digits, classes: [7, 8], split: train}, epochs: 1, batch_size: 16}\n"
     tiny.write_text(tiny.read_text().replace("training:\n", f"training:\n{stage}"))
     assert [line.exposed for line in cell(made(SECTION), "Energy", "C10>SVHN").lines] == [False]
 

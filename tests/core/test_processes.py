@@ -33,7 +33,7 @@ MIM_ACCUMULATED = MIM.replace("mim,", "mim, accumulation: 2,")
 OUTLIERS = """\
 data:
   image_size: 8
-  broken: skip
+  unreadable: skip
   holdout: 0
   id: {use: folder, path: ID}
   near:

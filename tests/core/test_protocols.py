@@ -14,7 +14,7 @@ data:
   id: {use: digits, limit: 10}
 backbone: {use: timm, model: vit_tiny_patch16_224, options: {patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}}
 training:
-  - {use: simmim, on: all-classes, epochs: 1, batch_size: 16, mask_unit: 4}
+  - {use: simmim, train_on: all-classes, epochs: 1, batch_size: 16, mask_unit: 4}
   - {use: one-class, epochs: 1, batch_size: 8}
 scorers: [mahalanobis]
 """

@@ -285,3 +285,43 @@ def test_several_bases_are_laid_over_each_other_in_their_order(tmp_path):
     (tmp_path / "three.yaml").write_text("base: [one.yaml, two.yaml]\nb: {e: 3}\n")
     (found,) = recipe.read_recipes(tmp_path / "three.yaml")
     assert found.root.plain() == {"a": 1, "b": {"c": 1, "d": 2, "e": 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("data: {absent: stop, broken: skip}\ntraining: [{use: x, on: {limit: 3}}]\n", ()),
+        (
+            "data: {absent: stop}\ntraining: [{use: x, train_on: {}}]\n"
+            "vary: {a: {data.broken: skip, training.0.on.limit: 3}}\n",
+            (),
+        ),
+        (
+            "training: [{use: x, on: {limit: 3}}]\n"
+            "vary: {axes: {data.absent: [stop], absent: {on: {data: {broken: skip}}}}}\n",
+            (),
+        ),
+        (
+            "training: [{use: x}]\n",
+            ("data.missing_files=leave-out", "data.broken=skip", "data.absent=stop", "training.0.on={limit: 3}"),
+        ),
+    ],
+)
+def test_the_old_names_of_keys_are_read_with_a_line_that_names_the_new_ones(tmp_path, caplog, text, overrides):
+    root = only(recipe.read_recipes(write(tmp_path, text), overrides)).root.plain()
+    assert root == {
+        "data": {"missing_files": "stop", "unreadable": "skip"},
+        "training": [{"use": "x", "train_on": {"limit": 3}}],
+    }
+    assert sorted(line.partition(": '")[2] for line in caplog.messages) == [
+        "absent' is now called 'missing_files'; the next release drops it",
+        "broken' is now called 'unreadable'; the next release drops it",
+        "on' is now called 'train_on'; the next release drops it",
+    ]
+    assert all(line.startswith(("r.yaml: line ", "--set ")) for line in caplog.messages)
+
+
+def test_an_old_name_laid_over_a_new_one_replaces_it(tmp_path):
+    write(tmp_path, "data: {missing_files: leave-out, image_size: 8}\n", "base.yaml")
+    read = recipe.read_recipes(write(tmp_path, "base: base.yaml\ndata: {absent: stop}\n"))
+    assert only(read).root.plain() == {"data": {"missing_files": "stop", "image_size": 8}}

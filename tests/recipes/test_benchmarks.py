@@ -100,7 +100,7 @@ def test_missing_sets_are_told_line_by_line(plugins, tmp_path, name):
 def test_without_openoods_lists_whole_sets_stand_in_and_missing_ones_can_be_left_out(plugins, parquet, tmp_path):
     for name, classes in (("cifar10", ("airplane", "bird")), ("cifar100", ("apple", "baby"))):
         parquet(tmp_path / name, *classes)
-    made = planned(plugins, "openood-cifar10", tmp_path, "data.absent=leave-out")
+    made = planned(plugins, "openood-cifar10", tmp_path, "data.missing_files=leave-out")
     assert {row.ood_set for row in made.rows} == {"CIFAR-100"}
     assert sum(note.startswith("left out: ") for note in made.notes) == 5
     assert "CIFAR-100: 16 images in the test split, the benchmark has 9000; numbers do not compare" in made.notes
@@ -111,7 +111,7 @@ def test_without_openoods_lists_whole_sets_stand_in_and_missing_ones_can_be_left
 def test_a_benchmark_runs_on_real_images_where_they_are_at_hand(plugins, tmp_path, name):
     if not DATA.is_dir():
         pytest.skip("needs the CIFAR parquet files, which are not beside this repository")
-    few = ("data.absent=leave-out", "data.id.limit=8", "data.near.0.limit=2")
+    few = ("data.missing_files=leave-out", "data.id.limit=8", "data.near.0.limit=2")
     made = planned(plugins, name, DATA, *SMALL, *few)
     (softmax, mahalanobis) = run(made, Store(tmp_path / "store")).rows
     assert (softmax.ood_set, softmax.ood_images) == ("CIFAR-100", 200)

@@ -227,7 +227,7 @@ def test_a_set_that_is_left_out_is_no_mistake(plugins, weights, paper_sets, tmp_
     for path in paper_sets.iterdir():
         if path.name != "LSUN_resize":
             (root / path.name).symlink_to(path)
-    table = planned(plugins, "table5", root, "data.absent=leave-out").published[0]
+    table = planned(plugins, "table5", root, "data.missing_files=leave-out").published[0]
     cells = dict(zip((label.text for label in table.columns), table.rows[0][1], strict=True))
     assert cells["C10>SVHN"].lines
     assert cells["C10>LSUN"].asked
@@ -278,7 +278,7 @@ def test_a_twin_runs_to_the_papers_table_with_its_numbers_beside_ours(plugins, t
     tiny = [
         *("data.id.limit=6", "data.near.0.limit=1", "scorers=[softmax, entropy, energy, gradnorm, mahalanobis-global]"),
         *(f"training.{stage}.{option}" for stage in range(3) for option in ("epochs=1", "warmup_epochs=0")),
-        *("training.1.on.limit=1", "training.0.tokenizer.vocabulary=8"),
+        *("training.1.train_on.limit=1", "training.0.tokenizer.vocabulary=8"),
     ]
     made = planned(plugins, "small/table5", DATA, *tiny)
     store = Store(tmp_path / "store")
