@@ -16,8 +16,8 @@ from torch import Tensor
 from ood_core.detector.batch_invariance import exact
 from ood_core.detector.forward import is_exact, outputs
 from ood_core.detector.inputs import show
-from ood_core.detector.loading import revived
-from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
+from ood_core.detector.loading import restored_task
+from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.errors import OODError, suggest
 from ood_core.evaluation import metrics
 from ood_core.evaluation.calibration import Calibration
@@ -98,7 +98,7 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
         witnessed=outputs(network, witnesses)[0].embeddings,
         exact=is_exact(network, seen, logits=classifier),
         examples=_examples(train, store),
-        reconstruction=_reconstruction(base.weights, store),
+        trained_task=_trained_task(base.weights, store),
     )
 
 
@@ -197,12 +197,12 @@ def thumbnail(pixels: Tensor) -> bytes:
     return encoded.getvalue()
 
 
-def _reconstruction(stage: TrainStage | None, store: Store) -> Reconstruction | None:
-    """Return the last stage that can show how badly patches are guessed."""
+def _trained_task(stage: TrainStage | None, store: Store) -> TrainedTask | None:
+    """Return the last training task that is used after the training."""
     while stage is not None:
         if networks.TASK in store.names(stage) and isinstance(stage.task, PretextTask):
             network = networks.trained(stage, store)
-            weights, kept = dict(network.state_dict()), load_tensors(store.file(stage, networks.TASK))
-            return revived(stage.task, network, weights, kept, stage.image_size, networks.device())
+            weights, state = dict(network.state_dict()), load_tensors(store.file(stage, networks.TASK))
+            return restored_task(stage.task, network, weights, state, stage.image_size, networks.device())
         stage = stage.start
     return None

@@ -95,7 +95,7 @@ def _write(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
     save_tensors(folder / WITNESS, {"images": fitted.witnesses, "embeddings": fitted.witnessed})
     if fitted.examples is not None:
         save_tensors(folder / EXAMPLES, _example_tensors(fitted.examples))
-    if (stage := fitted.reconstruction) is not None:
+    if (stage := fitted.trained_task) is not None:
         named = {f"network.{name}": tensor for name, tensor in stage.weights.items()}
         save_tensors(folder / PRETEXT, named | {f"task.{name}": tensor for name, tensor in stage.state.items()})
     files = {file.name: content_digest(file) for file in sorted(folder.iterdir())}
@@ -116,7 +116,7 @@ def _example_tensors(examples: Examples) -> dict[str, Tensor]:
 
 
 def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str, str], plugins: Plugins) -> Manifest:
-    origin, network, stage = fitted.origin, fitted.network, fitted.reconstruction
+    origin, network, stage = fitted.origin, fitted.network, fitted.trained_task
     parts: list[Plugin] = [of.scorer for of in fitted.scorers]
     parts += [] if fitted.backbone is None else [fitted.backbone]
     parts += [] if stage is None else [stage.pretext]

@@ -19,7 +19,7 @@ from ood_core.detector.batch_invariance import exact
 from ood_core.detector.bundle import CALIBRATION, EXAMPLES, PRETEXT, WEIGHTS, WITNESS
 from ood_core.detector.forward import outputs
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
-from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, Reconstruction, head_of
+from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation, sources_of
 from ood_core.errors import OODError
 from ood_core.evaluation.calibration import Calibration
@@ -92,7 +92,7 @@ class _Reading:
             per_class=manifest.per_class,
             exact=manifest.exact,
             examples=self._examples(),
-            reconstruction=self._reconstruction(backbone, device),
+            trained_task=self._trained_task(backbone, device),
         )
 
     def _plugin(self, kind: str, entry: Mapping[str, Any]) -> Plugin:
@@ -107,7 +107,7 @@ class _Reading:
             return self._foreign(module, weights, witnesses)
         if module is not None:
             raise OODError(f"{self.folder}: has a backbone of its own; leave yours out")
-        network = backbone.blank(self.manifest.image_size, self.manifest.outputs).float()
+        network = backbone.build_empty(self.manifest.image_size, self.manifest.outputs).float()
         network.load_state_dict(weights)
         return exact(network.eval().requires_grad_(False))
 
@@ -157,32 +157,30 @@ class _Reading:
         pictures = tuple(encoded[start:end] for start, end in zip(starts, ends, strict=True))
         return Examples(found["embeddings"], found["labels"], pictures)
 
-    def _reconstruction(self, backbone: Backbone | None, device: torch.device) -> Reconstruction | None:
+    def _trained_task(self, backbone: Backbone | None, device: torch.device) -> TrainedTask | None:
         if self.manifest.pretext is None or backbone is None:
             return None
         found = load_file(self.folder / PRETEXT)
         weights = {name.removeprefix("network."): of for name, of in found.items() if name.startswith("network.")}
         state = {name.removeprefix("task."): of for name, of in found.items() if name.startswith("task.")}
         pretext = cast(PretextTask, self._plugin("pretext", self.manifest.pretext))
-        network = backbone.blank(self.manifest.image_size, self.manifest.pretext_outputs).float()
-        return revived(pretext, network, weights, state, self.manifest.image_size, device)
+        network = backbone.build_empty(self.manifest.image_size, self.manifest.pretext_outputs).float()
+        return restored_task(pretext, network, weights, state, self.manifest.image_size, device)
 
 
-def revived(
+def restored_task(
     pretext: PretextTask,
     network: Network,
     weights: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     image_size: int,
     device: torch.device,
-) -> Reconstruction:
-    """Return the stage of masked image modelling around a network of its architecture."""
+) -> TrainedTask:
+    """Return a trained task around a network of its architecture."""
     head = networks.head_of(network)
     network.load_state_dict(weights)
-    task = pretext.revive(network, image_size, state)
-    assert task is not None, "only tasks that can be had again are kept"
-    task.to(device).eval().requires_grad_(False)
-    return Reconstruction(pretext, None if head is None else len(head.bias), weights, state, task)
+    task = networks.restored_task(pretext, network, image_size, state).to(device).requires_grad_(False)
+    return TrainedTask(pretext, None if head is None else len(head.bias), weights, state, task)
 
 
 def _require_witnesses(folder: Path, manifest: Manifest, fitted: Fitted) -> None:

@@ -80,14 +80,14 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """The stage of masked image modelling that the network went through, for maps of what it cannot guess.
+class TrainedTask:
+    """The pretext task that the network was trained on, for maps of what it cannot predict.
 
     Attributes:
         pretext: The plugin, with its options.
-        outputs: Outputs of its network's classifier.
-        weights: Of its network.
-        state: What the task needs besides.
+        outputs: Number of outputs of its network's classifier.
+        weights: State dict of its network.
+        state: State dict of the task without that of the network.
         task: The live task.
     """
 
@@ -99,10 +99,10 @@ class Reconstruction:
 
     @torch_state.computing()
     @torch.no_grad()
-    def errors(self, images: Tensor) -> Tensor:
-        """Return how badly each patch is guessed from the others, [B, h, w], of images [B, 3, S, S] in [0, 1]."""
+    def patch_errors(self, images: Tensor) -> Tensor:
+        """Return how badly each patch is predicted from the others, [B, h, w], of images [B, 3, S, S] in [0, 1]."""
         with memory.exhaustion_explained("making error maps: ask for fewer images at once, or for none"):
-            found = self.task.errors(images)
+            found = self.task.patch_errors(images)
         assert found is not None, "only tasks that have errors are kept"
         return found
 
@@ -151,7 +151,7 @@ class Fitted:
         exact: Whether the network was measured to give an image the same outputs in every batch, on the machine where
             the detector was made.
         examples: For explanations; may be none.
-        reconstruction: For explanations; None where no stage was masked image modelling.
+        trained_task: For explanations; None if no stage was masked image modelling.
     """
 
     network: Network
@@ -171,7 +171,7 @@ class Fitted:
     per_class: bool = False
     exact: bool = False
     examples: Examples | None = None
-    reconstruction: Reconstruction | None = None
+    trained_task: TrainedTask | None = None
 
     @property
     def device(self) -> torch.device:

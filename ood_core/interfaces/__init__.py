@@ -44,6 +44,7 @@ from ood_core.interfaces.training import (
     TokenMap,
     Training,
     refuse_single_images,
+    require_patches,
 )
 
 __all__ = (
@@ -77,6 +78,7 @@ __all__ = (
     "TrainingData",
     "Views",
     "refuse_single_images",
+    "require_patches",
 )
 
 PLUGIN_KINDS: dict[str, type[Plugin]] = {

@@ -139,14 +139,10 @@ class Backbone(Plugin):
             classes: Outputs of the classifier; None leaves the one the backbone comes with, for use without training.
         """
 
-    def blank(self, image_size: int, classes: int | None) -> Network:
-        """Return a network as `build` does, for the weights that a training or a saved detector left.
+    def build_empty(self, image_size: int, classes: int | None) -> Network:
+        """Return a network as `build` does, into which the weights of a training or a saved detector are loaded.
 
-        Where `build` reads weights from a file or downloads them, this should do without: neither may be there.
-
-        Args:
-            image_size: S, in pixels.
-            classes: Outputs of the classifier that those weights have; None where it has none.
+        Override it where `build` reads a file or downloads: neither may be available then.
         """
         return self.build(image_size, classes)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces.data import TrainingData
-from ood_core.interfaces.network import Network
+from ood_core.interfaces.network import Network, PatchNetwork
 from ood_core.interfaces.plugin import NonNegativeFloat, Plugin, PositiveFloat, PositiveInt, Views
 
 
@@ -79,24 +78,17 @@ class Task(nn.Module, ABC):
         """
         return {}
 
-    def errors(self, images: Tensor) -> Tensor | None:
-        """Return how badly each patch is guessed when it is hidden; None where the task hides nothing.
+    def patch_errors(self, images: Tensor) -> Tensor | None:
+        """Return how badly each patch is predicted while it is hidden; None if the task hides nothing.
 
         A function of the image alone: masks are fixed, hide every patch at least once and about as many at a time as in
-        training, and the errors of a patch are averaged over those that hide it. Asked for in evaluation mode.
+        training; the errors of a patch are averaged over those that hide it. Called in evaluation mode.
 
         Args:
             images: [B, 3, S, S] in [0, 1].
 
         Returns:
             float32 [B, h, w], 0 or more, in units of the task's loss, without gradients.
-        """
-        return None
-
-    def kept(self) -> Mapping[str, Tensor] | None:
-        """Return what `errors` needs besides the network, for `PretextTask.revive`; None where there are no errors.
-
-        It is filed beside the weights. None also where the task cannot be revived.
         """
         return None
 
@@ -177,21 +169,29 @@ class PretextTask(Training):
             OODError: The network cannot do this task.
         """
 
-    def revive(self, network: Network, image_size: int, kept: Mapping[str, Tensor]) -> Task | None:
-        """Return a trained task again, for its `errors`; None where it has none to show, as unless a task says else.
+    def build_empty(self, network: Network, image_size: int) -> Task | None:
+        """Return the task as `build` does, without training data; None if it is of no use after the training.
 
-        No training data are at hand. The task is in evaluation mode, network and all, and its `errors` have the bits
-        that they had after the training; where parameters are frozen, which they are not by this, all but the last.
+        Its state dict without that of the network is saved beside the weights of the network. It is loaded again where
+        the trained task is used: for its `patch_errors`, in detectors. The values of its tensors are arbitrary.
 
         Args:
-            network: With the trained weights.
+            network: As trained; not to be changed.
             image_size: S, in pixels.
-            kept: What `Task.kept` gave.
 
         Raises:
-            OODError: Tensors are missing, foreign or of another shape; names them.
+            OODError: The network cannot do this task.
         """
         return None
+
+
+def require_patches(network: Network, task: PretextTask) -> PatchNetwork:
+    """Return the network; raise OODError if it does not work on patches."""
+    if not isinstance(network, PatchNetwork):
+        raise OODError(
+            f"pretext '{task.name}' needs a backbone that works on patches, such as a ViT, BEiT or MLP-Mixer"
+        )
+    return network
 
 
 def refuse_single_images(task: PretextTask) -> None:
@@ -228,13 +228,6 @@ class TokenMap(nn.Module, ABC):
         """Return images [B, 3, V, V] in [0, 1] for token ids [B, L]; None where that cannot be done."""
         return None
 
-    def kept(self) -> Mapping[str, Tensor] | None:
-        """Return all that token ids depend on, for `Tokenizer.revive`; None where the map cannot be revived.
-
-        Files that the tokenizer was made from are not at hand then.
-        """
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer(Plugin):
@@ -255,17 +248,13 @@ class Tokenizer(Plugin):
         A tokenizer with a `training` finds its weights in `data.trained(self)`.
         """
 
-    def revive(self, kept: Mapping[str, Tensor], grid: tuple[int, int], image_size: int) -> TokenMap | None:
-        """Return a fitted map again, without training data or files; None where that cannot be done.
+    def build_empty(self, grid: tuple[int, int], image_size: int) -> TokenMap | None:
+        """Return the map as `fit` does, without training data and files; None if tasks with it are not restored.
 
-        It gives the same tokens, and may have forgotten how to decode them.
+        Its state dict is saved and loaded as that of `PretextTask.build_empty`. It may lack what `decode` needs.
 
         Args:
-            kept: What `TokenMap.kept` gave.
             grid: Patches along height and width.
             image_size: S, in pixels, of the images that the network is shown.
-
-        Raises:
-            OODError: Tensors are missing, foreign or of another shape; names them.
         """
         return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Backbone, Head, Network
+from ood_core.interfaces import Backbone, Head, Network, PretextTask, Task
+from ood_core.interfaces.building_blocks.masked_errors import state_differences
 from ood_core.records.stages import ExtractStage, TrainStage
 from ood_core.runtime import torch_state
 from ood_core.store.store import Store, load_tensors
@@ -17,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 TASK = "task.safetensors"
-"""Beside the weights of a trained network: what the `errors` of its task need besides them, where it has any."""
+"""Beside the weights of a trained network: the rest of its task, if it is used after the training."""
 
 
 def device() -> torch.device:
@@ -52,21 +54,21 @@ def trained(stage: TrainStage, store: Store) -> Network:
     """Return the network of a finished training stage, on the CPU; the backbone's initial weights are not read.
 
     Raises:
-        OODError: The stage is damaged or not in the store, or the backbone's `blank` is not the network that it built.
+        OODError: The stage is damaged or not in the store, or `build_empty` of the backbone gives another network.
     """
     weights, facts = trained_weights(stage, store), store.facts(stage)
     assert facts is not None and stage.backbone is not None, "the stage has trained a network"
     # as many outputs as the task has given it; without a classifier the backbone decides as it did in the training
     outputs = facts["outputs"] or len(stage.images.opened.classes)
     with torch_state.restoring():
-        blank = stage.backbone.blank(stage.image_size, outputs)
-    network = _network(stage.backbone, blank)
+        empty = stage.backbone.build_empty(stage.image_size, outputs)
+    network = _network(stage.backbone, empty)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise OODError(
-            f"backbone '{stage.backbone.name}': 'blank' makes another network than 'build': {reason}"
+            f"backbone '{stage.backbone.name}': 'build_empty' makes another network than 'build': {reason}"
         ) from error
     return network
 
@@ -84,6 +86,35 @@ def extracted(stage: ExtractStage, store: Store) -> Network:
 def trained_weights(stage: TrainStage, store: Store) -> dict[str, Tensor]:
     """Return the weights of a finished training stage, on the CPU."""
     return load_tensors(store.file(stage, WEIGHTS))
+
+
+def task_state(task: Task) -> dict[str, Tensor]:
+    """Return the state dict of a task without that of its network."""
+    network = task.product()
+    names = tuple(f"{name}." for name, module in task.named_modules(remove_duplicate=False) if module is network)
+    return {name: tensor for name, tensor in task.state_dict().items() if not name.startswith(names)}
+
+
+def empty_task(pretext: PretextTask, network: Network, image_size: int) -> Task | None:
+    """Return a task around a trained network, without its own trained tensors; None if it is of no use any more."""
+    with torch_state.restoring(generators=True):
+        return pretext.build_empty(network, image_size)
+
+
+def restored_task(pretext: PretextTask, network: Network, image_size: int, state: Mapping[str, Tensor]) -> Task:
+    """Return a trained task in evaluation mode; its errors have the bits that they had after the training.
+
+    Parameters require gradients as they did: torch's choice among kernels, and with it the last bit, depends on that.
+
+    Raises:
+        OODError: Tensors are missing, unexpected or of another shape; names them.
+    """
+    task = empty_task(pretext, network, image_size)
+    assert task is not None, "only tasks that can be restored are saved"
+    if wrong := state_differences(state, task_state(task)):
+        raise OODError(f"pretext '{pretext.name}': the saved tensors are not those of these options: {wrong}")
+    task.load_state_dict(state, strict=False)
+    return task.eval()
 
 
 def head_of(network: Network) -> Head | None:

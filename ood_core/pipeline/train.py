@@ -52,7 +52,7 @@ def execute(stage: TrainStage, store: Store, observer: Observer) -> None:
     if distributed.rank() == 0:
         with store.put(stage) as (folder, facts):
             save_tensors(folder / networks.WEIGHTS, weights)
-            facts |= training.facts() | training.pictures(folder) | training.errors(folder)
+            facts |= training.facts() | training.pictures(folder) | training.save_task(folder)
     distributed.wait()
 
 
@@ -238,12 +238,18 @@ class _Training:
         made = self.engine.task.eval().pictures(batch)
         return {"pictures": {name: save_picture(folder / f"{name}.png", picture) for name, picture in made.items()}}
 
-    def errors(self, folder: Path) -> dict[str, Any]:
-        """Write what the task keeps to tell how badly patches are guessed, and return whether it does."""
-        kept = None if self.engine.sharded else self.engine.task.kept()  # as for pictures
-        if kept is not None:
-            save_tensors(folder / networks.TASK, kept)
-        return {"errors": kept is not None}
+    def save_task(self, folder: Path) -> dict[str, Any]:
+        """Write the task beside the weights if it is used after the training, and return whether it is."""
+        pretext, task, size = self.stage.task, self.engine.task, self.stage.image_size
+        if self.engine.sharded or not isinstance(pretext, PretextTask):  # sharded: as for pictures
+            return {"errors": False}
+        network = task.product()
+        assert isinstance(network, Network), "pretext tasks train networks"
+        empty = networks.empty_task(pretext, network, size)
+        if empty is not None:
+            state = task.state_dict()
+            save_tensors(folder / networks.TASK, {name: state[name] for name in networks.task_state(empty)})
+        return {"errors": empty is not None}
 
 
 def _build(stage: TrainStage, store: Store) -> tuple[Task, tuple[int, int] | None]:

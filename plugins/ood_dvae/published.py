@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ood_core.interfaces import Tokenizer, TokenMap, TrainingData
-from ood_core.interfaces.building_blocks.masked_errors import besides, restore
 from ood_dvae.dalle import STRIDE, Decoder, Encoder
 from ood_dvae.grid import laid_out, side
 from ood_dvae.weights import load
@@ -37,10 +35,6 @@ class DalleMap(TokenMap):
     def decode(self, tokens: Tensor) -> Tensor | None:
         """Return images [B, 3, V, V] in [0, 1]; None without the decoder's weights."""
         return None if self.decoder is None else self.decoder(laid_out(tokens))
-
-    def kept(self) -> dict[str, Tensor]:
-        """Return the encoder's weights."""
-        return besides(self, "decoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +74,9 @@ class DalleTokenizer(Tokenizer):
         """
         return self._load()
 
-    def revive(self, kept: Mapping[str, Tensor], grid: tuple[int, int], image_size: int) -> DalleMap:
-        """Return the map without a decoder; the files are not read.
-
-        Raises:
-            OODError: These are not the encoder's weights.
-        """
-        with torch.device("meta"):
-            tokens = DalleMap(Encoder(), None)
-        return restore(tokens, kept, f"tokenizer '{self.name}'")
+    def build_empty(self, grid: tuple[int, int], image_size: int) -> DalleMap:
+        """Return the map without a decoder, which would more than double what is saved."""
+        return DalleMap(Encoder(), None)
 
     def _load(self) -> DalleMap:
         return DalleMap(load(Encoder, self.weights), load(Decoder, self.decoder) if self.decoder is not None else None)

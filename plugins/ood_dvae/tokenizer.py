@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -24,7 +23,6 @@ from ood_core.interfaces import (
     TrainingData,
     Views,
 )
-from ood_core.interfaces.building_blocks.masked_errors import restore
 from ood_dvae.autoencoder import Autoencoder
 from ood_dvae.grid import laid_out, side
 from ood_dvae.task import Cosine, DiscreteVAETask, Distance
@@ -51,10 +49,6 @@ class CodeMap(TokenMap):
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images [B, 3, V, V] in [0, 1]."""
         return self.autoencoder.decoded(laid_out(tokens))
-
-    def kept(self) -> dict[str, Tensor]:
-        """Return the weights of the whole autoencoder."""
-        return self.state_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +165,6 @@ class DiscreteVAE(Tokenizer):
         autoencoder.load_state_dict(data.trained(self))
         return CodeMap(autoencoder)
 
-    def revive(self, kept: Mapping[str, Tensor], grid: tuple[int, int], image_size: int) -> CodeMap:
-        """Return the map with its decoder.
-
-        Raises:
-            OODError: These are not the weights of an autoencoder with these options.
-        """
-        with torch.device("meta"):
-            tokens = CodeMap(self.autoencoder())
-        return restore(tokens, kept, f"tokenizer '{self.name}'")
+    def build_empty(self, grid: tuple[int, int], image_size: int) -> CodeMap:
+        """Return the map with its decoder."""
+        return CodeMap(self.autoencoder())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces.building_blocks.masked_errors import differences
+from ood_core.interfaces.building_blocks.masked_errors import state_differences
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,7 +30,7 @@ def load(build: Callable[[], M], path: Path) -> M:
     with torch.device("meta"):  # what is replaced at once need not be drawn
         module = build()
     found, wanted = read(path), module.state_dict()
-    if wrong := differences(found, wanted):
+    if wrong := state_differences(found, wanted):
         raise OODError(f"'{path}' has not the weights of DALL-E's {type(module).__name__.lower()}: {wrong}")
     module.load_state_dict({name: tensor.float() for name, tensor in found.items()}, assign=True)
     return module

@@ -17,7 +17,7 @@ _ASPECT = [3 / 4, 4 / 3]  # width : height, as in every random crop since Incept
 
 
 @dataclass(frozen=True)
-class OneCrop:
+class TwoSizeCrop:
     """Shows network and tokenizer the same part of an image, each at its size.
 
     Attributes:

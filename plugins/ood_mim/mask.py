@@ -76,7 +76,7 @@ class ExactBlockMasks:
         return torch.zeros_like(masks).scatter_(1, chosen, True)
 
 
-def fixed(masks: BlockMasks | ExactBlockMasks) -> Tensor:
+def fixed_masks(masks: BlockMasks | ExactBlockMasks) -> Tensor:
     """Return masks, bool [K, L], always the same ones, that hide every patch once or more.
 
     They are drawn like those of a training, so that the network knows the kind; of many, those are taken that hide the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -25,15 +24,14 @@ from ood_core.interfaces import (
     TokenMap,
     TrainingData,
     Views,
+    require_patches,
 )
 from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
-from ood_core.interfaces.building_blocks.masked_errors import averaged, besides, restore
+from ood_core.interfaces.building_blocks.masked_errors import mean_over_masks
 from ood_core.runtime import distributed
-from ood_mim.crop import OneCrop
-from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed
+from ood_mim.crop import TwoSizeCrop
+from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed_masks
 from ood_mim.tokenizer import KMeansTokenizer
-
-_TOKENS = "tokens."  # of the tokenizer's names, among those that are kept
 
 
 class MaskedImageModellingTask(Task):
@@ -77,28 +75,18 @@ class MaskedImageModellingTask(Task):
         return {"reconstructions": uncovered(images, decoded, mask.view(len(images), *self.network.grid))}
 
     @torch.no_grad()
-    def errors(self, images: Tensor) -> Tensor:
+    def patch_errors(self, images: Tensor) -> Tensor:
         """Return the cross-entropy between the predicted and the true token of each patch, [B, h, w]."""
-        targets = self.tokens(self._shown(images))
+        shown = images
+        if images.shape[-1] != self.view_size:
+            shown = interpolate(images, [self.view_size] * 2, mode="bicubic", antialias=True).clamp(0, 1)
+        targets = self.tokens(shown)
 
-        def surprise(mask: Tensor) -> Tensor:
+        def errors(mask: Tensor) -> Tensor:
             hidden = self.network.forward_masked(images, mask.expand(len(images), -1), self.mask_token)
             return cross_entropy(self.head(hidden).transpose(1, 2), targets, reduction="none")
 
-        return averaged(fixed(self.masks).to(images.device), surprise).view(-1, *self.network.grid)
-
-    def kept(self) -> dict[str, Tensor] | None:
-        """Return mask token, head, and what tokens depend on; None where the tokenizer cannot be revived."""
-        tokens = self.tokens.kept()
-        if tokens is None:
-            return None
-        return besides(self, "network", "tokens") | {_TOKENS + name: tensor for name, tensor in tokens.items()}
-
-    def _shown(self, images: Tensor) -> Tensor:
-        """Return what the tokenizer is shown of images that only the network's size is known of."""
-        if images.shape[-1] == self.view_size:
-            return images
-        return interpolate(images, [self.view_size] * 2, mode="bicubic", antialias=True).clamp(0, 1)
+        return mean_over_masks(fixed_masks(self.masks).to(images.device), errors).view(-1, *self.network.grid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +119,11 @@ class MaskedImageModelling(PretextTask):
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation: one view, or a second one for a tokenizer that wants another size."""
-        changes: list[Change] = []
-        if self.color_jitter:
-            changes.append(jittered(self.color_jitter))
-        if self.flip:
-            changes.append(flipped)
+        changes: list[Change] = [jittered(self.color_jitter)] if self.color_jitter else []
+        changes += [flipped] if self.flip else []
         size = image_size if grid is None else self.tokenizer.view_size(image_size, grid)
         if size != image_size:
-            return OneCrop(InARow(tuple(changes)), self.crop_scale, (image_size, size))
+            return TwoSizeCrop(InARow(tuple(changes)), self.crop_scale, (image_size, size))
         return Apart((InARow((*changes, random_crop(image_size, self.crop_scale))),))
 
     def build(self, network: Network, data: TrainingData) -> MaskedImageModellingTask:
@@ -147,29 +132,21 @@ class MaskedImageModelling(PretextTask):
         Raises:
             OODError: The network has no patches, or too few to hide a block of them.
         """
-        patched = _patches(network)
+        patched = require_patches(network, self)
         masks = self._masks(patched.grid)
         patched.tie_position_biases()
-        tokens = self.tokenizer.fit(data, patched.grid)
-        view_size = self.tokenizer.view_size(data.image_size, patched.grid)
-        return MaskedImageModellingTask(patched, tokens, view_size, masks)
+        return self._task(patched, masks, self.tokenizer.fit(data, patched.grid), data.image_size)
 
-    def revive(self, network: Network, image_size: int, kept: Mapping[str, Tensor]) -> MaskedImageModellingTask | None:
-        """Return the trained task; None where the tokenizer cannot be revived.
+    def build_empty(self, network: Network, image_size: int) -> MaskedImageModellingTask | None:
+        """Return the task; None if the tokenizer has no empty map."""
+        patched = require_patches(network, self)
+        tokens = self.tokenizer.build_empty(patched.grid, image_size)
+        return None if tokens is None else self._task(patched, self._masks(patched.grid), tokens, image_size)
 
-        Raises:
-            OODError: The network has no patches, or these are not the tensors of a task with these options.
-        """
-        patched = _patches(network)
-        of_tokens = {name.removeprefix(_TOKENS): kept[name] for name in kept if name.startswith(_TOKENS)}
-        tokens = self.tokenizer.revive(of_tokens, patched.grid, image_size)
-        if tokens is None:
-            return None
-        view_size = self.tokenizer.view_size(image_size, patched.grid)
-        with torch.device("meta"):
-            task = MaskedImageModellingTask(patched, tokens, view_size, self._masks(patched.grid))
-        own = {name: tensor for name, tensor in kept.items() if not name.startswith(_TOKENS)}
-        return restore(task, own, f"pretext '{self.name}'", "network", "tokens")
+    def _task(
+        self, network: PatchNetwork, masks: BlockMasks | ExactBlockMasks, tokens: TokenMap, image_size: int
+    ) -> MaskedImageModellingTask:
+        return MaskedImageModellingTask(network, tokens, self.tokenizer.view_size(image_size, network.grid), masks)
 
     def _masks(self, grid: tuple[int, int]) -> BlockMasks | ExactBlockMasks:
         rows, columns = grid
@@ -182,9 +159,3 @@ class MaskedImageModelling(PretextTask):
             )
         blocks = BlockMasks(grid, budget, self.min_block)
         return ExactBlockMasks(blocks) if self.masks == "blockwise-exact" else blocks
-
-
-def _patches(network: Network) -> PatchNetwork:
-    if not isinstance(network, PatchNetwork):
-        raise OODError("pretext 'mim' needs a backbone that works on patches: ViT, BEiT, MLP-Mixer or a hybrid")
-    return network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from torch.nn.functional import fold
 
 from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, PositiveInt, Tokenizer, TokenMap, TrainingData
-from ood_core.interfaces.building_blocks.masked_errors import restore
 from ood_core.neighbors import kmeans
 
 _FLAT = 0.1  # of the global deviation: keeps noise in flat patches from looking like structure
@@ -96,10 +94,6 @@ class NearestCentroid(TokenMap):
         sums = patches.new_zeros(self.examples.shape).index_add_(0, tokens, patches)
         self.examples = sums / tokens.bincount(minlength=self.vocabulary).clamp_min(1)[:, None, None]
 
-    def kept(self) -> dict[str, Tensor]:
-        """Return all buffers."""
-        return self.state_dict()
-
 
 @dataclass(frozen=True, kw_only=True)
 class KMeansTokenizer(Tokenizer):
@@ -136,14 +130,8 @@ class KMeansTokenizer(Tokenizer):
         tokens.illustrate(images)
         return tokens
 
-    def revive(self, kept: Mapping[str, Tensor], grid: tuple[int, int], image_size: int) -> NearestCentroid:
-        """Return the map to the nearest centroid, with the mean patches.
-
-        Raises:
-            OODError: These are not the tensors of a map with this vocabulary and grid.
-        """
-        with torch.device("meta"):
-            describe = PatchDescriptor(grid, torch.empty(1, 3, image_size, image_size))
-            width = describe(torch.empty(1, 3, image_size, image_size)).shape[2]
-            tokens = NearestCentroid(describe, torch.empty(self.vocabulary, width))
-        return restore(tokens, kept, f"tokenizer '{self.name}'")
+    def build_empty(self, grid: tuple[int, int], image_size: int) -> NearestCentroid:
+        """Return a map of this vocabulary."""
+        images = torch.zeros(1, 3, image_size, image_size)
+        describe = PatchDescriptor(grid, images)
+        return NearestCentroid(describe, torch.zeros(self.vocabulary, describe(images).shape[2]))

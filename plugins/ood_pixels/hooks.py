@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask
-from ood_pixels.pretext import MaskedAutoencoder, SimMIM
+from ood_pixels.mae import MaskedAutoencoder
+from ood_pixels.simmim import SimMIM
 
 
 @hookimpl

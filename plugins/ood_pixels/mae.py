@@ -1,118 +1,57 @@
-"""The masked autoencoder (He et al., 2022): the encoder sees a quarter of the patches, a decoder draws the rest."""
+"""The pretext task `mae` (He et al., 2022): the encoder sees a quarter of the patches, a decoder draws the rest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Le, Lt
 from torch import Tensor, nn
 
-from ood_core.interfaces import Batch, PatchNetwork, Task
-from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
-from ood_core.interfaces.building_blocks.masked_errors import averaged, besides
-from ood_pixels.patches import cut, fixed_masks, join, random_mask
+from ood_core.errors import OODError
+from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views, require_patches
+from ood_core.interfaces.building_blocks.positions import sines_and_cosines
+from ood_pixels.patches import fixed_masks, random_mask
+from ood_pixels.task import PixelTask, crop_and_flip
 
 _LEAST_VARIANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """The shape of a decoder.
+class MaskedAutoencoderTask(PixelTask):
+    """Mean squared error of hidden patches, each normalised by its own mean and deviation if that is an option."""
 
-    Attributes:
-        width: Of its tokens.
-        depth: Number of blocks.
-        heads: Of its attention.
-    """
-
-    width: int
-    depth: int
-    heads: int
-
-    def blocks(self) -> nn.Module:
-        """Return transformer blocks with the normalisation before attention and MLP, and one behind them all."""
-        blocks = [self._block() for _ in range(self.depth)]  # torch's own stack would begin with copies of one block
-        return nn.Sequential(*blocks, nn.LayerNorm(self.width))
-
-    def _block(self) -> nn.Module:
-        return nn.TransformerEncoderLayer(
-            self.width, self.heads, 4 * self.width, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What is drawn of a patch.
-
-    Attributes:
-        pixels: Numbers a patch, 3 * P * P.
-        normalize: Whether each patch is brought to mean 0 and variance 1.
-    """
-
-    pixels: int
-    normalize: bool
-
-    def of(self, patches: Tensor) -> Tensor:
-        """Return what is to be drawn of patches [B, L, 3 * P * P]."""
-        return (patches - patches.mean(2, keepdim=True)) / _deviation(patches) if self.normalize else patches
-
-
-class MaskedAutoencoderTask(Task):
-    """Mean squared error of hidden patches, each normalised by its own mean and deviation if that is wanted."""
-
+    error = torch.square
     positions: Tensor
 
-    def __init__(
-        self, network: PatchNetwork, decoder: Decoder, targets: Targets, hidden: int, positions: Tensor
-    ) -> None:
+    def __init__(self, network: PatchNetwork, options: MaskedAutoencoder, pixels: int, hidden: int) -> None:
         super().__init__()
-        self.network, self.hidden, self.targets = network, hidden, targets
-        self.into = nn.Linear(network.num_features, decoder.width)
-        self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(decoder.width), std=0.02))
-        self.decoder = decoder.blocks()
-        self.out = nn.Linear(decoder.width, targets.pixels)
-        self.register_buffer("positions", positions)
+        self.network, self.hidden, self.normalize = network, hidden, options.normalize_targets
+        width = options.decoder_width
+        self.into = nn.Linear(network.num_features, width)
+        self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
+        self.decoder = decoder(width, options.decoder_depth, options.decoder_heads)
+        self.out = nn.Linear(width, pixels)
+        self.register_buffer("positions", sines_and_cosines(network.grid, width))
 
     def draw(self, images: int) -> Tensor:
         """Return masks, bool [B, L]."""
         return random_mask(images, self.network.grid, self.hidden).flatten(1)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean over the hidden patches of the batch."""
-        (images,) = batch.views
-        mask = (self.draw(len(images)) if batch.drawn is None else batch.drawn).to(images.device)
-        targets = self.targets.of(cut(images, self.network.grid))
-        return {"loss": (self._predict(images, mask)[mask] - targets[mask]).square().mean()}
+    def fixed_masks(self) -> Tensor:
+        """Return masks, bool [K, L]."""
+        return fixed_masks(self.network.grid, self.hidden).flatten(1)
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return images with what the decoder draws at hidden places, at each patch's true brightness and contrast."""
-        images = batch.views[0][:COLUMNS]
-        mask, grid = self.draw(len(images)).to(images.device), self.network.grid
-        patches = self._predict(images, mask)
-        if self.targets.normalize:
-            true = cut(images, grid)
-            patches = patches * _deviation(true) + true.mean(2, keepdim=True)
-        guessed = join(patches, grid, images.shape[-1]).clamp(0, 1)
-        return {"reconstructions": uncovered(images, guessed, mask.view(len(images), *grid))}
+    def targets(self, patches: Tensor) -> Tensor:
+        """Return patches, at mean 0 and variance 1 if so wanted."""
+        return (patches - patches.mean(2, keepdim=True)) / _deviation(patches) if self.normalize else patches
 
-    @torch.no_grad()
-    def errors(self, images: Tensor) -> Tensor:
-        """Return the mean squared error of what is drawn of each patch, [B, h, w]."""
-        grid = self.network.grid
-        targets = self.targets.of(cut(images, grid))
+    def pixels(self, predicted: Tensor, patches: Tensor) -> Tensor:
+        """Return predictions at the true brightness and contrast of each patch."""
+        return predicted * _deviation(patches) + patches.mean(2, keepdim=True) if self.normalize else predicted
 
-        def square(mask: Tensor) -> Tensor:
-            return (self._predict(images, mask.expand(len(images), -1)) - targets).square().mean(2)
-
-        masks = fixed_masks(grid, self.hidden).flatten(1).to(images.device)
-        return averaged(masks, square).view(-1, *grid)
-
-    def kept(self) -> dict[str, Tensor]:
-        """Return mask token, decoder, the layers before and behind it, and its positions."""
-        return besides(self, "network")
-
-    def _predict(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the pixels of all patches, [B, L, 3 * P * P]."""
+    def predict(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return what the decoder draws of all patches."""
         visible = (~mask).nonzero()[:, 1].view(len(images), -1)
         seen = self.into(self.network.forward_visible(images, visible))
         tokens = self.mask_token.to(seen.dtype).expand(*mask.shape, -1)
@@ -121,5 +60,70 @@ class MaskedAutoencoderTask(Task):
         return drawn
 
 
+def decoder(width: int, depth: int, heads: int) -> nn.Sequential:
+    """Return transformer blocks with the normalisation before attention and MLP, and one behind them all."""
+    # torch's own stack would begin with copies of one block
+    blocks = [
+        nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        for _ in range(depth)
+    ]
+    return nn.Sequential(*blocks, nn.LayerNorm(width))
+
+
 def _deviation(patches: Tensor) -> Tensor:
     return (patches.var(2, keepdim=True) + _LEAST_VARIANCE).sqrt()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedAutoencoder(PretextTask):
+    """Draw the hidden patches of an image of which the encoder sees only the others (MAE, He et al., 2022).
+
+    Attributes:
+        mask_ratio: Share of the patches to hide; 0.75 in the paper.
+        decoder_width: Of the decoder's tokens; 512 in the paper.
+        decoder_depth: Blocks of the decoder; 8 in the paper.
+        decoder_heads: Heads of its attention; 16 in the paper.
+        normalize_targets: Whether each patch is drawn at mean 0 and variance 1, as in the paper's best models.
+        crop_scale: Smallest share of an image's area that a random crop keeps; 0.2 in the paper.
+        flip: Whether half of the images are mirrored.
+    """
+
+    name = "mae"
+
+    mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.75
+    decoder_width: PositiveInt = 512
+    decoder_depth: PositiveInt = 8
+    decoder_heads: PositiveInt = 16
+    normalize_targets: bool = True
+    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.2
+    flip: bool = True
+
+    def check(self) -> None:
+        """Refuse a width that cannot be shared out among the heads, or has no room for positions."""
+        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
+            raise OODError(
+                f"pretext 'mae': decoder_width must be a multiple of decoder_heads {self.decoder_heads} and of 4, "
+                f"it is {self.decoder_width}"
+            )
+
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation, one view."""
+        return crop_and_flip(image_size, self.crop_scale, self.flip)
+
+    def build(self, network: Network, data: TrainingData) -> MaskedAutoencoderTask:
+        """Return the task, the network's positions fixed."""
+        require_patches(network, self).fix_positions()
+        return self.build_empty(network, data.image_size)
+
+    def build_empty(self, network: Network, image_size: int) -> MaskedAutoencoderTask:
+        """Return the task.
+
+        Raises:
+            OODError: The network has no patches, or none of them would be hidden or seen.
+        """
+        patched = require_patches(network, self)
+        patches = patched.grid[0] * patched.grid[1]
+        hidden = patches - int(patches * (1 - self.mask_ratio))
+        if not 0 < hidden < patches:
+            raise OODError(f"pretext 'mae': with mask_ratio {self.mask_ratio} {hidden} of {patches} patches are hidden")
+        return MaskedAutoencoderTask(patched, self, 3 * (image_size // patched.grid[0]) ** 2, hidden)

@@ -1,20 +1,25 @@
-"""SimMIM (Xie et al., 2022): the encoder sees mask tokens, one linear layer predicts the pixels, the loss is L1."""
+"""The pretext task `simmim` (Xie et al., 2022): one linear layer predicts the pixels of hidden squares."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Le, Lt
 from torch import Tensor, nn
 
-from ood_core.interfaces import Batch, PatchNetwork, Task
-from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
-from ood_core.interfaces.building_blocks.masked_errors import averaged, besides
-from ood_pixels.patches import Grid, cut, fixed_masks, join, random_mask
+from ood_core.errors import OODError
+from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views, require_patches
+from ood_pixels.patches import Grid, fixed_masks, random_mask
+from ood_pixels.task import PixelTask, crop_and_flip
 
 
-class SimMIMTask(Task):
+class SimMIMTask(PixelTask):
     """Mean distance between predicted and true pixels of hidden patches, both scaled to [-1, 1]."""
+
+    error = torch.abs
 
     def __init__(self, network: PatchNetwork, units: Grid, ratio: float, pixels: int) -> None:
         super().__init__()
@@ -29,36 +34,20 @@ class SimMIMTask(Task):
         """Return masks over patches, bool [B, L]."""
         return self._patchwise(random_mask(images, self.units, self.hidden))
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean over the hidden pixels of the batch."""
-        (images,) = batch.views
-        mask = (self.draw(len(images)) if batch.drawn is None else batch.drawn).to(images.device)
-        targets = cut(2 * images - 1, self.network.grid)
-        return {"loss": (self._predict(images, mask)[mask] - targets[mask]).abs().mean()}
+    def fixed_masks(self) -> Tensor:
+        """Return masks over patches, bool [K, L]."""
+        return self._patchwise(fixed_masks(self.units, self.hidden))
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return images with the predicted pixels of hidden patches."""
-        images = batch.views[0][:COLUMNS]
-        mask, grid = self.draw(len(images)).to(images.device), self.network.grid
-        guessed = join(self._predict(images, mask) / 2 + 0.5, grid, images.shape[-1]).clamp(0, 1)
-        return {"reconstructions": uncovered(images, guessed, mask.view(len(images), *grid))}
+    def targets(self, patches: Tensor) -> Tensor:
+        """Return pixels in [-1, 1]."""
+        return 2 * patches - 1
 
-    @torch.no_grad()
-    def errors(self, images: Tensor) -> Tensor:
-        """Return the mean distance between predicted and true pixels of each patch, [B, h, w]."""
-        targets = cut(2 * images - 1, self.network.grid)
+    def pixels(self, predicted: Tensor, patches: Tensor) -> Tensor:
+        """Return pixels in [0, 1]."""
+        return predicted / 2 + 0.5
 
-        def distance(mask: Tensor) -> Tensor:
-            return (self._predict(images, mask.expand(len(images), -1)) - targets).abs().mean(2)
-
-        masks = self._patchwise(fixed_masks(self.units, self.hidden)).to(images.device)
-        return averaged(masks, distance).view(-1, *self.network.grid)
-
-    def kept(self) -> dict[str, Tensor]:
-        """Return mask token and head."""
-        return besides(self, "network")
-
-    def _predict(self, images: Tensor, mask: Tensor) -> Tensor:
+    def predict(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return pixels, about in [-1, 1]."""
         predicted: Tensor = self.head(self.network.forward_masked(images, mask, self.mask_token)).float()
         return predicted
 
@@ -67,3 +56,54 @@ class SimMIMTask(Task):
         for axis, (patches, units) in enumerate(zip(self.network.grid, self.units, strict=True), 1):
             mask = mask.repeat_interleave(patches // units, axis)
         return mask.flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimMIM(PretextTask):
+    """Predict the pixels of hidden squares from the rest of the image (Xie et al., 2022).
+
+    Attributes:
+        mask_ratio: Share of the squares to hide, rounded up; 0.6 in the paper.
+        mask_unit: Side of a square in pixels, a multiple of the patch size; 32 in the paper at 192 pixels.
+        crop_scale: Smallest share of an image's area that a random crop keeps; 0.67 in the paper.
+        flip: Whether half of the images are mirrored.
+    """
+
+    name = "simmim"
+
+    mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.6
+    mask_unit: PositiveInt = 32
+    crop_scale: Annotated[float, Gt(0), Le(1)] = 0.67
+    flip: bool = True
+
+    def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
+        """Return the augmentation, one view."""
+        return crop_and_flip(image_size, self.crop_scale, self.flip)
+
+    def build(self, network: Network, data: TrainingData) -> SimMIMTask:
+        """Return the task."""
+        task = self.build_empty(network, data.image_size)
+        task.network.tie_position_biases()
+        return task
+
+    def build_empty(self, network: Network, image_size: int) -> SimMIMTask:
+        """Return the task.
+
+        Raises:
+            OODError: The network has no patches, or squares of this size cannot be made of them.
+        """
+        patched = require_patches(network, self)
+        patch = image_size // patched.grid[0]
+        possible = [unit for unit in range(patch, image_size, patch) if image_size % unit == 0]
+        if self.mask_unit not in possible:
+            raise OODError(
+                f"pretext 'simmim': mask_unit must be a multiple of the patch size {patch} and divide the image size "
+                f"{image_size}, it is {self.mask_unit}; possible: {', '.join(map(str, possible)) or 'none'}"
+            )
+        side = image_size // self.mask_unit
+        if math.ceil(self.mask_ratio * side**2) == side**2:
+            raise OODError(
+                f"pretext 'simmim': with mask_ratio {self.mask_ratio} all {side**2} squares are hidden; lower it, or "
+                f"mask_unit {self.mask_unit}"
+            )
+        return SimMIMTask(patched, (side, side), self.mask_ratio, 3 * patch * patch)

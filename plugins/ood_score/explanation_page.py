@@ -109,7 +109,7 @@ def _seen(request: Request, shown: torch.Tensor) -> Iterator[dict[str, Any]]:
             [_neighbour(fitted.classes, fitted.examples, *of) for of in zip(*pair, strict=True)]
             for pair in zip(distances.tolist(), rows.tolist(), strict=True)
         ]
-    maps = None if fitted.reconstruction is None else fitted.reconstruction.errors(as_given).float().cpu().numpy()
+    maps = None if fitted.trained_task is None else fitted.trained_task.patch_errors(as_given).float().cpu().numpy()
     for row, image in enumerate(shown):
         yield {
             "picture": _uri(thumbnail(image), "webp"),

@@ -140,9 +140,9 @@ class Batcher:
             self._told(found, took)
 
     def _error_map(self, job: Job) -> Tensor | None:
-        if not job.mapped or self._fitted.reconstruction is None:
+        if not job.mapped or self._fitted.trained_task is None:
             return None
-        return self._fitted.reconstruction.errors(to_unit(job.image[None].to(self._fitted.device)))[0].cpu()
+        return self._fitted.trained_task.patch_errors(to_unit(job.image[None].to(self._fitted.device)))[0].cpu()
 
 
 def _row(found: Scored, row: int) -> Scored:

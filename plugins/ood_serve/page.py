@@ -29,6 +29,6 @@ def render(fitted: Fitted) -> str:
     return environment.get_template("page.html.j2").render(
         fitted=fitted,
         nearest=NEAREST if fitted.examples is not None else 0,
-        mapped=fitted.reconstruction is not None,
+        mapped=fitted.trained_task is not None,
         calibration=len(fitted.scorers[0].calibration),
     )

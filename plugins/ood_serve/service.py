@@ -71,7 +71,7 @@ class Service:
         """
         self._batcher.start()
         await self._pass_witnesses(1, self.fitted.preprocessing.image_size + 1, mapped=False)
-        if self.fitted.reconstruction is not None:
+        if self.fitted.trained_task is not None:
             passed = await self._pass_witnesses(MAPPED, self.fitted.preprocessing.image_size, mapped=True)
             errors = [of.error_map.numpy().ravel() for of in passed if of.error_map is not None]
             self.error_scale = float(np.quantile(np.concatenate(errors), BELOW))
@@ -128,7 +128,7 @@ class Service:
             raise Failure(422, str(error), "query") from error
         if question.nearest and self.fitted.examples is None:
             raise Failure(422, "the detector keeps no images to show the nearest of; leave out 'nearest'", "query")
-        if question.error_map and self.fitted.reconstruction is None:
+        if question.error_map and self.fitted.trained_task is None:
             raise Failure(
                 422, "the detector cannot guess hidden patches, so it has no error map; leave out 'error_map'", "query"
             )

@@ -57,7 +57,7 @@ class Timm(Backbone):
         network.fresh = fresh
         return network
 
-    def blank(self, image_size: int, classes: int | None) -> TimmNetwork:
+    def build_empty(self, image_size: int, classes: int | None) -> TimmNetwork:
         """Return the network without initial weights."""
         return replace(self, pretrained=False, weights=None, weights_key=None).build(image_size, classes)
 

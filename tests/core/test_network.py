@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Backbone, Network
+from ood_core.interfaces import Backbone, Network, PretextTask, Task
 from ood_core.pipeline import networks
 from ood_core.run.schedule import run
 from ood_core.store import store as stores
@@ -82,7 +82,7 @@ class Downloaded(Backbone):
         self.built.append(classes)
         return Fixed(nn.Linear(3, classes))
 
-    def blank(self, image_size, classes):
+    def build_empty(self, image_size, classes):
         return Fixed(nn.Linear(3, classes))
 
 
@@ -109,11 +109,11 @@ def test_initial_weights_are_read_for_the_training_alone(downloaded, tmp_path, m
     assert run(downloaded, store).rows == results.rows
 
 
-def test_a_blank_network_that_is_another_one_is_named(downloaded, tmp_path, monkeypatch):
+def test_an_empty_network_that_is_another_one_is_named(downloaded, tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "alike", lambda stage: "alike")
-    monkeypatch.setattr(Downloaded, "blank", lambda *_: Fixed(nn.Linear(3, 7)))
+    monkeypatch.setattr(Downloaded, "build_empty", lambda *_: Fixed(nn.Linear(3, 7)))
     with pytest.raises(
-        OODError, match=r"backbone 'downloaded': 'blank' makes another network than 'build': .*classifie"
+        OODError, match=r"backbone 'downloaded': 'build_empty' makes another network than 'build': .*classifie"
     ):
         run(downloaded, Store(tmp_path))
 
@@ -122,3 +122,55 @@ def test_the_network_gives_logits_when_called():
     network = Fixed(nn.Linear(3, 5))
     images = torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(network(images), network.classifier(images.mean((2, 3))))
+
+
+class Around(Task):
+    """A task with another module whose name begins as that of the network."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.networks = nn.Linear(2, 2)
+        self.register_buffer("counts", torch.arange(3))
+
+    def forward(self, batch):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrounding(PretextTask):
+    name = "surrounding"
+
+    def views(self, image_size, grid):
+        raise NotImplementedError
+
+    def build(self, network, data):
+        raise NotImplementedError
+
+    def build_empty(self, network, image_size):
+        return Around(network)
+
+
+def test_the_state_of_a_task_is_without_its_network():
+    assert networks.task_state(Around(Fixed(nn.Linear(3, 2)))).keys() == {"counts", "networks.weight", "networks.bias"}
+
+
+def test_a_restored_task_has_copies_of_the_tensors_in_its_own_precision_around_the_network():
+    network, trained = Fixed(nn.Linear(3, 2)), Around(Fixed(nn.Linear(3, 2)))
+    state = {name: tensor.double() for name, tensor in networks.task_state(trained).items()}
+    task = networks.restored_task(Surrounding(epochs=1), network, 8, state)
+    assert task.network is network and not task.training
+    assert all(parameter.requires_grad for parameter in task.parameters())
+    assert task.networks.weight.dtype == torch.float32 and task.counts.dtype == torch.int64
+    assert torch.equal(task.networks.weight, trained.networks.weight)
+
+
+def test_tensors_that_do_not_fit_a_task_are_named():
+    state = networks.task_state(Around(Fixed(nn.Linear(3, 2))))
+    state["extra"], state["networks.weight"] = state.pop("counts"), torch.zeros(5, 2)
+    message = (
+        r"^pretext 'surrounding': the saved tensors are not those of these options: 1 missing: counts; "
+        r"1 unexpected: extra; 1 of another shape: networks\.weight is \[5, 2\] instead of \[2, 2\]$"
+    )
+    with pytest.raises(OODError, match=message):
+        networks.restored_task(Surrounding(epochs=1), Fixed(nn.Linear(3, 2)), 8, state)

@@ -40,7 +40,7 @@ def corner(images):
 @pytest.fixture(scope="module")
 def request_(tiny_detector):
     """What is wanted, of a detector with a task that guesses patches."""
-    fitted = replace(tiny_detector.fitted, reconstruction=SimpleNamespace(errors=corner))
+    fitted = replace(tiny_detector.fitted, trained_task=SimpleNamespace(patch_errors=corner))
     return predict_files.Request(fitted, rule(fitted), Columns(), 2)
 
 
@@ -123,7 +123,7 @@ def test_a_map_is_strong_where_a_patch_surprises_and_its_scale_is_that_of_the_pa
 
 
 def test_a_detector_without_examples_and_maps_says_so(request_, photos):
-    bare = replace(request_, fitted=replace(request_.fitted, examples=None, reconstruction=None))
+    bare = replace(request_, fitted=replace(request_.fitted, examples=None, trained_task=None))
     rows = next(predict_files.passed(bare, [str(photos / "light.png")]))
     tally = Tally()
     tally.add(rows)

@@ -145,7 +145,7 @@ def test_an_error_map_is_that_of_the_reconstruction(tiny_detector, serving, arra
         seen.append(images)
         return images[:, 0, :2, :3]
 
-    fitted = replace(tiny_detector.fitted, reconstruction=SimpleNamespace(errors=errors))
+    fitted = replace(tiny_detector.fitted, trained_task=SimpleNamespace(patch_errors=errors))
     client = serving(Detector.of(fitted))
     picture = encoded(np.resize(arrays[0], (8, 8, 3)))
     result = raw(client, picture, error_map=True).json()["results"][0]
@@ -155,8 +155,8 @@ def test_an_error_map_is_that_of_the_reconstruction(tiny_detector, serving, arra
 
 
 def test_the_scale_of_error_maps_is_that_of_the_detectors_own_images_whatever_is_sent(tiny_detector, serving):
-    mapping = SimpleNamespace(errors=lambda images: images[:, 0, ::2, ::2])
-    client = serving(Detector.of(replace(tiny_detector.fitted, reconstruction=mapping)))
+    mapping = SimpleNamespace(patch_errors=lambda images: images[:, 0, ::2, ::2])
+    client = serving(Detector.of(replace(tiny_detector.fitted, trained_task=mapping)))
     own = tiny_detector.fitted.witnesses[:16, 0, ::2, ::2].float() / 255
     for level in (3, 250):
         answer = raw(client, encoded(np.full((8, 8, 3), level, np.uint8)), error_map=True).json()

@@ -32,8 +32,8 @@ PIXEL = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0
 @pytest.fixture(scope="module")
 def service(tiny_detector):
     """The address of a service whose detector has an error map too."""
-    mapping = SimpleNamespace(errors=lambda images: images[:, 0, ::4, ::2])
-    fitted = replace(tiny_detector.fitted, reconstruction=mapping)
+    mapping = SimpleNamespace(patch_errors=lambda images: images[:, 0, ::4, ::2])
+    fitted = replace(tiny_detector.fitted, trained_task=mapping)
     with listen("127.0.0.1", 0) as listening:
         server = make(Service(fitted, Limits()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

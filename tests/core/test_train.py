@@ -302,10 +302,10 @@ def test_a_task_that_hides_patches_is_filed_so_that_it_shows_its_errors_again(ma
     training = train._Training(stage, store)  # trained again, in memory
     training.run(Silent())
     images = to_unit(torch.stack([stage.images.opened.pixels(row) for row in range(5)]))
-    expected = training.engine.task.eval().errors(images)
+    expected = training.engine.task.eval().patch_errors(images)
     kept = load_tensors(store.folder(stage) / networks.TASK)
-    revived = stage.task.revive(networks.trained(stage, store), stage.image_size, kept)
-    assert torch.equal(revived.errors(images), expected)
+    restored = networks.restored_task(stage.task, networks.trained(stage, store), stage.image_size, kept)
+    assert torch.equal(restored.patch_errors(images), expected)
     assert not any(name.startswith(("network.", "optimizer.")) for name in kept)
 
 
@@ -326,8 +326,8 @@ def test_of_a_task_that_hides_nothing_only_the_weights_are_filed(make_plan, tiny
     assert store.facts(stage)["errors"] is False
     assert sorted(path.name for path in store.folder(stage).iterdir()) == ["stage.json", "weights.safetensors"]
     task = train._Training(stage, store).engine.task
-    assert task.errors(torch.rand(2, 3, 8, 8)) is None and task.kept() is None
-    assert stage.task.revive(networks.trained(stage, store), stage.image_size, {}) is None
+    assert task.patch_errors(torch.rand(2, 3, 8, 8)) is None
+    assert stage.task.build_empty(networks.trained(stage, store), stage.image_size) is None
 
 
 def test_weights_that_are_cut_up_leave_the_task_out(make_plan, tiny, tmp_path, monkeypatch):

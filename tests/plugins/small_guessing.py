@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from ood_core.data.selection import to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import PretextTask, Task
+from ood_core.pipeline import networks
 
 from .small_training import build_network, digits, losses_of, training_data
 
@@ -23,11 +24,17 @@ class Trained:
     pretext: PretextTask
     task: Task
 
-    def revived(self, kept=None):
+    def state(self):
+        """What a training saves of the task beside the weights."""
+        empty = networks.empty_task(self.pretext, self.task.network, 8)
+        state = self.task.state_dict()
+        return {name: state[name] for name in networks.task_state(empty)}
+
+    def restored(self, state=None):
         """The task again, around a network of its own with the same weights."""
         network = build_network()
         network.load_state_dict(self.task.network.state_dict())
-        return self.pretext.revive(network, 8, self.task.kept() if kept is None else kept)
+        return networks.restored_task(self.pretext, network, 8, self.state() if state is None else state)
 
 
 def trained(pretext, data=None):
@@ -40,23 +47,23 @@ def trained(pretext, data=None):
 def check_errors_are_a_function_of_the_image(task):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    errors = task.errors(UNSEEN)
+    errors = task.patch_errors(UNSEEN)
     torch.manual_seed(1)
-    again = task.errors(UNSEEN)
+    again = task.patch_errors(UNSEEN)
     torch.manual_seed(0)
-    task.errors(UNSEEN[:2])
+    task.patch_errors(UNSEEN[:2])
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(errors, again)
     assert errors.shape == (40, 4, 4) and errors.dtype == torch.float32
     assert errors.isfinite().all() and errors.min() >= 0 and not errors.requires_grad
-    torch.testing.assert_close(task.errors(UNSEEN.flip(0)[:7]), errors.flip(0)[:7])
+    torch.testing.assert_close(task.patch_errors(UNSEEN.flip(0)[:7]), errors.flip(0)[:7])
     for patch in range(16):  # each is looked at
         assert errors.flatten(1)[:, patch].std() > 0
 
 
 def check_errors_are_means_over_masks(task, masks, error):
     """`error(images, mask)`: [B, L] under one mask [L], written from the loss."""
-    errors = task.errors(UNSEEN[:3]).flatten(1)
+    errors = task.patch_errors(UNSEEN[:3]).flatten(1)
     assert masks.any(0).all()
     with torch.no_grad():
         each = [error(UNSEEN[:3], mask) for mask in masks]
@@ -66,44 +73,37 @@ def check_errors_are_means_over_masks(task, masks, error):
             assert errors[image, patch].item() == pytest.approx(sum(hidden) / len(hidden), rel=1e-4)
 
 
-def check_a_revived_task_has_the_same_errors(small, path):
-    kept = small.task.kept()
-    assert not any(name.startswith("network.") for name in kept)
-    save_file({name: tensor.detach().contiguous() for name, tensor in kept.items()}, path)
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
+def check_a_restored_task_has_the_same_errors(small, path):
+    state = small.state()
+    assert not any(name.startswith("network.") for name in state)
+    save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, path)
     from_file = load_file(path)
     network = build_network()
     network.load_state_dict(small.task.network.state_dict())
-    torch.manual_seed(3)
-    revived = small.pretext.revive(network, 8, from_file)
-    assert torch.equal(torch.get_rng_state(), before)  # nothing random is drawn for what is replaced
-    assert not any(module.training for module in revived.modules())
-    assert all(tensor.device.type == "cpu" for tensor in revived.state_dict().values())
+    before = torch.get_rng_state()
+    restored = networks.restored_task(small.pretext, network, 8, from_file)
+    assert torch.equal(torch.get_rng_state(), before)  # whatever the empty task was filled with
+    assert not any(module.training for module in restored.modules())
     for tensor in from_file.values():
         tensor.zero_()  # nothing is shared with what was given
-    errors = small.task.errors(UNSEEN)
-    assert torch.equal(revived.errors(UNSEEN), errors)
-    torch.testing.assert_close(revived.requires_grad_(False).errors(UNSEEN), errors)
-    assert revived.kept().keys() == kept.keys()
+    errors = small.task.patch_errors(UNSEEN)
+    assert torch.equal(restored.patch_errors(UNSEEN), errors)
+    torch.testing.assert_close(restored.requires_grad_(False).patch_errors(UNSEEN), errors)
 
 
 def check_noise_is_guessed_worse_than_digits(small):
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(UNSEEN.shape, generator=generator)
-    assert small.task.errors(noise).mean() > 1.3 * small.task.errors(UNSEEN).mean()
+    assert small.task.patch_errors(noise).mean() > 1.3 * small.task.patch_errors(UNSEEN).mean()
 
 
-def check_other_tensors_are_refused(small, missing, message):
-    """`message`: the start, down to the list of differences."""
-    kept = dict(small.task.kept())
-    without = {name: tensor for name, tensor in kept.items() if name != missing}
-    own = missing.removeprefix("tokens.")
-    prefix = missing.removesuffix(own)
-    start = f"^{message}: the kept tensors are not those of these options: "
-    with pytest.raises(OODError, match=f"{start}1 missing: {own}$"):
-        small.revived(without)
+def check_other_tensors_are_refused(small, missing):
+    state = dict(small.state())
+    without = {name: tensor for name, tensor in state.items() if name != missing}
+    start = f"^pretext '{small.pretext.name}': the saved tensors are not those of these options: "
+    with pytest.raises(OODError, match=f"{start}1 missing: {missing}$"):
+        small.restored(without)
     with pytest.raises(OODError, match=f"{start}1 unexpected: extra$"):
-        small.revived({**kept, f"{prefix}extra": torch.zeros(1)})
-    with pytest.raises(OODError, match=rf"{start}1 of another shape: {own} is \[7\] instead of \["):
-        small.revived({**kept, missing: torch.zeros(7)})
+        small.restored({**state, "extra": torch.zeros(1)})
+    with pytest.raises(OODError, match=rf"{start}1 of another shape: {missing} is \[7\] instead of \["):
+        small.restored({**state, missing: torch.zeros(7)})

@@ -260,8 +260,8 @@ def test_errors_are_a_function_of_the_image(small):
     small_guessing.check_errors_are_a_function_of_the_image(small.task)
 
 
-def test_a_revived_task_has_the_same_errors(small, tmp_path):
-    small_guessing.check_a_revived_task_has_the_same_errors(small, tmp_path / "task.safetensors")
+def test_a_restored_task_has_the_same_errors(small, tmp_path):
+    small_guessing.check_a_restored_task_has_the_same_errors(small, tmp_path / "task.safetensors")
 
 
 def test_noise_is_guessed_worse_than_digits(small):
@@ -269,15 +269,12 @@ def test_noise_is_guessed_worse_than_digits(small):
 
 
 def test_weights_of_another_autoencoder_are_refused(small):
-    small_guessing.check_other_tensors_are_refused(small, "tokens.autoencoder.classifier.bias", "tokenizer 'dvae'")
+    small_guessing.check_other_tensors_are_refused(small, "tokens.autoencoder.classifier.bias")
 
 
-def test_a_revived_tokenizer_decodes_as_before(trained):
-    tokenizer, built, _ = trained
-    images, tokens = batch(5).views[0], CodeMap(built.autoencoder)
-    revived = tokenizer.revive(tokens.kept(), (4, 4), 8)
-    assert torch.equal(revived(images), tokens(images))
-    assert torch.equal(revived.decode(revived(images)), tokens.decode(tokens(images)))
+def test_restored_tokens_are_decoded_as_before(small):
+    tokens, restored, images = small.task.tokens, small.restored().tokens, small_guessing.UNSEEN
+    assert torch.equal(restored.decode(restored(images)), tokens.decode(tokens(images)))
 
 
 def test_tokens_are_the_same_under_autocast(trained):
@@ -457,21 +454,19 @@ def test_the_tokenizer_reads_both_files(tmp_path, monkeypatch):
     assert bare.fit(training_data(), (2, 2)).decode(found) is None
 
 
-def test_the_published_tokenizer_is_revived_without_its_files(tmp_path, monkeypatch):
-    for name, module in (("Encoder", Encoder), ("Decoder", Decoder)):
-        monkeypatch.setattr(f"ood_dvae.published.{name}", partial(module, 11, 8))
-    encoder, decoder = small_encoder(), Decoder(vocabulary=11, width=8)
-    images, fitted = torch.rand(2, 3, 16, 16), DalleMap(encoder, decoder)
-    tokenizer = DalleTokenizer(weights=tmp_path / "gone.pt", decoder=tmp_path / "gone too.pt")
-    revived = tokenizer.revive(fitted.kept(), (2, 2), 16)
-    assert revived.vocabulary == 11
-    assert torch.equal(revived(images), fitted(images))
-    assert revived.decode(revived(images)) is None  # a decoder would more than double what is kept
-    kept = {name: tensor for name, tensor in fitted.kept().items() if name != "encoder.blocks.input.w"}
-    with pytest.raises(
-        OODError, match=r"^tokenizer 'dalle': the kept tensors .*: 1 missing: encoder\.blocks\.input\.w$"
-    ):
-        tokenizer.revive(kept, (2, 2), 16)
+def test_the_published_tokenizer_is_restored_without_its_files_and_its_decoder(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{name}.pt" for name in ("Encoder", "Decoder")]
+    for path, module in zip(paths, (Encoder, Decoder), strict=True):
+        monkeypatch.setattr(f"ood_dvae.published.{path.stem}", partial(module, 11, 8))
+        torch.save(module(11, 8).state_dict(), path)
+    tokenizer = DalleTokenizer(weights=paths[0], decoder=paths[1])
+    small = small_guessing.trained(MaskedImageModelling(epochs=1, min_block=1, tokenizer=tokenizer))
+    for path in paths:
+        path.unlink()
+    tokens, restored, images = small.task.tokens, small.restored().tokens, torch.rand(2, 3, 32, 32)
+    assert torch.equal(restored(images), tokens(images))
+    assert tokens.decode(tokens(images)) is not None
+    assert restored.decode(restored(images)) is None  # a decoder would more than double what is saved
 
 
 def test_a_file_of_other_weights_is_refused_with_what_differs(tmp_path):

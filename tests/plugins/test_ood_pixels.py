@@ -9,9 +9,9 @@ import torch
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch
 from ood_core.interfaces.building_blocks.image_grid import tiled, uncovered
-from ood_pixels.mae import Decoder
+from ood_pixels.mae import MaskedAutoencoder, decoder
 from ood_pixels.patches import cut, fixed_masks, join, random_mask
-from ood_pixels.pretext import MaskedAutoencoder, SimMIM
+from ood_pixels.simmim import SimMIM
 
 from . import small_guessing
 from .small_training import build_network, digits, embeddings_tell_digits_better, losses_of, training_data
@@ -50,7 +50,7 @@ def test_simmim_is_the_mean_distance_over_hidden_pixels():
     found, images = batch(), batch().views[0]
     torch.manual_seed(5)
     mask = task.draw(len(images))
-    predicted = task._predict(images, mask)
+    predicted = task.predict(images, mask)
     total = count = 0
     for image, hidden, patches in zip(images, mask, predicted, strict=True):
         for number in range(16):
@@ -81,7 +81,7 @@ def test_mae_is_the_mean_square_over_hidden_normalised_patches():
     found, images = batch(), batch().views[0]
     torch.manual_seed(5)
     mask = task.draw(len(images))
-    predicted = task._predict(images, mask)
+    predicted = task.predict(images, mask)
     terms = []
     for image, hidden, patches in zip(images, mask, predicted, strict=True):
         for number in range(16):
@@ -98,14 +98,14 @@ def test_hidden_patches_of_simmim_are_predicted_from_the_others_alone():
     task = SimMIM(epochs=1, mask_unit=4).build(build_network(), training_data()).eval()
     images = batch().views[0]
     mask = task.draw(len(images))
-    before = task._predict(images, mask)
+    before = task.predict(images, mask)
     hidden = join(mask.unsqueeze(2).expand(-1, -1, 12).float(), (4, 4), 8).bool()
-    torch.testing.assert_close(task._predict(images.masked_fill(hidden, 0.3), mask), before)
-    assert not torch.allclose(task._predict(images.masked_fill(~hidden, 0.3), mask), before)
+    torch.testing.assert_close(task.predict(images.masked_fill(hidden, 0.3), mask), before)
+    assert not torch.allclose(task.predict(images.masked_fill(~hidden, 0.3), mask), before)
 
 
 def test_blocks_of_the_decoder_begin_apart():
-    first, second, _ = Decoder(16, 2, 2).blocks()
+    first, second, _ = decoder(16, 2, 2)
     assert not torch.equal(first.linear1.weight, second.linear1.weight)
 
 
@@ -127,17 +127,17 @@ def test_mae_predicts_from_visible_patches_alone():
     task = MaskedAutoencoder(epochs=1, **DECODER).build(build_network(), training_data()).eval()
     images = batch().views[0]
     mask = task.draw(len(images))
-    before = task._predict(images, mask)
+    before = task.predict(images, mask)
     hidden = join(mask.unsqueeze(2).expand(-1, -1, 12).float(), (4, 4), 8).bool()
-    torch.testing.assert_close(task._predict(images.masked_fill(hidden, 0.3), mask), before)
-    assert not torch.allclose(task._predict(images.masked_fill(~hidden, 0.3), mask), before)
+    torch.testing.assert_close(task.predict(images.masked_fill(hidden, 0.3), mask), before)
+    assert not torch.allclose(task.predict(images.masked_fill(~hidden, 0.3), mask), before)
 
 
 def test_raw_pixels_can_be_the_target():
     options = {"epochs": 1, "normalize_targets": False} | DECODER
     task = MaskedAutoencoder(**options).build(build_network(), training_data()).eval()
     patches = torch.rand(2, 16, 12)
-    assert task.targets.of(patches) is patches
+    assert task.targets(patches) is patches
 
 
 @pytest.mark.parametrize("pretext", [SimMIM(epochs=1, mask_unit=4), MaskedAutoencoder(epochs=1, **DECODER)])
@@ -155,13 +155,13 @@ def test_reconstructions_are_shown_in_three_rows(pretext):
     ("pretext", "perfect"),
     [
         (SimMIM(epochs=1, mask_unit=4), lambda task, images: cut(2 * images - 1, (4, 4))),
-        (MaskedAutoencoder(epochs=1, **DECODER), lambda task, images: task.targets.of(cut(images, (4, 4)))),
+        (MaskedAutoencoder(epochs=1, **DECODER), lambda task, images: task.targets(cut(images, (4, 4)))),
     ],
 )
 @torch.no_grad()
 def test_a_perfect_prediction_looks_like_the_image(pretext, perfect, monkeypatch):
     task = pretext.build(build_network(), training_data()).eval()
-    monkeypatch.setattr(task, "_predict", lambda images, mask: perfect(task, images))
+    monkeypatch.setattr(task, "predict", lambda images, mask: perfect(task, images))
     covered, predicted, whole = task.pictures(batch(3))["reconstructions"].chunk(3, 1)
     torch.testing.assert_close(predicted, whole)
     assert not torch.allclose(covered, whole)
@@ -245,11 +245,11 @@ def test_errors_are_those_of_the_loss_averaged_over_masks(small):
     task = small.task
 
     def simmim(images, mask):
-        return (task._predict(images, mask.repeat(len(images), 1)) - cut(2 * images - 1, (4, 4))).abs().mean(2)
+        return (task.predict(images, mask.repeat(len(images), 1)) - cut(2 * images - 1, (4, 4))).abs().mean(2)
 
     def mae(images, mask):
-        drawn = task._predict(images, mask.repeat(len(images), 1))
-        return (drawn - task.targets.of(cut(images, (4, 4)))).square().mean(2)
+        drawn = task.predict(images, mask.repeat(len(images), 1))
+        return (drawn - task.targets(cut(images, (4, 4)))).square().mean(2)
 
     if small.pretext == SIMMIM:
         masks = fixed_masks((2, 2), 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -258,8 +258,8 @@ def test_errors_are_those_of_the_loss_averaged_over_masks(small):
         small_guessing.check_errors_are_means_over_masks(task, fixed_masks((4, 4), 8).flatten(1), mae)
 
 
-def test_a_revived_task_has_the_same_errors(small, tmp_path):
-    small_guessing.check_a_revived_task_has_the_same_errors(small, tmp_path / "task.safetensors")
+def test_a_restored_task_has_the_same_errors(small, tmp_path):
+    small_guessing.check_a_restored_task_has_the_same_errors(small, tmp_path / "task.safetensors")
 
 
 def test_noise_is_guessed_worse_than_digits(small):
@@ -269,22 +269,21 @@ def test_noise_is_guessed_worse_than_digits(small):
 def test_a_patch_that_fits_nothing_around_it_stands_out(small):
     images = small_guessing.UNSEEN.clone()
     images[:, :, 2:4, 4:6] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # checks, in the second row and third column
-    gained = small.task.errors(images) - small.task.errors(small_guessing.UNSEEN)
+    gained = small.task.patch_errors(images) - small.task.patch_errors(small_guessing.UNSEEN)
     assert gained.mean(0).argmax() == 6
 
 
 def test_tensors_of_another_task_are_refused(small):
-    message = f"pretext '{small.pretext.name}'"
-    small_guessing.check_other_tensors_are_refused(small, "mask_token", message)
+    small_guessing.check_other_tensors_are_refused(small, "mask_token")
     other = replace(small, pretext=MAE if small.pretext == SIMMIM else SIMMIM)
-    with pytest.raises(OODError, match=r"the kept tensors are not those of these options: .* (missing|unexpected): "):
-        other.revived()
+    with pytest.raises(OODError, match=r"the saved tensors are not those of these options: .* (missing|unexpected): "):
+        other.restored(small.state())
 
 
-def test_a_revived_task_needs_patches():
+def test_a_restored_task_needs_patches():
     for pretext in (SIMMIM, MAE):
         with pytest.raises(OODError, match="needs a backbone that works on patches"):
-            pretext.revive(torch.nn.Identity(), 8, {})
+            pretext.build_empty(torch.nn.Identity(), 8)
 
 
 @pytest.mark.slow

@@ -297,14 +297,14 @@ def test_the_layers_of_a_vit_are_its_blocks_and_of_a_resnet_its_stages():
         ("convnext_atto", {}),
     ],
 )
-def test_a_blank_network_takes_the_weights_of_one_built_from_a_file(tmp_path, model, options, outputs):
+def test_an_empty_network_takes_the_weights_of_one_built_from_a_file(tmp_path, model, options, outputs):
     plain = Timm(model=model, options=options)
     state = plain.build(32, outputs).model.state_dict()
     save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "weights.safetensors")
     backbone = Timm(model=model, options=options, weights=tmp_path / "weights.safetensors")
     built = backbone.build(32, 3).eval()
     (tmp_path / "weights.safetensors").unlink()
-    blank = backbone.blank(32, 3).eval()
-    blank.load_state_dict(built.state_dict())
+    empty = backbone.build_empty(32, 3).eval()
+    empty.load_state_dict(built.state_dict())
     images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(blank(images), built(images))
+    assert torch.equal(empty(images), built(images))

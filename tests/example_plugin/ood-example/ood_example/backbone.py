@@ -46,7 +46,7 @@ class CifarResNet20(Backbone):
             network.reset_classifier(classes)
         return network
 
-    def blank(self, image_size: int, classes: int | None) -> ResNet20:
+    def build_empty(self, image_size: int, classes: int | None) -> ResNet20:
         """Return the network without weights; the file need not be there."""
         return ResNet20(CLASSES if classes is None else classes)
 
