@@ -27,7 +27,7 @@ from ood_core.errors import OODError, listed, warn
 from ood_core.evaluation import metrics
 from ood_core.evaluation.calibration import TPR, Calibration
 from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs, Scorer
-from ood_core.interfaces.checks import EXPLAINED, check_alone, check_fitted, is_explained, require_finite
+from ood_core.interfaces.checks import EXPLAINED, check_alone, fit_scorer, is_explained, require_finite, unmet_needs
 from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
 from ood_core.recipe.build import Reader, label
@@ -100,8 +100,10 @@ def fit(
     network = exact(_network(module, witnesses, train, names, options))
     head, logits = _head(network, len(train.classes)), _has_logits(network, len(train.classes))
     head = _checked_head(network, to_unit(witnesses).to(device_of(network)), head)
+    missing = _missing(network, head, train)
     for name, scorer in scorers:
-        _require(name, scorer, network, head, train)
+        if unmet := unmet_needs(scorer, missing):
+            raise OODError(f"scorer '{name}' needs {unmet[0]}")
     probes = tuple(dict.fromkeys(probe for _, scorer in scorers for probe in scorer.probes()))
     wanted = Wanted(len(train.classes), logits, head, probes)
     read = _outputs(network, train, preprocessing, wanted)
@@ -112,9 +114,8 @@ def fit(
     for name, scorer in scorers:
         _note_memory(name, scorer, read)
         torch_state.seed_all(options.seed)
-        given = replace(read, held_out=held).declared_by(scorer)
         with memory.exhaustion_explained(f"fitting scorer '{name}': give fewer images"):
-            scores.append((name, scorer, check_fitted(name, scorer, scorer.fit(given))))
+            scores.append((name, scorer, fit_scorer(name, scorer, replace(read, held_out=held))))
     plain = Fitted(
         network=network,
         backbone=module if isinstance(module, Backbone) else None,
@@ -232,26 +233,21 @@ def _note_memory(name: str, scorer: Scorer, train: Outputs) -> None:
         warn(f"{said}; embeddings have {train.embeddings.shape[1]} dimensions, of which it takes the square")
 
 
-def _require(name: str, scorer: Scorer, network: Network, head: Head | None, train: Labelled) -> None:
-    """Refuse a scorer that needs what is not there.
-
-    Raises:
-        OODError: Says what there is, and how to go on.
-    """
-    needs, classes = scorer.all_needs(), len(train.classes)
-    if "logits" in needs and not _has_logits(network, classes):
-        raise OODError(f"scorer '{name}' needs logits of the {classes} ID classes; {_logits_text(network, train)}")
-    if "head" in needs and head is None:
-        raise OODError(f"scorer '{name}' needs the linear layer that makes the logits, {_head_text(network, classes)}")
-    if "known_ood" in needs:
-        raise OODError(f"scorer '{name}' needs known OOD images; it can be fitted by a recipe alone")
+def _missing(network: Network, head: Head | None, train: Labelled) -> dict[str, str]:
+    """Return the needs of scorers that the module cannot meet, each with the reason and how to go on."""
+    classes, missing = len(train.classes), {}
+    if not _has_logits(network, classes):
+        missing["logits"] = f" of the {classes} ID classes; {_logits_text(network, train)}"
+    elif head is None:
+        missing["head"] = f", {_head_text(network)}"
+    return missing | {"known_ood": "; it can be fitted by a recipe alone"}
 
 
-def _head_text(network: Network, classes: int) -> str:
+def _head_text(network: Network) -> str:
     """Return what the module has instead of a linear layer that makes the logits."""
     if not isinstance(network, ForeignNetwork):
         return "and the module has none"
-    if network.classifier is None or network.outputs != classes:
+    if network.classifier is None:
         return f"and the module has none: {network.describe()}"
     return (
         f"and what '{network.classifier}' makes of the embeddings differs from them by more than {EXPLAINED:.1%}: the "

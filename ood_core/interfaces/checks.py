@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Head, ImageSet, Network, Score, Scorer
+from ood_core.interfaces import Head, ImageSet, Network, Outputs, Score, Scorer
 
 PASSED_AGAIN = 2
 """Images that go through a network two more times, to see whether its outputs are theirs alone."""
@@ -23,6 +23,13 @@ another batch, and between logits and what the linear classifier makes of the em
 
 HALF_BESIDE_OTHERS = 2e-2
 """The second of them for weights of 16 bits, whose sums in another order differ by percents."""
+
+_NEEDED = {
+    "logits": "logits",
+    "head": "the linear layer that makes the logits",
+    "held_out": "held-out ID images",
+    "known_ood": "known OOD images",
+}
 
 
 def check_images(name: str, images: Any) -> ImageSet:
@@ -101,18 +108,54 @@ def stack_views(views: Sequence[Tensor]) -> Tensor:
     return torch.stack(tuple(views))
 
 
-def check_fitted(name: str, scorer: Scorer, score: Any) -> Score:
-    """Return what a scorer has fitted.
+def unmet_needs(scorer: Scorer, missing: Mapping[str, str]) -> list[str]:
+    """Return the needs of a scorer and of those among its options that cannot be met, in words.
+
+    Args:
+        scorer: With its options.
+        missing: The unavailable ones of `NEEDS`, each with the end of the sentence "scorer 'energy' needs logits".
+    """
+    needs = scorer.all_needs()
+    if "head" in needs:
+        needs |= {"logits"}  # which it makes
+    return [_NEEDED[need] + why for need, why in missing.items() if need in needs]
+
+
+def check_needs(name: str, scorer: Scorer, train: Outputs) -> None:
+    """Check that the outputs of the training images hold all that a scorer and those among its options need to fit.
 
     Raises:
-        OODError: It is no object of the class that the scorer declares as `scores`.
+        OODError: Names the scorer and the first need that is not met.
     """
+    missing = {}
+    if not train.logits.shape[1]:
+        missing["logits"] = (
+            f", and the backbone has no classifier with {train.classes} outputs, one for each ID class; add a pretext "
+            "that trains one, such as classification"
+        )
+    elif train.head is None:
+        missing["head"] = (
+            ", and the backbone's logits are made otherwise; scorers of logits or of embeddings alone can be fitted"
+        )
+    missing |= {need: "" for need in ("held_out", "known_ood") if not getattr(train, need)}
+    if unmet := unmet_needs(scorer, missing):
+        raise OODError(f"scorer '{name}' needs {unmet[0]}")
+
+
+def fit_scorer(name: str, scorer: Scorer, train: Outputs) -> Score:
+    """Return the score that a scorer fits to the outputs of ID training images, of which it sees what it needs.
+
+    Raises:
+        OODError: A need is not met, or `fit` returns no object of the class that the scorer declares as `scores`.
+    """
+    check_needs(name, scorer, train)
+    score: Any = scorer.fit(train.declared_by(scorer))
     if type(score) is not scorer.scores:  # a subclass could be saved, and not be loaded
         raise OODError(
             f"scorer '{name}' fitted {_kind(score)}, not the {scorer.scores.__name__} that 'scores' declares"
         )
-    checked: Score = score
-    return checked
+    fitted: Score = score
+    return fitted
 
 
 def check_scores(name: str, scores: Any, count: int) -> Tensor:

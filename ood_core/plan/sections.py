@@ -13,6 +13,7 @@ from ood_core.data.open_sources import Library
 from ood_core.data.selection import MUCH, cut_away
 from ood_core.errors import listed, suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
+from ood_core.interfaces.checks import unmet_needs
 from ood_core.plan.data_section import Data
 from ood_core.plan.leakage import DataSets
 from ood_core.plan.selections import Selected, Settings, described
@@ -275,25 +276,20 @@ class _Reading:
         self, steps: Sequence[Step], scorers: Sequence[tuple[Node, str, Scorer]], case: DataSets, settings: Settings
     ) -> None:
         """Note what the parts of a recipe need of each other and do not get."""
+        missing = {}
+        if steps and not steps[-1].trains_head:
+            why = "trains no head" if not steps[-1].task.trains_head else "was not trained on the ID classes"
+            missing["logits"] = f", but pretext '{steps[-1].task.name}' {why}"
+        if case.holdout is None:
+            missing["held_out"] = ", but 'holdout' is 0"
+        if not case.known:
+            missing["known_ood"] = "; name them under 'known' in 'data', or use the protocol few-shot"
         for node, name, scorer in scorers:
-            for missing in _missing(scorer, steps, case):
-                self.reader.wrong(node, f"scorer '{name}' needs {missing}")
+            for unmet in unmet_needs(scorer, missing):
+                self.reader.wrong(node, f"scorer '{name}' needs {unmet}")
         if settings.fit_images == "augmented" and not steps:
             place = scorers[0][0] if scorers else Node(None, "the recipe")
             self.reader.wrong(place, "'fit_images: augmented' needs a training stage, whose augmentation it is")
-
-
-def _missing(scorer: Scorer, steps: Sequence[Step], data: DataSets) -> list[str]:
-    """Return what a scorer needs and this recipe does not give, in words."""
-    needs, missing = scorer.all_needs(), []
-    if steps and not steps[-1].trains_head and needs & {"logits", "head"}:
-        why = "trains no head" if not steps[-1].task.trains_head else "was not trained on the ID classes"
-        missing.append(f"logits, but pretext '{steps[-1].task.name}' {why}")
-    if data.holdout is None and "held_out" in needs:
-        missing.append("held-out ID images, but 'holdout' is 0")
-    if not data.known and "known_ood" in needs:
-        missing.append("known OOD images; name them under 'known' in 'data', or use the protocol few-shot")
-    return missing
 
 
 def _cut(cases: Sequence[tuple[DataSets, Sequence[Step]]], view: EvaluationView) -> list[str]:

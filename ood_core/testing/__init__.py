@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer
+from ood_core.interfaces.checks import fit_scorer
 from ood_core.store.artifacts import SCORE, load_score, save_score
 from ood_core.testing.data import make_far_image_outputs, make_far_outputs, make_image_outputs, make_outputs, rotate
 
@@ -49,6 +50,7 @@ def scorer_checks() -> tuple[ScorerCheck, ...]:
         check_far_away_data_scores_higher,
         check_labels_of_scored_data_are_not_read,
         check_nothing_undeclared_is_read,
+        check_missing_outputs_are_refused,
         check_inputs_are_left_unchanged,
         check_refit_forgets,
         check_two_fitted_scores_are_independent,
@@ -117,6 +119,23 @@ def check_nothing_undeclared_is_read(scorer: Scorer) -> None:
     except Exception as error:
         raise AssertionError(f"{complaint}: {type(error).__name__}: {error}") from error
     _assert_close(bare, expected, complaint)
+
+
+def check_missing_outputs_are_refused(scorer: Scorer) -> None:
+    """Without logits, head, held-out or known OOD images a scorer is fitted, or one line says that it needs them."""
+    train = _made(scorer)
+    for name, without in {
+        "logits": replace(train, logits=train.logits[:, :0], head=None),
+        "head": replace(train, head=None),
+        "held_out": replace(train, held_out=None),
+        "known_ood": replace(train, known_ood=None),
+    }.items():
+        try:
+            fit_scorer(scorer.name, scorer, without)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            refused = said.startswith(f"OODError: scorer '{scorer.name}' needs ")
+            assert refused, f"without {name} the scorer should say that it needs them, not {said}"
 
 
 def check_inputs_are_left_unchanged(scorer: Scorer) -> None:

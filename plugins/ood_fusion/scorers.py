@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ood_core.errors import OODError
 from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
 
 _LOG = logging.getLogger(__name__)
@@ -104,13 +103,9 @@ class RankFusion(Scorer):
         _refuse(self.scorers, self.weights)
 
     def fit(self, train: Outputs) -> MeanRank:
-        """Return the score.
-
-        Raises:
-            OODError: There are no held-out images, or a scorer cannot be fitted.
-        """
+        """Return the score."""
         inner = tuple(scorer.fit(train) for scorer in self.scorers)
-        ranks = tuple(Ranks.of(scores) for scores in _of_held_out(inner, train, self.name))
+        ranks = tuple(Ranks.of(scores) for scores in _of_held_out(inner, train))
         return MeanRank(inner, ranks, _shares(self.weights, len(inner)))
 
 
@@ -162,21 +157,16 @@ class ZScoreFusion(Scorer):
         _refuse(self.scorers, self.weights)
 
     def fit(self, train: Outputs) -> MeanDeviation:
-        """Return the score.
-
-        Raises:
-            OODError: There are no held-out images, or a scorer cannot be fitted.
-        """
+        """Return the score."""
         inner = tuple(scorer.fit(train) for scorer in self.scorers)
-        scores = _of_held_out(inner, train, self.name)
+        scores = _of_held_out(inner, train)
         spreads = torch.tensor([_spread(row) for row in scores], dtype=torch.float64)
         return MeanDeviation(inner, scores.mean(1), spreads, _shares(self.weights, len(inner)))
 
 
-def _of_held_out(inner: Sequence[Score], train: Outputs, scorer: str) -> Tensor:
+def _of_held_out(inner: Sequence[Score], train: Outputs) -> Tensor:
     """Return the scores of the held-out images, [K, N]."""
-    if train.held_out is None or not len(train.held_out):
-        raise OODError(f"scorer '{scorer}' needs held-out ID images, and there are none")
+    assert train.held_out is not None
     images = train.held_out.without_labels()
     parts = [torch.stack([score(part) for score in inner]) for part in images.chunks()]
     return torch.cat(parts, 1)

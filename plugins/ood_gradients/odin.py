@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ood_core.interfaces import Card, Network, NonNegativeFloat, Outputs, PositiveFloat, Score, Scorer
-from ood_gradients.passes import network_of, pixel_gradient, require_logits, rivals, rivals_gradient
+from ood_gradients.passes import network_of, pixel_gradient, rivals, rivals_gradient
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,7 @@ class ODIN(Scorer):
     epsilon: NonNegativeFloat = 0.0014
 
     def fit(self, train: Outputs) -> PerturbedSoftmax:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits.
-        """
-        require_logits(train, self.name)
+        """Return the score."""
         return PerturbedSoftmax(self.temperature, self.epsilon)
 
 
@@ -131,12 +126,7 @@ class IODIN(Scorer):
     epsilon: NonNegativeFloat = 0.0014
 
     def fit(self, train: Outputs) -> PixelPerturbedSoftmax:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits.
-        """
-        require_logits(train, self.name)
+        """Return the score."""
         return PixelPerturbedSoftmax(self.temperature, self.epsilon)
 
 

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Card, Network, Outputs, PositiveFloat, Score, Scorer
-from ood_gradients.passes import network_of, require_logits
+from ood_gradients.passes import network_of
 
 Parameters: TypeAlias = Literal["all", "head"]
 """Which parameters have their gradient taken: all of the network, or the weight of the classifier alone."""
@@ -72,12 +72,7 @@ class NetworkGradNorm(Scorer):
     parameters: Parameters = "all"
 
     def fit(self, train: Outputs) -> NegativeAbsoluteSum:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits.
-        """
-        require_logits(train, self.name)
+        """Return the score."""
         return NegativeAbsoluteSum(self.temperature, self.parameters)
 
 
@@ -126,12 +121,7 @@ class GradUncertainty(Scorer):
     parameters: Parameters = "all"
 
     def fit(self, train: Outputs) -> NegativeSquareSum:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits.
-        """
-        require_logits(train, self.name)
+        """Return the score."""
         return NegativeSquareSum(self.parameters)
 
 

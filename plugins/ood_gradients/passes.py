@@ -13,12 +13,6 @@ from ood_core.interfaces import Network, Outputs
 _NO_RIVAL = -1e30  # where there is one class alone: finite, so that its score and its gradient are
 
 
-def require_logits(train: Outputs, scorer: str) -> None:
-    """Raise OODError where the network has no classifier that was trained."""
-    if not train.logits.shape[1]:
-        raise OODError(f"scorer '{scorer}' needs logits, and no training stage gives the network a classifier")
-
-
 def network_of(outputs: Outputs) -> tuple[Network, Tensor]:
     """Return the network and the images to be scored.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Card, Outputs, Score, Scorer
-from ood_logits.rows import blocks, peaks, require_held_out, require_logits
+from ood_logits.rows import blocks, peaks
 
 _LOG = logging.getLogger(__name__)
 _LEAST, _MOST = 1e-4, 1e6  # temperatures that are searched
@@ -51,10 +51,10 @@ class TemperatureScaling(Scorer):
         """Return the score at the fitted temperature.
 
         Raises:
-            OODError: There are no logits or no labelled held-out images.
+            OODError: No held-out image is labelled.
         """
-        require_logits(train, self.name)
-        held_out = require_held_out(train, self.name)
+        held_out = train.held_out
+        assert held_out is not None
         if not (held_out.labels >= 0).any():
             raise OODError(f"scorer '{self.name}' needs labels of the held-out ID images")
         return CalibratedSoftmax(_temperature(held_out))

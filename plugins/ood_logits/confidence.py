@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ood_core.interfaces import Card, Outputs, Score, Scorer
-from ood_logits.rows import peaks, require_logits
+from ood_logits.rows import peaks
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,7 @@ class Softmax(Scorer):
     )
 
     def fit(self, train: Outputs) -> SoftmaxScore:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits.
-        """
-        require_logits(train, self.name)
+        """Return the score."""
         return SoftmaxScore()
 
 
@@ -73,12 +68,7 @@ class MaxLogit(Scorer):
     )
 
     def fit(self, train: Outputs) -> NegativeMaxLogit:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits.
-        """
-        require_logits(train, self.name)
+        """Return the score."""
         return NegativeMaxLogit()
 
 
@@ -116,10 +106,5 @@ class Margin(Scorer):
     )
 
     def fit(self, train: Outputs) -> MarginScore:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits.
-        """
-        require_logits(train, self.name)
+        """Return the score."""
         return MarginScore()

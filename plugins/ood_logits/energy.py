@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
-from ood_logits.rows import blocks, peaks, require_logits
+from ood_logits.rows import blocks, peaks
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,7 @@ class Energy(Scorer):
     temperature: PositiveFloat = 1.0
 
     def fit(self, train: Outputs) -> EnergyScore:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits.
-        """
-        require_logits(train, self.name)
+        """Return the score."""
         return EnergyScore(self.temperature)
 
 
@@ -103,9 +98,8 @@ class WeightedEnergy(Scorer):
         """Return the score.
 
         Raises:
-            OODError: There are no logits, or not as many weights as classes.
+            OODError: There are not as many weights as classes.
         """
-        require_logits(train, self.name)
         classes = train.logits.shape[1]
         if self.weights and len(self.weights) != classes:
             raise OODError(f"scorer '{self.name}' needs {classes} weights, one a class, not {len(self.weights)}")

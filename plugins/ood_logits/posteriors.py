@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
-from ood_logits.rows import blocks, require_held_out, require_logits
+from ood_logits.rows import blocks
 
 _TINY = 1e-300  # beside probabilities whose logarithm is taken
 
@@ -70,13 +70,9 @@ class KLMatching(Scorer):
         return self.needs if self.fit_to == "held-out" else self.needs - {"held_out"}
 
     def fit(self, train: Outputs) -> NearestPosterior:
-        """Return the divergence.
-
-        Raises:
-            OODError: There are no logits or no held-out images.
-        """
-        require_logits(train, self.name)
-        images = require_held_out(train, self.name) if self.fit_to == "held-out" else train
+        """Return the divergence."""
+        images = train.held_out if self.fit_to == "held-out" else train
+        assert images is not None
         classes = train.logits.shape[1]
         sums = torch.zeros(classes, classes, dtype=torch.float64)
         counts = torch.zeros(classes, dtype=torch.float64)
@@ -140,9 +136,8 @@ class Igeood(Scorer):
         """Return the distance; classes without a training image have no centroid.
 
         Raises:
-            OODError: There are no logits or no labels.
+            OODError: There are no labels.
         """
-        require_logits(train, self.name)
         sums = torch.zeros(train.classes, train.logits.shape[1], dtype=torch.float64)
         counts = torch.zeros(train.classes, dtype=torch.float64)
         for part in train.chunks():

@@ -15,9 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ood_core.errors import OODError
-from ood_core.interfaces import Outputs
-
 Summary: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """One number a row of q [B, C], the distribution among the other classes (0 at the top), and the logits [B, C]."""
 
@@ -95,20 +92,3 @@ def _log_sigmoid(odds: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # ONNX takes the logarithm of a sigmoid that may have become 0
         return odds.clamp(max=0) - odds.abs().neg().exp().log1p()
     return logsigmoid(odds)
-
-
-def require_logits(train: Outputs, scorer: str) -> None:
-    """Raise OODError where no head was trained."""
-    if not train.logits.shape[1]:
-        raise OODError(f"scorer '{scorer}' needs logits, and no training stage gives the network a classifier")
-
-
-def require_held_out(train: Outputs, scorer: str) -> Outputs:
-    """Return the held-out outputs.
-
-    Raises:
-        OODError: There are none.
-    """
-    if train.held_out is None or not len(train.held_out):
-        raise OODError(f"scorer '{scorer}' needs held-out ID images")
-    return train.held_out

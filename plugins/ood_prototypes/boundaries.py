@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ood_core.errors import OODError
-from ood_core.interfaces import Card, Head, NonNegativeFloat, Outputs, Score, Scorer
+from ood_core.interfaces import Card, NonNegativeFloat, Outputs, Score, Scorer
 from ood_prototypes.means import class_means, require_usable
 
 _LOG = logging.getLogger(__name__)
@@ -77,9 +76,10 @@ class FastBoundaryDistance(Scorer):
         """Return the score; two classes with the same weight have no boundary, and are left out.
 
         Raises:
-            OODError: There is no classifier, or embeddings are unusable.
+            OODError: Embeddings are unusable.
         """
-        weight = _require_head(train, self.name).weight.double()
+        assert train.head is not None
+        weight = train.head.weight.double()
         distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         inverse = torch.where(distances > 0, 1 / distances, 0)
         boundaries = (inverse > 0).sum(1)
@@ -142,10 +142,10 @@ class NeuralCollapse(Scorer):
         """Return the score.
 
         Raises:
-            OODError: There is no classifier, or embeddings are unusable.
+            OODError: Embeddings are unusable.
         """
-        head = _require_head(train, self.name)
-        return WeightProximity(head.weight, _mean(train), self.alpha)
+        assert train.head is not None
+        return WeightProximity(train.head.weight, _mean(train), self.alpha)
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,8 @@ class SimplifiedHopfield(Scorer):
         """Return the score; a class none of whose images is predicted right has the mean of all its images.
 
         Raises:
-            OODError: There are no logits, or labels or embeddings are unusable.
+            OODError: Labels or embeddings are unusable.
         """
-        if not train.logits.shape[1]:
-            raise OODError(f"scorer '{self.name}' needs logits, and no training stage gives the network a classifier")
         means, counts = class_means(_by_correctness(train), 2 * train.classes)
         right = counts[: train.classes]
         never = int((right == 0).sum())
@@ -209,9 +207,3 @@ def _mean(train: Outputs) -> Tensor:
     """Return the mean of all training embeddings, [D]."""
     parts = ((part.embeddings, torch.zeros_like(part.labels)) for part in train.chunks())
     return class_means(parts, classes=1)[0][0]
-
-
-def _require_head(train: Outputs, scorer: str) -> Head:
-    if train.head is None or not train.logits.shape[1]:
-        raise OODError(f"scorer '{scorer}' needs logits, and no training stage gives the network a classifier")
-    return train.head

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Gt, Lt
 
 from ood_core.interfaces import Card, Outputs, Scorer
-from ood_shaping.shaped import fit_shaped, refuse_unshaped, require_head, warn_of_signs
+from ood_shaping.shaped import fit_shaped, head_of, refuse_unshaped, warn_of_signs
 from ood_shaping.shapes import Binarize, Grow, GrowLogits, Prune, ShapedScore, Sharpen
 
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -45,12 +45,8 @@ class ASHP(Scorer):
         refuse_unshaped(self.score)
 
     def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score.
-
-        Raises:
-            OODError: There is no classifier.
-        """
-        shape = Prune(self.percentile, require_head(train, self.name))
+        """Return the score."""
+        shape = Prune(self.percentile, head_of(train))
         return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
 
@@ -87,13 +83,9 @@ class ASHB(Scorer):
         refuse_unshaped(self.score)
 
     def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score.
-
-        Raises:
-            OODError: There is no classifier.
-        """
+        """Return the score."""
         warn_of_signs(train, self.name)
-        shape = Binarize(self.percentile, require_head(train, self.name))
+        shape = Binarize(self.percentile, head_of(train))
         return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
 
@@ -127,13 +119,9 @@ class ASHS(Scorer):
         refuse_unshaped(self.score)
 
     def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score.
-
-        Raises:
-            OODError: There is no classifier.
-        """
+        """Return the score."""
         warn_of_signs(train, self.name)
-        shape = Sharpen(self.percentile, require_head(train, self.name))
+        shape = Sharpen(self.percentile, head_of(train))
         return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
 
@@ -167,13 +155,9 @@ class Scale(Scorer):
         refuse_unshaped(self.score)
 
     def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score.
-
-        Raises:
-            OODError: There is no classifier.
-        """
+        """Return the score."""
         warn_of_signs(train, self.name)
-        shape = Grow(self.percentile, require_head(train, self.name))
+        shape = Grow(self.percentile, head_of(train))
         return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
 
@@ -206,10 +190,6 @@ class LTS(Scorer):
         refuse_unshaped(self.score)
 
     def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score.
-
-        Raises:
-            OODError: There is no classifier.
-        """
-        shape = GrowLogits(self.percentile, require_head(train, self.name))
+        """Return the score."""
+        shape = GrowLogits(self.percentile, head_of(train))
         return ShapedScore(shape, fit_shaped(self.score, shape, train))

@@ -11,7 +11,7 @@ from annotated_types import Gt, Lt
 
 from ood_core.interfaces import Card, Head, Outputs, Scorer
 from ood_shaping.quantiles import neuron_quantiles, overall_quantiles
-from ood_shaping.shaped import fit_shaped, refuse_unshaped, require_head
+from ood_shaping.shaped import fit_shaped, head_of, refuse_unshaped
 from ood_shaping.shapes import Band, Clip, ShapedScore, Sparse
 
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -52,9 +52,9 @@ class ReAct(Scorer):
         """Return the score.
 
         Raises:
-            OODError: There is no classifier, or embeddings are not finite.
+            OODError: Embeddings are not finite.
         """
-        head = require_head(train, self.name)
+        head = head_of(train)
         shape = Clip(overall_quantiles(train, [self.quantile])[0], head)
         return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
@@ -101,9 +101,9 @@ class VRA(Scorer):
         """Return the score.
 
         Raises:
-            OODError: There is no classifier, or embeddings are not finite.
+            OODError: Embeddings are not finite.
         """
-        head = require_head(train, self.name)
+        head = head_of(train)
         lower, upper = neuron_quantiles(train, [self.lower, self.upper])
         shape = Band(lower, upper, head)
         return ShapedScore(shape, fit_shaped(self.score, shape, train))
@@ -139,12 +139,8 @@ class DICE(Scorer):
         refuse_unshaped(self.score)
 
     def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score.
-
-        Raises:
-            OODError: There is no classifier.
-        """
-        head = require_head(train, self.name)
+        """Return the score."""
+        head = head_of(train)
         mean = torch.stack([part.embeddings.double().sum(0) for part in train.chunks()]).sum(0) / len(train)
         contributions = head.weight.double() * mean
         threshold = float(np.quantile(contributions.numpy(), self.sparsity))

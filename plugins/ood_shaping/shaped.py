@@ -15,7 +15,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs, Score, Scorer
 
 _LOG = logging.getLogger(__name__)
@@ -94,14 +93,9 @@ def refuse_unshaped(scorer: Scorer | None) -> None:
         raise ValueError(f"score '{scorer.name}' reads {' and '.join(unshaped)}, where only embeddings are shaped")
 
 
-def require_head(train: Outputs, scorer: str) -> Head:
-    """Return the classifier.
-
-    Raises:
-        OODError: There is none.
-    """
-    if train.head is None:
-        raise OODError(f"scorer '{scorer}' needs logits, and no training stage gives the network a classifier")
+def head_of(train: Outputs) -> Head:
+    """Return the classifier, which `needs` names."""
+    assert train.head is not None
     return train.head
 
 

@@ -321,8 +321,8 @@ def test_scorers_of_logits_are_fitted_without_a_head_and_those_of_the_head_say_w
     with pytest.raises(OODError) as caught:
         fitted(plugins, "vim", stage, store, tiny_run)
     assert str(caught.value) == (
-        "scorer 'vim' needs the linear layer that makes the logits of the embeddings, and the backbone's logits are "
-        "made otherwise; scorers of logits or of embeddings alone can be fitted"
+        "scorer 'vim' needs the linear layer that makes the logits, and the backbone's logits are made otherwise; "
+        "scorers of logits or of embeddings alone can be fitted"
     )
 
 

@@ -233,6 +233,21 @@ def test_a_score_that_is_not_restored_is_caught() -> None:
         testing.check_saved_and_loaded_is_the_same(Wrong())
 
 
+def test_a_scorer_that_fails_without_what_it_does_not_declare_is_caught() -> None:
+    class Failing(Right):
+        def fit(self, train: Outputs) -> Score:
+            assert train.head is not None
+            return super().fit(train)
+
+    with pytest.raises(AssertionError, match="without logits the scorer should say that it needs them, not Assertion"):
+        testing.check_missing_outputs_are_refused(Failing())
+
+    class Declaring(Failing):
+        needs = frozenset({"embeddings", "head"})
+
+    testing.check_missing_outputs_are_refused(Declaring())
+
+
 def test_a_clear_refusal_of_one_row_a_class_is_accepted() -> None:
     class Refusing(Right):
         def fit(self, train: Outputs) -> Score:

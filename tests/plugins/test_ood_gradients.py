@@ -130,14 +130,6 @@ def test_outputs_without_the_network_are_refused(scorer: Scorer) -> None:
         score(scorer, replace(images(), network=None))
 
 
-@pytest.mark.parametrize("scorer", WITH_LOGITS, ids=lambda scorer: scorer.name)
-def test_outputs_without_logits_are_refused(scorer: Scorer) -> None:
-    message = f"^scorer '{scorer.name}' needs logits, and no training stage gives the network a classifier$"
-    outputs = images()
-    with pytest.raises(OODError, match=message):
-        scorer.fit(replace(outputs, logits=outputs.logits[:, :0]))
-
-
 # ---------------------------------------------------------------------------------------------------------- ODIN
 
 

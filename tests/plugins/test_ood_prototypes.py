@@ -240,10 +240,3 @@ def test_she_takes_all_images_of_a_class_that_is_never_predicted_right(caplog: p
     mean = train.embeddings[train.labels == 2].double().mean(0)
     torch.testing.assert_close(found, -(mean @ train.embeddings[0].double())[None])
     assert caplog.messages == ["she: no training image of 1 of 4 classes is predicted right"]
-
-
-@pytest.mark.parametrize("scorer", OF_THE_CLASSIFIER)
-def test_outputs_without_logits_are_refused(scorer: Scorer) -> None:
-    message = rf"^scorer '{scorer.name}' needs logits, and no training stage gives the network a classifier$"
-    with pytest.raises(OODError, match=message):
-        scorer.fit(replace(make(), logits=torch.zeros(60, 0), head=None))

@@ -284,12 +284,6 @@ def test_composed_scores_keep_the_contract(step, name, check):
     check(step(score=scorer(name)))
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
-def test_a_step_needs_a_head(step):
-    with pytest.raises(OODError, match=f"scorer '{step.name}' needs logits"):
-        step().fit(replace(TRAIN, head=None))
-
-
 def test_bands_that_are_empty_are_refused():
     with pytest.raises(ValueError, match=r"lower must be below upper, not 0.9 and 0.5"):
         VRA(lower=0.9, upper=0.5)
