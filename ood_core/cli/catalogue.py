@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ood_core.interfaces import Scorer
     from ood_core.plugins import Plugins, Registered
 
-_NEEDS = ("embeddings", "logits", "head", "labels", "held_out", "known_ood", "layers", "network")
-
 _LEGEND = (
     "z logits, p softmax, f embedding, W and b the head, T temperature; N training images, C classes, D dimensions. "
     "Costs are operations up to a factor, of fitting and of scoring one image."
@@ -104,8 +102,8 @@ def describe_plugin(registered: Registered) -> str:
     cls = registered.cls
     about, attributes = _parse_docstring(cls)
     blocks = [f"{registered.kind} {cls.name}  {registered.package}", about]
-    if issubclass(cls, Scorer) and cls.card is not None:
-        facts = {"score": cls.card.formula, "needs": _needs(cls), "source": cls.card.paper, "notes": cls.card.notes}
+    if issubclass(cls, Scorer) and cls.info is not None:
+        facts = {"score": cls.info.formula, "needs": _needs(cls), "source": cls.info.paper, "notes": cls.info.notes}
         blocks.append("\n".join(_wrapped(f"{key:8}", text) for key, text in facts.items() if text))
     hints = typing.get_type_hints(cls, include_extras=True)
     required, lines = [], []
@@ -179,14 +177,14 @@ def scorers_table(plugins: Plugins) -> str:
             for (kind, _), registered in sorted(plugins.registered.items())
             if kind == "scorer" and registered.package == package
         ]
-        described = [cls for cls in scorers if issubclass(cls, Scorer) and cls.card is not None]
+        described = [cls for cls in scorers if issubclass(cls, Scorer) and cls.info is not None]
         if described:
             head = "| scorer | options | formula, higher is more OOD | needs | fit | score | source |"
             rows = [_row(cls) for cls in described]
             blocks.append(
                 "\n".join([f"### {package.entry} ({package.distribution})", "", head, "|---" * 7 + "|", *rows])
             )
-            notes = [f"- `{cls.name}`: {cls.card.notes}" for cls in described if cls.card and cls.card.notes]
+            notes = [f"- `{cls.name}`: {cls.info.notes}" for cls in described if cls.info and cls.info.notes]
             blocks += ["\n".join(notes)] if notes else []
     return "\n\n".join(blocks) + "\n"
 
@@ -194,14 +192,16 @@ def scorers_table(plugins: Plugins) -> str:
 def _row(cls: type[Scorer]) -> str:
     from ood_core.recipe.build import options_of
 
-    card = cls.card
-    assert card is not None, "only scorers with a card have a row"
-    cells = (f"`{cls.name}`", options_of(cls), card.formula, _needs(cls), card.fit, card.score, card.paper)
+    info = cls.info
+    assert info is not None, "only described scorers have a row"
+    cells = (f"`{cls.name}`", options_of(cls), info.formula, _needs(cls), info.fit, info.score, info.paper)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _needs(cls: type[Scorer]) -> str:
-    return ", ".join(need.replace("_", "-") for need in _NEEDS if need in cls.needs)
+    from ood_core.interfaces import NEEDS
+
+    return ", ".join(need.replace("_", "-") for need in NEEDS if need in cls.needs)
 
 
 def datasets_table(plugins: Plugins) -> str:

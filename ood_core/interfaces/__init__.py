@@ -34,7 +34,7 @@ from ood_core.interfaces.plugin import (
     Split,
     Views,
 )
-from ood_core.interfaces.scoring import NEEDS, Card, Probe, Score, Scorer
+from ood_core.interfaces.scoring import NEEDS, Probe, Score, Scorer, ScorerInfo
 from ood_core.interfaces.training import (
     Batch,
     PretextTask,
@@ -51,7 +51,6 @@ __all__ = (
     "NEEDS",
     "Backbone",
     "Batch",
-    "Card",
     "DatasetSource",
     "EvaluationView",
     "Head",
@@ -68,6 +67,7 @@ __all__ = (
     "Probe",
     "Score",
     "Scorer",
+    "ScorerInfo",
     "Split",
     "StageFacts",
     "Task",

@@ -57,8 +57,8 @@ class Score(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a scorer is, for the table of all scorers (`ood-run --scorers`).
+class ScorerInfo:
+    """Source, formula and costs of a scorer, for the table of all scorers (`ood-run --scorers`).
 
     Attributes:
         paper: Authors, year and title of the source.
@@ -76,8 +76,8 @@ class Card:
     notes: str = ""
 
 
-NEEDS = frozenset({"embeddings", "logits", "head", "labels", "held_out", "known_ood", "layers", "network"})
-"""What a scorer may need; all but "labels" are fields of `Outputs` in fitting, scoring, or both."""
+NEEDS = ("embeddings", "logits", "head", "labels", "held_out", "known_ood", "layers", "network")
+"""Fields of `Outputs` that a scorer may need in fitting, scoring, or both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Scorer(Plugin):
     scores: ClassVar[type[Score]]
     """What `fit` returns; a saved score is restored through it."""
 
-    card: ClassVar[Card | None] = None
+    info: ClassVar[ScorerInfo | None] = None
     """Its line in the table of scorers; None leaves it out."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from ood_core.interfaces import Card, NonNegativeInt, Outputs, PositiveFloat, PositiveInt, Score, Scorer
+from ood_core.interfaces import NonNegativeInt, Outputs, PositiveFloat, PositiveInt, Score, Scorer, ScorerInfo
 from ood_density.sample import draw
 
 _NUMBERS = 2**23  # of the matrix of distances that is in memory at a time
@@ -67,7 +67,7 @@ class OneClassSvm(Scorer):
     name = "one-class-svm"
     needs = frozenset({"embeddings"})
     scores = KernelSurprise
-    card = Card(
+    info = ScorerInfo(
         paper="Schölkopf, Platt, Shawe-Taylor, Smola and Williamson, 2001, Estimating the support of a "
         "high-dimensional distribution",
         formula="log ρ - log Σ_i α_i exp(-γ ‖f - s_i‖²)",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ood_core.interfaces import Card, NonNegativeInt, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_density.sample import draw
 
 
@@ -62,7 +62,7 @@ class IsolationForest(Scorer):
     name = "isolation-forest"
     needs = frozenset({"embeddings"})
     scores = Isolation
-    card = Card(
+    info = ScorerInfo(
         paper="Liu, Ting and Zhou, 2008, Isolation forest",
         formula="2^(-mean depth / c)",
         fit="trees samples log samples",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, NonNegativeInt, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_density.sample import draw
 
 _LOG = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Mixture(Scorer):
     name = "gmm"
     needs = frozenset({"embeddings"})
     scores = MixtureSurprise
-    card = Card(
+    info = ScorerInfo(
         paper="Dempster, Laird and Rubin, 1977, Maximum likelihood from incomplete data via the EM algorithm",
         formula="-log Σ_k π_k N(f; m_k, Σ_k)",
         fit="rounds K N D² of at most 10 000 rows",

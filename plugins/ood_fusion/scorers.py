@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 
 _LOG = logging.getLogger(__name__)
 _NEEDS = frozenset({"held_out"})
@@ -89,7 +89,7 @@ class RankFusion(Scorer):
     name = "rank-fusion"
     needs = _NEEDS
     scores = MeanRank
-    card = Card(
+    info = ScorerInfo(
         paper="the empirical distribution function, or conformal p-value, of each score; no one paper",
         formula="Σ w F(s), F the share of held-out ID scores below s",
         fit="that of the scorers",
@@ -143,7 +143,7 @@ class ZScoreFusion(Scorer):
     name = "z-score-fusion"
     needs = _NEEDS
     scores = MeanDeviation
-    card = Card(
+    info = ScorerInfo(
         paper="standardisation of each score; no one paper",
         formula="Σ w (s - mean) / std, both over held-out ID scores",
         fit="that of the scorers",

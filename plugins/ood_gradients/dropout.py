@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_gradients.passes import network_of
 
 _WHOLE_CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
@@ -56,7 +56,7 @@ class MCDropout(Scorer):
     name = "mc-dropout"
     needs = frozenset({"logits", "network"})
     scores = PredictiveEntropy
-    card = Card(
+    info = ScorerInfo(
         paper="Gal and Ghahramani, 2016, Dropout as a Bayesian approximation",
         formula="H(mean_p softmax(z_p)),  z_p of pass p with dropout",
         fit="none",

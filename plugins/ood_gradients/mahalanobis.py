@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ood_core.interfaces import Card, NonNegativeFloat, Outputs, Score, Scorer
+from ood_core.interfaces import NonNegativeFloat, Outputs, Score, Scorer, ScorerInfo
 from ood_core.statistics import Whitening, least_distance, moments
 from ood_gradients.passes import network_of, pixel_gradient
 
@@ -62,7 +62,7 @@ class PerturbedMahalanobis(Scorer):
     name = "mahalanobis-perturbed"
     needs = frozenset({"embeddings", "labels", "network"})
     scores = PerturbedDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Lee et al., 2018, A simple unified framework for detecting out-of-distribution samples",
         formula="min_c d_c(x′)²,  x′ = x − ε sign ∇ min_c d_c(x)²,  d_c² = (f − μ_c)ᵀ Σ⁻¹ (f − μ_c)",
         fit="N D² + D³",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ood_core.interfaces import Card, Network, NonNegativeFloat, Outputs, PositiveFloat, Score, Scorer
+from ood_core.interfaces import Network, NonNegativeFloat, Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 from ood_gradients.passes import network_of, pixel_gradient, rivals, rivals_gradient
 
 
@@ -54,7 +54,7 @@ class ODIN(Scorer):
     name = "odin"
     needs = frozenset({"logits", "network"})
     scores = PerturbedSoftmax
-    card = Card(
+    info = ScorerInfo(
         paper="Liang, Li and Srikant, 2018, Enhancing the reliability of out-of-distribution image detection in "
         "neural networks",
         formula="log(1 − max softmax(z(x′)/T)),  x′ = x + ε sign ∇ log max softmax(z(x)/T)",
@@ -111,7 +111,7 @@ class IODIN(Scorer):
     name = "iodin"
     needs = frozenset({"logits", "network"})
     scores = PixelPerturbedSoftmax
-    card = Card(
+    info = ScorerInfo(
         paper="Regmi, 2024, Going beyond conventional OOD detection",
         formula="log(1 − max softmax(z(x′)/T)),  x′ = x + ε sign ∇ᵢ log max softmax(z(x)/T) at the largest |∇ᵢ|",
         fit="none",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Network, Outputs, PositiveFloat, Score, Scorer
+from ood_core.interfaces import Network, Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 from ood_gradients.passes import network_of
 
 Parameters: TypeAlias = Literal["all", "head"]
@@ -60,7 +60,7 @@ class NetworkGradNorm(Scorer):
     name = "gradnorm-network"
     needs = frozenset({"logits", "network"})
     scores = NegativeAbsoluteSum
-    card = Card(
+    info = ScorerInfo(
         paper="Huang, Geng and Li, 2021, On the importance of gradients for detecting distributional shifts in the "
         "wild",
         formula="−‖∇ KL(u‖softmax(z/T))‖₁ at all parameters",
@@ -111,7 +111,7 @@ class GradUncertainty(Scorer):
     name = "grad-uncertainty"
     needs = frozenset({"logits", "network"})
     scores = NegativeSquareSum
-    card = Card(
+    info = ScorerInfo(
         paper="Lee and AlRegib, 2020, Gradients as a measure of uncertainty in neural networks",
         formula="−‖∇ Σ log p‖₂² at all parameters",
         fit="none",

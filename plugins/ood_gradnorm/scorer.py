@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
 
-from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 
 _CELLS = 1 << 20  # of a block of rows that stays in the processor's caches: 4 MB
 _FLAT = 0.5  # below such an excess, p - 1/C has lost digits that count
@@ -76,7 +76,7 @@ class GradNorm(Scorer):
     name = "gradnorm"
     needs = frozenset({"embeddings", "logits"})
     scores = NegativeGradientNorm
-    card = Card(
+    info = ScorerInfo(
         paper="Huang et al., 2021, On the importance of gradients for detecting distributional shifts in the wild",
         formula="−(1/T) Σ_j |p_j − 1/C| · Σ_d |f_d|",
         fit="none",

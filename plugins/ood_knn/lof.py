@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, NonNegativeInt, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_core.neighbors import Index
 from ood_knn.bank import Sample, cut, draw
 from ood_knn.neighbours import Kind
@@ -61,7 +61,7 @@ class LocalOutlierFactor(Scorer):
     name = "lof"
     needs = frozenset({"embeddings"})
     scores = OutlierFactor
-    card = Card(
+    info = ScorerInfo(
         paper="Breunig et al., 2000, LOF: Identifying density-based local outliers",
         formula="mean_i d(fᵢ) / d(f), 1/d(f) = mean_i max(‖f - fᵢ‖, reach(fᵢ)) over the k nearest",
         fit="N² D",

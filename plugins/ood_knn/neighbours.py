@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
-from ood_core.interfaces import Card, NonNegativeInt, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_core.neighbors import Index
 from ood_knn.bank import Sample, cut, draw, require_logits
 
@@ -53,7 +53,7 @@ class NearestNeighbour(Scorer):
     name = "knn"
     needs = frozenset({"embeddings"})
     scores = NeighbourDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Sun et al., 2022, Out-of-distribution detection with deep nearest neighbors",
         formula="‖f/‖f‖ - g₍ₖ₎‖, g₍ₖ₎ the k-th nearest training embedding of length 1",
         fit="none; keeps N D",
@@ -118,7 +118,7 @@ class GuidedByNeighbours(Scorer):
     name = "nnguide"
     needs = frozenset({"embeddings", "logits"})
     scores = GuidedEnergy
-    card = Card(
+    info = ScorerInfo(
         paper="Park, Jung and Teoh, 2023, Nearest neighbor guidance for out-of-distribution detection",
         formula="-E mean_i f/‖f‖·Eᵢ fᵢ/‖fᵢ‖ over the k largest, E = log Σ exp z",
         fit="N (C + D); keeps N D",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, NonNegativeInt, Outputs, PositiveFloat, Score, Scorer
+from ood_core.interfaces import NonNegativeInt, Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 from ood_knn.bank import Sample, draw, require_logits
 
 _BLOCK = 256
@@ -75,7 +75,7 @@ class RelationGraph(Scorer):
     name = "relation-graph"
     needs = frozenset({"embeddings", "logits"})
     scores = RelationSum
-    card = Card(
+    info = ScorerInfo(
         paper="Kim, Yun and Song, 2023, Neural relation graph: A unified framework for identifying label noise and "
         "outlier data",
         formula="-Σᵢ rᵢ, rᵢ = max(0, cos(f, fᵢ)) p·pᵢ > 0.03",

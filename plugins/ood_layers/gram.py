@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_layers.maps import GramSums
 
 _LOG = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Gram(Scorer):
     name = "gram"
     needs = frozenset({"logits", "layers", "held_out"})
     scores = GramDeviation
-    card = Card(
+    info = ScorerInfo(
         paper="Sastry and Oore, 2020, Detecting out-of-distribution examples with Gram matrices",
         formula="Σ_l δ_l / E[δ_l],  δ_l = Σ max(0, min − G_p)/|min| + max(0, G_p − max)/|max|",
         fit="N M, M values of all layers and powers",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Outputs, Score, Scorer
+from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
 from ood_core.neighbors import nearest
 from ood_core.statistics import Whitening, moments
 from ood_layers.maps import LayerMeans
@@ -69,7 +69,7 @@ class LayerMahalanobis(Scorer):
     name = "mahalanobis-layers"
     needs = frozenset({"layers", "labels"})
     scores = SummedDistances
-    card = Card(
+    info = ScorerInfo(
         paper="after Lee et al., 2018, A simple unified framework for detecting out-of-distribution samples",
         formula="Σ_l min_c (f_l − μ_lc)ᵀ Σ_l⁻¹ (f_l − μ_lc) / rank_l",
         fit="N D² a layer",
@@ -131,7 +131,7 @@ class MahalanobisEnsemble(Scorer):
     name = "mahalanobis-ensemble"
     needs = frozenset({"layers", "labels", "held_out", "known_ood"})
     scores = WeighedDistances
-    card = Card(
+    info = ScorerInfo(
         paper="Lee et al., 2018, A simple unified framework for detecting out-of-distribution samples",
         formula="a₀ + Σ_l a_l log(1 + min_c d²_c(f_l)/rank_l),  a by logistic regression",
         fit="N D² a layer",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Network, Outputs, PositiveFloat, Probe, Score, Scorer
+from ood_core.interfaces import Network, Outputs, PositiveFloat, Probe, Score, Scorer, ScorerInfo
 
 ARRAY = "rankfeat:logits"
 
@@ -76,7 +76,7 @@ class RankFeat(Scorer):
     name = "rankfeat"
     needs = frozenset({"layers", "head"})
     scores = RankReducedEnergy
-    card = Card(
+    info = ScorerInfo(
         paper="Song, Sebe and Wang, 2022, RankFeat: Rank-1 feature removal for out-of-distribution detection",
         formula="−T logsumexp(z′/T),  z′ = logits of X − s₁u₁v₁ᵀ",
         fit="none",

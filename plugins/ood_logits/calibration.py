@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Outputs, Score, Scorer
+from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
 from ood_logits.rows import blocks, peaks
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class TemperatureScaling(Scorer):
     name = "temperature-scaling"
     needs = frozenset({"logits", "labels", "held_out"})
     scores = CalibratedSoftmax
-    card = Card(
+    info = ScorerInfo(
         paper="Guo et al., 2017, On calibration of modern neural networks",
         formula="log(1 − max_j softmax(z / T)_j),  T = argmin Σ_i −log softmax(z_i / T)_{y_i}",
         fit="H C, H held-out images",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ood_core.interfaces import Card, Outputs, Score, Scorer
+from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
 from ood_logits.rows import peaks
 
 
@@ -29,7 +29,7 @@ class Softmax(Scorer):
     name = "softmax"
     needs = frozenset({"logits"})
     scores = SoftmaxScore
-    card = Card(
+    info = ScorerInfo(
         paper="Hendrycks and Gimpel, 2017, A baseline for detecting misclassified and out-of-distribution examples",
         formula="log(1 − max_j p_j)",
         fit="none",
@@ -60,7 +60,7 @@ class MaxLogit(Scorer):
     name = "max-logit"
     needs = frozenset({"logits"})
     scores = NegativeMaxLogit
-    card = Card(
+    info = ScorerInfo(
         paper="Hendrycks et al., 2022, Scaling out-of-distribution detection for real-world settings",
         formula="−max_j z_j",
         fit="none",
@@ -98,7 +98,7 @@ class Margin(Scorer):
     name = "margin"
     needs = frozenset({"logits"})
     scores = MarginScore
-    card = Card(
+    info = ScorerInfo(
         paper="Scheffer et al., 2001, Active hidden Markov models for information extraction",
         formula="log(1 − (p₍₁₎ − p₍₂₎))",
         fit="none",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 from ood_logits.rows import peaks
 
 _PAPER = "Granese et al., 2021, DOCTOR: A simple method for detecting misclassification errors"
@@ -48,7 +48,7 @@ class DoctorAlpha(Scorer):
     name = "doctor-alpha"
     needs = frozenset({"logits"})
     scores = CollisionOdds
-    card = Card(paper=_PAPER, formula="log((1 − g) / g),  g = Σ_j p_j²", fit="none", score="C")
+    info = ScorerInfo(paper=_PAPER, formula="log((1 − g) / g),  g = Σ_j p_j²", fit="none", score="C")
 
     temperature: PositiveFloat = 1.0
 
@@ -82,7 +82,7 @@ class DoctorBeta(Scorer):
     name = "doctor-beta"
     needs = frozenset({"logits"})
     scores = ErrorOdds
-    card = Card(paper=_PAPER, formula="log((1 − max_j p_j) / max_j p_j)", fit="none", score="C")
+    info = ScorerInfo(paper=_PAPER, formula="log((1 − max_j p_j) / max_j p_j)", fit="none", score="C")
 
     temperature: PositiveFloat = 1.0
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 from ood_logits.rows import blocks, peaks
 
 
@@ -37,7 +37,7 @@ class Energy(Scorer):
     name = "energy"
     needs = frozenset({"logits"})
     scores = EnergyScore
-    card = Card(
+    info = ScorerInfo(
         paper="Liu et al., 2020, Energy-based out-of-distribution detection",
         formula="−T log Σ_j exp(z_j / T)",
         fit="none",
@@ -81,7 +81,7 @@ class WeightedEnergy(Scorer):
     name = "weighted-energy"
     needs = frozenset({"logits"})
     scores = WeightedEnergyScore
-    card = Card(
+    info = ScorerInfo(
         paper="Du, Wang, Cai and Li, 2022, VOS: Learning what you don't know by virtual outlier synthesis",
         formula="−log Σ_j max(w_j, 0) exp(z_j)",
         fit="none",

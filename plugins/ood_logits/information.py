@@ -10,7 +10,7 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from ood_core.interfaces import Card, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_logits.rows import Peaks, blocks, peaks
 
 
@@ -43,7 +43,7 @@ class Entropy(Scorer):
     name = "entropy"
     needs = frozenset({"logits"})
     scores = EntropyScore
-    card = Card(
+    info = ScorerInfo(
         paper="Macedo et al., 2022, Entropic out-of-distribution detection",
         formula="−Σ_j p_j log p_j",
         fit="none",
@@ -103,7 +103,7 @@ class Gen(Scorer):
     name = "gen"
     needs = frozenset({"logits"})
     scores = GeneralizedEntropy
-    card = Card(
+    info = ScorerInfo(
         paper="Liu et al., 2023, GEN: Pushing the limits of softmax-based out-of-distribution detection",
         formula="Σ_{j ≤ M} p₍ⱼ₎^γ (1 − p₍ⱼ₎)^γ",
         fit="none",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_logits import weibull
 from ood_logits.rows import blocks
 from ood_logits.weibull import Weibull
@@ -78,7 +78,7 @@ class OpenMax(Scorer):
     name = "openmax"
     needs = frozenset({"logits", "labels"})
     scores = UnknownOdds
-    card = Card(
+    info = ScorerInfo(
         paper="Bendale and Boult, 2016, Towards open set deep networks",
         formula="u − log Σ_c exp(z_c (1 − w_c)),  u = Σ_c z_c w_c,  w from Weibull tails of distances from μ_c",
         fit="N C",

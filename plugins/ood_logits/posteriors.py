@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Outputs, PositiveFloat, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 from ood_logits.rows import blocks
 
 _TINY = 1e-300  # beside probabilities whose logarithm is taken
@@ -52,7 +52,7 @@ class KLMatching(Scorer):
     name = "kl-matching"
     needs = frozenset({"logits", "held_out"})
     scores = NearestPosterior
-    card = Card(
+    info = ScorerInfo(
         paper="Hendrycks et al., 2022, Scaling out-of-distribution detection for real-world settings",
         formula="min_k KL(p ‖ d_k),  d_k = mean of p over held-out (or training) images predicted as k",
         fit="H C, H such images",
@@ -122,7 +122,7 @@ class Igeood(Scorer):
     name = "igeood"
     needs = frozenset({"logits", "labels"})
     scores = FisherRaoDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Gomes et al., 2022, Igeood: An information geometry approach to out-of-distribution detection",
         formula="−mean_c 2 arccos(Σ_j √(p_j q_cj)),  q_c = softmax(μ_c / T)",
         fit="N C",

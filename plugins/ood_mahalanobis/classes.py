@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ood_core.interfaces import Card, Outputs, Score, Scorer
+from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
 from ood_core.statistics import Estimator, Parts
 from ood_mahalanobis.groups import Groups
 from ood_mahalanobis.preparation import Share, prepare, prepared
@@ -45,7 +45,7 @@ class ClassMahalanobis(Scorer):
     name = "mahalanobis-class"
     needs = frozenset({"embeddings", "labels"})
     scores = ClassDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Li et al., 2023, Rethinking out-of-distribution detection: Masked image modeling is all you need",
         formula="min_c (f̂ − μ_c)ᵀ Σ_c⁻¹ (f̂ − μ_c),  Σ_c of the class alone",
         fit="N D² + C D³",

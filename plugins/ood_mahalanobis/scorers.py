@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ood_core.interfaces import Card, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_core.statistics import Estimator, Whitening, covariance, least_distance, moments
 from ood_mahalanobis.preparation import Share, prepare, prepared, unlabelled
 
@@ -60,7 +60,7 @@ class Mahalanobis(Scorer):
     name = "mahalanobis"
     needs = frozenset({"embeddings", "labels"})
     scores = MahalanobisDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Lee et al., 2018, A simple unified framework for detecting out-of-distribution samples",
         formula="min_c (f − μ_c)ᵀ Σ⁻¹ (f − μ_c),  Σ within classes",
         fit="N D² + D³",
@@ -101,7 +101,7 @@ class GlobalMahalanobis(Scorer):
     name = "mahalanobis-global"
     needs = frozenset({"embeddings"})
     scores = MahalanobisDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Li et al., 2023, Rethinking out-of-distribution detection: Masked image modeling is all you need",
         formula="(f̂ − μ)ᵀ Σ⁻¹ (f̂ − μ),  f̂ = f / ‖f‖, Σ of all images",
         fit="N D² + D³",
@@ -161,7 +161,7 @@ class RelativeMahalanobis(Scorer):
     name = "relative-mahalanobis"
     needs = frozenset({"embeddings", "labels"})
     scores = RelativeDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Ren et al., 2021, A simple fix to Mahalanobis distance for improving near-OOD detection",
         formula="min_c (f − μ_c)ᵀ Σ⁻¹ (f − μ_c) − (f − μ)ᵀ Σ₀⁻¹ (f − μ),  Σ within classes, Σ₀ of all",
         fit="N D² + D³",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_core.neighbors import kmeans, nearest
 from ood_core.statistics import ClassMoments, Parts, Whitening, covariance, moments
 from ood_mahalanobis.groups import FEW, Groups
@@ -54,7 +54,7 @@ class SSD(Scorer):
     name = "ssd"
     needs = frozenset({"embeddings"})
     scores = ClusterDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Sehwag, Chiang and Mittal, 2021, SSD: A unified framework for self-supervised outlier detection",
         formula="min_k (g − m_k)ᵀ S_k⁻¹ (g − m_k),  g = standardized f / ‖f‖, k-means clusters k",
         fit="N D² + k D³",
@@ -126,7 +126,7 @@ class FewShotSSD(Scorer):
     name = "ssd-k"
     needs = frozenset({"embeddings", "known_ood"})
     scores = DistanceDifference
-    card = Card(
+    info = ScorerInfo(
         paper="Sehwag, Chiang and Mittal, 2021, SSD: A unified framework for self-supervised outlier detection",
         formula="(g − m)ᵀ S⁻¹ (g − m) − (g − m_o)ᵀ S_o⁻¹ (g − m_o),  o: the known OOD images",
         fit="N D² + D³",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Head, Outputs, PositiveFloat, PositiveInt, Score, Scorer
+from ood_core.interfaces import Head, Outputs, PositiveFloat, PositiveInt, Score, Scorer, ScorerInfo
 
 _BASE = 1000.0
 _ROWS = 2048
@@ -65,7 +65,7 @@ class NAC(Scorer):
     name = "nac"
     needs = frozenset({"embeddings", "logits", "head"})
     scores = NegativeCoverage
-    card = Card(
+    info = ScorerInfo(
         paper="Liu, Tian, Li, Ma and Wang, 2024, Neuron activation coverage: Rethinking out-of-distribution detection "
         "and generalization",
         formula="-mean min(n / O, 1), n training images in the bin of σ(a f ⊙ Wᵀ(p - 1/C))",

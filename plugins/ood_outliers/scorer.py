@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, NonNegativeFloat, Outputs, PositiveFloat, PositiveInt, Score, Scorer
+from ood_core.interfaces import NonNegativeFloat, Outputs, PositiveFloat, PositiveInt, Score, Scorer, ScorerInfo
 from ood_outliers.logistic import Linear, fitted
 
 
@@ -91,7 +91,7 @@ class FewShotHead(Scorer):
     name = "few-shot-head"
     needs = frozenset({"embeddings", "labels", "known_ood"})
     scores = KnownOdds
-    card = Card(
+    info = ScorerInfo(
         paper="Fort, Ren and Lakshminarayanan, 2021, Exploring the limits of out-of-distribution detection",
         formula="log Σ_o exp u_o − log Σ_c exp u_c,  u = V f + v fitted to ID classes c and known OOD classes o",
         fit="N D (C + O) for each iteration",

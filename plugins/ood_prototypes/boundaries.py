@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ood_core.interfaces import Card, NonNegativeFloat, Outputs, Score, Scorer
+from ood_core.interfaces import NonNegativeFloat, Outputs, Score, Scorer, ScorerInfo
 from ood_prototypes.means import class_means, require_usable
 
 _LOG = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class FastBoundaryDistance(Scorer):
     name = "fdbd"
     needs = frozenset({"embeddings", "logits", "head"})
     scores = BoundaryDistance
-    card = Card(
+    info = ScorerInfo(
         paper="Liu and Qin, 2024, Fast decision boundary based out-of-distribution detector",
         formula="-mean_c (z_k - z_c) / (‖W_k - W_c‖ ‖f - m‖), k = argmax z",
         fit="N D + C² D",
@@ -126,7 +126,7 @@ class NeuralCollapse(Scorer):
     name = "nci"
     needs = frozenset({"embeddings", "logits", "head"})
     scores = WeightProximity
-    card = Card(
+    info = ScorerInfo(
         paper="Liu and Qin, 2025, Detecting out-of-distribution through the lens of neural collapse",
         formula="-(f - m)·W_k / ‖f - m‖ - α ‖f‖₁, k = argmax z",
         fit="N D",
@@ -174,7 +174,7 @@ class SimplifiedHopfield(Scorer):
     name = "she"
     needs = frozenset({"embeddings", "logits", "labels"})
     scores = PatternMatch
-    card = Card(
+    info = ScorerInfo(
         paper="Zhang et al., 2023, Out-of-distribution detection based on in-distribution data patterns memorization "
         "with modern Hopfield energy",
         formula="-f·S_k, k = argmax z, S_k the mean of f where label and prediction are k",

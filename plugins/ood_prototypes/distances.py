@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
-from ood_core.interfaces import Card, Outputs, Score, Scorer
+from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
 from ood_core.neighbors import nearest
 from ood_prototypes.means import class_means
 
@@ -49,7 +49,7 @@ class Cosine(Scorer):
     name = "cosine"
     needs = _NEEDS
     scores = CosineDistance
-    card = Card(
+    info = ScorerInfo(
         paper=_PAPER,
         formula="1 - max_c cos(f, m_c)",
         fit="N D",
@@ -96,7 +96,7 @@ class Euclidean(Scorer):
     name = "euclidean"
     needs = _NEEDS
     scores = EuclideanDistance
-    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖₂", fit="N D", score="C D", notes=_MEANS)
+    info = ScorerInfo(paper=_PAPER, formula="min_c ‖f - m_c‖₂", fit="N D", score="C D", notes=_MEANS)
 
     normalize: bool = True
 
@@ -140,7 +140,7 @@ class CityBlock(Scorer):
     name = "l1"
     needs = _NEEDS
     scores = CityBlockDistance
-    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖₁", fit="N D", score="C D", notes=_MEANS)
+    info = ScorerInfo(paper=_PAPER, formula="min_c ‖f - m_c‖₁", fit="N D", score="C D", notes=_MEANS)
 
     normalize: bool = True
 
@@ -183,7 +183,7 @@ class Chebyshev(Scorer):
     name = "linf"
     needs = _NEEDS
     scores = ChebyshevDistance
-    card = Card(paper=_PAPER, formula="min_c ‖f - m_c‖∞", fit="N D", score="C D", notes=_MEANS)
+    info = ScorerInfo(paper=_PAPER, formula="min_c ‖f - m_c‖∞", fit="N D", score="C D", notes=_MEANS)
 
     normalize: bool = True
 

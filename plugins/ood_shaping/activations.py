@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Gt, Lt
 
-from ood_core.interfaces import Card, Outputs, Scorer
+from ood_core.interfaces import Outputs, Scorer, ScorerInfo
 from ood_shaping.shaped import fit_shaped, head_of, refuse_unshaped, warn_of_signs
 from ood_shaping.shapes import Binarize, Grow, GrowLogits, Prune, ShapedScore, Sharpen
 
@@ -30,7 +30,7 @@ class ASHP(Scorer):
     name = "ash-p"
     needs = frozenset({"embeddings", "head"})
     scores = ShapedScore
-    card = Card(
+    info = ScorerInfo(
         paper=_ASH,
         formula="-log Σ exp(W s(f) + b), s(f) = f where it is among the largest, else 0",
         fit="none",
@@ -65,7 +65,7 @@ class ASHB(Scorer):
     name = "ash-b"
     needs = frozenset({"embeddings", "head"})
     scores = ShapedScore
-    card = Card(
+    info = ScorerInfo(
         paper=_ASH,
         formula="-log Σ exp(W s(f) + b), s(f) = Σf / k for the k largest, else 0",
         fit="none",
@@ -104,7 +104,7 @@ class ASHS(Scorer):
     name = "ash-s"
     needs = frozenset({"embeddings", "head"})
     scores = ShapedScore
-    card = Card(
+    info = ScorerInfo(
         paper=_ASH,
         formula="-log Σ exp(W s(f) + b), s(f) = f exp(Σf / Σ largest) where it is among the largest, else 0",
         fit="none",
@@ -139,7 +139,7 @@ class Scale(Scorer):
     name = "scale"
     needs = frozenset({"embeddings", "head"})
     scores = ShapedScore
-    card = Card(
+    info = ScorerInfo(
         paper="Xu, Chen, Franchi and Yao, 2024, Scaling for training time and post-hoc out-of-distribution detection "
         "enhancement",
         formula="-log Σ exp(exp(r) W f + b), r = Σf / Σ largest",
@@ -176,7 +176,7 @@ class LTS(Scorer):
     name = "lts"
     needs = frozenset({"embeddings", "head"})
     scores = ShapedScore
-    card = Card(
+    info = ScorerInfo(
         paper="Djurisic, Liu and Nikolic, 2024, Logit scaling for out-of-distribution detection",
         formula="-log Σ exp(r² z), r = Σ max(f, 0) / Σ largest",
         fit="none",

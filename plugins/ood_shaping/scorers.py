@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from annotated_types import Gt, Lt
 
-from ood_core.interfaces import Card, Head, Outputs, Scorer
+from ood_core.interfaces import Head, Outputs, Scorer, ScorerInfo
 from ood_shaping.quantiles import neuron_quantiles, overall_quantiles
 from ood_shaping.shaped import fit_shaped, head_of, refuse_unshaped
 from ood_shaping.shapes import Band, Clip, ShapedScore, Sparse
@@ -31,7 +31,7 @@ class ReAct(Scorer):
     name = "react"
     needs = frozenset({"embeddings", "head"})
     scores = ShapedScore
-    card = Card(
+    info = ScorerInfo(
         paper="Sun, Guo and Li, 2021, ReAct: Out-of-distribution detection with rectified activations",
         formula="-log Σ exp(W min(f, c) + b)",
         fit="3 N D",
@@ -76,7 +76,7 @@ class VRA(Scorer):
     name = "vra"
     needs = frozenset({"embeddings", "head"})
     scores = ShapedScore
-    card = Card(
+    info = ScorerInfo(
         paper="Xu, Lian, Liu and Tao, 2023, VRA: Variational rectified activation for out-of-distribution detection",
         formula="-log Σ exp(W g(f) + b), g(f) = 0 below α, min(f, β) above",
         fit="3 N D",
@@ -124,7 +124,7 @@ class DICE(Scorer):
     name = "dice"
     needs = frozenset({"embeddings", "head"})
     scores = ShapedScore
-    card = Card(
+    info = ScorerInfo(
         paper="Sun and Li, 2022, DICE: Leveraging sparsification for out-of-distribution detection",
         formula="-log Σ exp((M ⊙ W) f + b), M = [W ⊙ mean f > its quantile]",
         fit="N D + C D",

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Head, Outputs, Score, Scorer
+from ood_core.interfaces import Head, Outputs, Score, Scorer, ScorerInfo
 from ood_core.statistics import moments
 
 
@@ -66,7 +66,7 @@ class PNML(Scorer):
     name = "pnml"
     needs = frozenset({"embeddings", "head"})
     scores = Regret
-    card = Card(
+    info = ScorerInfo(
         paper="Bibas, Feder and Hassner, 2021, Single layer predictive normalized maximum likelihood for "
         "out-of-distribution detection",
         formula="log Σ p / (p + (1 - p) p^κ) / log C, κ = h / (1 + h), h = xᵀ (XᵀX)⁺ x, x = f / ‖f‖",

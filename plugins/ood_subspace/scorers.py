@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Card, Head, Outputs, PositiveInt, Score, Scorer
+from ood_core.interfaces import Head, Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_core.statistics import moments
 
 _LOG = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Residual(Scorer):
     name = "residual"
     needs = frozenset({"embeddings", "head"})
     scores = ResidualNorm
-    card = Card(
+    info = ScorerInfo(
         paper=_PAPER,
         formula="‖Rᵀ (f - u)‖, u = -W⁺ b",
         fit="N D² + D³",
@@ -109,7 +109,7 @@ class ViM(Scorer):
     name = "vim"
     needs = frozenset({"embeddings", "logits", "head"})
     scores = VirtualLogit
-    card = Card(
+    info = ScorerInfo(
         paper=_PAPER,
         formula="α ‖Rᵀ (f - u)‖ - log Σ exp z, u = -W⁺ b",
         fit="N D² + D³",

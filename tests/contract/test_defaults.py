@@ -1,7 +1,7 @@
 """Defaults of scorers beside those of their authors' code and of OpenOOD.
 
 OpenOOD: configs/postprocessors and openood/postprocessors of commit 3c35632. Whoever changes a default changes these
-tables, and the notes on the scorer's card, which the documentation shows.
+tables, and the notes of its `ScorerInfo`, which the documentation shows.
 """
 
 from dataclasses import fields
@@ -133,9 +133,9 @@ def test_defaults_that_differ_from_those_of_openood_are_noted(name):
     cls = SCORERS[name]
     defaults = {option.name: option.default for option in fields(cls)}
     for option, (ours, theirs) in OPTIONS[name].items():
-        assert defaults[option] == ours, f"{option} has another default: change this table and the notes on the card"
+        assert defaults[option] == ours, f"{option} has another default: change this table and the notes"
         if ours != theirs:
-            assert str(theirs) in cls.card.notes.partition("OpenOOD")[2], f"the notes lack OpenOOD's {option}"
+            assert str(theirs) in cls.info.notes.partition("OpenOOD")[2], f"the notes lack OpenOOD's {option}"
 
 
 @pytest.mark.parametrize("name", AUTHORS)
@@ -143,11 +143,11 @@ def test_defaults_that_differ_from_those_of_the_authors_are_noted(name):
     cls = SCORERS[name]
     defaults = {option.name: option.default for option in fields(cls)}
     for option, theirs in AUTHORS[name][1].items():
-        assert defaults[option] == theirs or str(theirs) in cls.card.notes, f"the notes lack the authors' {option}"
+        assert defaults[option] == theirs or str(theirs) in cls.info.notes, f"the notes lack the authors' {option}"
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_values_that_openood_tunes_on_validation_images_are_noted(name):
     for end in SWEEPS[name]:
-        assert f"{end}" in SCORERS[name].card.notes
-    assert "on validation OOD images" in SCORERS[name].card.notes
+        assert f"{end}" in SCORERS[name].info.notes
+    assert "on validation OOD images" in SCORERS[name].info.notes

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from ood_core.cli import catalogue
-from ood_core.interfaces import NEEDS
 
 from ..conftest import TINY
 from .test_plan import BROKEN
@@ -153,10 +152,6 @@ def test_a_recipe_is_shown_as_it_is(ood):
 def test_an_unknown_name_is_one_line_with_the_nearest(ood):
     code, printed, error = ood("show", "mahalanbis")
     assert (code, printed, error) == (2, "", "no plugin or recipe 'mahalanbis'. Did you mean 'mahalanobis'?\n")
-
-
-def test_every_need_has_a_place_in_the_tables():
-    assert set(catalogue._NEEDS) == NEEDS
 
 
 def test_every_option_of_every_plugin_is_explained_and_every_example_is_yaml(plugins):
