@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ood_core.detector.batch_invariance import exact
-from ood_core.detector.forward import is_exact, outputs
+from ood_core.detector.forward import outputs
 from ood_core.detector.inputs import show
 from ood_core.detector.loading import restored_task
 from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
@@ -37,8 +36,7 @@ THUMBNAIL = 96
 """Pixels of their longer side."""
 
 WITNESSES = 2
-COMPARED = 8
-"""Images by which it is measured whether the network is exact; each passes six times."""
+"""Images kept with a detector by which a changed network is noticed."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,14 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
         )
     first = done[0]
     base, train = first.measure.id_scores.outputs.base, first.measure.fit.train
-    network = exact(networks.extracted(base, store))
+    network = networks.extracted(base, store)
     read = load_outputs(Extraction(train.base), store)
     classifier = read.logits.shape[1] > 0
     head = head_of(network) if read.head is not None else None
     preprocessing = Preprocessing(base.image_size, base.view)
     measures = {row.scorer: row.measure for row in reversed(done)}
     scorers = tuple(_scorer(name, measures[name], store) for name in dict.fromkeys(row.scorer for row in done))
-    seen = _views(train, preprocessing)
-    witnesses = seen[:WITNESSES]
+    witnesses = _views(train, preprocessing, WITNESSES)
     return Fitted(
         network=network,
         backbone=base.backbone,
@@ -96,7 +93,6 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
         ),
         witnesses=witnesses,
         witnessed=outputs(network, witnesses)[0].embeddings,
-        exact=is_exact(network, seen, logits=classifier),
         examples=_examples(train, store),
         trained_task=_trained_task(base.weights, store),
     )
@@ -154,10 +150,10 @@ def _id_accuracy(measure: MeasureStage, store: Store) -> float | None:
 # ---------------------------------------------------------------------------------------------------- for explanations
 
 
-def _views(train: Extraction, preprocessing: Preprocessing) -> Tensor:
+def _views(train: Extraction, preprocessing: Preprocessing, count: int) -> Tensor:
     """Return some training images as the network is shown them, uint8 [n, 3, S, S]."""
     opened = train.base.images.opened
-    places = np.random.default_rng(0).permutation(len(opened))[:COMPARED]
+    places = np.random.default_rng(0).permutation(len(opened))[:count]
     return torch.stack([show(opened.readable(int(place)).pixels, preprocessing) for place in places])
 
 

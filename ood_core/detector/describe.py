@@ -24,5 +24,3 @@ def lines(fitted: Fitted) -> Iterator[str]:
         yield f"the network classifies {fitted.id_accuracy:.1%} of these images correctly"
     if not fitted.independent:
         yield "a scorer was fitted to the calibration images as well: p-values and rates are not guaranteed"
-    if not fitted.exact:
-        yield "the last digits of scores depend on how many images pass at once; `--batch-size 1` has them always alike"

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from ood_core.data.selection import MUCH, cut_away, to_unit
 from ood_core.detector import accuracy
-from ood_core.detector.batch_invariance import exact
-from ood_core.detector.build import COMPARED, EXAMPLES, WITNESSES, spread, thumbnail
-from ood_core.detector.forward import Wanted, is_exact, outputs, scored
+from ood_core.detector.build import EXAMPLES, WITNESSES, spread, thumbnail
+from ood_core.detector.forward import Wanted, outputs, scored
 from ood_core.detector.inputs import Item, batches
 from ood_core.detector.labelled_data import Labelled, split
 from ood_core.detector.module_outputs import Key
@@ -37,6 +36,9 @@ from ood_core.runtime import memory, torch_state
 Module: TypeAlias = "Backbone | nn.Module | Callable[[Tensor], Any]"
 
 BATCH = 64
+
+COMPARED = 8
+"""Images by which a module's embeddings and logits are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ def fit(
         train, held_out = split(train, options.holdout, options.seed)
     preprocessing = Preprocessing(options.image_size, options.view)
     witnesses, names = _witnesses(train, preprocessing)
-    network = exact(_network(module, witnesses, train, names, options))
+    network = _network(module, witnesses, train, names, options)
     head, logits = _head(network, len(train.classes)), _has_logits(network, len(train.classes))
     head = _checked_head(network, to_unit(witnesses).to(device_of(network)), head)
     missing = _missing(network, head, train)
@@ -132,7 +134,6 @@ def fit(
         origin=Origin(options.name, seed=options.seed, created=datetime.now(UTC).isoformat(timespec="seconds")),
         witnesses=witnesses[:WITNESSES],
         witnessed=outputs(network, witnesses[:WITNESSES])[0].embeddings,
-        exact=is_exact(network, witnesses, logits),
         examples=_examples(train, read) if options.examples else None,
     )
     return replace(plain, scorers=_calibrated(plain, held_out))

@@ -1,13 +1,12 @@
 """Images through the network and the scorers; the other images of a batch change a score by rounding at most.
 
-The network is passed whole batches; what keeps its rows apart is `exact`. Scorers are asked of `BLOCK` rows at a time,
-filled up with the last row, so that the shapes of their products are always the same; those that need the network are
-asked of one image at a time. Equal embeddings then give scores within a relative 1e-9.
+Libraries choose the order of a float32 sum by the shape of the batch, so a network's outputs for an image differ in
+their last bits between batch sizes (docs/detector.md). Scorers run in float64 on blocks of `BLOCK` rows, the last block
+padded, or on one image at a time if they need the network: equal outputs give scores equal within a relative 1e-9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -134,21 +133,3 @@ def _checked(of: FittedScorer, block: Outputs) -> Tensor:
 def _filled(block: Outputs) -> Outputs:
     """Return the rows, the last one repeated until there are `BLOCK`."""
     return block[torch.arange(BLOCK).clamp_max(len(block) - 1)]
-
-
-def is_exact(network: Network, images: Tensor, logits: bool) -> bool:
-    """Return whether the outputs for images [B, 3, S, S] are equal one by one, three by three, and among 4 B.
-
-    It is a measurement of this processor and number of threads, and may differ on others.
-    """
-
-    def passed(shown: Tensor, size: int) -> Mapping[str, Tensor]:
-        parts = [outputs(network, part, Wanted(logits=logits))[0] for part in torch.split(shown, size)]
-        return {
-            "embeddings": torch.cat([part.embeddings for part in parts]),
-            "logits": torch.cat([part.logits for part in parts]),
-        }
-
-    whole = passed(images.repeat(4, 1, 1, 1), 4 * len(images))
-    alone, three = passed(images, 1), passed(images, 3)
-    return all(torch.equal(parts[name].repeat(4, 1), whole[name]) for parts in (alone, three) for name in whole)

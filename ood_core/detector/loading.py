@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ood_core.data.selection import to_unit
 from ood_core.detector import manifest as manifests
-from ood_core.detector.batch_invariance import exact
 from ood_core.detector.bundle import CALIBRATION, EXAMPLES, PRETEXT, WEIGHTS, WITNESS
 from ood_core.detector.forward import outputs
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
@@ -90,7 +89,6 @@ class _Reading:
             id_accuracy=manifest.id_accuracy,
             tpr=manifest.tpr,
             per_class=manifest.per_class,
-            exact=manifest.exact,
             examples=self._examples(),
             trained_task=self._trained_task(backbone, device),
         )
@@ -109,7 +107,7 @@ class _Reading:
             raise OODError(f"{self.folder}: has a backbone of its own; leave yours out")
         network = backbone.build_empty(self.manifest.image_size, self.manifest.outputs).float()
         network.load_state_dict(weights)
-        return exact(network.eval().requires_grad_(False))
+        return network.eval().requires_grad_(False)
 
     def _foreign(self, module: Any, weights: Mapping[str, Tensor], witnesses: Tensor) -> Network:
         if module is None:
@@ -134,7 +132,7 @@ class _Reading:
                 f"{self.folder}: the module is of another architecture: {' '.join(str(error).split())}"
             ) from None
         network.use(to_unit(witnesses), sources_of(entry))
-        return exact(network)
+        return network
 
     def _scorer(self, place: int, entry: ScorerEntry, calibration: Mapping[str, Tensor]) -> FittedScorer:
         scorer = cast(Scorer, self._plugin("scorer", entry.plugin))

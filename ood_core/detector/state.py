@@ -133,7 +133,7 @@ class Fitted:
     """All that a detector has learned.
 
     Attributes:
-        network: Frozen, in evaluation mode, on its device; exact where it can be (`exact`).
+        network: Frozen, in evaluation mode, on its device.
         backbone: What builds such a network; None for the user's own module.
         classifier: Whether logits tell the ID classes apart.
         head: The linear layer that makes these logits of embeddings, None where there is none.
@@ -148,8 +148,6 @@ class Fitted:
         origin: Where it comes from.
         witnesses: uint8 [W, 3, S, S], images by which a change of the network's outputs is noticed.
         witnessed: Their embeddings, float32 [W, D].
-        exact: Whether the network was measured to give an image the same outputs in every batch, on the machine where
-            the detector was made.
         examples: For explanations; may be none.
         trained_task: For explanations; None if no stage was masked image modelling.
     """
@@ -169,7 +167,6 @@ class Fitted:
     holdout: float = 0.2
     tpr: float = TPR
     per_class: bool = False
-    exact: bool = False
     examples: Examples | None = None
     trained_task: TrainedTask | None = None
 

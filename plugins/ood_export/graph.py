@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ood_core.detector.batch_invariance import ExactLinear
 from ood_core.detector.predictions import Rule
 from ood_core.detector.state import Fitted
 from ood_core.evaluation.calibration import Calibration
@@ -46,7 +45,7 @@ class Graph(nn.Module):
         """
         super().__init__()
         self.fitted, self.by = fitted, by
-        self.network = plain(fitted.network)
+        self.network = copy.deepcopy(fitted.network).cpu()
         self.probes = tuple(dict.fromkeys(probe for of in fitted.scorers for probe in of.scorer.probes()))
         self.register_buffer("thresholds", torch.from_numpy(by.thresholds), persistent=False)
 
@@ -94,15 +93,3 @@ def _p_values(score: Tensor, calibration: Calibration, predicted: Tensor | None)
         return (1 + at_least.sum(1)).double() / (len(calibration) + 1)
     of_class = torch.from_numpy(calibration.predicted) == predicted[:, None]
     return (1 + (at_least & of_class).sum(1)).double() / (1 + of_class.sum(1)).double()
-
-
-def plain(network: Network) -> Network:
-    """Return a copy of the network on the CPU with torch's own linear layers.
-
-    Those of a detector look at how many rows they are given, which a graph cannot.
-    """
-    copied = copy.deepcopy(network).cpu()
-    for module in copied.modules():
-        if type(module) is ExactLinear:
-            module.__class__ = nn.Linear  # type: ignore[assignment]  # what it was made from
-    return copied
