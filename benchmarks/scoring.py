@@ -23,8 +23,8 @@ from ood_core.data import image_paths as paths
 from ood_core.data.decoding import to_rgb
 from ood_core.data.selection import to_unit
 from ood_core.detector import Detector
-from ood_core.detector.inputs import show
-from ood_core.detector.predictions import rule
+from ood_core.detector.image_inputs import preprocess
+from ood_core.detector.predictions import decision_rule
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_score import formats, predict_files, resumable_file
 from ood_score.counts import Tally
@@ -69,7 +69,7 @@ class Pictures(Dataset):
 
     def __getitem__(self, row):
         with PIL.Image.open(self.files[row]) as picture:
-            return show(to_rgb(picture), self.preprocessing)
+            return preprocess(to_rgb(picture), self.preprocessing)
 
 
 def draw(case, folder):
@@ -106,8 +106,8 @@ def bare(module, files, preprocessing, workers):
 
 
 def ours(detector, folder, target):
-    by, columns = rule(detector.fitted), Columns()
-    request = predict_files.Request(detector.fitted, by, columns, BATCH)
+    by, columns = decision_rule(detector.state), Columns()
+    request = predict_files.Request(detector.state, by, columns, BATCH)
     with resumable_file.kept(target, formats.CSV(columns), {}) as file:
         tally, begun = Tally(), time.perf_counter()
         for rows in predict_files.passed(request, file.remaining(paths.named([str(folder)]), tally)):
@@ -129,7 +129,7 @@ def compare(case, root):
     alone, scored = dict.fromkeys(WORKERS, 0.0), 0.0
     for _ in range(case.repetitions):
         for workers in WORKERS:
-            found = bare(module, files, detector.fitted.preprocessing, workers)
+            found = bare(module, files, detector.state.preprocessing, workers)
             alone[workers] = max(alone[workers], found)
         scored = max(scored, ours(detector, folder, root / "rows.csv"))
     best = max(alone, key=alone.get)

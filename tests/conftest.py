@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from ood_core.detector import Detector, bundle
-from ood_core.detector.build import build
+from ood_core.detector.from_run import build_detector
 from ood_core.pipeline.events import Observer
 from ood_core.plan import make
 from ood_core.plugins import find
@@ -98,7 +98,7 @@ def tiny_run(tmp_path_factory, plugins) -> TinyRun:
     changes = ["scorers=[mahalanobis, softmax, entropy, energy, gradnorm]", "data.holdout=0.2"]
     made, store = make.make_plan(read_recipes(folder / "tiny.yaml", changes), plugins), Store(folder / "store")
     results = run(made, store)
-    bundle.save(build(made, store), folder / "detector", plugins)
+    bundle.save(build_detector(made, store), folder / "detector", plugins)
     return TinyRun(made, store, results, folder / "detector")
 
 

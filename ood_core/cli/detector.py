@@ -31,9 +31,9 @@ def command(
     from dataclasses import replace
 
     from ood_core.detector import bundle
-    from ood_core.detector.build import Choice, build
     from ood_core.detector.describe import lines
     from ood_core.detector.detector import DETECTOR
+    from ood_core.detector.from_run import NetworkChoice, build_detector
     from ood_core.errors import OODError
     from ood_core.evaluation.calibration import TPR
     from ood_core.plan.make import make_plan
@@ -45,10 +45,10 @@ def command(
     if not (folder / lock.FILE).is_file():
         raise OODError(f"{folder}: is no run: it has no {lock.FILE}")
     made = make_plan(lock.read(folder / lock.FILE).recipes, plugins)
-    fitted = build(made, Store(store), Choice(variant, case, seed))
-    fitted = replace(fitted, tpr=TPR if tpr is None else tpr, per_class=per_class)
-    fitted = fitted if examples else replace(fitted, examples=None)
+    state = build_detector(made, Store(store), NetworkChoice(variant, case, seed))
+    state = replace(state, tpr=TPR if tpr is None else tpr, per_class=per_class)
+    state = state if examples else replace(state, examples=None)
     target = folder / DETECTOR if out is None else out
-    bundle.save(fitted, target, plugins)
-    typer.echo("\n".join(lines(fitted)))
+    bundle.save(state, target, plugins)
+    typer.echo("\n".join(lines(state)))
     typer.echo(f"detector: {target}")

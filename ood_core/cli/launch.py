@@ -13,8 +13,8 @@ from rich.console import Console
 from ood_core import report
 from ood_core.cli.plan_tree import outline
 from ood_core.detector import bundle
-from ood_core.detector.build import build, is_plain
 from ood_core.detector.detector import DETECTOR
+from ood_core.detector.from_run import build_detector, has_one_network
 from ood_core.errors import OODError
 from ood_core.plan.make import make_plan
 from ood_core.plugins import find
@@ -131,11 +131,11 @@ def _folder(path: Path, wanted: Wanted, several: bool) -> Path:
 
 def _make_detector(one: Prepared, store: Store) -> None:
     """Write the detector of a run of one network, and say where; of several networks one is to be chosen."""
-    if not is_plain(one.plan):
+    if not has_one_network(one.plan):
         typer.echo(f"detector: `ood detector {one.folder} --variant NAME` makes that of one network")
         return
     try:
-        bundle.save(build(one.plan, store), one.folder / DETECTOR, one.plan.plugins)
+        bundle.save(build_detector(one.plan, store), one.folder / DETECTOR, one.plan.plugins)
     except DamagedError:
         raise
     except OODError as error:

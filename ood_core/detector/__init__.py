@@ -1,21 +1,20 @@
-"""Fitted detectors: saved and loaded without pickle, calibrated on held-out ID images, asked of new images.
+"""Fitted detectors: saved and loaded without pickle, calibrated on held-out ID images, applied to new images.
 
     from ood_core.detector import Detector
 
-| module | what it is |
+| module | content |
 |---|---|
-| `detector` | `Detector`, which users have in their hands |
-| `parts` | `Fitted`, all that a detector has learned, as values |
-| `inputs` | whatever holds images, to batches; decoded in threads, in constant memory |
-| `passage` | a batch through the network and all scorers: `Scored` |
-| `exact` | linear layers whose rows do not depend on the size of the batch |
-| `predictions` | from scores to decisions: a `Rule`, and `Predictions` |
-| `build` | from a run that is done to its detector |
-| `fitting`, `foreign` | from a network and images to a detector; modules of the user's own |
+| `detector` | `Detector`, the public class |
+| `state` | `DetectorState`, all that a detector has learned, as values |
+| `image_inputs` | paths, pictures, arrays, tensors, loaders to batches; decoded in threads, in constant memory |
+| `forward` | a batch through the network and all scorers: `ScoredBatch` |
+| `predictions` | scores to decisions: `DecisionRule`, `Predictions` |
+| `from_run` | the detector of a finished run |
+| `from_module`, `wrapped_module` | the detector of a torch module and images; modules that are no plugins |
 | `module_evidence`, `module_outputs` | which of a module's tensors are embeddings and logits; reading them |
-| `labelled`, `labels` | ID images with their labels, whatever holds them; labels as numbers from 0 |
-| `accuracy` | whether the network recognises the held-out images, and what would explain it if not |
-| `bundle`, `manifest` | the folder on disk, and what is verified of it |
+| `labelled_data`, `labels` | ID images with their labels; labels as numbers from 0 |
+| `accuracy` | whether the network recognises the held-out images, and likely reasons if not |
+| `bundle`, `loading`, `manifest` | the folder on disk: written, read, verified |
 """
 
 from __future__ import annotations

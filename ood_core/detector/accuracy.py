@@ -18,9 +18,9 @@ from scipy.stats import binom
 from torch import Tensor
 
 from ood_core.data.selection import to_unit
-from ood_core.detector.forward import Wanted, outputs
+from ood_core.detector.forward import OutputSpec, compute_outputs
 from ood_core.detector.state import device_of
-from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation
+from ood_core.detector.wrapped_module import ModuleNetwork, Normalisation
 from ood_core.errors import listed
 from ood_core.evaluation import metrics
 from ood_core.interfaces import Network, Outputs
@@ -161,7 +161,7 @@ def _numerical(name: str) -> list[tuple[int, str]]:
 
 def _other_normalisation(network: Network, held: Outputs, show: Callable[[NDArray[np.int64]], Tensor]) -> str:
     """Return which usual normalisation gives far more correct classes than the one the network has."""
-    if not isinstance(network, ForeignNetwork) or len(network.mean) != 3:  # a plugin's own knows its pixels
+    if not isinstance(network, ModuleNetwork) or len(network.mean) != 3:  # a plugin's own knows its pixels
         return ""
     rows = np.random.default_rng(0).permutation(len(held))[:TRIED]
     images, labels = show(rows), held.labels.numpy()[rows]
@@ -176,7 +176,7 @@ def _other_normalisation(network: Network, held: Outputs, show: Callable[[NDArra
     return f"{gained}; give the normalisation of the module's training"
 
 
-def _shown(network: ForeignNetwork, images: Tensor, normalisation: Normalisation | None, swapped: bool) -> Tensor:
+def _shown(network: ModuleNetwork, images: Tensor, normalisation: Normalisation | None, swapped: bool) -> Tensor:
     """Return images that the network's own normalisation makes those of the other one."""
     unit, mean, std = to_unit(images.to(device_of(network))), network.mean, network.std
     if normalisation is not None:
@@ -186,11 +186,11 @@ def _shown(network: ForeignNetwork, images: Tensor, normalisation: Normalisation
 
 
 def _predicted(
-    network: ForeignNetwork, images: Tensor, normalisation: Normalisation | None, swapped: bool
+    network: ModuleNetwork, images: Tensor, normalisation: Normalisation | None, swapped: bool
 ) -> NDArray[np.int64]:
     """Return the class of the largest logit of images under another normalisation."""
     shown = (_shown(network, part, normalisation, swapped) for part in torch.split(images, BATCH))
     found: NDArray[np.int64] = torch.cat(
-        [outputs(network, part, Wanted(logits=True))[0].logits.argmax(1) for part in shown]
+        [compute_outputs(network, part, OutputSpec(logits=True))[0].logits.argmax(1) for part in shown]
     ).numpy()
     return found

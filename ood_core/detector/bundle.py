@@ -24,9 +24,9 @@ from torch import Tensor
 from ood_core.data.files import content_digest
 from ood_core.detector import manifest as manifests
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
-from ood_core.detector.predictions import rule
-from ood_core.detector.state import Examples, Fitted
-from ood_core.detector.wrapped_module import ForeignNetwork
+from ood_core.detector.predictions import decision_rule
+from ood_core.detector.state import DetectorState, Examples
+from ood_core.detector.wrapped_module import ModuleNetwork
 from ood_core.errors import OODError
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Plugin
@@ -44,7 +44,7 @@ READABLE = 0o644
 """Files of safetensors can be read by their owner alone; a service may be run by somebody else."""
 
 
-def save(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
+def save(state: DetectorState, folder: Path, plugins: Plugins) -> None:
     """Write a detector into a folder of its own; what lay there is replaced when all is written.
 
     Raises:
@@ -55,17 +55,17 @@ def save(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
         if folder.exists() and not (folder / FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
             raise OODError(f"{folder}: holds something else than a detector; name another folder")
         with writing(folder):
-            _replace(fitted, folder, plugins)
+            _replace(state, folder, plugins)
     except OSError as error:
         raise OODError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
-def _replace(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
+def _replace(state: DetectorState, folder: Path, plugins: Plugins) -> None:
     mark = uuid.uuid4().hex[:8]
     temporary, old = folder.with_name(f".{folder.name}.{mark}"), folder.with_name(f".{folder.name}.{mark}.old")
     temporary.mkdir(parents=True)
     try:
-        _write(fitted, temporary, plugins)
+        _write(state, temporary, plugins)
         for file in temporary.iterdir():
             file.chmod(READABLE)
             flush(file)
@@ -79,27 +79,27 @@ def _replace(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(fitted: Fitted, folder: Path, plugins: Plugins) -> None:
-    save_tensors(folder / WEIGHTS, fitted.network.state_dict())
+def _write(state: DetectorState, folder: Path, plugins: Plugins) -> None:
+    save_tensors(folder / WEIGHTS, state.network.state_dict())
     tensors: dict[str, Tensor] = {}
     entries = []
-    for place, of in enumerate(fitted.scorers):
+    for place, of in enumerate(state.scorers):
         file = folder / SCORE.format(place)
         save_score(folder, of.score, file.name)
         tensors |= _calibration(place, of.calibration)
-        threshold = rule(fitted, of.name).thresholds.tolist()
+        threshold = decision_rule(state, of.name).thresholds.tolist()
         entries.append(
-            ScorerEntry(of.name, describe(of.scorer), file.name, threshold if fitted.per_class else threshold[0])
+            ScorerEntry(of.name, describe(of.scorer), file.name, threshold if state.per_class else threshold[0])
         )
     save_tensors(folder / CALIBRATION, tensors)
-    save_tensors(folder / WITNESS, {"images": fitted.witnesses, "embeddings": fitted.witnessed})
-    if fitted.examples is not None:
-        save_tensors(folder / EXAMPLES, _example_tensors(fitted.examples))
-    if (stage := fitted.trained_task) is not None:
+    save_tensors(folder / WITNESS, {"images": state.reference_images, "embeddings": state.reference_embeddings})
+    if state.examples is not None:
+        save_tensors(folder / EXAMPLES, _example_tensors(state.examples))
+    if (stage := state.trained_task) is not None:
         named = {f"network.{name}": tensor for name, tensor in stage.weights.items()}
         save_tensors(folder / PRETEXT, named | {f"task.{name}": tensor for name, tensor in stage.state.items()})
     files = {file.name: content_digest(file) for file in sorted(folder.iterdir())}
-    (folder / FILE).write_text(manifests.text_of(_manifest(fitted, entries, files, plugins)), encoding="utf-8")
+    (folder / FILE).write_text(manifests.text_of(_manifest(state, entries, files, plugins)), encoding="utf-8")
 
 
 def _calibration(place: int, calibration: Calibration) -> dict[str, Tensor]:
@@ -115,13 +115,15 @@ def _example_tensors(examples: Examples) -> dict[str, Tensor]:
     return {"embeddings": examples.embeddings, "labels": examples.labels, "sizes": sizes, "pictures": pictures}
 
 
-def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str, str], plugins: Plugins) -> Manifest:
-    origin, network, stage = fitted.origin, fitted.network, fitted.trained_task
-    parts: list[Plugin] = [of.scorer for of in fitted.scorers]
-    parts += [] if fitted.backbone is None else [fitted.backbone]
+def _manifest(
+    state: DetectorState, entries: Sequence[ScorerEntry], files: Mapping[str, str], plugins: Plugins
+) -> Manifest:
+    origin, network, stage = state.origin, state.network, state.trained_task
+    parts: list[Plugin] = [of.scorer for of in state.scorers]
+    parts += [] if state.backbone is None else [state.backbone]
     parts += [] if stage is None else [stage.pretext]
     head = networks.head_of(network)
-    other_outputs = len(fitted.classes) if fitted.classifier else None  # of a classifier that is no linear layer
+    other_outputs = len(state.classes) if state.classifier else None  # of a classifier that is no linear layer
     return Manifest(
         format=manifests.FORMAT,
         name=origin.name,
@@ -129,23 +131,23 @@ def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str
         variant=origin.variant,
         case=origin.case,
         seed=origin.seed,
-        backbone=None if fitted.backbone is None else describe(fitted.backbone),
+        backbone=None if state.backbone is None else describe(state.backbone),
         outputs=other_outputs if head is None else len(head.bias),
-        image_size=fitted.preprocessing.image_size,
-        view=vars(fitted.preprocessing.view),
-        normalisation=_normalisation(network) if isinstance(network, ForeignNetwork) else None,
-        module=network.entry() if isinstance(network, ForeignNetwork) else None,
-        classes=list(fitted.classes),
-        classifier=fitted.classifier,
+        image_size=state.preprocessing.image_size,
+        view=vars(state.preprocessing.view),
+        normalisation=_normalisation(network) if isinstance(network, ModuleNetwork) else None,
+        module=network.entry() if isinstance(network, ModuleNetwork) else None,
+        classes=list(state.classes),
+        classifier=state.classifier,
         scorers=list(entries),
-        tpr=fitted.tpr,
-        per_class=fitted.per_class,
+        tpr=state.tpr,
+        per_class=state.per_class,
         calibration={
-            "images": len(fitted.scorers[0].calibration),
-            "independent": fitted.independent,
-            "holdout": fitted.holdout,
+            "images": len(state.scorers[0].calibration),
+            "independent": state.independent,
+            "holdout": state.holdout,
         },
-        id_accuracy=fitted.id_accuracy,
+        id_accuracy=state.id_accuracy,
         pretext=None if stage is None else describe(stage.pretext),
         pretext_outputs=None if stage is None else stage.outputs,
         exact=False,  # scores depend on the batch by rounding; earlier versions tried to prevent it
@@ -156,5 +158,5 @@ def _manifest(fitted: Fitted, entries: Sequence[ScorerEntry], files: Mapping[str
     )
 
 
-def _normalisation(network: ForeignNetwork) -> dict[str, list[float]]:
+def _normalisation(network: ModuleNetwork) -> dict[str, list[float]]:
     return {name: list(map(float, values)) for name, values in vars(network.normalisation).items()}

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from ood_core import plugins
-from ood_core.detector import bundle, fitting, labelled_data, loading
-from ood_core.detector.forward import scored
-from ood_core.detector.inputs import Shown, batches, items
-from ood_core.detector.predictions import Predictions, Scored, decide, joined, rule
-from ood_core.detector.state import Fitted
-from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation
+from ood_core.detector import bundle, from_module, labelled_data, loading
+from ood_core.detector.forward import score_images
+from ood_core.detector.image_inputs import ImageBatch, image_refs, iter_batches
+from ood_core.detector.predictions import Predictions, ScoredBatch, concatenate, decide, decision_rule
+from ood_core.detector.state import DetectorState
+from ood_core.detector.wrapped_module import ModuleNetwork, Normalisation
 from ood_core.errors import OODError
 from ood_core.evaluation.calibration import TPR
 from ood_core.interfaces import EvaluationView, Network
@@ -86,13 +86,13 @@ class Detector:
         self.crop_fraction, self.interpolation, self.squash = crop_fraction, interpolation, squash
         self.holdout, self.tpr, self.per_class = holdout, tpr, per_class
         self.examples, self.seed, self.name = examples, seed, name
-        self._fitted: Fitted | None = None
+        self._state: DetectorState | None = None
 
     def __repr__(self) -> str:
-        if self._fitted is None:
+        if self._state is None:
             return f"Detector({self.name!r}, not fitted)"
-        network, found = self._fitted.network, self.id_accuracy
-        read = f"; {network.describe()}" if isinstance(network, ForeignNetwork) else ""
+        network, found = self._state.network, self.id_accuracy
+        read = f"; {network.describe()}" if isinstance(network, ModuleNetwork) else ""
         accuracy = "" if found is None else f", ID accuracy {found:.1%}"
         scorers = ", ".join(self.scorers)
         return f"Detector({self.name!r}, {len(self.classes)} classes, scorers {scorers}{accuracy}{read})"
@@ -112,27 +112,27 @@ class Detector:
             OODError: A file is missing or changed, a plugin is missing or of another version, or the device is not
                 there; says which.
         """
-        return cls.of(loading.load(folder_of(Path(path)), plugins.find(), backbone, _usable(device)))
+        return cls.from_state(loading.load(folder_of(Path(path)), plugins.find(), backbone, _usable(device)))
 
     @classmethod
-    def of(cls, fitted: Fitted) -> Self:
+    def from_state(cls, state: DetectorState) -> Self:
         """Return the detector with what was fitted."""
-        network = fitted.network
-        normalisation = network.normalisation if isinstance(network, ForeignNetwork) else Normalisation()
+        network = state.network
+        normalisation = network.normalisation if isinstance(network, ModuleNetwork) else Normalisation()
         made = cls(
-            image_size=fitted.preprocessing.image_size,
+            image_size=state.preprocessing.image_size,
             mean=normalisation.mean,
             std=normalisation.std,
             **_named(network),
-            **vars(fitted.preprocessing.view),
-            holdout=fitted.holdout,
-            tpr=fitted.tpr,
-            per_class=fitted.per_class,
-            examples=fitted.examples is not None,
-            seed=fitted.origin.seed,
-            name=fitted.origin.name,
+            **vars(state.preprocessing.view),
+            holdout=state.holdout,
+            tpr=state.tpr,
+            per_class=state.per_class,
+            examples=state.examples is not None,
+            seed=state.origin.seed,
+            name=state.origin.name,
         )
-        made._fitted = fitted
+        made._state = state
         return made
 
     def fit(
@@ -166,15 +166,15 @@ class Detector:
         """
         if self.image_size is None:
             raise OODError("say which image_size the module wants: Detector(image_size=224)")
-        train = labelled_data.labelled(dataset, classes)
-        kept = None if held_out is None else labelled_data.labelled(held_out, train.classes)
-        self._fitted = fitting.fit(
-            backbone, train, fitting.named(scorers, plugins.find()), kept, self._options(self.image_size)
+        train = labelled_data.read_labelled(dataset, classes)
+        kept = None if held_out is None else labelled_data.read_labelled(held_out, train.classes)
+        self._state = from_module.fit(
+            backbone, train, from_module.named(scorers, plugins.find()), kept, self._options(self.image_size)
         )
         return self
 
-    def _options(self, image_size: int) -> fitting.Options:
-        return fitting.Options(
+    def _options(self, image_size: int) -> from_module.Options:
+        return from_module.Options(
             image_size=image_size,
             view=_view(self.crop_fraction, self.interpolation, self.squash),
             normalisation=Normalisation.of(self.mean, self.std),
@@ -194,28 +194,28 @@ class Detector:
         Raises:
             OODError: The folder cannot be written, or holds something else.
         """
-        bundle.save(self.fitted, Path(path), plugins.find())
+        bundle.save(self.state, Path(path), plugins.find())
 
     @property
-    def fitted(self) -> Fitted:
+    def state(self) -> DetectorState:
         """All that was learned.
 
         Raises:
             OODError: Nothing was.
         """
-        if self._fitted is None:
+        if self._state is None:
             raise OODError("the detector is not fitted; call fit, or Detector.load")
-        return self._fitted
+        return self._state
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the ID classes."""
-        return self.fitted.classes
+        return self.state.classes
 
     @property
     def scorers(self) -> tuple[str, ...]:
         """Names of the scorers; the first one decides, unless another one is asked to."""
-        return tuple(of.name for of in self.fitted.scorers)
+        return tuple(of.name for of in self.state.scorers)
 
     @property
     def id_accuracy(self) -> float | None:
@@ -223,7 +223,7 @@ class Detector:
 
         Of a network that saw these images in its training it says little, but that it sees them as it did there.
         """
-        return self.fitted.id_accuracy
+        return self.state.id_accuracy
 
     def threshold(self, tpr: float | None = None, scorer: str | None = None) -> float:
         """Return the score above which an image is OOD.
@@ -231,7 +231,7 @@ class Detector:
         Raises:
             OODError: There is no such scorer, or too few calibration images for such a rate.
         """
-        return float(rule(self.fitted, scorer, tpr, per_class=False).thresholds[0])
+        return float(decision_rule(self.state, scorer, tpr, per_class=False).thresholds[0])
 
     def interval(self, tpr: float | None = None, confidence: float = 0.95) -> tuple[float, float]:
         """Return between what the share of new ID images lies that the threshold accepts.
@@ -239,8 +239,8 @@ class Detector:
         Raises:
             OODError: There are too few calibration images for such a rate.
         """
-        share = self.fitted.tpr if tpr is None else tpr
-        return self.fitted.scorers[0].calibration.interval(share, confidence)
+        share = self.state.tpr if tpr is None else tpr
+        return self.state.scorers[0].calibration.interval(share, confidence)
 
     # ------------------------------------------------------------------------------------------------------- new images
 
@@ -282,8 +282,8 @@ class Detector:
         Raises:
             OODError: An image cannot be read, there is no such scorer, or there are too few calibration images.
         """
-        by = rule(self.fitted, scorer, tpr, per_class)
-        return decide(self.fitted, self._scored(images, batch_size), by)
+        by = decision_rule(self.state, scorer, tpr, per_class)
+        return decide(self.state, self._scored(images, batch_size), by)
 
     def score_samples(self, images: Any) -> NDArray[np.float64]:
         """Return minus the deciding score, [N]: as scikit-learn has it, lower means more OOD."""
@@ -294,17 +294,17 @@ class Detector:
         found = self.predict(images)
         return found.threshold - found.score
 
-    def stream(self, images: Any, *, batch_size: int = BATCH) -> Iterator[tuple[Shown, Scored | None]]:
+    def stream(self, images: Any, *, batch_size: int = BATCH) -> Iterator[tuple[ImageBatch, ScoredBatch | None]]:
         """Yield batch after batch with its scores, in constant memory; images that cannot be read are among its errors.
 
         The scores are those of the images that could be read, in their order; None where no image of a batch could.
         """
         if batch_size < 1:
             raise OODError(f"batch_size must be 1 or more, not {batch_size}")
-        for shown in batches(items(images), self.fitted.preprocessing, batch_size, self.fitted.device):
-            yield shown, scored(self.fitted, shown.images) if len(shown.images) else None
+        for shown in iter_batches(image_refs(images), self.state.preprocessing, batch_size, self.state.device):
+            yield shown, score_images(self.state, shown.images) if len(shown.images) else None
 
-    def _scored(self, images: Any, batch_size: int) -> Scored:
+    def _scored(self, images: Any, batch_size: int) -> ScoredBatch:
         parts = []
         for shown, found in self.stream(images, batch_size=batch_size):
             if shown.errors:
@@ -313,7 +313,7 @@ class Detector:
             parts.append(found)
         if not parts:
             raise OODError("there are no images to score")
-        return joined(parts)
+        return concatenate(parts)
 
 
 def _require(image_size: int | None, holdout: float, tpr: float) -> None:
@@ -331,7 +331,7 @@ def _require(image_size: int | None, holdout: float, tpr: float) -> None:
 
 def _named(network: Network) -> dict[str, Any]:
     """Return the options that name embeddings and logits where they were read; inputs of layers are found again."""
-    if not isinstance(network, ForeignNetwork) or network.sources.embeddings.kind == "method":
+    if not isinstance(network, ModuleNetwork) or network.sources.embeddings.kind == "method":
         return {}
     embeddings, logits = network.sources.embeddings, network.sources.logits
     return {

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ood_core.data.selection import to_unit
-from ood_core.detector.predictions import Scored
-from ood_core.detector.state import Fitted, FittedScorer, device_of
+from ood_core.detector.predictions import ScoredBatch
+from ood_core.detector.state import DetectorState, FittedScorer, device_of
 from ood_core.interfaces import Head, Network, Outputs, Probe
 from ood_core.interfaces.checks import check_rows, check_scores
 from ood_core.pipeline.extract import listening
@@ -28,7 +28,7 @@ BLOCK = 32
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputSpec:
     """What is read of a batch.
 
     Attributes:
@@ -44,12 +44,12 @@ class Wanted:
     probes: tuple[Probe, ...] = ()
 
 
-EMBEDDINGS = Wanted()
+EMBEDDINGS = OutputSpec()
 """These alone."""
 
 
 @torch_state.computing()
-def outputs(network: Network, images: Tensor, wanted: Wanted = EMBEDDINGS) -> tuple[Outputs, Tensor]:
+def compute_outputs(network: Network, images: Tensor, wanted: OutputSpec = EMBEDDINGS) -> tuple[Outputs, Tensor]:
     """Pass a batch; return what scorers see of it, on the CPU, and the images as the network was given them.
 
     Args:
@@ -72,7 +72,7 @@ def outputs(network: Network, images: Tensor, wanted: Wanted = EMBEDDINGS) -> tu
     return joined, torch.cat([shown for _, shown in found])
 
 
-def _passed(network: Network, images: Tensor, wanted: Wanted) -> tuple[Outputs, Tensor]:
+def _passed(network: Network, images: Tensor, wanted: OutputSpec) -> tuple[Outputs, Tensor]:
     probes = wanted.probes
     shown = to_unit(images.to(device_of(network)))
     with torch.inference_mode(), listening(network, [name for of in probes for name in of.layers(network)]) as maps:
@@ -95,22 +95,22 @@ def _passed(network: Network, images: Tensor, wanted: Wanted) -> tuple[Outputs, 
 
 
 @torch_state.computing()
-def scored(fitted: Fitted, images: Tensor, only: str | None = None) -> Scored:
+def score_images(state: DetectorState, images: Tensor, only: str | None = None) -> ScoredBatch:
     """Return what all scorers say of a batch [B, 3, S, S], uint8 or float in [0, 1].
 
     Args:
-        fitted: The detector's.
+        state: The detector's.
         images: At least one.
         only: Name of the one scorer to ask; all are asked without.
     """
-    asked = [of for of in fitted.scorers if only in (None, of.name)]
+    asked = [of for of in state.scorers if only in (None, of.name)]
     probes = tuple(dict.fromkeys(probe for of in asked for probe in of.scorer.probes()))
-    wanted = Wanted(len(fitted.classes), fitted.classifier, fitted.head, probes)
-    found, shown = outputs(fitted.network, images, wanted)
+    wanted = OutputSpec(len(state.classes), state.classifier, state.head, probes)
+    found, shown = compute_outputs(state.network, images, wanted)
     with memory.exhaustion_explained("scoring images one at a time: take a smaller network, or free some memory"):
-        scores = {of.name: _scores(of, fitted.network, found, shown) for of in asked}
-    predicted = None if not fitted.classifier else found.logits.argmax(1).numpy()
-    return Scored(scores, predicted, found.embeddings)
+        scores = {of.name: _scores(of, state.network, found, shown) for of in asked}
+    predicted = None if not state.classifier else found.logits.argmax(1).numpy()
+    return ScoredBatch(scores, predicted, found.embeddings)
 
 
 def _scores(of: FittedScorer, network: Network, found: Outputs, shown: Tensor) -> NDArray[np.float64]:

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from ood_core.data.folders import PassedOver, class_folders, is_dir, pictures_in, split_folders
-from ood_core.detector.inputs import IMAGE_KEYS, LABEL_KEYS, Item, file_item, is_label, items, parted
-from ood_core.detector.labels import as_array, numbered
+from ood_core.detector.image_inputs import IMAGE_KEYS, LABEL_KEYS, ImageRef, file_ref, image_refs, is_label, split_entry
+from ood_core.detector.labels import as_array, number_labels
 from ood_core.errors import OODError, listed, warn
 
 FORMS = "give a folder, a pair (images, labels), a data set, or what yields (image, label) or {'image': , 'label': }"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """ID images with their classes.
 
     Attributes:
@@ -32,7 +32,7 @@ class Labelled:
         has_labels: Whether labels were given.
     """
 
-    items: Sequence[Item]
+    items: Sequence[ImageRef]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     has_labels: bool = True
@@ -40,11 +40,11 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> Labelled:
+    def __getitem__(self, rows: NDArray[np.int64]) -> LabelledImages:
         return replace(self, items=[self.items[row] for row in rows], labels=self.labels[rows])
 
 
-def labelled(dataset: Any, classes: Sequence[str] | None = None) -> Labelled:
+def read_labelled(dataset: Any, classes: Sequence[str] | None = None) -> LabelledImages:
     """Return images and labels.
 
     Args:
@@ -63,24 +63,24 @@ def labelled(dataset: Any, classes: Sequence[str] | None = None) -> Labelled:
         raise OODError("there are no images to fit to")
     if given is None:
         names = ("0",) if classes is None else tuple(map(str, classes))
-        return Labelled(found, np.zeros(len(found), np.int64), names, has_labels=False)
-    labels, known = numbered(given, classes, own)
+        return LabelledImages(found, np.zeros(len(found), np.int64), names, has_labels=False)
+    labels, known = number_labels(given, classes, own)
     if len(found) != len(labels):
         raise OODError(f"there are {len(found)} images and {len(labels)} labels")
-    return Labelled(found, labels, known)
+    return LabelledImages(found, labels, known)
 
 
-def _read(dataset: Any) -> tuple[list[Item], Any, Sequence[str] | None]:
+def _read(dataset: Any) -> tuple[list[ImageRef], Any, Sequence[str] | None]:
     """Return images, labels (None without any), and the names of the classes (None if the data set has none)."""
     if isinstance(dataset, (str, Path)):
         return _of_folder(Path(dataset))
     if _is_pair(dataset):
-        return list(items(dataset[0])), dataset[1], None
+        return list(image_refs(dataset[0])), dataset[1], None
     if hasattr(dataset, "iloc") and hasattr(dataset, "columns"):
         dataset = {name: dataset[name] for name in dataset.columns}
     if isinstance(dataset, Mapping):
-        images, labels = parted(dataset)
-        return list(items(images)), labels, None
+        images, labels = split_entry(dataset)
+        return list(image_refs(images)), labels, None
     if all(hasattr(dataset, name) for name in ("features", "column_names", "__len__")):
         return _of_table(dataset)
     if _is_map(dataset):
@@ -100,7 +100,7 @@ def _is_pair(dataset: Any) -> bool:
     return not isinstance(labels, str) and hasattr(labels, "__array__") and is_label(labels)
 
 
-def _of_folder(folder: Path) -> tuple[list[Item], list[str], Sequence[str]]:
+def _of_folder(folder: Path) -> tuple[list[ImageRef], list[str], Sequence[str]]:
     """Return pictures with the names of their class folders as labels, and all these names."""
     passed, wanted = PassedOver(), "wanted is a folder with a folder of pictures for each class"
     if not is_dir(folder):
@@ -120,7 +120,7 @@ def _of_folder(folder: Path) -> tuple[list[Item], list[str], Sequence[str]]:
     if empty:
         which = f"the class '{empty[0]}'" if len(empty) == 1 else f"{len(empty)} classes, such as '{empty[0]}'"
         warn(f"{folder}: no picture of {which}")
-    return [file_item(file) for file, _ in files], [name for _, name in files], classes
+    return [file_ref(file) for file, _ in files], [name for _, name in files], classes
 
 
 def _is_map(dataset: Any) -> bool:
@@ -130,14 +130,14 @@ def _is_map(dataset: Any) -> bool:
     return not hasattr(dataset, "__iter__") and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
 
 
-def _of_set(dataset: Any) -> tuple[list[Item], Any]:
+def _of_set(dataset: Any) -> tuple[list[ImageRef], Any]:
     """Return the images of a data set, none of which is kept, and its labels, for which it is read if need be."""
     count = len(dataset)
-    found = [Item(f"image {row}", partial(_pixels, dataset, row)) for row in range(count)]
+    found = [ImageRef(f"image {row}", partial(_pixels, dataset, row)) for row in range(count)]
     targets = _targets_of(dataset)
     if targets is not None and len(targets) == count and all(_agrees(dataset, targets, row) for row in {0, count - 1}):
         return found, targets
-    labels = [parted(dataset[row])[1] for row in range(count)]
+    labels = [split_entry(dataset[row])[1] for row in range(count)]
     return found, None if all(label is None for label in labels) else labels
 
 
@@ -158,7 +158,7 @@ def _targets_of(dataset: Any) -> NDArray[Any] | None:
 
 def _agrees(dataset: Any, targets: NDArray[Any], row: int) -> bool:
     """Return whether an entry has the label that stands beside it; not where it is changed on the way."""
-    label = parted(dataset[row])[1]
+    label = split_entry(dataset[row])[1]
     return label is not None and np.array_equal(as_array(label), targets[row])
 
 
@@ -184,16 +184,16 @@ def _names_of(dataset: Any) -> Sequence[str] | None:
 
 def _pixels(dataset: Any, row: int) -> Tensor:
     """Return one image of a data set."""
-    (item,) = items(parted(dataset[row])[0])
+    (item,) = image_refs(split_entry(dataset[row])[0])
     return item.pixels()
 
 
-def _of_entries(entries: Iterable[Any]) -> tuple[list[Item], list[Any] | None]:
+def _of_entries(entries: Iterable[Any]) -> tuple[list[ImageRef], list[Any] | None]:
     """Return the images and labels that are yielded one by one or in batches, kept in memory."""
-    found, labels = list[Item](), list[Any]()
+    found, labels = list[ImageRef](), list[Any]()
     for entry in entries:
-        images, given = parted(entry)
-        new = list(items(images))
+        images, given = split_entry(entry)
+        new = list(image_refs(images))
         found += new
         labels += [None] * len(new) if given is None else _label_rows(given, len(new))
     return found, None if all(label is None for label in labels) else labels
@@ -212,12 +212,12 @@ def _label_rows(given: Any, count: int) -> list[Any]:
 # ------------------------------------------------------------------------------------------------ Hugging Face's tables
 
 
-def _of_table(dataset: Any) -> tuple[list[Item], Any, Sequence[str] | None]:
+def _of_table(dataset: Any) -> tuple[list[ImageRef], Any, Sequence[str] | None]:
     """Return images, labels and names of a table whose columns have types, found by these or else by their names."""
     image, label = _column(dataset, "Image", IMAGE_KEYS), _column(dataset, "ClassLabel", LABEL_KEYS)
     if image is None:
         raise OODError(f"none of the columns {_listed(dataset.column_names)} has images; cast one to datasets.Image()")
-    found = [Item(f"image {row}", partial(_cell, dataset, row, image)) for row in range(len(dataset))]
+    found = [ImageRef(f"image {row}", partial(_cell, dataset, row, image)) for row in range(len(dataset))]
     if label is None:
         return found, None, None
     return found, list(dataset.with_format(None)[label]), getattr(dataset.features[label], "names", None)
@@ -242,11 +242,11 @@ def _listed(names: Iterable[str]) -> str:
 def _cell(dataset: Any, row: int, column: str) -> Tensor:
     """Return the image of a row; a transform of the table may have given it another name."""
     entry = dataset[row]
-    (item,) = items(entry[column] if column in entry else parted(entry)[0])
+    (item,) = image_refs(entry[column] if column in entry else split_entry(entry)[0])
     return item.pixels()
 
 
-def split(images: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
+def split_holdout(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """Return what is fitted to, and what calibrates: a share of each class, drawn at random.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ood_core.errors import OODError, suggest
 
 
-def numbered(
+def number_labels(
     given: Any, classes: Sequence[str] | None = None, own: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return labels as numbers from 0, int64 [N], and the names of the classes.

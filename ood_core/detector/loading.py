@@ -16,10 +16,10 @@ from torch import Tensor
 from ood_core.data.selection import to_unit
 from ood_core.detector import manifest as manifests
 from ood_core.detector.bundle import CALIBRATION, EXAMPLES, PRETEXT, WEIGHTS, WITNESS
-from ood_core.detector.forward import outputs
+from ood_core.detector.forward import compute_outputs
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
-from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
-from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation, sources_of
+from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
+from ood_core.detector.wrapped_module import ModuleNetwork, Normalisation, sources_of
 from ood_core.errors import OODError
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Backbone, EvaluationView, Network, Plugin, PretextTask, Scorer
@@ -35,7 +35,7 @@ TOLERANCE = 1e-3
 
 
 @torch_state.computing()
-def load(folder: Path, plugins: Plugins, module: Any = None, device: torch.device | None = None) -> Fitted:
+def load(folder: Path, plugins: Plugins, module: Any = None, device: torch.device | None = None) -> DetectorState:
     """Return a saved detector.
 
     Args:
@@ -51,12 +51,12 @@ def load(folder: Path, plugins: Plugins, module: Any = None, device: torch.devic
     manifest = manifests.read(folder, plugins)
     manifests.verify(folder, manifest)
     try:
-        fitted = _Reading(folder, manifest, plugins).fitted(module, device or networks.device())
+        state = _Reading(folder, manifest, plugins).state(module, device or networks.device())
     except (KeyError, RuntimeError, SafetensorError) as error:  # made by a version that wrote something else
         reason = " ".join(str(error).split())
         raise OODError(f"{folder}: cannot be read by this version: {type(error).__name__}: {reason}") from error
-    _require_witnesses(folder, manifest, fitted)
-    return fitted
+    _require_witnesses(folder, manifest, state)
+    return state
 
 
 class _Reading:
@@ -66,12 +66,12 @@ class _Reading:
         self.folder, self.manifest = folder, manifest
         self.reader = Reader(plugins, files=False)
 
-    def fitted(self, module: Any, device: torch.device) -> Fitted:
+    def state(self, module: Any, device: torch.device) -> DetectorState:
         manifest, witness = self.manifest, load_file(self.folder / WITNESS)
         backbone = None if manifest.backbone is None else cast(Backbone, self._plugin("backbone", manifest.backbone))
         network = self._network(backbone, module, witness["images"]).to(device)
         calibration = load_file(self.folder / CALIBRATION)
-        return Fitted(
+        return DetectorState(
             network=network,
             backbone=backbone,
             classifier=manifest.classifier,
@@ -82,8 +82,8 @@ class _Reading:
             origin=Origin(
                 manifest.name, manifest.recipe, manifest.variant, manifest.case, manifest.seed, manifest.created
             ),
-            witnesses=witness["images"],
-            witnessed=witness["embeddings"],
+            reference_images=witness["images"],
+            reference_embeddings=witness["embeddings"],
             independent=manifest.calibration["independent"],
             holdout=manifest.calibration["holdout"],
             id_accuracy=manifest.id_accuracy,
@@ -99,17 +99,17 @@ class _Reading:
             raise self.reader.errors[0]
         return plugin
 
-    def _network(self, backbone: Backbone | None, module: Any, witnesses: Tensor) -> Network:
+    def _network(self, backbone: Backbone | None, module: Any, reference_images: Tensor) -> Network:
         weights = load_file(self.folder / WEIGHTS)
         if backbone is None:
-            return self._foreign(module, weights, witnesses)
+            return self._foreign(module, weights, reference_images)
         if module is not None:
             raise OODError(f"{self.folder}: has a backbone of its own; leave yours out")
         network = backbone.build_empty(self.manifest.image_size, self.manifest.outputs).float()
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
-    def _foreign(self, module: Any, weights: Mapping[str, Tensor], witnesses: Tensor) -> Network:
+    def _foreign(self, module: Any, weights: Mapping[str, Tensor], reference_images: Tensor) -> Network:
         if module is None:
             raise OODError(
                 f"{self.folder}: was fitted to a module of your own, which is not part of it; so it is asked from "
@@ -119,7 +119,7 @@ class _Reading:
         assert given is not None, "a detector without a backbone has its normalisation"
         entry = self.manifest.module
         assert entry is not None, "and says where embeddings and logits are read"
-        network = ForeignNetwork(module, Normalisation.of(given["mean"], given["std"]))
+        network = ModuleNetwork(module, Normalisation.of(given["mean"], given["std"]))
         if (precision := network.precision) != entry["precision"]:
             raise OODError(
                 f"{self.folder}: was fitted to a module in {entry['precision']}, this one is in {precision}; "
@@ -131,7 +131,7 @@ class _Reading:
             raise OODError(
                 f"{self.folder}: the module is of another architecture: {' '.join(str(error).split())}"
             ) from None
-        network.use(to_unit(witnesses), sources_of(entry))
+        network.use(to_unit(reference_images), sources_of(entry))
         return network
 
     def _scorer(self, place: int, entry: ScorerEntry, calibration: Mapping[str, Tensor]) -> FittedScorer:
@@ -181,10 +181,10 @@ def restored_task(
     return TrainedTask(pretext, None if head is None else len(head.bias), weights, state, task)
 
 
-def _require_witnesses(folder: Path, manifest: Manifest, fitted: Fitted) -> None:
+def _require_witnesses(folder: Path, manifest: Manifest, state: DetectorState) -> None:
     """Refuse a network that gives other embeddings than when the detector was saved, and say what else is different."""
-    found = outputs(fitted.network, fitted.witnesses)[0].embeddings
-    expected = fitted.witnessed
+    found = compute_outputs(state.network, state.reference_images)[0].embeddings
+    expected = state.reference_embeddings
     same = found.shape == expected.shape
     far = (found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12) if same else torch.ones(1)
     if float(far.max()) <= TOLERANCE:

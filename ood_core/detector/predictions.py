@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ood_core.detector.state import Fitted
+from ood_core.detector.state import DetectorState
 from ood_core.errors import OODError
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredBatch:
     """What passed through the network and all scorers; N images.
 
     Attributes:
@@ -86,7 +86,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """How scores become decisions.
 
     Attributes:
@@ -102,21 +102,23 @@ class Rule:
     thresholds: NDArray[np.float64]
 
 
-def rule(fitted: Fitted, scorer: str | None = None, tpr: float | None = None, per_class: bool | None = None) -> Rule:
+def decision_rule(
+    state: DetectorState, scorer: str | None = None, tpr: float | None = None, per_class: bool | None = None
+) -> DecisionRule:
     """Return the rule; what is None is as the detector has it.
 
     Raises:
         OODError: There is no such scorer, or too few calibration images for such a rate.
     """
-    chosen = fitted.scorer(scorer)
-    share = fitted.tpr if tpr is None else tpr
-    apart = fitted.per_class if per_class is None else per_class
+    chosen = state.scorer(scorer)
+    share = state.tpr if tpr is None else tpr
+    apart = state.per_class if per_class is None else per_class
     calibration = chosen.calibration
-    found = calibration.thresholds(fitted.classes, share) if apart else np.array([calibration.threshold(share)])
-    return Rule(chosen.name, share, apart, found)
+    found = calibration.thresholds(state.classes, share) if apart else np.array([calibration.threshold(share)])
+    return DecisionRule(chosen.name, share, apart, found)
 
 
-def decide(fitted: Fitted, scored: Scored, by: Rule) -> Predictions:
+def decide(state: DetectorState, scored: ScoredBatch, by: DecisionRule) -> Predictions:
     """Return the decisions.
 
     Raises:
@@ -128,25 +130,25 @@ def decide(fitted: Fitted, scored: Scored, by: Rule) -> Predictions:
     score = scored.scores[by.scorer]
     apart = scored.predicted if by.per_class else None
     threshold = by.thresholds[np.zeros(len(score), np.int64) if apart is None else apart]
-    calibration = fitted.scorer(by.scorer).calibration
+    calibration = state.scorer(by.scorer).calibration
     return Predictions(
         is_ood=score > threshold,
         score=score,
         threshold=threshold,
-        p_value=calibration.p_values(score, apart, len(fitted.classes)),
+        p_value=calibration.p_values(score, apart, len(state.classes)),
         predicted=scored.predicted,
-        classes=fitted.classes,
+        classes=state.classes,
         scores=scored.scores,
         scorer=by.scorer,
         tpr=by.tpr,
     )
 
 
-def joined(parts: list[Scored]) -> Scored:
+def concatenate(parts: list[ScoredBatch]) -> ScoredBatch:
     """Return consecutive parts as one."""
     first = parts[0]
     predicted = None
     if first.predicted is not None:
         predicted = np.concatenate([part.predicted for part in parts if part.predicted is not None])
     scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores}
-    return Scored(scores, predicted, torch.cat([part.embeddings for part in parts]))
+    return ScoredBatch(scores, predicted, torch.cat([part.embeddings for part in parts]))

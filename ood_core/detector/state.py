@@ -129,7 +129,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class DetectorState:
     """All that a detector has learned.
 
     Attributes:
@@ -160,8 +160,8 @@ class Fitted:
     preprocessing: Preprocessing
     scorers: tuple[FittedScorer, ...]
     origin: Origin
-    witnesses: Tensor
-    witnessed: Tensor
+    reference_images: Tensor
+    reference_embeddings: Tensor
     independent: bool = True
     id_accuracy: float | None = None
     holdout: float = 0.2

@@ -58,7 +58,7 @@ class Normalisation:
         return cls(mean, std)
 
 
-class ForeignNetwork(Network):
+class ModuleNetwork(Network):
     """Calls a module with normalised images, and reads embeddings and logits where they were found.
 
     A module of one channel is given grey images; one in another precision is given images in its own, and its outputs
@@ -229,7 +229,7 @@ class ForeignNetwork(Network):
 
 
 def sources_of(entry: Mapping[str, Any]) -> Sources:
-    """Return where embeddings and logits are read, of what `ForeignNetwork.entry` said."""
+    """Return where embeddings and logits are read, of what `ModuleNetwork.entry` said."""
     read = [
         None if of is None else Source(of["kind"], of["name"], of["pooled"])
         for of in (entry["embeddings"], entry["logits"])

@@ -72,20 +72,20 @@ def _compare(run: str, images: list[str], scores: Path | None, scorer: str | Non
     from ood_core.data import image_paths as paths
     from ood_core.data.folders import PassedOver
     from ood_core.detector import Detector
-    from ood_core.detector.inputs import file_item
+    from ood_core.detector.image_inputs import file_ref
     from ood_core.evaluation.drift_tests import drifted, verdict
     from ood_drift import verdict as drifting
 
     paths.require(images)
     detector = Detector.load(detector_folder(run))
-    sequential = drifting.begin(detector.fitted, scorer, alpha)  # mistakes are told before all images are scored
+    sequential = drifting.begin(detector.state, scorer, alpha)  # mistakes are told before all images are scored
     passed = PassedOver()
-    shown = map(file_item, paths.named(images, passed))
-    stream = drifting.read(scores, scorer) if scores else drifting.score(detector.fitted, shown, scorer)
-    found = drifting.compare(detector.fitted, stream, scorer, sequential)
+    shown = map(file_ref, paths.named(images, passed))
+    stream = drifting.read(scores, scorer) if scores else drifting.score(detector.state, shown, scorer)
+    found = drifting.compare(detector.state, stream, scorer, sequential)
     _write(file, drifting.draw(found, file.suffix[1:]))
     typer.echo(verdict(found.ks, found.sequential, alpha))
-    _remark(stream, detector.fitted.independent)
+    _remark(stream, detector.state.independent)
     if text := str(passed):
         typer.echo(text, err=True)
     typer.echo(f"drawing: {os.path.relpath(file)}", err=True)

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ood_core.detector.detector import BATCH
-from ood_core.detector.forward import scored
-from ood_core.detector.inputs import Item, batches
-from ood_core.detector.predictions import rule
-from ood_core.detector.state import Fitted
+from ood_core.detector.forward import score_images
+from ood_core.detector.image_inputs import ImageRef, iter_batches
+from ood_core.detector.predictions import decision_rule
+from ood_core.detector.state import DetectorState
 from ood_core.errors import OODError, suggest
 from ood_core.evaluation.drift_tests import KS, Sequential, kolmogorov_smirnov
 
@@ -81,18 +81,18 @@ class Found:
     evidence: Scores
 
 
-def score(fitted: Fitted, images: Iterable[Item], scorer: str | None) -> Stream:
+def score(state: DetectorState, images: Iterable[ImageRef], scorer: str | None) -> Stream:
     """Return the scores of images that can be read, by one scorer; the first one without a name.
 
     Raises:
         OODError: There is no such scorer.
     """
-    name, stream = fitted.scorer(scorer).name, Stream()
-    for shown in batches(images, fitted.preprocessing, BATCH, fitted.device):
+    name, stream = state.scorer(scorer).name, Stream()
+    for shown in iter_batches(images, state.preprocessing, BATCH, state.device):
         for reason in shown.errors.values():
             stream.refuse(reason)
         readable = [image for place, image in enumerate(shown.names) if place not in shown.errors]
-        values = scored(fitted, shown.images, name).scores[name].tolist() if readable else []
+        values = score_images(state, shown.images, name).scores[name].tolist() if readable else []
         for image, value in zip(readable, values, strict=True):
             if math.isfinite(value):
                 stream.scores.append(value)
@@ -151,20 +151,20 @@ def _add(stream: Stream, row: Mapping[str, Any], scorer: str | None, where: str)
         stream.refuse(f"{where}: '{column}' is {value}")
 
 
-def begin(fitted: Fitted, scorer: str | None, alpha: float) -> Sequential:
+def begin(state: DetectorState, scorer: str | None, alpha: float) -> Sequential:
     """Return the test that has not seen an image yet.
 
     Raises:
         OODError: There is no such scorer, or alpha is not between 0 and 1.
     """
-    return Sequential(fitted.scorer(scorer).calibration.scores, alpha)
+    return Sequential(state.scorer(scorer).calibration.scores, alpha)
 
 
-def compare(fitted: Fitted, stream: Stream, scorer: str | None, sequential: Sequential) -> Found:
+def compare(state: DetectorState, stream: Stream, scorer: str | None, sequential: Sequential) -> Found:
     """Return what the tests find.
 
     Args:
-        fitted: By whose held-out images.
+        state: By whose held-out images.
         stream: All new images.
         scorer: The name of the one that scored them; the first one without.
         sequential: That of `begin`; it is shown the images here.
@@ -172,13 +172,13 @@ def compare(fitted: Fitted, stream: Stream, scorer: str | None, sequential: Sequ
     Raises:
         OODError: There is no such scorer, or no image could be scored.
     """
-    chosen = fitted.scorer(scorer)
+    chosen = state.scorer(scorer)
     if not stream.scores:
         reason = f"no image could be scored; the first of {stream.unusable}: {stream.first_reason}"
         raise OODError(reason if stream.unusable else "there are no images to score")
     known, new = chosen.calibration.scores, np.array(stream.scores)
     evidence = sequential.update(new)
-    threshold = float(rule(fitted, chosen.name, per_class=False).thresholds[0])
+    threshold = float(decision_rule(state, chosen.name, per_class=False).thresholds[0])
     return Found(chosen.name, known, threshold, new, kolmogorov_smirnov(known, new), sequential, evidence)
 
 

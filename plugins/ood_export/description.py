@@ -6,41 +6,41 @@ import math
 from typing import Any
 
 from ood_core.detector import manifest
-from ood_core.detector.predictions import Rule, rule
-from ood_core.detector.state import Fitted, Preprocessing
+from ood_core.detector.predictions import DecisionRule, decision_rule
+from ood_core.detector.state import DetectorState, Preprocessing
 from ood_core.recipe.build import describe
 
 FORMAT = 1
 """Grows when an entry changes its meaning."""
 
 
-def describe_graph(fitted: Fitted, by: Rule, digest: str) -> dict[str, Any]:
+def describe_graph(state: DetectorState, by: DecisionRule, digest: str) -> dict[str, Any]:
     """Return the description.
 
     Args:
-        fitted: With the scorers that the graph has.
+        state: With the scorers that the graph has.
         by: How it decides.
         digest: Of the manifest of the detector; "" of one that was not saved.
     """
-    origin = fitted.origin
+    origin = state.origin
     return {
         "format": FORMAT,
         "detector": {"name": origin.name, "created": origin.created, "seed": origin.seed, "digest": digest},
-        "preprocessing": _preprocessing(fitted.preprocessing),
-        "classes": list(fitted.classes),
+        "preprocessing": _preprocessing(state.preprocessing),
+        "classes": list(state.classes),
         "scorers": [
             {
                 "name": of.name,
                 "plugin": describe(of.scorer),
-                "threshold": rule(fitted, of.name, by.tpr, per_class=False).thresholds.item(),
+                "threshold": decision_rule(state, of.name, by.tpr, per_class=False).thresholds.item(),
             }
-            for of in fitted.scorers
+            for of in state.scorers
         ],
         "decides": by.scorer,
         "tpr": by.tpr,
         "per_class": by.per_class,
         "thresholds": by.thresholds.tolist(),
-        "calibration": {"images": len(fitted.scorers[0].calibration), "independent": fitted.independent},
+        "calibration": {"images": len(state.scorers[0].calibration), "independent": state.independent},
         "versions": manifest.versions(),
     }
 

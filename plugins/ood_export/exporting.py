@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ood_core.detector import Detector
 from ood_core.detector.bundle import READABLE
-from ood_core.detector.predictions import rule
-from ood_core.detector.state import Fitted, FittedScorer
+from ood_core.detector.predictions import decision_rule
+from ood_core.detector.state import DetectorState, FittedScorer
 from ood_core.errors import OODError
 from ood_core.store.store import flush, require_writable
 from ood_export.description import describe_graph
@@ -72,10 +72,10 @@ def export(
     format = _format(file)
     format.require(opset)
     require_writable(file.parent, "folder")
-    fitted = _limited(detector.fitted, [scorers] if isinstance(scorers, str) else scorers)
-    by = rule(fitted, tpr=tpr)
-    graph = Graph(fitted, by)
-    program, description = trace(graph), describe_graph(fitted, by, digest)
+    state = _limited(detector.state, [scorers] if isinstance(scorers, str) else scorers)
+    by = decision_rule(state, tpr=tpr)
+    graph = Graph(state, by)
+    program, description = trace(graph), describe_graph(state, by, digest)
     temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,9 +83,9 @@ def export(
             format.write(program, graph.names, description, temporary, opset)
             runnable = format.opened(temporary)
         except Unfit as error:
-            require(fitted, lambda of: _unfit(of, graph, format, temporary))
+            require(state, lambda of: _unfit(of, graph, format, temporary))
             raise OODError(f"cannot be exported: the network {error}") from error
-        images, worst = verify(runnable, fitted, by, tolerance)
+        images, worst = verify(runnable, state, by, tolerance)
         temporary.chmod(READABLE)
         flush(temporary)
         temporary.replace(file)
@@ -94,12 +94,12 @@ def export(
         raise OODError(f"{file}: cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return Exported(file, file.stat().st_size, tuple(of.name for of in fitted.scorers), images, worst)
+    return Exported(file, file.stat().st_size, tuple(of.name for of in state.scorers), images, worst)
 
 
-def _limited(fitted: Fitted, names: Sequence[str]) -> Fitted:
+def _limited(state: DetectorState, names: Sequence[str]) -> DetectorState:
     """Return it with the scorers of these names alone, in their order; with all if none is named."""
-    return replace(fitted, scorers=tuple(fitted.scorer(name) for name in dict.fromkeys(names)) or fitted.scorers)
+    return replace(state, scorers=tuple(state.scorer(name) for name in dict.fromkeys(names)) or state.scorers)
 
 
 def _unfit(of: FittedScorer, graph: Graph, format: Format, file: Path) -> str | None:

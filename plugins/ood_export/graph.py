@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ood_core.detector.predictions import Rule
-from ood_core.detector.state import Fitted
+from ood_core.detector.predictions import DecisionRule
+from ood_core.detector.state import DetectorState
 from ood_core.evaluation.calibration import Calibration
-from ood_core.interfaces import Network, Outputs
+from ood_core.interfaces import Outputs
 from ood_core.pipeline.extract import listening
 
 IMAGES = "images"
@@ -36,49 +36,49 @@ class Graph(nn.Module):
 
     thresholds: Tensor
 
-    def __init__(self, fitted: Fitted, by: Rule) -> None:
+    def __init__(self, state: DetectorState, by: DecisionRule) -> None:
         """Copy the network to the CPU.
 
         Args:
-            fitted: With the scorers that the graph is to have.
+            state: With the scorers that the graph is to have.
             by: How it decides.
         """
         super().__init__()
-        self.fitted, self.by = fitted, by
-        self.network = copy.deepcopy(fitted.network).cpu()
-        self.probes = tuple(dict.fromkeys(probe for of in fitted.scorers for probe in of.scorer.probes()))
+        self.state, self.by = state, by
+        self.network = copy.deepcopy(state.network).cpu()
+        self.probes = tuple(dict.fromkeys(probe for of in state.scorers for probe in of.scorer.probes()))
         self.register_buffer("thresholds", torch.from_numpy(by.thresholds), persistent=False)
 
     @property
     def names(self) -> list[str]:
         """Names of the outputs, in their order."""
-        decided = [IS_OOD, P_VALUE] if not self.fitted.classifier else [IS_OOD, P_VALUE, PREDICTED]
-        return [of.name for of in self.fitted.scorers] + decided
+        decided = [IS_OOD, P_VALUE] if not self.state.classifier else [IS_OOD, P_VALUE, PREDICTED]
+        return [of.name for of in self.state.scorers] + decided
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the outputs by name: float64 [N] of each scorer, and the decisions."""
         read = self.read(images)
-        found = {of.name: of.score(read).double() for of in self.fitted.scorers}
+        found = {of.name: of.score(read).double() for of in self.state.scorers}
         return found | self._decisions(found[self.by.scorer], read)
 
     def read(self, images: Tensor) -> Outputs:
         """Return what scorers see of images."""
-        fitted, network = self.fitted, self.network
+        state, network = self.state, self.network
         with listening(network, [name for probe in self.probes for name in probe.layers(network)]) as maps:
             features = network.forward_features(images)
             embeddings = network.forward_head(features, pre_logits=True).float()
             logits = embeddings.new_empty((images.shape[0], 0))
-            if fitted.classifier:
+            if state.classifier:
                 logits = network.forward_head(features).float()
             layers: dict[str, Tensor] = {}
             for probe in self.probes:
                 layers |= {name: rows.float() for name, rows in probe.read(network, features, maps).items()}
         labels = torch.full((images.shape[0],), -1)
-        return Whole(embeddings, logits, labels, len(fitted.classes), fitted.head, layers)
+        return Whole(embeddings, logits, labels, len(state.classes), state.head, layers)
 
     def _decisions(self, score: Tensor, read: Outputs) -> dict[str, Tensor]:
-        calibration = self.fitted.scorer(self.by.scorer).calibration
-        if not self.fitted.classifier:
+        calibration = self.state.scorer(self.by.scorer).calibration
+        if not self.state.classifier:
             return {IS_OOD: score > self.thresholds, P_VALUE: _p_values(score, calibration, None)}
         predicted = read.logits.argmax(1)
         apart = predicted if self.by.per_class else None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from ood_core.detector.state import Fitted, FittedScorer
+from ood_core.detector.state import DetectorState, FittedScorer
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
 from ood_export.graph import IMAGES, IS_OOD, P_VALUE, PREDICTED, Graph, Whole
@@ -32,40 +32,40 @@ def trace(graph: Graph) -> ExportedProgram:
     Raises:
         OODError: A scorer or the network is no plain tensor code; names all such scorers with their reasons.
     """
-    fitted, shown = graph.fitted, _shown(graph)
-    _require_free_names(fitted)
+    state, shown = graph.state, _shown(graph)
+    _require_free_names(state)
     try:
         return _traced(graph, {IMAGES: shown})
     except Exception as error:  # whatever torch says of code that is no graph
         with quiet(), torch.no_grad():
             read = graph.read(shown)
-        require(fitted, lambda of: _refusal(of, read))
+        require(state, lambda of: _refusal(of, read))
         raise OODError(f"cannot be exported: the network {_reason(error)}") from error
 
 
-def require(fitted: Fitted, refusal: Callable[[FittedScorer], str | None]) -> None:
+def require(state: DetectorState, refusal: Callable[[FittedScorer], str | None]) -> None:
     """Refuse scorers for whatever reason is found.
 
     Raises:
         OODError: Names all of them with their reasons, and what could be exported instead.
     """
-    refused = {of.name: reason for of in fitted.scorers if (reason := refusal(of)) is not None}
+    refused = {of.name: reason for of in state.scorers if (reason := refusal(of)) is not None}
     if not refused:
         return
     reasons = "; ".join(f"'{name}' {reason}" for name, reason in refused.items())
-    left = [of.name for of in fitted.scorers if of.name not in refused]
+    left = [of.name for of in state.scorers if of.name not in refused]
     mend = f"name the others: {', '.join(left)}" if left else "no other one is there"
     raise OODError(f"cannot be exported: scorer {reasons}; {mend}")
 
 
-def _require_free_names(fitted: Fitted) -> None:
-    for of in fitted.scorers:
+def _require_free_names(state: DetectorState) -> None:
+    for of in state.scorers:
         if of.name in (IMAGES, IS_OOD, P_VALUE, PREDICTED):
             raise OODError(f"scorer '{of.name}': the graph has something else of this name; give the scorer another")
 
 
 def _shown(graph: Graph) -> Tensor:
-    size = graph.fitted.preprocessing.image_size
+    size = graph.state.preprocessing.image_size
     return torch.zeros(ROWS, 3, size, size)
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ood_core.data.selection import to_unit
-from ood_core.detector.forward import scored
-from ood_core.detector.inputs import decoded, show
-from ood_core.detector.predictions import Rule, Scored
-from ood_core.detector.state import Fitted
+from ood_core.detector.forward import score_images
+from ood_core.detector.image_inputs import decode_image, preprocess
+from ood_core.detector.predictions import DecisionRule, ScoredBatch
+from ood_core.detector.state import DetectorState
 from ood_core.errors import OODError
 from ood_export.formats import Runnable
 from ood_export.graph import IS_OOD, P_VALUE, PREDICTED
@@ -29,7 +29,7 @@ BATCHES = (1, 2, 17)
 """How many images the first passes take; one more takes the others."""
 
 
-def verify(run: Runnable, fitted: Fitted, by: Rule, tolerance: float) -> tuple[int, float]:
+def verify(run: Runnable, state: DetectorState, by: DecisionRule, tolerance: float) -> tuple[int, float]:
     """Return how many images were compared, and the largest deviation of a score.
 
     Compared are the witnesses, examples, and noise: images that the detector knows, and some it was not made for.
@@ -40,10 +40,10 @@ def verify(run: Runnable, fitted: Fitted, by: Rule, tolerance: float) -> tuple[i
     Raises:
         OODError: A score is off by more than the tolerance, or a decision differs for another reason than that.
     """
-    images = _images(fitted)
-    expected, worst = scored(fitted, images), 0.0
+    images = _images(state)
+    expected, worst = score_images(state, images), 0.0
     found = _joined([run(part) for part in _batches(to_unit(images).numpy())])
-    for of in fitted.scorers:
+    for of in state.scorers:
         far = deviation(found[of.name], expected.scores[of.name])
         if not far.max() <= tolerance:  # what is not a number, too
             raise OODError(
@@ -51,7 +51,7 @@ def verify(run: Runnable, fitted: Fitted, by: Rule, tolerance: float) -> tuple[i
                 f"{tolerance:g}; leave it out, or allow a larger tolerance if it magnifies the last digits that much"
             )
         worst = max(worst, float(far.max()))
-    _require_decisions(found, expected, fitted, by, tolerance)
+    _require_decisions(found, expected, state, by, tolerance)
     return len(images), worst
 
 
@@ -64,14 +64,14 @@ def deviation(found: NDArray[np.float64], expected: NDArray[np.float64]) -> NDAr
 
 
 def _require_decisions(
-    found: Mapping[str, NDArray[Any]], expected: Scored, fitted: Fitted, by: Rule, tolerance: float
+    found: Mapping[str, NDArray[Any]], expected: ScoredBatch, state: DetectorState, by: DecisionRule, tolerance: float
 ) -> None:
     score = expected.scores[by.scorer]
-    sure = np.isfinite(score) & ~_torn(expected, fitted)
+    sure = np.isfinite(score) & ~_torn(expected, state)
     apart = expected.predicted if by.per_class else None
     threshold = by.thresholds[np.zeros(len(score), np.int64) if apart is None else apart]
     margin = tolerance * np.maximum(1, np.abs(score))
-    calibration, classes = fitted.scorer(by.scorer).calibration, len(fitted.classes)
+    calibration, classes = state.scorer(by.scorer).calibration, len(state.classes)
     low, high = (calibration.p_values(score + shift, apart, classes) for shift in (margin, -margin))
     wrong = {
         IS_OOD: (found[IS_OOD] != (score > threshold)) & (np.abs(score - threshold) > margin),
@@ -84,23 +84,25 @@ def _require_decisions(
             raise OODError(f"the graph is not exact: '{name}' differs for {count} of {len(score)} images")
 
 
-def _torn(expected: Scored, fitted: Fitted) -> NDArray[np.bool_]:
+def _torn(expected: ScoredBatch, state: DetectorState) -> NDArray[np.bool_]:
     """Return between which images and two classes nothing but rounding decides."""
-    if fitted.head is None or len(fitted.classes) < 2:
+    if state.head is None or len(state.classes) < 2:
         return np.zeros(len(expected), np.bool_)
-    logits = torch.nn.functional.linear(expected.embeddings, fitted.head.weight.cpu(), fitted.head.bias.cpu())
+    logits = torch.nn.functional.linear(expected.embeddings, state.head.weight.cpu(), state.head.bias.cpu())
     best = logits.topk(2, dim=1).values
     torn: NDArray[np.bool_] = (best[:, 0] - best[:, 1] <= TOLERANCE * best[:, 0].abs().clamp(min=1)).numpy()
     return torn
 
 
-def _images(fitted: Fitted) -> Tensor:
+def _images(state: DetectorState) -> Tensor:
     """Return uint8 [N, 3, S, S]."""
-    size, parts = fitted.preprocessing.image_size, [*fitted.witnesses]
-    if fitted.examples is not None:
-        pictures = fitted.examples.pictures
+    size, parts = state.preprocessing.image_size, [*state.reference_images]
+    if state.examples is not None:
+        pictures = state.examples.pictures
         chosen = range(0, len(pictures), max(1, len(pictures) // EXAMPLES))
-        parts += [show(decoded(pictures[row], f"example {row}"), fitted.preprocessing) for row in chosen][:EXAMPLES]
+        parts += [preprocess(decode_image(pictures[row], f"example {row}"), state.preprocessing) for row in chosen][
+            :EXAMPLES
+        ]
     noise = torch.randint(256, (NOISE, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return torch.cat([torch.stack(parts), noise])
 

@@ -143,14 +143,14 @@ def _page(out: Path | None, folder: Path | None) -> Path:
 
 def _request(folder: Path, device: str | None, wanted: _Wanted) -> Request:
     from ood_core.detector import Detector
-    from ood_core.detector.predictions import rule
+    from ood_core.detector.predictions import decision_rule
     from ood_score.predict_files import Request
     from ood_score.rows import Columns
 
-    fitted = Detector.load(folder, device=device).fitted
-    by = rule(fitted, wanted.scorer, wanted.tpr, True if wanted.per_class else None)
-    columns = Columns(tuple(of.name for of in fitted.scorers) if wanted.all_scores else (), wanted.near)
-    return Request(fitted, by, columns, wanted.batch_size)
+    state = Detector.load(folder, device=device).state
+    by = decision_rule(state, wanted.scorer, wanted.tpr, True if wanted.per_class else None)
+    columns = Columns(tuple(of.name for of in state.scorers) if wanted.all_scores else (), wanted.near)
+    return Request(state, by, columns, wanted.batch_size)
 
 
 # --------------------------------------------------------------------------------------------------------- what is done
@@ -187,7 +187,7 @@ def _target(request: Request, folder: Path, shown: Format, out: Path | None) -> 
         ) as target:
             yield target
     elif shown is Format.TABLE:
-        yield table.Printed(sys.stdout, request.columns, request.fitted.classes)
+        yield table.Printed(sys.stdout, request.columns, request.state.classes)
     else:
         yield _Stdout(formats.lines(shown, request.columns))
 

@@ -20,9 +20,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ood_core.detector.build import thumbnail
-from ood_core.detector.forward import outputs
-from ood_core.detector.inputs import batches, file_item
+from ood_core.detector.forward import compute_outputs
+from ood_core.detector.from_run import thumbnail
+from ood_core.detector.image_inputs import file_ref, iter_batches
 from ood_core.detector.state import Examples
 from ood_core.errors import OODError
 from ood_core.store.store import write_text
@@ -87,8 +87,8 @@ def explain(request: Request, rows: Sequence[Row]) -> list[Explained]:
     """Return the rows in their order, each with its image, its neighbours and its map of errors."""
     found: list[Explained] = []
     size = min(request.batch_size, BATCH)
-    for shown in batches(
-        map(file_item, [row.file for row in rows]), request.fitted.preprocessing, size, request.fitted.device
+    for shown in iter_batches(
+        map(file_ref, [row.file for row in rows]), request.state.preprocessing, size, request.state.device
     ):
         of_batch = rows[len(found) : len(found) + len(shown.names)]
         seen = iter(_seen(request, shown.images) if len(shown.images) else ())
@@ -100,16 +100,16 @@ def explain(request: Request, rows: Sequence[Row]) -> list[Explained]:
 
 def _seen(request: Request, shown: torch.Tensor) -> Iterator[dict[str, Any]]:
     """Yield for each image [B, 3, S, S] what `Explained` holds of it."""
-    fitted = request.fitted
-    found, as_given = outputs(fitted.network, shown)
+    state = request.state
+    found, as_given = compute_outputs(state.network, shown)
     near: list[list[Neighbour]] = [[] for _ in shown]
-    if fitted.examples is not None:
-        distances, rows = fitted.examples.nearest(found.embeddings, NEAREST)
+    if state.examples is not None:
+        distances, rows = state.examples.nearest(found.embeddings, NEAREST)
         near = [
-            [_neighbour(fitted.classes, fitted.examples, *of) for of in zip(*pair, strict=True)]
+            [_neighbour(state.classes, state.examples, *of) for of in zip(*pair, strict=True)]
             for pair in zip(distances.tolist(), rows.tolist(), strict=True)
         ]
-    maps = None if fitted.trained_task is None else fitted.trained_task.patch_errors(as_given).float().cpu().numpy()
+    maps = None if state.trained_task is None else state.trained_task.patch_errors(as_given).float().cpu().numpy()
     for row, image in enumerate(shown):
         yield {
             "picture": _uri(thumbnail(image), "webp"),

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ood_core.detector.forward import scored
-from ood_core.detector.inputs import Shown, batches, file_item
-from ood_core.detector.predictions import Predictions, Rule, Scored, decide
-from ood_core.detector.state import Fitted
+from ood_core.detector.forward import score_images
+from ood_core.detector.image_inputs import ImageBatch, file_ref, iter_batches
+from ood_core.detector.predictions import DecisionRule, Predictions, ScoredBatch, decide
+from ood_core.detector.state import DetectorState
 from ood_score.rows import Columns, Near, Row
 
 NEAREST = 5
@@ -24,14 +24,14 @@ class Request:
     """What is wanted of images.
 
     Attributes:
-        fitted: The detector's.
+        state: The detector's.
         rule: How scores become decisions.
         columns: What is shown of a row.
         batch_size: Images that pass through the network at once.
     """
 
-    fitted: Fitted
-    rule: Rule
+    state: DetectorState
+    rule: DecisionRule
     columns: Columns
     batch_size: int
 
@@ -43,13 +43,13 @@ class Request:
 
 def passed(request: Request, paths: Iterable[str]) -> Iterator[list[Row]]:
     """Yield the rows of the images in their order, a batch at a time; what cannot be scored is a row with an error."""
-    fitted = request.fitted
-    for shown in batches(map(file_item, paths), fitted.preprocessing, request.batch_size, fitted.device):
-        found = scored(request.fitted, shown.images, request.only) if len(shown.images) else None
+    state = request.state
+    for shown in iter_batches(map(file_ref, paths), state.preprocessing, request.batch_size, state.device):
+        found = score_images(request.state, shown.images, request.only) if len(shown.images) else None
         yield _rows(request, shown, found)
 
 
-def _rows(request: Request, shown: Shown, found: Scored | None) -> list[Row]:
+def _rows(request: Request, shown: ImageBatch, found: ScoredBatch | None) -> list[Row]:
     errors = {place: reason.removeprefix(f"{shown.names[place]}: ") for place, reason in shown.errors.items()}
     places = [place for place in range(len(shown.names)) if place not in errors]
     good = []  # rows of what was scored
@@ -61,18 +61,18 @@ def _rows(request: Request, shown: Shown, found: Scored | None) -> list[Row]:
     rows = {place: Row(file=shown.names[place], error=reason) for place, reason in errors.items()}
     if found is not None and good:
         kept = _only(found, good)
-        predictions = decide(request.fitted, kept, request.rule)
-        near = nearest(request.fitted, kept.embeddings) if request.columns.nearest else [()] * len(good)
+        predictions = decide(request.state, kept, request.rule)
+        near = nearest(request.state, kept.embeddings) if request.columns.nearest else [()] * len(good)
         for row, place in enumerate(places[row] for row in good):
             rows[place] = _row(shown.names[place], request.columns, predictions, row, near[row])
     return [rows[place] for place in range(len(shown.names))]
 
 
-def _only(found: Scored, rows: Sequence[int]) -> Scored:
+def _only(found: ScoredBatch, rows: Sequence[int]) -> ScoredBatch:
     if len(rows) == len(found):
         return found
     kept = np.array(rows)
-    return Scored(
+    return ScoredBatch(
         {name: scores[kept] for name, scores in found.scores.items()},
         None if found.predicted is None else found.predicted[kept],
         found.embeddings[torch.from_numpy(kept)],
@@ -92,10 +92,10 @@ def _row(file: str, columns: Columns, found: Predictions, row: int, near: tuple[
     )
 
 
-def nearest(fitted: Fitted, embeddings: Tensor) -> list[tuple[Near, ...]]:
+def nearest(state: DetectorState, embeddings: Tensor) -> list[tuple[Near, ...]]:
     """Return for each embedding [N, D] the nearest ID training images; none where the detector keeps none."""
-    if fitted.examples is None:
+    if state.examples is None:
         return [()] * len(embeddings)
-    distances, rows = fitted.examples.nearest(embeddings, NEAREST)
-    classes = [[fitted.classes[label] for label in labels] for labels in fitted.examples.labels[rows].tolist()]
+    distances, rows = state.examples.nearest(embeddings, NEAREST)
+    classes = [[state.classes[label] for label in labels] for labels in state.examples.labels[rows].tolist()]
     return [tuple(map(Near, *of)) for of in zip(classes, distances.tolist(), strict=True)]

@@ -100,7 +100,7 @@ def about(request: Request, folder: Path, format: Format) -> dict[str, Any]:
     """Return what makes rows what they are, by the names that users know."""
     digest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["digest"]
     return {
-        "detector": f"{request.fitted.origin.name} ({digest[:12]})",
+        "detector": f"{request.state.origin.name} ({digest[:12]})",
         "scorer": request.rule.scorer,
         "tpr": request.rule.tpr,
         "per-class": request.rule.per_class,

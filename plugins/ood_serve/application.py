@@ -101,7 +101,7 @@ def application(service: Service, started: Callable[[], None] = lambda: None) ->
 
     made: FastAPI = FastAPIOffline(
         title="OOD detection",
-        description=f"Tells images that '{service.fitted.origin.name}' was not made for from those it was.",
+        description=f"Tells images that '{service.state.origin.name}' was not made for from those it was.",
         version="1",
         redoc_url=None,
         swagger_ui_parameters={"validatorUrl": None},  # which would be asked on another host
@@ -130,7 +130,7 @@ def _add_score(made: FastAPI, service: Service) -> None:
 
 
 def _add_others(made: FastAPI, service: Service) -> None:
-    shown = page.render(service.fitted)
+    shown = page.render(service.state)
 
     @made.get("/", include_in_schema=False)
     async def root() -> Response:

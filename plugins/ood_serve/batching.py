@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from ood_core.data.selection import to_unit
-from ood_core.detector.forward import scored
-from ood_core.detector.predictions import Scored
-from ood_core.detector.state import Fitted
+from ood_core.detector.forward import score_images
+from ood_core.detector.predictions import ScoredBatch
+from ood_core.detector.state import DetectorState
 
 
 @dataclass(frozen=True)
 class Passed:
     """What came of one image: its scores, one row, and its error map [h, w] if it was asked for."""
 
-    scored: Scored
+    scored: ScoredBatch
     error_map: Tensor | None = None
 
 
@@ -53,14 +53,16 @@ class Batcher:
     """The thread, and what waits for it.
 
     Args:
-        fitted: The detector's.
+        state: The detector's.
         batch_size: Images that pass at once, at most.
         max_wait: Milliseconds for those that are being decoded.
         told: Called in the thread after each pass, with the scores and the seconds that it took.
     """
 
-    def __init__(self, fitted: Fitted, batch_size: int, max_wait: float, told: Callable[[Scored, float], None]) -> None:
-        self._fitted, self._size, self._wait, self._told = fitted, batch_size, max_wait / 1000, told
+    def __init__(
+        self, state: DetectorState, batch_size: int, max_wait: float, told: Callable[[ScoredBatch, float], None]
+    ) -> None:
+        self._state, self._size, self._wait, self._told = state, batch_size, max_wait / 1000, told
         self._waiting: deque[Job] = deque()
         self._coming = 0
         self._closed = False
@@ -125,7 +127,7 @@ class Batcher:
     def _pass(self, jobs: Sequence[Job]) -> None:
         try:
             began = time.perf_counter()
-            found = scored(self._fitted, torch.stack([job.image for job in jobs]))
+            found = score_images(self._state, torch.stack([job.image for job in jobs]))
             took = time.perf_counter() - began
             answers = [Passed(_row(found, row), self._error_map(job)) for row, job in enumerate(jobs)]
         except Exception as error:
@@ -140,15 +142,15 @@ class Batcher:
             self._told(found, took)
 
     def _error_map(self, job: Job) -> Tensor | None:
-        if not job.mapped or self._fitted.trained_task is None:
+        if not job.mapped or self._state.trained_task is None:
             return None
-        return self._fitted.trained_task.patch_errors(to_unit(job.image[None].to(self._fitted.device)))[0].cpu()
+        return self._state.trained_task.patch_errors(to_unit(job.image[None].to(self._state.device)))[0].cpu()
 
 
-def _row(found: Scored, row: int) -> Scored:
+def _row(found: ScoredBatch, row: int) -> ScoredBatch:
     only = slice(row, row + 1)
     predicted = None if found.predicted is None else found.predicted[only]
-    return Scored({name: of[only] for name, of in found.scores.items()}, predicted, found.embeddings[only])
+    return ScoredBatch({name: of[only] for name, of in found.scores.items()}, predicted, found.embeddings[only])
 
 
 def _hand_over(jobs: Sequence[Job], answers: Sequence[Passed | Exception]) -> None:

@@ -50,7 +50,7 @@ def command(
         bound = listening.getsockname()[:2]
         where = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
         told = f"serving {detector.name} ({', '.join(detector.scorers)}) on http://{where}"
-        serve(Service(detector.fitted, limits), listening, lambda: typer.echo(told))
+        serve(Service(detector.state, limits), listening, lambda: typer.echo(told))
 
 
 def _require_extra() -> None:

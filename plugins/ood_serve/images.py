@@ -7,7 +7,7 @@ from io import BytesIO
 import PIL.Image
 from torch import Tensor
 
-from ood_core.detector.inputs import decoded, show
+from ood_core.detector.image_inputs import decode_image, preprocess
 from ood_core.detector.state import Preprocessing
 from ood_core.errors import OODError
 from ood_serve.errors import Failure
@@ -27,7 +27,7 @@ def prepare(upload: Upload, preprocessing: Preprocessing, max_pixels: int) -> Te
         raise Failure(422, f"{upload.name}: the file is empty", "picture")
     _require_small(upload, max_pixels)
     try:
-        return show(decoded(upload.encoded, upload.name), preprocessing)
+        return preprocess(decode_image(upload.encoded, upload.name), preprocessing)
     except OODError as error:
         raise Failure(422, str(error), "picture") from error
 

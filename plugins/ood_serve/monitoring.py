@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from ood_core.detector.predictions import Scored
-from ood_core.detector.state import Fitted
+from ood_core.detector.predictions import ScoredBatch
+from ood_core.detector.state import DetectorState
 from ood_core.evaluation.drift_tests import KS, Sequential, Window
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -81,16 +81,16 @@ class Monitor:
     """All numbers of one service, in a registry of their own.
 
     Args:
-        fitted: The detector's.
+        state: The detector's.
     """
 
-    def __init__(self, fitted: Fitted) -> None:
-        self._decides = fitted.scorers[0].name
-        self.drift = Drift(fitted.scorers[0].calibration.scores)
+    def __init__(self, state: DetectorState) -> None:
+        self._decides = state.scorers[0].name
+        self.drift = Drift(state.scorers[0].calibration.scores)
         self.registry = known = Registry()
         ProcessCollector(registry=known)
         Info("ood_detector", "The detector that is served.", registry=known).info(
-            {"name": fitted.origin.name, "scorer": self._decides, "created": fitted.origin.created}
+            {"name": state.origin.name, "scorer": self._decides, "created": state.origin.created}
         )
         self.requests = Histogram(
             "ood_request_seconds",
@@ -120,7 +120,7 @@ class Monitor:
             )
         }
 
-    def passed(self, found: Scored, seconds: float) -> None:
+    def passed(self, found: ScoredBatch, seconds: float) -> None:
         """Take in a batch."""
         self.inference.observe(seconds)
         self.batches.observe(len(found))

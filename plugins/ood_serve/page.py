@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jinja2
 
-from ood_core.detector.state import Fitted
+from ood_core.detector.state import DetectorState
 
 NEAREST = 6
 """In-distribution images that are shown."""
@@ -17,7 +17,7 @@ HEADERS = {
 }
 
 
-def render(fitted: Fitted) -> str:
+def render(state: DetectorState) -> str:
     """Return the page for a detector."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ood_serve"),
@@ -27,8 +27,8 @@ def render(fitted: Fitted) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(
-        fitted=fitted,
-        nearest=NEAREST if fitted.examples is not None else 0,
-        mapped=fitted.trained_task is not None,
-        calibration=len(fitted.scorers[0].calibration),
+        state=state,
+        nearest=NEAREST if state.examples is not None else 0,
+        mapped=state.trained_task is not None,
+        calibration=len(state.scorers[0].calibration),
     )

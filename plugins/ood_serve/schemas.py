@@ -7,7 +7,7 @@ import base64
 from pydantic import BaseModel, ConfigDict, Field
 
 from ood_core.detector.predictions import Predictions
-from ood_core.detector.state import Fitted
+from ood_core.detector.state import DetectorState
 from ood_serve.batching import Passed
 
 
@@ -95,11 +95,11 @@ class InternalError(Error):
     id: str = Field(description="By which the log knows it.")
 
 
-def result(fitted: Fitted, name: str, found: Predictions, passed: Passed, nearest: int) -> Result:
+def result(state: DetectorState, name: str, found: Predictions, passed: Passed, nearest: int) -> Result:
     """Return what is said of one image.
 
     Args:
-        fitted: The detector's.
+        state: The detector's.
         name: What the client calls the image.
         found: The decision on it alone.
         passed: What came of it.
@@ -115,7 +115,7 @@ def result(fitted: Fitted, name: str, found: Predictions, passed: Passed, neares
         scores={of: float(scores[0]) for of, scores in found.scores.items()},
     )
     if nearest:
-        said.nearest = _neighbours(fitted, passed, nearest)
+        said.nearest = _neighbours(state, passed, nearest)
     if passed.error_map is not None:
         said.error_map = passed.error_map.tolist()
     return said
@@ -126,13 +126,13 @@ def encoded(answer: Answer) -> bytes:
     return answer.model_dump_json(exclude_unset=True, by_alias=True).encode()
 
 
-def _neighbours(fitted: Fitted, passed: Passed, count: int) -> list[Neighbour]:
-    examples = fitted.examples
+def _neighbours(state: DetectorState, passed: Passed, count: int) -> list[Neighbour]:
+    examples = state.examples
     assert examples is not None, "the question is refused where there are none"
     distances, rows = examples.nearest(passed.scored.embeddings, count)
     return [
         Neighbour(
-            class_name=fitted.classes[int(examples.labels[row])],
+            class_name=state.classes[int(examples.labels[row])],
             distance=distance,
             picture="data:image/webp;base64," + base64.b64encode(examples.pictures[row]).decode(),
         )

@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 from starlette.requests import Request
 
-from ood_core.detector.predictions import Rule, decide, rule
-from ood_core.detector.state import Fitted
+from ood_core.detector.predictions import DecisionRule, decide, decision_rule
+from ood_core.detector.state import DetectorState
 from ood_core.errors import OODError
 from ood_core.runtime import torch_state
 from ood_serve import images, schemas
@@ -41,7 +41,7 @@ class Service:
     """A detector that is asked by many at once.
 
     Args:
-        fitted: The detector's.
+        state: The detector's.
         limits: Of requests.
 
     Attributes:
@@ -49,13 +49,13 @@ class Service:
         error_scale: What `BELOW` of the patches of in-distribution images are guessed better than; 0 until it is known.
     """
 
-    def __init__(self, fitted: Fitted, limits: Limits) -> None:
-        self.fitted, self.limits = fitted, limits
+    def __init__(self, state: DetectorState, limits: Limits) -> None:
+        self.state, self.limits = state, limits
         self.ready = False
         self.error_scale = 0.0
-        self.monitor = Monitor(fitted)
+        self.monitor = Monitor(state)
         self.admission = Admission(limits.queue)
-        self._batcher = Batcher(fitted, limits.batch_size, limits.max_wait, self.monitor.passed)
+        self._batcher = Batcher(state, limits.batch_size, limits.max_wait, self.monitor.passed)
         self.monitor.queue.set_function(lambda: len(self._batcher))
         self.monitor.accepted.set_function(lambda: len(self.admission))
         # one core for each thread: torch's own threads within them would only get into each other's way
@@ -70,9 +70,9 @@ class Service:
             Exception: Whatever was wrong with that image.
         """
         self._batcher.start()
-        await self._pass_witnesses(1, self.fitted.preprocessing.image_size + 1, mapped=False)
-        if self.fitted.trained_task is not None:
-            passed = await self._pass_witnesses(MAPPED, self.fitted.preprocessing.image_size, mapped=True)
+        await self._pass_witnesses(1, self.state.preprocessing.image_size + 1, mapped=False)
+        if self.state.trained_task is not None:
+            passed = await self._pass_witnesses(MAPPED, self.state.preprocessing.image_size, mapped=True)
             errors = [of.error_map.numpy().ravel() for of in passed if of.error_map is not None]
             self.error_scale = float(np.quantile(np.concatenate(errors), BELOW))
         self.ready = True
@@ -80,7 +80,7 @@ class Service:
     async def _pass_witnesses(self, count: int, size: int, mapped: bool) -> list[Passed]:
         """Return what came of the first witnesses, shown as pictures of this size; another one has to be resized."""
         uploads = []
-        for witness in self.fitted.witnesses[:count]:
+        for witness in self.state.reference_images[:count]:
             file = BytesIO()
             PIL.Image.fromarray(witness.movedim(0, -1).numpy()).resize((size, size)).save(file, "PNG")
             uploads.append(Upload("witness", file.getvalue()))
@@ -116,19 +116,19 @@ class Service:
         except TimeoutError:
             raise self._late(reading) from None
 
-    def _rule(self, question: Question) -> Rule:
+    def _rule(self, question: Question) -> DecisionRule:
         """Return how scores become decisions.
 
         Raises:
             Failure: The detector cannot do what is asked.
         """
         try:
-            by = rule(self.fitted, question.scorer, question.tpr, question.per_class)
+            by = decision_rule(self.state, question.scorer, question.tpr, question.per_class)
         except OODError as error:
             raise Failure(422, str(error), "query") from error
-        if question.nearest and self.fitted.examples is None:
+        if question.nearest and self.state.examples is None:
             raise Failure(422, "the detector keeps no images to show the nearest of; leave out 'nearest'", "query")
-        if question.error_map and self.fitted.trained_task is None:
+        if question.error_map and self.state.trained_task is None:
             raise Failure(
                 422, "the detector cannot guess hidden patches, so it has no error map; leave out 'error_map'", "query"
             )
@@ -156,7 +156,7 @@ class Service:
     def _prepare(self, upload: Upload, answer: asyncio.Future[Passed], mapped: bool, counted: bool) -> None:
         """Decode an image and have it passed; in a thread."""
         try:
-            image = images.prepare(upload, self.fitted.preprocessing, self.limits.max_pixels)
+            image = images.prepare(upload, self.state.preprocessing, self.limits.max_pixels)
         except Exception as error:
             self._batcher.dismiss()
             loop = answer.get_loop()
@@ -166,7 +166,7 @@ class Service:
             self._batcher.put(Job(image, answer, mapped, counted))
 
     async def _answer(
-        self, uploads: Sequence[Upload], outcomes: Sequence[Passed | Failure], by: Rule, question: Question
+        self, uploads: Sequence[Upload], outcomes: Sequence[Passed | Failure], by: DecisionRule, question: Question
     ) -> Answer:
         make = partial(self._results, uploads, outcomes, by, question.nearest)
         if question.nearest:  # distances to all examples take a while
@@ -176,13 +176,13 @@ class Service:
         for of in results:
             if isinstance(of, Result):
                 self.monitor.images.labels("ood" if of.is_ood else "id").inc()
-        answer = Answer(results=results, scorer=by.scorer, tpr=by.tpr, detector=self.fitted.origin.name)
+        answer = Answer(results=results, scorer=by.scorer, tpr=by.tpr, detector=self.state.origin.name)
         if question.error_map:
             answer.error_scale = self.error_scale
         return answer
 
     def _results(
-        self, uploads: Sequence[Upload], outcomes: Sequence[Passed | Failure], by: Rule, nearest: int
+        self, uploads: Sequence[Upload], outcomes: Sequence[Passed | Failure], by: DecisionRule, nearest: int
     ) -> list[Result | Refused]:
         """Return what is said of each image.
 
@@ -195,8 +195,8 @@ class Service:
             failure = _unusable(upload, outcome)
             if failure is None:
                 assert isinstance(outcome, Passed)
-                found = decide(self.fitted, outcome.scored, by)
-                results.append(schemas.result(self.fitted, upload.name, found, outcome, nearest))
+                found = decide(self.state, outcome.scored, by)
+                results.append(schemas.result(self.state, upload.name, found, outcome, nearest))
             else:
                 failures.append(failure)
                 results.append(Refused(name=upload.name, error=failure.message))

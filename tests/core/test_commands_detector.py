@@ -74,4 +74,4 @@ def test_a_run_that_is_not_there_is_told(ood):
 
 def test_the_accuracy_on_the_held_out_images_is_among_what_is_said_of_a_detector(tiny_detector):
     said = f"the network classifies {tiny_detector.id_accuracy:.1%} of these images correctly"
-    assert said in list(describe.lines(tiny_detector.fitted))
+    assert said in list(describe.lines(tiny_detector.state))

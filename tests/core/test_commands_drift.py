@@ -12,7 +12,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from ood_core.detector import Detector
-from ood_core.detector.inputs import items
+from ood_core.detector.image_inputs import image_refs
 from ood_core.evaluation.drift_tests import kolmogorov_smirnov, verdict
 from ood_drift import verdict as drifting
 from ood_timm.backbone import Timm
@@ -80,15 +80,15 @@ def table(tmp_path, detector, pictures):
 
 
 def compared(detector, stream, alpha=0.01):
-    fitted = Detector.load(detector).fitted
+    fitted = Detector.load(detector).state
     return drifting.compare(fitted, stream, None, drifting.begin(fitted, None, alpha))
 
 
 @pytest.fixture(scope="module")
 def said(detector, pictures):
     """The verdict on `same`."""
-    fitted = Detector.load(detector).fitted
-    found = compared(detector, drifting.score(fitted, items(pictures / "same"), None))
+    fitted = Detector.load(detector).state
+    found = compared(detector, drifting.score(fitted, image_refs(pictures / "same"), None))
     return verdict(found.ks, found.sequential, 0.01) + "\n"
 
 
@@ -190,13 +190,13 @@ def test_equal_scores_give_equal_drawings(detector, table) -> None:
 
 
 def test_the_drawing_of_many_scores_is_small(detector) -> None:
-    known = Detector.load(detector).fitted.scorer().calibration.scores
+    known = Detector.load(detector).state.scorer().calibration.scores
     stream = drifting.Stream(np.random.default_rng(0).choice(known, 30_000).tolist())
     assert len(drifting.draw(compared(detector, stream), "svg")) < 300_000
 
 
 def test_what_is_found_is_what_the_tests_say(detector, table) -> None:
-    fitted, stream = Detector.load(detector).fitted, drifting.read(table("inverted", "jsonl"), None)
+    fitted, stream = Detector.load(detector).state, drifting.read(table("inverted", "jsonl"), None)
     found = compared(detector, stream, alpha=0.001)
     assert found.ks == kolmogorov_smirnov(fitted.scorer().calibration.scores, found.scores)
     assert len(found.evidence) == len(found.scores) == found.sequential.images == 150

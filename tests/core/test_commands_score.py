@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ood_core.detector import Detector, forward
-from ood_core.detector.predictions import rule
+from ood_core.detector.predictions import decision_rule
 from ood_core.evaluation.calibration import Calibration
 from ood_score import predict_files
 from ood_score.resumable_file import kept
@@ -100,10 +100,10 @@ def test_another_scorer_and_rate_need_no_fit(score, photos, tiny_detector):
 
 def test_each_class_has_its_threshold_where_that_is_wanted(photos, tiny_detector):
     calibration = Calibration(np.arange(30.0) * 20, np.minimum(np.arange(30) // 5, 2))
-    scorers = tuple(replace(of, calibration=calibration) for of in tiny_detector.fitted.scorers)
-    detector = Detector.of(replace(tiny_detector.fitted, scorers=scorers))
-    by = rule(detector.fitted, tpr=0.5, per_class=True)
-    request = predict_files.Request(detector.fitted, by, Columns(), 5)
+    scorers = tuple(replace(of, calibration=calibration) for of in tiny_detector.state.scorers)
+    detector = Detector.from_state(replace(tiny_detector.state, scorers=scorers))
+    by = decision_rule(detector.state, tpr=0.5, per_class=True)
+    request = predict_files.Request(detector.state, by, Columns(), 5)
     rows = [row for of in predict_files.passed(request, map(str, sorted(photos.iterdir()))) for row in of]
     expected = detector.predict(photos, tpr=0.5, per_class=True)
     assert [row.threshold for row in rows] == expected.threshold.tolist()
@@ -138,7 +138,7 @@ def test_what_cannot_be_scored_is_a_row_and_all_else_goes_on(score, photos):
 
 def test_a_score_that_is_no_number_is_an_error_of_that_image_alone(score, photos, monkeypatch):
     def broken(*arguments):
-        found = forward.scored(*arguments)
+        found = forward.score_images(*arguments)
         found.scores["mahalanobis"][1] = np.nan
         return found
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ood_core.data.loaders import Shown, evaluation_batches
 from ood_core.data.selection import Selection
-from ood_core.detector import Detector, fitting
+from ood_core.detector import Detector, from_module
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, DatasetSource, ImageSet, Network, Probe, Score, Scorer
 from ood_core.pipeline import extract, fit, networks, train
@@ -394,15 +394,15 @@ BACKBONES = [
 
 @pytest.mark.parametrize(("network", "what"), BACKBONES, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_detector_refuses_what_a_run_refuses(coloured, monkeypatch, network, what):
-    monkeypatch.setattr(fitting, "BATCH", 16)
+    monkeypatch.setattr(from_module, "BATCH", 16)
     with pytest.raises(OODError, match=re.escape(what)):
         Detector(image_size=8).fit(given(network), coloured, ["mahalanobis"])
 
 
 def test_a_detector_has_no_head_that_does_not_make_the_logits(coloured):
     network = heads(logits=lambda x: x / 0.1)
-    assert Detector(image_size=8).fit(given(Means()), coloured, ["energy"]).fitted.head is not None
-    assert Detector(image_size=8).fit(given(network), coloured, ["energy"]).fitted.head is None
+    assert Detector(image_size=8).fit(given(Means()), coloured, ["energy"]).state.head is not None
+    assert Detector(image_size=8).fit(given(network), coloured, ["energy"]).state.head is None
     with pytest.raises(OODError, match="scorer 'vim' needs the linear layer that makes the logits"):
         Detector(image_size=8).fit(given(network), coloured, ["vim"])
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from ood_core.detector import Detector
-from ood_core.detector.predictions import Scored, decide, rule
+from ood_core.detector.predictions import ScoredBatch, decide, decision_rule
 from ood_core.errors import OODError, OODWarning
 
 SCORERS = ("mahalanobis", "softmax", "entropy", "energy", "gradnorm")
@@ -118,18 +118,18 @@ def test_the_batch_changes_scores_by_rounding_alone(tiny_detector, arrays, round
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_decisions_on_calibration_images_are_the_same_in_every_batch(tiny_detector, scorer):
     """Their scores are the thresholds; nothing but rounding is between them."""
-    calibration = tiny_detector.fitted.scorer(scorer).calibration
+    calibration = tiny_detector.state.scorer(scorer).calibration
     for factor in (1 - 1e-10, 1 + 1e-10):
         scores = calibration.scores * factor
-        made = Scored({scorer: scores}, None, torch.zeros(len(scores), 1))
+        made = ScoredBatch({scorer: scores}, None, torch.zeros(len(scores), 1))
         for tpr in (0.5, 0.8, 0.95):
-            found = decide(tiny_detector.fitted, made, rule(tiny_detector.fitted, scorer, tpr, per_class=False))
+            found = decide(tiny_detector.state, made, decision_rule(tiny_detector.state, scorer, tpr, per_class=False))
             assert found.is_ood.sum() == len(scores) - math.ceil((len(scores) + 1) * tpr - 1e-9)
             assert (found.is_ood == (found.p_value <= 1 - tpr + 1e-12)).all()
 
 
 def test_predictions_follow_from_scores_and_calibration(tiny_detector, arrays):
-    calibration = tiny_detector.fitted.scorer("energy").calibration
+    calibration = tiny_detector.state.scorer("energy").calibration
     found = tiny_detector.predict(arrays, scorer="energy", tpr=0.8)
     scores = tiny_detector.score(arrays)["energy"]
     assert found.score.tolist() == scores.tolist()
@@ -303,7 +303,7 @@ def test_the_nearest_examples_are_training_images(tiny_run, tiny_detector):
     images = tiny_run.plan.rows[0].measure.fit.train.base.images.opened
     shown = torch.stack([images.pixels(0)])
     (_, scored), *_ = tiny_detector.stream(shown)
-    distances, rows = tiny_detector.fitted.examples.nearest(scored.embeddings, 3)
+    distances, rows = tiny_detector.state.examples.nearest(scored.embeddings, 3)
     assert distances.shape == rows.shape == (1, 3)
     assert distances[0, 0] == pytest.approx(0, abs=1e-3)
-    assert int(tiny_detector.fitted.examples.labels[rows[0, 0]]) == int(images.labels[0])
+    assert int(tiny_detector.state.examples.labels[rows[0, 0]]) == int(images.labels[0])

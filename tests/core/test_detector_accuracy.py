@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ood_core.detector import Detector, build
+from ood_core.detector import Detector, from_run
 from ood_core.detector.accuracy import USUAL, explain
 from ood_core.detector.wrapped_module import Normalisation
 from ood_core.errors import OODWarning
@@ -148,9 +148,9 @@ def test_a_run_has_an_accuracy_wherever_logits_tell_classes_apart(monkeypatch, c
     logits = torch.eye(2)[[0, 1, 0, 1]]
     read = held(logits, torch.tensor([0, 1, 0, 0]))
     assert read.head is None  # as of a classifier that is no linear layer
-    monkeypatch.setattr(build, "load_outputs", lambda *_: replace(read, classes=classes))
+    monkeypatch.setattr(from_run, "load_outputs", lambda *_: replace(read, classes=classes))
     measure = SimpleNamespace(held_scores=SimpleNamespace(outputs=SimpleNamespace(base=None)))
-    assert build._id_accuracy(measure, None) == expected
+    assert from_run._id_accuracy(measure, None) == expected
 
 
 def test_accuracy_is_kept_by_a_saved_detector_and_needs_logits_and_labels(colours, tmp_path):

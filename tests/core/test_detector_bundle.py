@@ -49,7 +49,7 @@ def test_nothing_but_safetensors_and_json_is_written(tiny_run):
 def test_a_full_disk_is_one_line_and_leaves_the_detector_that_was_there(tiny_detector, copy, plugins, disk_full, size):
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
     with disk_full(size), pytest.raises(OODError, match=r"detector: cannot be written, the disk is full: [^\n]*$"):
-        bundle.save(tiny_detector.fitted, copy, plugins)
+        bundle.save(tiny_detector.state, copy, plugins)
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
     assert [path.name for path in copy.parent.iterdir()] == ["detector"]
 
@@ -129,8 +129,8 @@ def test_another_format_is_refused(copy):
 
 
 def test_a_network_that_gives_other_embeddings_is_refused(tiny_run, tmp_path, plugins):
-    fitted = Detector.load(tiny_run.detector).fitted
-    bundle.save(replace(fitted, witnessed=fitted.witnessed + 1), tmp_path / "other", plugins)
+    fitted = Detector.load(tiny_run.detector).state
+    bundle.save(replace(fitted, reference_embeddings=fitted.reference_embeddings + 1), tmp_path / "other", plugins)
     with pytest.raises(
         OODError, match=r"the network gives embeddings [\d.]+% off those it had when saved; with the same"
     ):
@@ -145,7 +145,7 @@ def test_a_saved_detector_is_the_same_detector(tiny_run, tiny_detector, tmp_path
     assert first.score.tolist() == second.score.tolist()
     assert first.p_value.tolist() == second.p_value.tolist()
     assert again.classes == tiny_detector.classes
-    assert again.fitted.examples.pictures == tiny_detector.fitted.examples.pictures
+    assert again.state.examples.pictures == tiny_detector.state.examples.pictures
     assert (tmp_path / "again" / "manifest.json").read_text() == (tiny_run.detector / "manifest.json").read_text()
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ood_core.detector import Detector
-from ood_core.detector.labelled_data import labelled
+from ood_core.detector.labelled_data import read_labelled
 from ood_core.errors import OODError, OODWarning
 from ood_core.interfaces import EvaluationView
 from ood_core.runtime.torchvision_compat import prepare_torchvision
@@ -94,7 +94,7 @@ def test_embeddings_are_the_inputs_of_the_last_layer(make, data):
     (_, scored), *_ = detector.stream(images)
     with torch.no_grad():
         assert torch.allclose(scored.embeddings, module.body(images), atol=1e-6)
-        assert torch.allclose(detector.fitted.head.weight, module.fc.weight)
+        assert torch.allclose(detector.state.head.weight, module.fc.weight)
         expected = -module.fc(module.body(images)).double().logsumexp(1)
     assert detector.score(images)["energy"] == pytest.approx(expected.numpy(), abs=1e-5)
 
@@ -200,8 +200,8 @@ def test_a_folder_may_name_the_classes_in_another_order(classifier, data, far, t
 
 def test_held_out_folders_have_the_labels_of_the_training_folders(data, tmp_path):
     images, labels = data
-    train = labelled(coloured(tmp_path / "a", data))
-    held = labelled(coloured(tmp_path / "b", (images[labels == 0], labels[labels == 0])), train.classes)
+    train = read_labelled(coloured(tmp_path / "a", data))
+    held = read_labelled(coloured(tmp_path / "b", (images[labels == 0], labels[labels == 0])), train.classes)
     assert train.classes == held.classes == ("blue", "green", "red")
     assert set(held.labels.tolist()) == {2}
 
@@ -215,7 +215,7 @@ def test_hidden_folders_are_no_classes_and_a_warning_counts_what_is_passed_over(
     with pytest.warns(
         OODWarning, match=r"passed over: 2 hidden folders, 1 file of other formats \(1 \.heic\)$"
     ) as seen:
-        found = labelled(tmp_path)
+        found = read_labelled(tmp_path)
     assert seen[0].filename == __file__  # points at the line of the user
     assert (found.classes, len(found), len(seen)) == (("blue", "green", "red"), len(data[1]), 1)
 
@@ -224,20 +224,20 @@ def test_an_empty_class_folder_keeps_its_label_and_is_warned_of(data, tmp_path):
     coloured(tmp_path, data)
     (tmp_path / "cyan").mkdir()
     with pytest.warns(OODWarning, match="no picture of the class 'cyan'$") as seen:
-        found = labelled(tmp_path)
+        found = read_labelled(tmp_path)
     assert seen[0].filename == __file__  # points at the line of the user
     assert found.classes == ("blue", "cyan", "green", "red")
     assert set(found.labels.tolist()) == {0, 2, 3}
     (tmp_path / "black").mkdir()
     with pytest.warns(OODWarning, match="no picture of 2 classes, such as 'black'$"):
-        labelled(tmp_path)
+        read_labelled(tmp_path)
 
 
 def test_splits_are_no_classes(data, tmp_path):
     coloured(tmp_path / "train", data)
     coloured(tmp_path / "test", data)
     with pytest.raises(OODError, match=r"holds train and test, which are splits and no classes; .* such as .*/train$"):
-        labelled(tmp_path)
+        read_labelled(tmp_path)
     with pytest.raises(
         OODError, match=r"'id' in it is no class but a data set with the splits train and test; say .*/id$"
     ):
@@ -245,20 +245,20 @@ def test_splits_are_no_classes(data, tmp_path):
         (tmp_path / "train").rename(tmp_path / "data" / "train")
         (tmp_path / "test").rename(tmp_path / "data" / "test")
         (tmp_path / "data").rename(tmp_path / "id")
-        labelled(tmp_path)
+        read_labelled(tmp_path)
 
 
 def test_held_out_images_calibrate_and_are_not_fitted_to(classifier, data, far):
     images, labels = data
     detector = fitted(classifier, (images[:120], labels[:120]), held_out=(images[120:], labels[120:]))
-    calibration = detector.fitted.scorers[0].calibration
+    calibration = detector.state.scorers[0].calibration
     assert calibration.scores == pytest.approx(np.sort(detector.score(images[120:])["mahalanobis"]), rel=1e-4)
-    assert detector.fitted.independent
+    assert detector.state.independent
 
 
 def test_a_share_of_each_class_calibrates_unless_others_are_given(classifier, data):
     detector = fitted(classifier, data, holdout=0.3)
-    assert len(detector.fitted.scorers[0].calibration) == 54  # 18 of the 60 of each class
+    assert len(detector.state.scorers[0].calibration) == 54  # 18 of the 60 of each class
 
 
 def test_each_predicted_class_may_have_its_threshold(data, far):
@@ -486,4 +486,4 @@ def test_a_data_set_is_read_image_by_image(data, far, told):
 def test_examples_are_left_out_where_nobody_may_see_them(classifier, data, tmp_path):
     fitted(classifier, data, examples=False).save(tmp_path / "bare")
     assert not (tmp_path / "bare" / "examples.safetensors").exists()
-    assert Detector.load(tmp_path / "bare", backbone=classifier).fitted.examples is None
+    assert Detector.load(tmp_path / "bare", backbone=classifier).state.examples is None

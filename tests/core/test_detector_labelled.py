@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
-from ood_core.detector.labelled_data import labelled, split
+from ood_core.detector.labelled_data import read_labelled, split_holdout
 from ood_core.errors import OODError
 
 NAMES = ["red", "green", "blue"]
@@ -108,7 +108,7 @@ def table():
     ],
 )
 def test_whatever_holds_images_and_labels_is_read(dataset):
-    found = labelled(dataset)
+    found = read_labelled(dataset)
     assert found.labels.tolist() == LABELS.tolist()
     assert found.classes == ("0", "1", "2")
     assert found.has_labels
@@ -128,7 +128,7 @@ def test_whatever_holds_images_and_labels_is_read(dataset):
     ids=["plain", "numpy", "other-names", "transform", "iterable", "encoded"],
 )
 def test_a_table_of_hugging_face_is_read_by_the_types_of_its_columns(table, change):
-    found = labelled(change(table))
+    found = read_labelled(change(table))
     assert found.labels.tolist() == LABELS.tolist()
     assert found.classes == tuple(NAMES)
     assert pixels(found) == TENSORS.tolist()
@@ -142,14 +142,14 @@ def test_splits_of_hugging_face_have_to_be_named(table):
     import datasets
 
     with pytest.raises(OODError, match=r"these are several splits, 'train', 'test'; name one: dataset\['train'\]"):
-        labelled(datasets.DatasetDict({"train": table, "test": table}))
+        read_labelled(datasets.DatasetDict({"train": table, "test": table}))
 
 
 def test_a_table_without_images_or_with_several_labels_says_so(table):
     with pytest.raises(OODError, match=r"none of the columns 'row', 'kind' has images; cast one to datasets.Image"):
-        labelled(table.remove_columns("photo"))
+        read_labelled(table.remove_columns("photo"))
     with pytest.raises(OODError, match=r"several columns are ClassLabel: 'kind', 'other'; keep one"):
-        labelled(table.add_column("other", LABELS.tolist()).cast_column("other", table.features["kind"]))
+        read_labelled(table.add_column("other", LABELS.tolist()).cast_column("other", table.features["kind"]))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_table_without_images_or_with_several_labels_says_so(table):
     ids=["whole", "subset", "twice", "concatenated", "loader"],
 )
 def test_labels_and_names_of_a_data_set_inside_another_are_found(dataset, rows):
-    found = labelled(dataset)
+    found = read_labelled(dataset)
     assert found.classes == tuple(NAMES)
     assert found.labels.tolist() == LABELS[list(rows)].tolist()
     assert pixels(found) == TENSORS[list(rows)].tolist()
@@ -175,12 +175,12 @@ def test_labels_and_names_of_a_data_set_inside_another_are_found(dataset, rows):
 
 def test_labels_beside_the_images_spare_reading_them():
     dataset = Told()
-    labelled(random_split(dataset, [0.5, 0.5])[0])
+    read_labelled(random_split(dataset, [0.5, 0.5])[0])
     assert len(dataset.read) == 2
 
 
 def test_labels_that_are_changed_on_the_way_are_those_that_are_yielded():
-    found = labelled(Told(lambda label: (label + 1) % 3))
+    found = read_labelled(Told(lambda label: (label + 1) % 3))
     assert found.labels.tolist() == ((LABELS + 1) % 3).tolist()
     assert found.classes == ("0", "1", "2")  # the names belong to the others
 
@@ -189,13 +189,13 @@ def test_data_sets_of_other_classes_are_not_concatenated():
     other = Told()
     other.classes = ["a", "b", "c"]
     with pytest.raises(OODError, match="the data sets that are concatenated have different classes"):
-        labelled(ConcatDataset([Told(), other]))
+        read_labelled(ConcatDataset([Told(), other]))
 
 
 def test_files_may_come_with_their_classes(tmp_path):
     for row, picture in enumerate(PICTURES):
         picture.save(tmp_path / f"{row}.png")
-    found = labelled([(str(tmp_path / f"{row}.png"), NAMES[label]) for row, label in enumerate(LABELS)])
+    found = read_labelled([(str(tmp_path / f"{row}.png"), NAMES[label]) for row, label in enumerate(LABELS)])
     assert found.classes == ("blue", "green", "red")
     assert [found.classes[label] for label in found.labels] == [NAMES[label] for label in LABELS]
     assert pixels(found) == TENSORS.tolist()
@@ -223,13 +223,13 @@ def test_files_may_come_with_their_classes(tmp_path):
     ids=lambda labels: f"{type(labels).__name__}-{getattr(labels, 'dtype', '')}-{getattr(labels, 'ndim', '')}",
 )
 def test_labels_are_whatever_numpy_reads_as_numbers(labels):
-    assert labelled((IMAGES, labels)).labels.tolist() == LABELS.tolist()
+    assert read_labelled((IMAGES, labels)).labels.tolist() == LABELS.tolist()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.gpu
 def test_labels_may_lie_on_a_gpu():
-    assert labelled((TENSORS, torch.from_numpy(LABELS).cuda())).labels.tolist() == LABELS.tolist()
+    assert read_labelled((TENSORS, torch.from_numpy(LABELS).cuda())).labels.tolist() == LABELS.tolist()
 
 
 @pytest.mark.parametrize(
@@ -246,22 +246,22 @@ def test_labels_may_lie_on_a_gpu():
 )
 def test_labels_are_whatever_numpy_reads_as_names(of):
     names = [NAMES[label] for label in LABELS]
-    found = labelled((IMAGES, of(names)))
+    found = read_labelled((IMAGES, of(names)))
     assert found.classes == ("blue", "green", "red")
     assert [found.classes[label] for label in found.labels] == names
-    assert labelled((IMAGES, of(names)), NAMES).labels.tolist() == LABELS.tolist()
+    assert read_labelled((IMAGES, of(names)), NAMES).labels.tolist() == LABELS.tolist()
 
 
 def test_yes_and_no_are_two_classes():
-    assert labelled((IMAGES, LABELS > 0)).labels.tolist() == (LABELS > 0).astype(int).tolist()
+    assert read_labelled((IMAGES, LABELS > 0)).labels.tolist() == (LABELS > 0).astype(int).tolist()
 
 
 def test_the_names_of_a_data_set_in_another_order_renumber_its_labels_and_others_rename_them():
     order = ["blue", "red", "green"]
-    found = labelled(Told(), order)
+    found = read_labelled(Told(), order)
     assert [found.classes[label] for label in found.labels] == [NAMES[label] for label in LABELS]
     assert found.classes == tuple(order)
-    renamed = labelled(Told(), ["rot", "grün", "blau"])
+    renamed = read_labelled(Told(), ["rot", "grün", "blau"])
     assert renamed.labels.tolist() == LABELS.tolist()
 
 
@@ -270,7 +270,7 @@ def test_so_do_those_of_folders(tmp_path):
         folder = tmp_path / NAMES[label]
         folder.mkdir(exist_ok=True)
         picture.save(folder / f"{row}.png")
-    found = labelled(tmp_path, NAMES)
+    found = read_labelled(tmp_path, NAMES)
     assert found.classes == tuple(NAMES)
     assert all(f"/{NAMES[label]}/" in item.name for label, item in zip(found.labels, found.items, strict=True))
 
@@ -291,30 +291,30 @@ def test_so_do_those_of_folders(tmp_path):
 )
 def test_what_cannot_be_meant_is_one_line(dataset, message):
     with pytest.raises(OODError, match=message):
-        labelled(dataset)
+        read_labelled(dataset)
 
 
 def test_labels_from_1_are_noticed_where_the_classes_have_names():
     with pytest.raises(OODError, match=r"labels reach from 1 to 3: number the classes from 0 \(labels - 1\)$"):
-        labelled((IMAGES, LABELS + 1), NAMES)
+        read_labelled((IMAGES, LABELS + 1), NAMES)
 
 
 def test_images_that_a_loader_has_normalised_are_refused_with_what_to_give():
-    found = labelled(DataLoader(TensorDataset((TENSORS / 255 - 0.45) / 0.225, torch.from_numpy(LABELS))))
+    found = read_labelled(DataLoader(TensorDataset((TENSORS / 255 - 0.45) / 0.225, torch.from_numpy(LABELS))))
     with pytest.raises(OODError, match=r"give images as they were before \(or uint8\), and Detector the mean and std"):
         pixels(found)
 
 
 def test_numbers_of_images_in_the_place_of_labels_are_noticed():
-    found = labelled([(image, row, label) for row, (image, label) in enumerate(PAIRS)])
+    found = read_labelled([(image, row, label) for row, (image, label) in enumerate(PAIRS)])
     with pytest.raises(OODError, match=r"^every one of 8 images has a class of its own; is the second entry of each"):
-        split(found, 0.2, 0)
+        split_holdout(found, 0.2, 0)
     with pytest.raises(OODError, match=r"^a holdout of 0.1 of 8 images leaves none"):
-        split(labelled(PAIRS), 0.1, 0)
+        split_holdout(read_labelled(PAIRS), 0.1, 0)
 
 
 def test_a_dict_of_many_keys_is_named_by_the_first_few():
     with pytest.raises(
         OODError, match=r"none of the keys '0', '1', '2', '3', '4' and 795 more is one of images: image"
     ):
-        labelled([{str(row): row for row in range(800)}])
+        read_labelled([{str(row): row for row in range(800)}])

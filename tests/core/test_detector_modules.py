@@ -80,7 +80,7 @@ def fitted(module, data, scorers=FIT, **options):
 
 
 def widths(detector):
-    network = detector.fitted.network
+    network = detector.state.network
     return network.num_features, network.outputs
 
 
@@ -175,7 +175,7 @@ def test_a_temperature_is_kept_and_said(data, finish, expected):
     assert detector.score(data[0][:9])["energy"] == pytest.approx(energies.numpy(), abs=1e-5)
     with pytest.raises(OODError, match=r"'vim' needs the linear layer that makes the logits, .*0.4 times the output"):
         fitted(Net(finish), data, ["vim"])
-    assert fitted(Net(finish), data, ["vim"], logits="fc").fitted.head is not None
+    assert fitted(Net(finish), data, ["vim"], logits="fc").state.head is not None
 
 
 @pytest.mark.parametrize("outputs", [CLASSES, 20])
@@ -446,7 +446,7 @@ def test_a_module_runs_in_its_own_precision(data, expected, tmp_path, dtype):
     detector = fitted(module, data, [*FIT, "gradnorm"])
     name = str(dtype)[6:]
     assert repr(detector).endswith(f"; in {name})")
-    assert next(detector.fitted.network.parameters()).dtype == dtype
+    assert next(detector.state.network.parameters()).dtype == dtype
     (_, scored), *_ = detector.stream(data[0][:5])
     assert scored.embeddings.dtype == torch.float32
     assert detector.score(data[0][:20])["energy"] == pytest.approx(expected["energy"], rel=2e-2)
@@ -491,7 +491,7 @@ def test_rounding_to_16_bits_is_no_temperature_and_is_the_reason_where_the_layer
 def test_a_layer_whose_outputs_are_rounded_to_float16_is_the_classifier(data, finish):
     detector = fitted(Net(finish), data, ["vim"])
     assert repr(detector).endswith(ROUNDED)
-    assert detector.fitted.head is not None
+    assert detector.state.head is not None
 
 
 def test_rounded_values_are_told_apart_from_scaled_ones_and_columns(data):
@@ -573,7 +573,7 @@ def test_what_a_module_raises_becomes_one_line_with_what_it_was_given(data, modu
 
 def test_what_it_raises_later_is_told_as_well(data):
     detector = fitted(Net(), data)
-    detector.fitted.network.module.finish = fixed_batch
+    detector.state.network.module.finish = fixed_batch
     detector.score(data[0][:8])
     with pytest.raises(OODError, match=r"the module raises RuntimeError: .* \[3, 3, 8, 8\] float32 on cpu; 8 at once"):
         detector.predict(data[0][:3])
@@ -582,7 +582,7 @@ def test_what_it_raises_later_is_told_as_well(data):
 def test_nan_is_not_blamed_on_the_scorer(data):
     detector = fitted(Net(), data)
     with torch.no_grad():
-        detector.fitted.network.module.bend.bias.fill_(torch.nan)
+        detector.state.network.module.bend.bias.fill_(torch.nan)
     with pytest.raises(OODError, match="image 0: the network gave embeddings that are not finite"):
         detector.score(data[0][:2])
 

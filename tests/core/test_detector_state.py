@@ -110,7 +110,7 @@ def test_an_error_in_the_network_leaves_the_callers_state(tiny_run, images):
     def fail(*_):
         raise KeyError("no such layer")
 
-    detector.fitted.network.forward_features = fail
+    detector.state.network.forward_features = fail
     before = {name: setting.read() for name, setting in SETTINGS.items()}
     with pytest.raises(KeyError):
         detector.predict(images)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ood_core.detector import Detector
 from ood_core.detector.manifest import FILE
-from ood_core.detector.predictions import rule
+from ood_core.detector.predictions import decision_rule
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer
 from ood_export import exporting, formats, verification
@@ -106,7 +106,7 @@ def detector(tiny_detector, digits):
     Directions in which its 16 embeddings hardly vary are left out: they hold nothing but last digits.
     """
     pictures, labels = (of[:1000][digits[1][:1000] < 3] for of in digits)
-    network = copy.deepcopy(tiny_detector.fitted.network)
+    network = copy.deepcopy(tiny_detector.state.network)
     with torch.no_grad():  # the few epochs of its training tell no classes apart
         embeddings = network.forward_head(network.forward_features(torch.from_numpy(unit(pictures))), pre_logits=True)
         targets = 10 * nn.functional.one_hot(torch.from_numpy(labels)).float()
@@ -190,8 +190,8 @@ def test_probabilities_next_to_1_and_ties_lose_no_digits(runs, detector, suffix)
 
 @pytest.mark.parametrize("name", FIVE)
 def test_a_traced_score_is_the_score_in_the_smallest_and_largest_numbers(detector, name):
-    of = detector.fitted.scorer(name)
-    program = alone(of, Graph(detector.fitted, rule(detector.fitted)))
+    of = detector.state.scorer(name)
+    program = alone(of, Graph(detector.state, decision_rule(detector.state)))
     generator = torch.Generator().manual_seed(0)
     for scale in (0.0, 1e-4, 1.0, 1e3):
         embeddings, logits = (scale * torch.randn(7, width, generator=generator) for width in (16, 3))
@@ -234,7 +234,7 @@ def test_without_a_classifier_nothing_is_predicted(tmp_path, images):
 
 
 def test_thresholds_and_p_values_by_class_are_those_of_the_detector(tmp_path, detector, images):
-    detector = Detector.of(replace(detector.fitted, tpr=0.6, per_class=True))
+    detector = Detector.from_state(replace(detector.state, tpr=0.6, per_class=True))
     made = export(detector, tmp_path / "apart.pt2", scorers="energy")
     assert made.scorers == ("energy",)  # one name is a name, not letters
     found, expected = passed(opened(made.file), images, 17), detector.predict(images, scorer="energy")
@@ -362,8 +362,8 @@ def test_a_graph_that_says_something_else_is_not_left_behind(monkeypatch, tmp_pa
         def write(self, program, outputs, description, file, opset):
             file.write_bytes(b"written")
 
-    fitted = replace(tiny_detector.fitted, scorers=(tiny_detector.fitted.scorer("energy"),))
-    module = Graph(fitted, rule(fitted))
+    fitted = replace(tiny_detector.state, scorers=(tiny_detector.state.scorer("energy"),))
+    module = Graph(fitted, decision_rule(fitted))
 
     def run(images):
         with torch.no_grad():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ood_core.detector.predictions import rule
+from ood_core.detector.predictions import decision_rule
 from ood_score import explanation_page, predict_files
 from ood_score.counts import Tally, Worst
 from ood_score.rows import Columns
@@ -40,8 +40,8 @@ def corner(images):
 @pytest.fixture(scope="module")
 def request_(tiny_detector):
     """What is wanted, of a detector with a task that guesses patches."""
-    fitted = replace(tiny_detector.fitted, trained_task=SimpleNamespace(patch_errors=corner))
-    return predict_files.Request(fitted, rule(fitted), Columns(), 2)
+    state = replace(tiny_detector.state, trained_task=SimpleNamespace(patch_errors=corner))
+    return predict_files.Request(state, decision_rule(state), Columns(), 2)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +97,14 @@ def test_names_with_markup_stay_text(page):
 def test_what_is_nearest_is_nearest_of_all_that_are_kept(request_, photos):
     row = next(predict_files.passed(replace(request_, columns=Columns(nearest=True)), [str(photos / "light.png")]))[0]
     one = explanation_page.explain(request_, [row])[0]
-    examples = request_.fitted.examples
-    shown = next(predict_files.batches([predict_files.file_item(row.file)], request_.fitted.preprocessing, 1)).images
-    embedding = predict_files.scored(request_.fitted, shown).embeddings[0].double()
+    examples = request_.state.examples
+    shown = next(predict_files.iter_batches([predict_files.file_ref(row.file)], request_.state.preprocessing, 1)).images
+    embedding = predict_files.score_images(request_.state, shown).embeddings[0].double()
     distances = (examples.embeddings.double() - embedding).norm(dim=1)
     places = distances.argsort()[: predict_files.NEAREST]
     assert [near.distance for near in one.neighbours] == pytest.approx(distances[places].tolist())
     assert [near.class_name for near in one.neighbours] == [
-        request_.fitted.classes[label] for label in examples.labels[places]
+        request_.state.classes[label] for label in examples.labels[places]
     ]
     assert [(near.class_name, near.distance) for near in one.neighbours] == [
         (near.class_name, near.distance) for near in row.nearest
@@ -123,7 +123,7 @@ def test_a_map_is_strong_where_a_patch_surprises_and_its_scale_is_that_of_the_pa
 
 
 def test_a_detector_without_examples_and_maps_says_so(request_, photos):
-    bare = replace(request_, fitted=replace(request_.fitted, examples=None, trained_task=None))
+    bare = replace(request_, state=replace(request_.state, examples=None, trained_task=None))
     rows = next(predict_files.passed(bare, [str(photos / "light.png")]))
     tally = Tally()
     tally.add(rows)

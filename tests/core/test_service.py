@@ -58,7 +58,7 @@ def serving(tiny_detector):
     opened = []
 
     def serve(detector=tiny_detector, **limits):
-        service = Service(detector.fitted, Limits(**limits))
+        service = Service(detector.state, Limits(**limits))
         client = TestClient(application(service), raise_server_exceptions=False)
         client.__enter__()
         client.service = service
@@ -145,8 +145,8 @@ def test_an_error_map_is_that_of_the_reconstruction(tiny_detector, serving, arra
         seen.append(images)
         return images[:, 0, :2, :3]
 
-    fitted = replace(tiny_detector.fitted, trained_task=SimpleNamespace(patch_errors=errors))
-    client = serving(Detector.of(fitted))
+    state = replace(tiny_detector.state, trained_task=SimpleNamespace(patch_errors=errors))
+    client = serving(Detector.of(state))
     picture = encoded(np.resize(arrays[0], (8, 8, 3)))
     result = raw(client, picture, error_map=True).json()["results"][0]
     assert result["error_map"] == seen[-1][0, 0, :2, :3].tolist()
@@ -156,8 +156,8 @@ def test_an_error_map_is_that_of_the_reconstruction(tiny_detector, serving, arra
 
 def test_the_scale_of_error_maps_is_that_of_the_detectors_own_images_whatever_is_sent(tiny_detector, serving):
     mapping = SimpleNamespace(patch_errors=lambda images: images[:, 0, ::2, ::2])
-    client = serving(Detector.of(replace(tiny_detector.fitted, trained_task=mapping)))
-    own = tiny_detector.fitted.witnesses[:16, 0, ::2, ::2].float() / 255
+    client = serving(Detector.of(replace(tiny_detector.state, trained_task=mapping)))
+    own = tiny_detector.state.reference_images[:16, 0, ::2, ::2].float() / 255
     for level in (3, 250):
         answer = raw(client, encoded(np.full((8, 8, 3), level, np.uint8)), error_map=True).json()
         assert answer["error_scale"] == pytest.approx(np.quantile(own.numpy(), 0.99), rel=1e-6)
@@ -394,7 +394,7 @@ def test_a_lone_image_waits_for_nobody(serving, arrays):
 
 def test_an_image_waits_for_those_that_are_being_decoded(tiny_detector):
     told = []
-    batcher = batching.Batcher(tiny_detector.fitted, 4, 5000.0, lambda found, _: told.append(len(found)))
+    batcher = batching.Batcher(tiny_detector.state, 4, 5000.0, lambda found, _: told.append(len(found)))
 
     async def three():
         loop = asyncio.get_running_loop()
@@ -402,10 +402,10 @@ def test_an_image_waits_for_those_that_are_being_decoded(tiny_detector):
         for _ in range(3):
             batcher.expect()
         batcher.start()
-        batcher.put(batching.Job(tiny_detector.fitted.witnesses[0], answers[0]))
+        batcher.put(batching.Job(tiny_detector.state.reference_images[0], answers[0]))
         await asyncio.sleep(0.05)
         assert not told
-        batcher.put(batching.Job(tiny_detector.fitted.witnesses[1], answers[1]))
+        batcher.put(batching.Job(tiny_detector.state.reference_images[1], answers[1]))
         await asyncio.sleep(0.05)
         assert not told
         batcher.dismiss()
@@ -460,7 +460,7 @@ def test_a_score_that_is_not_finite_is_no_score(client, arrays, monkeypatch):
     def broken(self, row):
         return "scorer 'energy' gave nan"
 
-    monkeypatch.setattr(predictions.Scored, "broken", broken)
+    monkeypatch.setattr(predictions.ScoredBatch, "broken", broken)
     assert refused(raw(client, encoded(arrays[0])), 422) == "image: scorer 'energy' gave nan"
 
 
@@ -469,7 +469,7 @@ def test_a_service_whose_first_image_does_not_pass_is_not_ready(tiny_detector, m
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(batching, "scored", fails)
-    with TestClient(application(Service(tiny_detector.fitted, Limits()))) as client:
+    with TestClient(application(Service(tiny_detector.state, Limits()))) as client:
         wait_for(lambda: "no such kernel" in caplog.text)
         assert refused(client.get("/readyz"), 503) == "the first image has not passed yet"
         assert client.get("/healthz").status_code == 200
@@ -500,7 +500,7 @@ def test_metrics_count_what_was_answered(serving, arrays, tiny_detector):
 
 def test_drift_is_that_of_the_scores_that_decide(serving, arrays, tiny_detector):
     client = serving()
-    calibration = tiny_detector.fitted.scorers[0].calibration.scores
+    calibration = tiny_detector.state.scorers[0].calibration.scores
     scores = tiny_detector.score(arrays[:60])["mahalanobis"]
     for array in arrays[:60]:
         raw(client, encoded(array), scorer="energy")

@@ -33,9 +33,9 @@ PIXEL = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0
 def service(tiny_detector):
     """The address of a service whose detector has an error map too."""
     mapping = SimpleNamespace(patch_errors=lambda images: images[:, 0, ::4, ::2])
-    fitted = replace(tiny_detector.fitted, trained_task=mapping)
+    state = replace(tiny_detector.state, trained_task=mapping)
     with listen("127.0.0.1", 0) as listening:
-        server = make(Service(fitted, Limits()))
+        server = make(Service(state, Limits()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
@@ -162,7 +162,7 @@ def test_the_documentation_opens_without_another_host(opened, service):
 
 
 def test_a_detector_without_examples_has_a_page_too(tiny_detector):
-    plain = Detector.of(replace(tiny_detector.fitted, examples=None)).fitted
+    plain = Detector.from_state(replace(tiny_detector.state, examples=None)).state
     text = page.render(plain)
     assert 'data-nearest="0" data-mapped="false"' in text
     assert 'id="mapped"' not in text

@@ -94,7 +94,7 @@ def wait_for(condition):
 @pytest.fixture(scope="module")
 def impatient(tiny_detector):
     """Where a service listens, in this process, that waits 0.4 seconds for a request."""
-    server = make(Service(tiny_detector.fitted, Limits(timeout=0.4)))
+    server = make(Service(tiny_detector.state, Limits(timeout=0.4)))
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from ood_core.detector.build import build
+from ood_core.detector.from_run import build_detector
 from ood_core.errors import OODError
 from ood_core.plan.make import make_plan
 from ood_core.recipe.read import read_recipes
@@ -36,7 +36,7 @@ def numbers(made, store, folder):
     if results.failures:
         raise results.failures[0].error
     found = gather(made, results, store, folder)
-    fitted = build(made, store)
+    fitted = build_detector(made, store)
     tables = (found.rows, found.accepted, found.classes, found.resolved, found.gallery)
     scores = [(of.inside.tolist(), of.outside.tolist()) for of in found.scores]
     maps = [(of.points.tolist(), of.labels) for part in found.maps for of in part.sets]

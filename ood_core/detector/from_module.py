@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from ood_core.data.selection import MUCH, cut_away, to_unit
 from ood_core.detector import accuracy
-from ood_core.detector.build import EXAMPLES, WITNESSES, spread, thumbnail
-from ood_core.detector.forward import Wanted, outputs, scored
-from ood_core.detector.inputs import Item, batches
-from ood_core.detector.labelled_data import Labelled, split
+from ood_core.detector.forward import OutputSpec, compute_outputs, score_images
+from ood_core.detector.from_run import EXAMPLES, WITNESSES, spread, thumbnail
+from ood_core.detector.image_inputs import ImageRef, iter_batches
+from ood_core.detector.labelled_data import LabelledImages, split_holdout
 from ood_core.detector.module_outputs import Key
-from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, device_of, head_of
-from ood_core.detector.wrapped_module import ForeignNetwork, Normalisation
+from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, device_of, head_of
+from ood_core.detector.wrapped_module import ModuleNetwork, Normalisation
 from ood_core.errors import OODError, listed, warn
 from ood_core.evaluation import metrics
 from ood_core.evaluation.calibration import TPR, Calibration
@@ -78,11 +78,11 @@ class Options:
 @torch_state.computing()
 def fit(
     module: Any,
-    train: Labelled,
+    train: LabelledImages,
     scorers: Sequence[tuple[str, Scorer]],
-    held_out: Labelled | None,
+    held_out: LabelledImages | None,
     options: Options,
-) -> Fitted:
+) -> DetectorState:
     """Return the detector.
 
     Args:
@@ -96,18 +96,18 @@ def fit(
         OODError: The module gives no embeddings, a scorer needs what is not there, or a picture is broken.
     """
     if held_out is None:
-        train, held_out = split(train, options.holdout, options.seed)
+        train, held_out = split_holdout(train, options.holdout, options.seed)
     preprocessing = Preprocessing(options.image_size, options.view)
-    witnesses, names = _witnesses(train, preprocessing)
-    network = _network(module, witnesses, train, names, options)
+    reference_images, names = _witnesses(train, preprocessing)
+    network = _network(module, reference_images, train, names, options)
     head, logits = _head(network, len(train.classes)), _has_logits(network, len(train.classes))
-    head = _checked_head(network, to_unit(witnesses).to(device_of(network)), head)
+    head = _checked_head(network, to_unit(reference_images).to(device_of(network)), head)
     missing = _missing(network, head, train)
     for name, scorer in scorers:
         if unmet := unmet_needs(scorer, missing):
             raise OODError(f"scorer '{name}' needs {unmet[0]}")
     probes = tuple(dict.fromkeys(probe for _, scorer in scorers for probe in scorer.probes()))
-    wanted = Wanted(len(train.classes), logits, head, probes)
+    wanted = OutputSpec(len(train.classes), logits, head, probes)
     read = _outputs(network, train, preprocessing, wanted)
     fits_held = any("held_out" in scorer.all_needs() for _, scorer in scorers)
     held = _outputs(network, held_out, preprocessing, wanted)
@@ -118,7 +118,7 @@ def fit(
         torch_state.seed_all(options.seed)
         with memory.exhaustion_explained(f"fitting scorer '{name}': give fewer images"):
             scores.append((name, scorer, fit_scorer(name, scorer, replace(read, held_out=held))))
-    plain = Fitted(
+    plain = DetectorState(
         network=network,
         backbone=module if isinstance(module, Backbone) else None,
         classifier=logits,
@@ -132,24 +132,24 @@ def fit(
         tpr=options.tpr,
         per_class=options.per_class,
         origin=Origin(options.name, seed=options.seed, created=datetime.now(UTC).isoformat(timespec="seconds")),
-        witnesses=witnesses[:WITNESSES],
-        witnessed=outputs(network, witnesses[:WITNESSES])[0].embeddings,
+        reference_images=reference_images[:WITNESSES],
+        reference_embeddings=compute_outputs(network, reference_images[:WITNESSES])[0].embeddings,
         examples=_examples(train, read) if options.examples else None,
     )
     return replace(plain, scorers=_calibrated(plain, held_out))
 
 
-def _witnesses(train: Labelled, preprocessing: Preprocessing) -> tuple[Tensor, Sequence[str]]:
+def _witnesses(train: LabelledImages, preprocessing: Preprocessing) -> tuple[Tensor, Sequence[str]]:
     """Return some images as the network is shown them, uint8, and their names; warn where much of them is cut."""
     sizes: list[tuple[int, int]] = []
 
-    def sized(item: Item) -> Tensor:
+    def sized(item: ImageRef) -> Tensor:
         pixels = item.pixels()
         sizes.append((pixels.shape[1], pixels.shape[2]))
         return pixels
 
-    drawn = [Item(item.name, partial(sized, item)) for item in train[_drawn(len(train), COMPARED)].items]
-    seen = next(batches(drawn, preprocessing, COMPARED))
+    drawn = [ImageRef(item.name, partial(sized, item)) for item in train[_drawn(len(train), COMPARED)].items]
+    seen = next(iter_batches(drawn, preprocessing, COMPARED))
     if seen.errors:
         raise OODError(next(iter(seen.errors.values())))
     if (share := cut_away(sizes, preprocessing.view)) > MUCH:
@@ -160,12 +160,14 @@ def _witnesses(train: Labelled, preprocessing: Preprocessing) -> tuple[Tensor, S
     return _bytes(seen.images), seen.names
 
 
-def _network(module: Any, witnesses: Tensor, train: Labelled, names: Sequence[str], options: Options) -> Network:
+def _network(
+    module: Any, reference_images: Tensor, train: LabelledImages, names: Sequence[str], options: Options
+) -> Network:
     if not isinstance(module, Backbone):
         if not callable(module):
             raise OODError(f"a {type(module).__name__} is no backbone; give a torch module, a function, or a plugin's")
-        found = ForeignNetwork(module, options.normalisation)
-        found.find(to_unit(witnesses), names, len(train.classes), options.embeddings, options.logits)
+        found = ModuleNetwork(module, options.normalisation)
+        found.find(to_unit(reference_images), names, len(train.classes), options.embeddings, options.logits)
         return found
     if options.embeddings is not None or options.logits is not None:
         raise OODError(f"backbone '{module.name}' has its own embeddings and logits; leave these options out")
@@ -193,16 +195,16 @@ def _checked_head(network: Network, images: Tensor, head: Head | None) -> Head |
 
 def _has_logits(network: Network, classes: int) -> bool:
     """Return whether the network has an output for each class, whatever makes it."""
-    return network.outputs == classes if isinstance(network, ForeignNetwork) else _head(network, classes) is not None
+    return network.outputs == classes if isinstance(network, ModuleNetwork) else _head(network, classes) is not None
 
 
-def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, wanted: Wanted) -> Outputs:
+def _outputs(network: Network, images: LabelledImages, preprocessing: Preprocessing, wanted: OutputSpec) -> Outputs:
     """Return the outputs of all images, in memory."""
     parts = []
-    for shown in batches(images.items, preprocessing, BATCH, device_of(network)):
+    for shown in iter_batches(images.items, preprocessing, BATCH, device_of(network)):
         if shown.errors:
             raise OODError(next(iter(shown.errors.values())))
-        found = outputs(network, shown.images, wanted)[0]
+        found = compute_outputs(network, shown.images, wanted)[0]
         read = {"embeddings": found.embeddings, "logits": found.logits, **found.layers}
         require_finite("the module gives", read, shown.names)
         parts.append(found)
@@ -216,11 +218,11 @@ def _outputs(network: Network, images: Labelled, preprocessing: Preprocessing, w
     )
 
 
-def _checked_accuracy(network: Network, held: Outputs, held_out: Labelled, preprocessing: Preprocessing) -> float:
+def _checked_accuracy(network: Network, held: Outputs, held_out: LabelledImages, preprocessing: Preprocessing) -> float:
     """Return the accuracy on the held-out images; warn where it is not what a trained network has."""
 
     def show(rows: NDArray[np.int64]) -> Tensor:
-        return next(batches(held_out[rows].items, preprocessing, len(rows))).images
+        return next(iter_batches(held_out[rows].items, preprocessing, len(rows))).images
 
     if doubt := accuracy.explain(network, held, held_out.classes, show):
         warn(doubt)
@@ -234,19 +236,19 @@ def _note_memory(name: str, scorer: Scorer, train: Outputs) -> None:
         warn(f"{said}; embeddings have {train.embeddings.shape[1]} dimensions, of which it takes the square")
 
 
-def _missing(network: Network, head: Head | None, train: Labelled) -> dict[str, str]:
+def _missing(network: Network, head: Head | None, train: LabelledImages) -> dict[str, str]:
     """Return the needs of scorers that the module cannot meet, each with the reason and how to go on."""
     classes, missing = len(train.classes), {}
     if not _has_logits(network, classes):
         missing["logits"] = f" of the {classes} ID classes; {_logits_text(network, train)}"
     elif head is None:
         missing["head"] = f", {_head_text(network)}"
-    return missing | {"known_ood": "; it can be fitted by a recipe alone"}
+    return missing | {"known_ood": "; it can be state by a recipe alone"}
 
 
 def _head_text(network: Network) -> str:
     """Return what the module has instead of a linear layer that makes the logits."""
-    if not isinstance(network, ForeignNetwork):
+    if not isinstance(network, ModuleNetwork):
         return "and the module has none"
     if network.classifier is None:
         return f"and the module has none: {network.describe()}"
@@ -256,10 +258,10 @@ def _head_text(network: Network) -> str:
     )
 
 
-def _logits_text(network: Network, train: Labelled) -> str:
+def _logits_text(network: Network, train: LabelledImages) -> str:
     """Return what the module gives instead of logits for each class, and how to go on."""
     classes = len(train.classes)
-    if not isinstance(network, ForeignNetwork):
+    if not isinstance(network, ModuleNetwork):
         return "the backbone has no classifier with as many outputs"
     if not network.outputs:
         return f"the module gives none ({network.describe()}); Detector(logits=...) names what has them"
@@ -276,9 +278,12 @@ def _logits_text(network: Network, train: Labelled) -> str:
     return f"{start}: give a module with an output for each class, or use scorers that need embeddings alone"
 
 
-def _calibrated(plain: Fitted, held_out: Labelled) -> tuple[FittedScorer, ...]:
+def _calibrated(plain: DetectorState, held_out: LabelledImages) -> tuple[FittedScorer, ...]:
     """Return the scorers with the scores of the held-out images, as new images would be scored."""
-    parts = [scored(plain, shown.images) for shown in batches(held_out.items, plain.preprocessing, BATCH, plain.device)]
+    parts = [
+        score_images(plain, shown.images)
+        for shown in iter_batches(held_out.items, plain.preprocessing, BATCH, plain.device)
+    ]
     found = []
     for of in plain.scorers:
         predicted = [part.predicted for part in parts if part.predicted is not None]
@@ -297,7 +302,7 @@ def _drawn(count: int, most: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).permutation(count)[:most]
 
 
-def _examples(train: Labelled, read: Outputs) -> Examples:
+def _examples(train: LabelledImages, read: Outputs) -> Examples:
     places = np.array(sorted(spread(train.labels, EXAMPLES)))
     pictures = tuple(
         thumbnail((to_unit(train.items[place].pixels()) * 255).round().to(torch.uint8)) for place in places

@@ -50,7 +50,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Item:
+class ImageRef:
     """One image.
 
     Attributes:
@@ -63,7 +63,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageBatch:
     """A batch as the network is given it.
 
     Attributes:
@@ -77,12 +77,12 @@ class Shown:
     errors: Mapping[int, str]
 
 
-def show(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return an image [3, H, W] as the network is given it, [3, S, S]."""
     return evaluation_view(pixels, preprocessing.image_size, preprocessing.view)
 
 
-def decoded(encoded: bytes, name: str) -> Tensor:
+def decode_image(encoded: bytes, name: str) -> Tensor:
     """Return the pixels of a picture in any known format, uint8 [3, H, W].
 
     Raises:
@@ -91,9 +91,9 @@ def decoded(encoded: bytes, name: str) -> Tensor:
     return _told(name, partial(to_rgb, decode(encoded, name)))
 
 
-def batches(
-    items: Iterable[Item], preprocessing: Preprocessing, batch_size: int, device: torch.device = CPU
-) -> Iterator[Shown]:
+def iter_batches(
+    items: Iterable[ImageRef], preprocessing: Preprocessing, batch_size: int, device: torch.device = CPU
+) -> Iterator[ImageBatch]:
     """Yield all images in their order.
 
     Args:
@@ -107,7 +107,7 @@ def batches(
     source = iter(items)
     # one core for each thread: torch's own threads within them would only get into each other's way
     with ThreadPoolExecutor(threads, initializer=torch_state.use_one_core) as pool:
-        coming: deque[tuple[list[Item], list[Future[list[Tensor | str]]]]] = deque()
+        coming: deque[tuple[list[ImageRef], list[Future[list[Tensor | str]]]]] = deque()
         while True:
             while len(coming) <= ahead and (group := list(islice(source, batch_size))):
                 size = -(-len(group) // threads)
@@ -119,31 +119,31 @@ def batches(
             yield _batch(group, [found for future in futures for found in future.result()], preprocessing)
 
 
-def _shown(items: Sequence[Item], preprocessing: Preprocessing) -> list[Tensor | str]:
+def _shown(items: Sequence[ImageRef], preprocessing: Preprocessing) -> list[Tensor | str]:
     """Return each image, or what is wrong with it."""
     found: list[Tensor | str] = []
     for item in items:
         try:
-            found.append(show(item.pixels(), preprocessing))
+            found.append(preprocess(item.pixels(), preprocessing))
         except OODError as error:
             found.append(str(error))
     return found
 
 
-def _batch(group: Sequence[Item], found: Sequence[Tensor | str], preprocessing: Preprocessing) -> Shown:
+def _batch(group: Sequence[ImageRef], found: Sequence[Tensor | str], preprocessing: Preprocessing) -> ImageBatch:
     size = preprocessing.image_size
     images = [image for image in found if isinstance(image, Tensor)]
     if len({image.dtype for image in images}) > 1:
         images = [to_unit(image) for image in images]
     stacked = torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
     errors = {place: reason for place, reason in enumerate(found) if isinstance(reason, str)}
-    return Shown(tuple(item.name for item in group), stacked, errors)
+    return ImageBatch(tuple(item.name for item in group), stacked, errors)
 
 
 # ------------------------------------------------------------------------------------------------- what holds images
 
 
-def items(images: Any) -> Iterator[Item]:
+def image_refs(images: Any) -> Iterator[ImageRef]:
     """Yield the images in a path, a folder, a picture, an array, a tensor, or in anything that yields such.
 
     Arrays are [H, W], [H, W, 3] or [N, H, W, 3], tensors [3, H, W] or [N, 3, H, W]; uint8, or floats in [0, 1]: the
@@ -154,7 +154,7 @@ def items(images: Any) -> Iterator[Item]:
         OODError: There is no such file or folder, or what is given holds no images.
     """
     for place, item in enumerate(_flat(images)):
-        yield item if item.name else Item(f"image {place}", partial(_told, f"image {place}", item.pixels))
+        yield item if item.name else ImageRef(f"image {place}", partial(_told, f"image {place}", item.pixels))
 
 
 def _told(name: str, pixels: Callable[[], Tensor]) -> Tensor:
@@ -165,33 +165,33 @@ def _told(name: str, pixels: Callable[[], Tensor]) -> Tensor:
         raise OODError(f"{name}: {error}") from error
 
 
-def _flat(images: Any) -> Iterator[Item]:
+def _flat(images: Any) -> Iterator[ImageRef]:
     if isinstance(images, str) and not images:
         raise OODError("an empty path names no image")
     if isinstance(images, (str, Path)):
         yield from _files(Path(images))
     elif isinstance(images, PIL.Image.Image):
-        yield Item("", partial(to_rgb, images))
+        yield ImageRef("", partial(to_rgb, images))
     elif isinstance(images, Mapping):
         encoded = images.get("bytes")  # as Hugging Face's data sets give pictures that they do not decode
         if isinstance(encoded, bytes):
-            yield Item("", partial(decoded, encoded, str(images.get("path") or "a picture")))
+            yield ImageRef("", partial(decode_image, encoded, str(images.get("path") or "a picture")))
         elif set(images) == {"bytes", "path"}:
             yield from _files(Path(images["path"]))
         else:
-            yield from _flat(parted(images)[0])
+            yield from _flat(split_entry(images)[0])
     elif isinstance(images, np.ndarray):
         yield from _arrays(images)
     elif isinstance(images, Tensor):
         yield from _tensors(images)
     elif hasattr(images, "__iter__") or (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
         for entry in images if hasattr(images, "__iter__") else (images[row] for row in range(len(images))):
-            yield from _flat(parted(entry)[0])
+            yield from _flat(split_entry(entry)[0])
     else:
         raise OODError(f"a {type(images).__name__} holds no images; give paths, pictures, arrays, tensors or a loader")
 
 
-def parted(entry: Any) -> tuple[Any, Any]:
+def split_entry(entry: Any) -> tuple[Any, Any]:
     """Return image and label of what a data set or loader yields, or images and labels; None for those without.
 
     Raises:
@@ -224,7 +224,7 @@ def is_label(value: Any) -> bool:
     return value is None or isinstance(value, (int, float, bytes))
 
 
-def _files(path: Path) -> Iterator[Item]:
+def _files(path: Path) -> Iterator[ImageRef]:
     if is_dir(path):
         passed = PassedOver()
         found = pictures_in(path, passed)
@@ -232,16 +232,16 @@ def _files(path: Path) -> Iterator[Item]:
             raise OODError(passed.behind(f"{path}: the folder holds no pictures"))
         for note in passed.notes(path):
             warn(note)
-        yield from (file_item(file) for file in found)
+        yield from (file_ref(file) for file in found)
     elif path.is_file():
-        yield file_item(path)
+        yield file_ref(path)
     else:
         raise OODError(f"{path}: {'not a regular file' if path.exists() else 'no such file or folder'}")
 
 
-def file_item(path: str | Path) -> Item:
+def file_ref(path: str | Path) -> ImageRef:
     """Return a picture that is a file, or was when it was named; anything else is told, and never waited for."""
-    return Item(str(path), partial(_read, str(path)))
+    return ImageRef(str(path), partial(_read, str(path)))
 
 
 def _read(path: str) -> Tensor:
@@ -254,10 +254,10 @@ def _read(path: str) -> Tensor:
             encoded = file.read()
     except OSError as error:
         raise OODError(f"{path}: cannot be read: {error.strerror}") from error
-    return decoded(encoded, path)
+    return decode_image(encoded, path)
 
 
-def _arrays(array: NDArray[Any]) -> Iterator[Item]:
+def _arrays(array: NDArray[Any]) -> Iterator[ImageRef]:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim not in (3, 4) or array.shape[-1] not in (1, 3):
@@ -268,13 +268,13 @@ def _arrays(array: NDArray[Any]) -> Iterator[Item]:
     yield from _tensors(tensor.movedim(-1, -3))
 
 
-def _tensors(tensor: Tensor) -> Iterator[Item]:
+def _tensors(tensor: Tensor) -> Iterator[ImageRef]:
     if tensor.ndim not in (3, 4) or tensor.shape[-3] not in (1, 3):
         raise OODError(f"a tensor of images is [3, H, W] or [N, 3, H, W], not {list(tensor.shape)}")
     if not (tensor.dtype == torch.uint8 or tensor.is_floating_point()):
         raise OODError(f"a tensor of images holds uint8 or floats in [0, 1], not {str(tensor.dtype)[6:]}")
     for image in tensor if tensor.ndim == 4 else tensor[None]:
-        yield Item("", partial(_pixels, image))
+        yield ImageRef("", partial(_pixels, image))
 
 
 def _pixels(image: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ood_core.detector.forward import outputs
-from ood_core.detector.inputs import show
+from ood_core.detector.forward import compute_outputs
+from ood_core.detector.image_inputs import preprocess
 from ood_core.detector.loading import restored_task
-from ood_core.detector.state import Examples, Fitted, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
+from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.errors import OODError, suggest
 from ood_core.evaluation import metrics
 from ood_core.evaluation.calibration import Calibration
@@ -40,7 +40,7 @@ WITNESSES = 2
 
 
 @dataclass(frozen=True)
-class Choice:
+class NetworkChoice:
     """Which of the networks of a run; None takes the first seed, or the only variant and case."""
 
     variant: str | None = None
@@ -49,7 +49,7 @@ class Choice:
 
 
 @torch_state.computing()
-def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
+def build_detector(plan: Plan, store: Store, choice: NetworkChoice = NetworkChoice()) -> DetectorState:
     """Return the detector of a run whose stages are in the store.
 
     Raises:
@@ -71,8 +71,8 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
     preprocessing = Preprocessing(base.image_size, base.view)
     measures = {row.scorer: row.measure for row in reversed(done)}
     scorers = tuple(_scorer(name, measures[name], store) for name in dict.fromkeys(row.scorer for row in done))
-    witnesses = _views(train, preprocessing, WITNESSES)
-    return Fitted(
+    reference_images = _views(train, preprocessing, WITNESSES)
+    return DetectorState(
         network=network,
         backbone=base.backbone,
         classifier=classifier,
@@ -91,19 +91,19 @@ def build(plan: Plan, store: Store, choice: Choice = Choice()) -> Fitted:
             seed=first.seed,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
-        witnesses=witnesses,
-        witnessed=outputs(network, witnesses)[0].embeddings,
+        reference_images=reference_images,
+        reference_embeddings=compute_outputs(network, reference_images)[0].embeddings,
         examples=_examples(train, store),
         trained_task=_trained_task(base.weights, store),
     )
 
 
-def is_plain(plan: Plan) -> bool:
+def has_one_network(plan: Plan) -> bool:
     """Return whether a run has one network, but for seeds and draws, so that nobody has to choose."""
     return len({(row.variant, row.case) for row in plan.rows}) == 1
 
 
-def _chosen(plan: Plan, choice: Choice) -> list[Row]:
+def _chosen(plan: Plan, choice: NetworkChoice) -> list[Row]:
     """Return the rows of one network, the first draw of the first seed unless one is chosen."""
     rows = list(plan.rows)
     for field in ("variant", "case", "seed"):
@@ -154,7 +154,7 @@ def _views(train: Extraction, preprocessing: Preprocessing, count: int) -> Tenso
     """Return some training images as the network is shown them, uint8 [n, 3, S, S]."""
     opened = train.base.images.opened
     places = np.random.default_rng(0).permutation(len(opened))[:count]
-    return torch.stack([show(opened.readable(int(place)).pixels, preprocessing) for place in places])
+    return torch.stack([preprocess(opened.readable(int(place)).pixels, preprocessing) for place in places])
 
 
 def _examples(train: Extraction, store: Store) -> Examples:
