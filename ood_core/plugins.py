@@ -132,6 +132,13 @@ class Plugins:
         return {name: self._digests[name] for name in sorted(names & self._digests.keys())}
 
 
+def hook_manager() -> pluggy.PluginManager:
+    """Return a plugin manager that has the hooks, and no plugin."""
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
 def find() -> Plugins:
     """Import all installed plugin packages and sort out what they register.
 
@@ -142,8 +149,7 @@ def find() -> Plugins:
     from ood_core.runtime import torch_state
     from ood_core.runtime.torchvision_compat import prepare_torchvision
 
-    manager = pluggy.PluginManager(hookspecs.GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager = hook_manager()
     packages = []
     with torch_state.stage_state():
         prepare_torchvision()  # a plugin may import torchvision or timm at its top
@@ -160,8 +166,7 @@ def find_commands() -> dict[str, Callable[..., None]]:
     Raises:
         OODError: A package is broken, misspells a hook, or two of them use one name; names package and version.
     """
-    manager = pluggy.PluginManager(hookspecs.GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager = hook_manager()
     packages: dict[str, Package] = {}
     owners: dict[str, Package] = {}
     found: dict[str, Callable[..., None]] = {}

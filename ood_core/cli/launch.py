@@ -17,7 +17,7 @@ from ood_core.detector.detector import DETECTOR
 from ood_core.detector.from_run import build_detector, has_one_network
 from ood_core.errors import OODError
 from ood_core.plan.make import make_plan
-from ood_core.plugins import find
+from ood_core.plugins import Plugins, find
 from ood_core.recipe.read import Recipe, find_recipe, read_recipes
 from ood_core.records.stages import Plan
 from ood_core.run import lock
@@ -59,6 +59,7 @@ class Prepared:
     plan: Plan
     folder: Path
     lock: Lock | None
+    plugins: Plugins
 
 
 def prepare(names: Sequence[str], wanted: Wanted) -> list[Prepared]:
@@ -107,15 +108,16 @@ def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
 
 
 def _prepared(path: Path, folder: Path, wanted: Wanted) -> Prepared:
+    plugins = find()
     if not lock.is_lock(path):
         recipes = read_recipes(path, wanted.overrides, wanted.only)
-        return Prepared(recipes, make_plan(recipes, find()), folder, None)
+        return Prepared(recipes, make_plan(recipes, plugins), folder, None, plugins)
     if wanted.overrides or wanted.only:
         raise OODError(f"{path.name}: a lock is run as it is, without --set and --only; change its recipe instead")
     locked = lock.read(path)
-    made = make_plan(locked.recipes, find())
+    made = make_plan(locked.recipes, plugins)
     lock.require_same(locked, made)
-    return Prepared(locked.recipes, made, folder, locked)
+    return Prepared(locked.recipes, made, folder, locked, plugins)
 
 
 def _folder(path: Path, wanted: Wanted, several: bool) -> Path:
@@ -135,7 +137,7 @@ def _make_detector(one: Prepared, store: Store) -> None:
         typer.echo(f"detector: `ood detector {one.folder} --variant NAME` makes that of one network")
         return
     try:
-        bundle.save(build_detector(one.plan, store), one.folder / DETECTOR, one.plan.plugins)
+        bundle.save(build_detector(one.plan, store), one.folder / DETECTOR, one.plugins)
     except DamagedError:
         raise
     except OODError as error:
@@ -148,8 +150,9 @@ def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
     """Carry out one recipe; a mistake is told here if others are to go on."""
     threads = {} if one.lock is None else one.lock.threads
     try:
-        executor = local(one.recipes, one.plan, store, jobs(one.plan, store), wanted.jobs, threads)
-        results = run(one.plan, store, executor)
+        hooks = one.plugins.hook
+        executor = local(one.recipes, one.plan, store, hooks, jobs(one.plan, store), wanted.jobs, threads)
+        results = run(one.plan, store, hooks, executor)
     except OODError as error:
         if not go_on:
             raise
@@ -157,7 +160,7 @@ def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
         return 2
     found = report.write(one.plan, results, store, one.folder)
     lock.write(one.plan, one.recipes, results, one.folder)
-    one.plan.plugins.hook.ood_after_report(findings=found)
+    one.plugins.hook.ood_after_report(findings=found)
     for failure, of in zip(results.failures, found.failures, strict=True):
         whose = f" ({'; '.join(of.variants)})" if len(one.plan.coordinates) > 1 else ""
         lines = [f"failed{whose}: {failure.message}", *getattr(failure.error, "__notes__", [])]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pluggy import HookRelay
 
 from ood_core.errors import OODError
 from ood_core.pipeline import extract, fit, measure, score, train
-from ood_core.pipeline.events import Hooks, Observer
+from ood_core.pipeline.events import Observer
+from ood_core.plugins import hook_manager
 from ood_core.records.results import Failure
 from ood_core.records.stages import ExtractStage, Stage, TrainStage
 from ood_core.runtime import distributed, memory, torch_state
@@ -32,7 +34,7 @@ class Done:
     failures: tuple[Failure, ...]
 
 
-def carry_out(stages: Sequence[Stage], store: Store, hooks: Hooks, threads: Mapping[str, int]) -> Done:
+def carry_out(stages: Sequence[Stage], store: Store, hooks: HookRelay, threads: Mapping[str, int]) -> Done:
     """Carry out stages, each behind its inputs; a stage whose input fails here is left out.
 
     Where several processes share the run an error is raised instead: the others are in the midst of the same stage.
@@ -40,7 +42,7 @@ def carry_out(stages: Sequence[Stage], store: Store, hooks: Hooks, threads: Mapp
     Args:
         stages: What to do.
         store: Where results are found and filed.
-        hooks: Who is told.
+        hooks: Lifecycle hooks to notify.
         threads: With how many threads of torch to compute a stage, by key; others with as many as there are.
     """
     usual = torch.get_num_threads()
@@ -62,7 +64,7 @@ def carry_out(stages: Sequence[Stage], store: Store, hooks: Hooks, threads: Mapp
 def follow(keys: Sequence[str], stages: dict[str, Stage], store: Store) -> None:
     """Take part in what the first process has begun."""
     with torch_state.stage_state():
-        _together([stages[key] for key in keys], store, Observer(None, stages[keys[0]]))
+        _together([stages[key] for key in keys], store, Observer(hook_manager().hook, stages[keys[0]]))
 
 
 def _passes(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
@@ -74,7 +76,7 @@ def _passes(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
 
 
 def _attempts(
-    group: Sequence[Stage], store: Store, hooks: Hooks, done: list[str], failures: list[Failure]
+    group: Sequence[Stage], store: Store, hooks: HookRelay, done: list[str], failures: list[Failure]
 ) -> Iterator[Stage]:
     """Yield the stages of a group that fail; if they fail together, each is tried alone: one probe may be at fault."""
     if not group:
@@ -99,7 +101,7 @@ def _line(error: Exception) -> str:
     return text if isinstance(error, OODError) else f"{type(error).__name__}: {text}"
 
 
-def _execute(group: Sequence[Stage], store: Store, hooks: Hooks) -> list[str]:
+def _execute(group: Sequence[Stage], store: Store, hooks: HookRelay) -> list[str]:
     """Carry out what another process has not done while this one waited; return the keys."""
     stage = group[0]
     hooks.ood_before_stage(stage=stage, stored=False)

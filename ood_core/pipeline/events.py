@@ -1,49 +1,30 @@
-"""Who is told how stages get on, and what tells them: values between the stages and whatever carries them out."""
+"""Forwards the progress of a stage to the lifecycle hooks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from ood_core.interfaces import StageFacts
+from pluggy import HookRelay
+
 from ood_core.records.stages import Stage
 from ood_core.runtime import torch_state
 
 
-class Hooks(Protocol):
-    """Who is told how stages get on: the lifecycle hooks of the plugins, or the process that waits for this one."""
-
-    def ood_before_stage(self, *, stage: Stage, stored: bool) -> Any:
-        """Hear that a stage begins."""
-
-    def ood_on_progress(self, *, stage: Stage, done: int, total: int) -> Any:
-        """Hear how far it is."""
-
-    def ood_after_epoch(self, *, stage: Stage, metrics: StageFacts) -> Any:
-        """Hear the metrics of an epoch."""
-
-    def ood_after_stage(self, *, stage: Stage, facts: StageFacts) -> Any:
-        """Hear what it recorded."""
-
-    def ood_on_error(self, *, stage: Stage, error: BaseException) -> Any:
-        """Hear that it failed."""
-
-
 @dataclass(frozen=True)
 class Observer:
-    """Tells the lifecycle hooks how one stage gets on; without hooks, in all processes but the first, nobody."""
+    """Notifies the lifecycle hooks of one stage's progress; settings of torch that a hook changes are restored."""
 
-    hook: Hooks | None
+    hooks: HookRelay
     stage: Stage
 
     def progress(self, done: int, total: int) -> None:
-        """Tell that so many of the stage's steps are done."""
-        if self.hook is not None:
-            with torch_state.restoring():
-                self.hook.ood_on_progress(stage=self.stage, done=done, total=total)
+        """Report the number of steps that are done."""
+        with torch_state.restoring():
+            self.hooks.ood_on_progress(stage=self.stage, done=done, total=total)
 
-    def epoch(self, metrics: StageFacts) -> None:
-        """Tell the mean metrics of an epoch."""
-        if self.hook is not None:
-            with torch_state.restoring():
-                self.hook.ood_after_epoch(stage=self.stage, metrics=metrics)
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Report the mean metrics of an epoch."""
+        with torch_state.restoring():
+            self.hooks.ood_after_epoch(stage=self.stage, metrics=metrics)

@@ -16,6 +16,7 @@ from ood_core.errors import OODError, OODErrors, suggest
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
 from ood_core.plan import published_cells, sections
 from ood_core.plan.sections import Experiment
+from ood_core.plan.versions import versions
 from ood_core.plugins import Plugins, core_version
 from ood_core.recipe.build import Reader, digest, identity, probe_identity, with_nested
 from ood_core.recipe.read import Recipe
@@ -59,7 +60,7 @@ def make_plan(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
         name=recipes[0].name,
         rows=rows,
         resolved=resolved,
-        plugins=plugins,
+        versions=versions(plugins),
         checks=tuple({(place, repr(p)): (place, p) for e in experiments for place, p in e.checks}.values()),
         notes=tuple(dict.fromkeys(note for experiment in experiments for note in experiment.notes)),
         averaged=all(experiment.averaged for experiment in experiments),

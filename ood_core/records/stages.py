@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from ood_core.data.selection import Part, SelectedImages
 from ood_core.errors import OODError, OODErrors
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Probe, Scorer, Tokenizer, Training
+from ood_core.records.published import Table
 from ood_core.runtime import torch_state
-
-if TYPE_CHECKING:
-    from ood_core.plugins import Plugins
-    from ood_core.records.published import Table
 
 
 @dataclass(frozen=True)
@@ -263,7 +260,7 @@ class Plan:
         name: The recipe's.
         rows: The table to be filled.
         resolved: Every option of every variant, also those a recipe leaves at their default.
-        plugins: All that is installed.
+        versions: Of Python, the libraries that decide numbers, the core and every plugin package.
         checks: Plugin objects with the place in the recipe that asks for them.
         notes: What makes the numbers hard to compare with a benchmark's.
         averaged: Whether the mean over the cases of the protocol means something.
@@ -275,7 +272,7 @@ class Plan:
     name: str
     rows: tuple[Row, ...]
     resolved: dict[str, Any]
-    plugins: Plugins
+    versions: dict[str, str]
     checks: tuple[tuple[str, Plugin], ...]
     notes: tuple[str, ...] = ()
     averaged: bool = True
@@ -297,6 +294,9 @@ class Plan:
         for row in self.rows:
             visit(row.measure)
         return tuple(sorted(ordered.values(), key=lambda stage: KINDS.index(stage.kind)))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {len(self.stages)} stages for {len(self.rows)} rows"
 
     @torch_state.stage_state()
     def check(self) -> None:

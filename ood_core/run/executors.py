@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import Any
 
 import torch
+from pluggy import HookRelay
 
 from ood_core.errors import OODError
 from ood_core.pipeline.dispatch import Done, carry_out
-from ood_core.pipeline.events import Hooks
 from ood_core.recipe.read import Recipe
 from ood_core.records.results import Failure
 from ood_core.records.stages import Plan, Stage, TrainStage
@@ -94,7 +94,7 @@ class Executor(ABC):
 class InProcess(Executor):
     """Carries out one job after another in this process; with torchrun, together with the processes beside it."""
 
-    def __init__(self, store: Store, hooks: Hooks, of_stages: Mapping[str, int] | None = None) -> None:
+    def __init__(self, store: Store, hooks: HookRelay, of_stages: Mapping[str, int] | None = None) -> None:
         self.store, self.hooks, self.of_stages = store, hooks, of_stages or {}
         self.job: Job | None = None
 
@@ -148,7 +148,7 @@ class LocalProcesses(Executor):
     recipes: Sequence[Recipe]
     stages: dict[str, Stage]
     store: Store
-    hooks: Hooks
+    hooks: HookRelay
     places: int
     threads: int
     of_stages: Mapping[str, int] = field(default_factory=dict)
@@ -298,12 +298,12 @@ def local(
     recipes: Sequence[Recipe],
     plan: Plan,
     store: Store,
+    hooks: HookRelay,
     todo: Sequence[Job],
     asked: int | None,
     of_stages: Mapping[str, int],
 ) -> Executor:
     """Return the executor of this machine: processes where several jobs can be at work at once, else none beside it."""
-    hooks = cast(Hooks, plan.plugins.hook)
     at_once, threads = places(todo, asked)
     if at_once == 1 or distributed.count() > 1:
         return InProcess(store, hooks, of_stages)

@@ -25,7 +25,6 @@ from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import Node, parse, with_new_names
 from ood_core.records.results import ResultRow, Results
 from ood_core.records.stages import ExtractStage, Plan, TrainStage
-from ood_core.run.versions import versions
 from ood_core.runtime.machine import machine
 from ood_core.store.store import write_text
 
@@ -145,7 +144,7 @@ def _entries(plan: Plan, recipes: Sequence[Recipe], results: Results) -> dict[st
         "lock": FORMAT,
         "recipe": plan.name,
         "experiments": [_experiment(recipe, plan) for recipe in recipes],
-        "versions": versions(plan.plugins),
+        "versions": plan.versions,
         "machine": machine(),
         "data": _data(plan),
         "stages": [
@@ -220,7 +219,7 @@ def _recipe(name: str, of: Any) -> Recipe:
 
 def _differences(then: Mapping[str, Any], plan: Plan) -> list[str]:
     inputs = [
-        *_changed(then["versions"], versions(plan.plugins), "version of "),
+        *_changed(then["versions"], plan.versions, "version of "),
         *_changed(then["data"], _data(plan), "data "),
     ]
     here = {stage.key for stage in plan.stages}

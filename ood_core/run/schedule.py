@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any
+
+from pluggy import HookRelay
 
 from ood_core.interfaces import StageFacts
 from ood_core.pipeline import dispatch
-from ood_core.pipeline.events import Hooks
+from ood_core.plugins import hook_manager
 from ood_core.records.results import Failure, Record, ResultRow, Results
 from ood_core.records.stages import ExtractStage, FitStage, MeasureStage, Plan, Row, Stage, TrainStage
 from ood_core.run.executors import Executor, InProcess, Job, Outcome
@@ -22,7 +24,7 @@ from ood_core.runtime import distributed
 from ood_core.store.store import Store
 
 
-def run(plan: Plan, store: Store, executor: Executor | None = None) -> Results:
+def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Executor | None = None) -> Results:
     """Carry out a plan; `Plan.check` should have been called before if anything is missing.
 
     A stage that fails takes down what needs it, nothing else: it is among the failures of the results, and the rows
@@ -31,15 +33,16 @@ def run(plan: Plan, store: Store, executor: Executor | None = None) -> Results:
     Args:
         plan: What to do.
         store: Where results are found and filed.
+        hooks: Lifecycle hooks to notify, `Plugins.hook` (default: none).
         executor: Where missing stages are carried out; by default one after another in this process.
 
     Raises:
         OODError: Nothing could be measured, for a reason that the user can mend.
     """
     begun = time.monotonic()
-    hooks = cast(Hooks, plan.plugins.hook)
+    hooks = hooks or hook_manager().hook
     todo = jobs(plan, store)
-    plan.plugins.hook.ood_before_run(plan=plan)
+    hooks.ood_before_run(plan=plan)
     lacking = {stage.key for job in todo for stage in job.stages}
     records = {stage.key: _stored(stage, store, hooks) for stage in plan.stages if stage.key not in lacking}
     with closing(executor or InProcess(store, hooks)) as at_work:
@@ -51,7 +54,7 @@ def run(plan: Plan, store: Store, executor: Executor | None = None) -> Results:
     rows = tuple(_row(row, records[row.measure.key].facts) for row in whole)
     ordered = tuple(records[stage.key] for stage in plan.stages if stage.key in records)
     results = Results(rows, ordered, time.monotonic() - begun, failures)
-    plan.plugins.hook.ood_after_run(plan=plan, results=results)
+    hooks.ood_after_run(plan=plan, results=results)
     if not rows:
         raise failures[0].error
     distributed.told(())
@@ -99,7 +102,7 @@ def _piece(stage: Stage) -> Any:
     return stage.key if isinstance(stage, (TrainStage, FitStage)) else stage.fit.key
 
 
-def _stored(stage: Stage, store: Store, hooks: Hooks) -> Record:
+def _stored(stage: Stage, store: Store, hooks: HookRelay) -> Record:
     facts = store.facts(stage)
     assert facts is not None, "it was found in the store"
     hooks.ood_before_stage(stage=stage, stored=True)

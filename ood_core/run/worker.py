@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 import torch
 
 from ood_core.errors import OODError
+from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import StageFacts
 from ood_core.pipeline.dispatch import carry_out
 from ood_core.plan.make import make_plan
-from ood_core.plugins import find
+from ood_core.plugins import find, hook_manager
 from ood_core.recipe.read import Recipe
 from ood_core.records.results import Failure
 from ood_core.records.stages import Stage
@@ -67,7 +68,7 @@ Message: TypeAlias = Told | Finished
 
 
 class _Sender:
-    """Sends what the hooks would hear to the process that waits; that one tells them."""
+    """A plugin that sends the calls of lifecycle hooks to the parent process, which repeats them."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -76,21 +77,26 @@ class _Sender:
     def _tell(self, hook: str, stage: Stage, **values: Any) -> None:
         self.connection.send(Told(hook, stage.key, values))
 
-    def ood_before_stage(self, *, stage: Stage, stored: bool) -> None:
+    @hookimpl
+    def ood_before_stage(self, stage: Stage, stored: bool) -> None:
         self._tell("ood_before_stage", stage, stored=stored)
 
-    def ood_on_progress(self, *, stage: Stage, done: int, total: int) -> None:
+    @hookimpl
+    def ood_on_progress(self, stage: Stage, done: int, total: int) -> None:
         if done == total or time.monotonic() - self.told > PROGRESS_SECONDS:
             self.told = time.monotonic()
             self._tell("ood_on_progress", stage, done=done, total=total)
 
-    def ood_after_epoch(self, *, stage: Stage, metrics: StageFacts) -> None:
+    @hookimpl
+    def ood_after_epoch(self, stage: Stage, metrics: StageFacts) -> None:
         self._tell("ood_after_epoch", stage, metrics=dict(metrics))
 
-    def ood_after_stage(self, *, stage: Stage, facts: StageFacts) -> None:
+    @hookimpl
+    def ood_after_stage(self, stage: Stage) -> None:
         self._tell("ood_after_stage", stage)  # the facts lie in the store
 
-    def ood_on_error(self, *, stage: Stage, error: BaseException) -> None:
+    @hookimpl
+    def ood_on_error(self, stage: Stage, error: BaseException) -> None:
         self._tell("ood_on_error", stage, error=OODError(str(error)))
 
 
@@ -109,13 +115,15 @@ def work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side is interrupted too, and ends this process
     torch.set_num_threads(threads)
     stages, problem = _planned(recipes)
+    hooks = hook_manager()
+    hooks.register(_Sender(connection))
     try:
         while True:
             keys: list[str] = connection.recv()
             if unknown := [Failed(key, problem, None) for key in keys if key not in stages]:
                 connection.send(Finished((), (), tuple(unknown)))
                 continue
-            done = carry_out([stages[key] for key in keys], Store(store), _Sender(connection), of_stages)
+            done = carry_out([stages[key] for key in keys], Store(store), hooks.hook, of_stages)
             connection.send(Finished(done.finished, done.carried_out, tuple(map(_failed, done.failures))))
     except (EOFError, OSError):
         os._exit(0)  # nobody is left to hear of it

@@ -15,6 +15,7 @@ import torch
 
 from ood_core.hookspecs import hookimpl
 from ood_core.pipeline.dispatch import Done
+from ood_core.plugins import hook_manager
 from ood_core.records.results import Failure
 from ood_core.run import executors
 from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, Outcome, local, places
@@ -24,6 +25,7 @@ from ood_core.store.store import Store, load_tensors
 
 from ..conftest import planned
 
+HOOKS = hook_manager().hook
 SEEDS = "seeds=[0, 1]"
 LONG = "vary: {short: {}, long: {training.0.epochs: 100000}}\n"
 
@@ -161,13 +163,13 @@ def test_with_gpus_each_has_its_jobs(tiny, store, monkeypatch):
 
 def test_one_place_is_this_process(tiny, store):
     recipes, made = planned(tiny, SEEDS)
-    assert isinstance(local(recipes, made, store, jobs(made, store), 1, {}), InProcess)
-    assert isinstance(local(recipes, made, store, jobs(made, store), 2, {}), LocalProcesses)
+    assert isinstance(local(recipes, made, store, HOOKS, jobs(made, store), 1, {}), InProcess)
+    assert isinstance(local(recipes, made, store, HOOKS, jobs(made, store), 2, {}), LocalProcesses)
 
 
 def test_no_job_begins_without_memory_for_it_unless_none_is_at_work(tiny, store, monkeypatch):
     recipes, made = planned(tiny, SEEDS)
-    at_work = local(recipes, made, store, [], 2, {})
+    at_work = local(recipes, made, store, HOOKS, [], 2, {})
     monkeypatch.setattr(executors.memory, "available", lambda: 0.0)
     assert at_work.has_room()
     at_work._workers.append(executors._Worker(None, None, 0, Job(made.stages[:1])))
@@ -184,7 +186,7 @@ def test_processes_give_what_one_process_gives(tiny, tmp_path):
     recipes, made = planned(tiny, SEEDS)
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     alone = run(made, one)
-    together = run(made, two, local(recipes, made, two, jobs(made, two), 2, {}))
+    together = run(made, two, HOOKS, local(recipes, made, two, jobs(made, two), 2, {}))
     assert together.rows == alone.rows
     assert not any(record.stored for record in together.records)
     for stage in made.stages:
@@ -212,10 +214,11 @@ class Killer:
 def test_a_process_that_is_killed_costs_its_own_variant_alone(tiny, store):
     tiny.write_text(tiny.read_text() + LONG)
     recipes, made = planned(tiny)
-    at_work = local(recipes, made, store, jobs(made, store), 2, {})
+    manager = hook_manager()
+    at_work = local(recipes, made, store, manager.hook, jobs(made, store), 2, {})
     killer = Killer(at_work)
-    made.plugins.manager.register(killer)
-    results = run(made, store, at_work)
+    manager.register(killer)
+    results = run(made, store, manager.hook, at_work)
     assert killer.killed
     assert {row.variant for row in results.rows} == {"short"}
     (failed,) = results.failures

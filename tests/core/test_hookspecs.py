@@ -7,14 +7,13 @@ from collections import defaultdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import pluggy
 import pytest
 
 from ood_core import hookspecs, report
 from ood_core.errors import OODError
 from ood_core.hookspecs import hookimpl
 from ood_core.plan import make
-from ood_core.plugins import find, find_commands
+from ood_core.plugins import find, find_commands, hook_manager
 from ood_core.recipe.read import read_recipes
 from ood_core.run.schedule import run
 from ood_core.store.store import Store
@@ -84,12 +83,12 @@ def seen(tmp_path_factory):
     plugins.manager.register(recorder)
     made = make.make_plan(read_recipes(folder / "tiny.yaml"), plugins)
     store = Store(folder / "store")
-    results = [run(made, store), run(made, store)]
+    results = [run(made, store, plugins.hook), run(made, store, plugins.hook)]
     found = report.write(made, results[0], store, folder / "out")
     plugins.hook.ood_after_report(findings=found)
     failing = make.make_plan(read_recipes(folder / "tiny.yaml", ["training=[]", "scorers=[energy]"]), plugins)
     with pytest.raises(OODError, match="needs logits") as caught:
-        run(failing, store)
+        run(failing, store, plugins.hook)
     return SimpleNamespace(
         calls=recorder.calls, plan=made, store=store, results=results, failing=failing, error=caught.value
     )
@@ -204,8 +203,7 @@ def test_the_example_of_a_hook_can_be_registered_and_called(heading, monkeypatch
     module = ModuleType("example")
     exec(python(sections()[heading]), vars(module))
     hook = heading.partition("(")[0]
-    manager = pluggy.PluginManager(hookspecs.GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager = hook_manager()
     manager.register(module)
     manager.check_pending()
     returned = getattr(manager.hook, hook)(**told(hook, seen))  # pluggy leaves out None

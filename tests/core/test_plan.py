@@ -1,5 +1,7 @@
 """Plans: what is shared, what a key depends on, and mistakes of recipes, all at once, each with its line."""
 
+import pickle
+
 import pytest
 from PIL import Image
 
@@ -29,6 +31,21 @@ def test_one_training_and_one_extraction_serve_all_scorers(make_plan, tiny):
         )
     )
     assert len(by_kind(plan, "fit")) == 5
+
+
+def test_a_plan_is_a_value(make_plan, tiny):
+    mim = "training=[{use: mim, epochs: 1, min_block: 1, tokenizer: {use: kmeans, vocabulary: 8}}]"
+    plan = make_plan(tiny, mim, "scorers=[mahalanobis, mahalanobis-layers, knn]")
+    images = plan.stages[0].images.opened
+    before = len(pickle.dumps(plan))
+    pixels = images.pixels(0)
+    assert len(pickle.dumps(plan)) == before  # no decoded image is handed on
+    again = pickle.loads(pickle.dumps(plan))  # noqa: S301 - our own
+    assert again == plan
+    assert again.stages == plan.stages
+    assert again.stages[0].images.opened.pixels(0).equal(pixels)
+    assert str(again) == "tiny: 32 stages for 6 rows"
+    assert make_plan(tiny, "scorers=[energy]") != plan
 
 
 def test_every_stage_stands_behind_its_inputs(make_plan, tiny):

@@ -76,13 +76,13 @@ def test_a_number_that_cannot_be_had_is_a_dash():
     assert percent(0.12345) == "12.35"
 
 
-def test_names_do_not_break_the_table(make_plan, tiny, tmp_path, capsys):
+def test_names_do_not_break_the_table(make_plan, plugins, tiny, tmp_path, capsys):
     name = "[/] | two\\nlines"
     plan = make_plan(tiny, f'data.near.0.name="{name}"', "training.0.epochs=1", "scorers=[energy]")
     store = Store(tmp_path / "store")
     results = run(plan, store)
     found = report.write(plan, results, store, tmp_path / "out")
-    plan.plugins.hook.ood_after_report(findings=found)
+    plugins.hook.ood_after_report(findings=found)
     assert "[/] |" in capsys.readouterr().out
     assert "| energy | [/] \\| two lines | near |" in (tmp_path / "out" / "report.md").read_text()
 

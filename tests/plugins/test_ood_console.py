@@ -27,13 +27,13 @@ def watched(plugins, monkeypatch):
 
 
 @pytest.fixture
-def reported(make_plan, tmp_path):
+def reported(make_plan, plugins, tmp_path):
     """`reported(path, *overrides)`: run a recipe and write its reports, as the command line does."""
 
     def reported(path, *overrides):
         made, store = make_plan(path, *overrides), Store(tmp_path / "store")
-        found = report.write(made, run(made, store), store, tmp_path / "out")
-        made.plugins.hook.ood_after_report(findings=found)
+        found = report.write(made, run(made, store, plugins.hook), store, tmp_path / "out")
+        plugins.hook.ood_after_report(findings=found)
 
     return reported
 
@@ -60,9 +60,9 @@ def test_a_run_says_what_it_did_and_what_it_found_in_the_store(reported, tiny, w
     assert "done" not in watched.getvalue()
 
 
-def test_a_failed_stage_is_named_and_the_progress_is_stopped(make_plan, tiny, tmp_path, watched):
+def test_a_failed_stage_is_named_and_the_progress_is_stopped(make_plan, plugins, tiny, tmp_path, watched):
     with pytest.raises(OODError):
-        run(make_plan(tiny, "training=[]", "scorers=[energy]"), Store(tmp_path / "store"))
+        run(make_plan(tiny, "training=[]", "scorers=[energy]"), Store(tmp_path / "store"), plugins.hook)
     assert "failed fit energy" in watched.getvalue()
 
 
@@ -81,8 +81,8 @@ def test_the_variant_is_shown_where_there_are_several(reported, tiny, watched, c
     assert "two" in table
 
 
-def test_stages_of_several_seeds_are_told_apart(make_plan, tiny, tmp_path, watched):
-    run(make_plan(tiny, "seeds=[4, 5]", "training.0.epochs=1"), Store(tmp_path / "store"))
+def test_stages_of_several_seeds_are_told_apart(make_plan, plugins, tiny, tmp_path, watched):
+    run(make_plan(tiny, "seeds=[4, 5]", "training.0.epochs=1"), Store(tmp_path / "store"), plugins.hook)
     for seed in (4, 5):
         assert f"done train classification, seed {seed}" in watched.getvalue()
         assert f"done extract unseen (classification), seed {seed}" in watched.getvalue()

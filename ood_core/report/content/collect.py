@@ -19,7 +19,6 @@ from ood_core.report.content import gallery, maps
 from ood_core.report.content.confusions import accepted_pairs, class_rows
 from ood_core.report.content.notes import duplicates, lost_baselines, skipped
 from ood_core.report.content.pictures import copy_pictures
-from ood_core.run.versions import versions
 from ood_core.runtime.machine import machine
 from ood_core.store.store import Store
 
@@ -44,7 +43,7 @@ def gather(plan: Plan, results: Results, store: Store, folder: Path) -> Findings
         accepted=tuple(measured.accepted),
         classes=tuple(measured.classes),
         resolved=plan.resolved,
-        versions=versions(plan.plugins),
+        versions=plan.versions,
         machine=machine(),
         seconds=round(results.seconds, 3),
         pictures=tuple(copy_pictures(results, store, folder)),

@@ -1,4 +1,4 @@
-"""What was installed when a run took place."""
+"""Versions of everything that decides numbers."""
 
 from __future__ import annotations
 
