@@ -1,4 +1,4 @@
-"""k-means, by faiss."""
+"""k-means by faiss, and the nearest of a few points such as centroids and class means."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.neighbors.coordinates import normalize
-from ood_core.neighbors.engine import faiss, gpus
+from ood_core.neighbors.faiss_backend import faiss, gpus
+from ood_core.neighbors.vectors import normalize
+
+_ROWS = 512  # whose products with the points stay in the cache
 
 
 def kmeans(
@@ -45,3 +47,25 @@ def kmeans(
     )
     run.train(centred.float().numpy())
     return (torch.from_numpy(run.centroids) + centre).float()
+
+
+def nearest(queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the squared distance to the nearest point, float64 [N], and its index, int64 [N]; differentiable.
+
+    Products in float64 decide which point is nearest, relative to the mean of the points, so that little cancels.
+
+    Args:
+        queries: [N, D]; a row that is not finite gets a distance that is not finite.
+        points: [K, D], finite; the first of equally near ones wins.
+    """
+    points = points.double()
+    centre = points.mean(0)
+    centred = points - centre
+    lengths = centred.square().sum(1)
+    distances, indices = [], []
+    # a graph has no parts: their number would depend on N
+    for rows in (queries,) if torch.compiler.is_compiling() else torch.split(queries, _ROWS):
+        index = torch.addmm(lengths, rows.double() - centre, centred.T, alpha=-2).argmin(1)
+        distances.append((rows.double() - points[index]).square().sum(1))
+        indices.append(index)
+    return torch.cat(distances), torch.cat(indices)

@@ -1,179 +1,117 @@
-"""The k nearest of all points, exactly: candidates from fast products, their true order from float64.
+"""The k nearest of all points: candidates from faiss in float32, their order from float64.
 
-A product in a narrow format is near the true one, within a bound that is known for every pair (see `coordinates`). So
-the k-th largest *lower* bound of a query is a floor, and whatever may lie above that floor is a candidate: there can be
-a few more than k of them, never one too few. All candidates are measured in float64, from the vectors as they were
-given, and sorted by value, then by index. How they were found - which format, which device, in which parts - leaves no
-trace.
-
-Queries with too many candidates, because their points differ by less than the format can tell, are searched again in
-the next wider format. The one exception are points that float64 cannot tell apart either, over a thousand of them.
+faiss returns a few more than k candidates. If the last of them lies farther behind the k-th than float32 can be wrong,
+no other point belongs to the k nearest, and the result is that of float64. For the few queries where it does not -
+copies of a point, clusters far apart and very narrow - float64 products find the candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ood_core.neighbors.coordinates import Frame, Metric, Shard
-from ood_core.neighbors.engine import gpus
-from ood_core.neighbors.floor import Candidates, from_faiss, from_products
+from ood_core.neighbors.faiss_backend import GPU_NEIGHBOURS, Place, faiss, search_index, to_device
+from ood_core.neighbors.vectors import ROWS, Points, to_faiss
 
-_SHARD_ROWS = 65_536
-_SHARD_BYTES = 2**27
-_PRODUCT_BYTES = 2**26
 _QUERIES = 8192
-_PAIR_NUMBERS = 2**20  # of the pairs that are measured at a time: their vectors stay in the cache
+_QUERIES_FLOAT64 = 1024
+_POINTS_FLOAT64 = 8192
+_ULP = 2.0**-24
+_UNDERFLOW = 1e-30
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some of the points as a flat index of faiss.
+
+    Attributes:
+        first: Index of its first point among all points.
+        index: The index of faiss.
+        radius: Largest distance of a point to the centre.
+    """
+
+    first: int
+    index: Any
+    radius: float
+
+
+def make_shards(points: Points, place: Place) -> Iterator[Shard]:
+    """Yield the points shard by shard, so that no more than one of them needs to be in memory."""
+    metric = faiss().METRIC_L2 if points.metric == "l2" else faiss().METRIC_INNER_PRODUCT
+    for first in range(0, len(points), ROWS):
+        rows = points.centred(points.vectors[first : first + ROWS])
+        index = faiss().IndexFlat(rows.shape[1], metric)
+        index.add(to_faiss(rows))
+        yield Shard(first, to_device(index, place), rows.norm(dim=1).max().item())
 
 
 def search(
-    queries: Tensor, frame: Frame, k: int, place: Literal["cpu", "gpu"] = "cpu", kept: Sequence[Shard] = ()
+    points: Points, queries: Tensor, k: int, place: Place, shards: Iterable[Shard] = ()
 ) -> tuple[Tensor, Tensor]:
-    """Return values, float64 [N, k], and indices, int64 [N, k], best first, the lower index first among equals.
+    """Return values, float64 [N, k], and indices, int64 [N, k], nearest first; of equal ones the lower index.
 
     Args:
+        points: Finite.
         queries: [N, D]; a row that is not finite gets values that are not finite.
-        frame: The points, finite.
         k: At most as many as there are points.
-        place: Where to look for candidates first.
-        kept: The shards in the first format, where someone has kept them.
+        place: Where faiss searches.
+        shards: All points in shards; default: made for this search.
     """
+    count = min(k + k // 2 + 3, len(points))
     values = torch.empty(len(queries), k, dtype=torch.float64)
-    indices = torch.arange(k).repeat(len(queries), 1)
-    sound = queries.isfinite().all(1)
-    broken = (~sound).nonzero()[:, 0]
-    values[broken] = measure(queries[broken], frame, indices[broken])
-    todo = sound.nonzero()[:, 0]
-    for form in formats(place):
-        if len(todo) == 0:
-            break
-        last = form == torch.float64
-        shards = kept if kept and form == formats(place)[0] else None
-        gpu = place == "gpu" and not last
-        blocks = _candidates(queries[todo], frame, k, form, gpu, shards)
-        unclear = []
-        for start, found in blocks:
-            mine = todo[start : start + len(found.hard)]
-            settled = mine[~found.hard]
-            unclear.append(mine[found.hard])
-            values[settled], indices[settled] = _settle(queries[mine], frame, found, k)
-        todo = torch.cat(unclear)
+    indices = torch.empty(len(queries), k, dtype=torch.int64)
+    for rows in torch.split(torch.arange(len(queries)), _QUERIES):
+        finite = torch.where(queries[rows].isfinite().all(1, keepdim=True), queries[rows], 0)
+        if count == len(points):
+            candidates = torch.arange(count).expand(len(rows), -1)
+        elif place == "gpu" and count > GPU_NEIGHBOURS:
+            candidates = _find_in_float64(points, finite, count)
+        else:
+            candidates, certain = _find(points, finite, k, count, shards or make_shards(points, place))
+            if not certain.all():
+                candidates[~certain] = _find_in_float64(points, finite[~certain], count)
+        values[rows], indices[rows] = points.rank(queries[rows], candidates, k)
     return values, indices
 
 
-def formats(place: Literal["cpu", "gpu"]) -> tuple[torch.dtype, ...]:
-    """Return the formats to search in, one after the other."""
-    if place == "gpu":
-        return torch.float32, torch.float64
-    return (torch.bfloat16,) * has_bfloat16() + (torch.float32, torch.float64)
+def _find(points: Points, queries: Tensor, k: int, count: int, shards: Iterable[Shard]) -> tuple[Tensor, Tensor]:
+    """Return candidates, int64 [N, count], and whether they surely hold the k nearest, bool [N]."""
+    l2 = points.metric == "l2"
+    left = points.centred(queries) if l2 else points.scale(queries)
+    radius, values, indices = 0.0, torch.empty(len(left), 0), torch.empty(len(left), 0, dtype=torch.int64)
+    for shard in shards:
+        found = search_index(shard.index, to_faiss(left), min(count, shard.index.ntotal))
+        values = torch.cat([values, found[0]], 1)
+        indices = torch.cat([indices, torch.where(found[1] < 0, -1, found[1] + shard.first)], 1)
+        values, order = values.topk(min(count, values.shape[1]), largest=not l2)
+        indices, radius = indices.gather(1, order), max(radius, shard.radius)
+    # A sum of D products is off by at most D ulp of the product of the norms, and by over 8 sqrt(D) ulp with a
+    # probability below 2 D exp(-32) (Higham and Mary, 2019, theorem 2.4); 8 more are for what was rounded before
+    norms, dimension = left.norm(dim=1), left.shape[1]
+    sizes = (norms + radius).square() if l2 else norms * radius
+    error = (min(dimension, 8 * dimension**0.5) + 8) * _ULP * sizes + _UNDERFLOW
+    certain = (values[:, -1] - values[:, k - 1]).abs().double() > 2 * error  # False for NaN
+    return indices, certain & (indices >= 0).all(1)
 
 
-def cut(frame: Frame, form: torch.dtype) -> Iterator[Shard]:
-    """Yield the points shard by shard: no more than one of them needs to be in memory."""
-    rows = _shard_rows(frame, form)
-    for first in range(0, len(frame.points), rows):
-        yield frame.shard(first, min(first + rows, len(frame.points)), form)
-
-
-def _shard_rows(frame: Frame, form: torch.dtype) -> int:
-    count, dimension = frame.points.shape
-    return max(1, min(count, _SHARD_ROWS, _SHARD_BYTES // (max(dimension, 1) * form.itemsize)))
-
-
-def measure(queries: Tensor, frame: Frame, indices: Tensor) -> Tensor:
-    """Return what each query [N, D] has with each of its points [N, k], float64 [N, k]."""
-    rows = torch.arange(len(queries))[:, None].expand_as(indices).reshape(-1)
-    return measure_pairs(queries, frame, rows, indices.reshape(-1)).view(indices.shape)
-
-
-def measure_pairs(queries: Tensor, frame: Frame, rows: Tensor, indices: Tensor) -> Tensor:
-    """Return what query rows[i] has with point indices[i], float64 [M]; it does not depend on the other pairs."""
-    values = torch.empty(len(rows), dtype=torch.float64)
-    step = max(2, _PAIR_NUMBERS // max(queries.shape[1], 1))
-    queries = frame.measured(queries)
-    # Written once and again: fresh memory for every part would take longer than the arithmetic
-    given, left, right = (
-        torch.empty(min(step, len(rows) + 1), queries.shape[1], dtype=form)
-        for form in (frame.points.dtype, torch.float64, torch.float64)
-    )
-    for start in range(0, len(rows), step):
-        chosen, their = rows[start : start + step], indices[start : start + step]
-        torch.index_select(queries, 0, chosen, out=left[: len(chosen)])
-        torch.index_select(frame.points, 0, their, out=given[: len(chosen)])
-        right[: len(chosen)] = given[: len(chosen)]
-        size = max(2, len(chosen))  # torch would split a single sum among its threads
-        one, other = left[:size], right[:size]
-        terms = one.sub_(other).square_() if frame.metric == "l2" else one.mul_(other)
-        values[start : start + step] = terms.sum(1)[: len(chosen)]
-    return values if frame.metric != "cosine" else values / frame.norms[indices]
-
-
-def best(rows: Tensor, indices: Tensor, values: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
-    """Return the best k of each row's pairs, [N, k] values and indices; every row has k.
-
-    Args:
-        rows: int64 [M], the row of each pair; all of 0 to N - 1 occur.
-        indices: int64 [M].
-        values: float64 [M].
-        k: How many to keep.
-        metric: Squared distances are best small, the others large.
-    """
-    order = indices.argsort(stable=True)
-    order = order[(values if metric == "l2" else -values)[order].argsort(stable=True)]
-    order = order[rows[order].argsort(stable=True)]
-    counts = torch.bincount(rows)
-    rank = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows[order]]
-    order = order[rank < k]
-    return values[order].view(-1, k), indices[order].view(-1, k)
-
-
-def _candidates(
-    queries: Tensor, frame: Frame, k: int, form: torch.dtype, gpu: bool, shards: Sequence[Shard] | None
-) -> Iterator[tuple[int, Candidates]]:
-    """Yield the start of each block of queries and its candidates."""
-    step = _QUERIES
-    if form != torch.float32:  # faiss keeps its products to itself
-        step = max(1, min(step, _PRODUCT_BYTES // (_shard_rows(frame, form) * form.itemsize)))
-    starts = range(0, len(queries), step)
-    found = [Candidates.none(len(queries[start : start + step]), k) for start in starts]
-
-    def look(block: int, shard: Shard) -> Candidates:
-        side = frame.side(queries[starts[block] : starts[block] + step], shard)
-        if form == torch.float32:
-            new = from_faiss(side, shard, k, block % gpus() if gpu else None)
-        else:
-            new = from_products(side, shard, k, found[block].floor)
-        return found[block].joined(new)
-
-    with ThreadPoolExecutor(gpus() if gpu else 1) as pool:
-        for shard in shards or cut(frame, form):
-            blocks = range(len(starts))
-            found = list((pool.map if gpu else map)(look, blocks, [shard] * len(blocks)))
-    yield from zip(starts, found, strict=True)
-
-
-def _settle(queries: Tensor, frame: Frame, found: Candidates, k: int) -> tuple[Tensor, Tensor]:
-    clear = ~found.hard[found.rows]
-    rows, indices = found.rows[clear], found.indices[clear]
-    values = measure_pairs(queries, frame, rows, indices)
-    among = (~found.hard).cumsum(0) - 1  # rows without candidates leave no gap
-    if len(rows) == 0:
-        return torch.empty(0, k, dtype=torch.float64), torch.empty(0, k, dtype=torch.int64)
-    return best(among[rows], indices, values, k, frame.metric)
-
-
-@cache
-def has_bfloat16() -> bool:
-    """Return whether this CPU multiplies bfloat16 faster than float32, and sums the products in float32."""
-    able = torch.cpu.get_capabilities()
-    if not (able.get("avx512_bf16") or able.get("amx_bf16")):
-        return False
-    draw = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(n, 1024, generator=draw).abs().bfloat16() for n in (64, 512))
-    true = left.double() @ right.double().T
-    return bool(((left @ right.T).double() - true).abs().le((2.0**-8 + 1e-4) * true).all())
+def _find_in_float64(points: Points, queries: Tensor, count: int) -> Tensor:
+    """Return the candidates, int64 [N, count], that products in float64 find."""
+    parts = []
+    for some in torch.split(queries, _QUERIES_FLOAT64):
+        left = points.centred(some) if points.metric == "l2" else points.scale(some)
+        best, indices = left.new_empty(len(left), 0), torch.empty(len(left), 0, dtype=torch.int64)
+        for first in range(0, len(points), _POINTS_FLOAT64):
+            right = points.centred(points.vectors[first : first + _POINTS_FLOAT64])
+            key = left @ -right.T
+            if points.metric == "l2":
+                key += right.square().sum(1) / 2
+            best = torch.cat([best, key], 1)
+            indices = torch.cat([indices, torch.arange(first, first + len(right)).expand(len(left), -1)], 1)
+            order = best.sort(dim=1, stable=True).indices[:, :count]  # topk may take any of equal points
+            best, indices = best.gather(1, order), indices.gather(1, order)
+        parts.append(indices)
+    return torch.cat(parts)

@@ -1,30 +1,28 @@
-"""The search that scorers keep: exactly, or through an inverted file whose recall was measured."""
+"""The index that scorers keep: exact search, or an inverted file whose recall was measured."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
-from threading import Lock
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.neighbors import exact, inverted
-from ood_core.neighbors.coordinates import Frame, Metric, Shard
-from ood_core.neighbors.engine import Device, choose
+from ood_core.neighbors import exact, ivf
+from ood_core.neighbors.faiss_backend import Device, choose_device, faiss, to_device
+from ood_core.neighbors.vectors import Metric, Points
 
 Kind: TypeAlias = Literal["flat", "ivf", "ivf-pq"]
 
-_KEPT_NUMBERS = 2**28  # points that are kept in the working format too: half a gigabyte in bfloat16
+_CACHED_NUMBERS = 2**28  # one gigabyte in float32, beside the points themselves
+_NEIGHBOURS = 50  # that recall is measured with
 _LOG = logging.getLogger(__name__)
 
-_NEIGHBOURS = 50  # that recall is measured with
-
 RECALL = 0.99
-"""What an inverted file must find of the true neighbours; fewer are a warning."""
+"""Share of the true neighbours that an inverted file must find; less is a warning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,7 @@ class Index:
         kind: `flat` looks at all points, `ivf` at those in the lists nearest to the query, `ivf-pq` at short codes of
             these.
         device: Where faiss searches; `auto` takes a GPU where there is one.
-        recall: Which part of the true neighbours was found for queries on points and between them; 1 for `flat`.
+        recall: Share of the true neighbours found, for queries on points and between them; 1 for `flat`.
         far_recall: The same for queries that are like no point. What is missed makes a query look farther away than
             it is.
         lists: Lists of the inverted file; 0 for `flat`.
@@ -70,11 +68,11 @@ class Index:
 
         Args:
             points: Finite; not copied if they are float32.
-            metric: What near means. A zero vector has cosine 0 with everything.
-            kind: How to search.
-            lists: By default about four times the root of K.
-            probes: By default as few as reach the recall `RECALL`, at most an eighth of the lists.
-            device: Where to search.
+            metric: Default: squared distances. A zero vector has cosine 0 with everything.
+            kind: `flat`, `ivf` or `ivf-pq`.
+            lists: Default: about four times the root of K.
+            probes: Default: as few as reach the recall `RECALL`, at most an eighth of the lists.
+            device: Where faiss searches.
             seed: Draws the points that lists and codes are learned from, and the sample.
 
         Raises:
@@ -82,17 +80,17 @@ class Index:
         """
         if len(points) == 0:
             raise OODError("nearest neighbours: there are no points to search among")
-        choose(device)
+        choose_device(device)
         empty = torch.empty(0, dtype=torch.uint8)
         flat = cls(points.float(), metric, "flat", device, 1.0, 1.0, 0, 0, empty)
-        flat._check()
+        flat._points.require_finite()
         if kind == "flat":
             return flat
-        lists = lists or inverted.usual_lists(len(points))
+        lists = lists or ivf.usual_lists(len(points))
         if lists > len(points):
             raise OODError(f"nearest neighbours: {lists} lists need at least as many points, there are {len(points)}")
-        code = inverted.build(flat._frame, kind, lists, seed)
-        return replace(flat, kind=kind, lists=lists, code=code)._tuned(probes, seed)
+        code = ivf.build(flat._points, kind, lists, seed)
+        return replace(flat, kind=kind, lists=lists, code=code)._tune(probes, seed)
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return values, float64 [N, k], and indices, int64 [N, k], nearest first; of equal ones the lower index.
@@ -104,10 +102,8 @@ class Index:
         k = min(k, len(self))
         if self.kind == "flat":
             return self._search_all(queries, k)
-        values, indices, missed = inverted.search(
-            self._opened, queries, self._frame, k, self.probes, self.kind, self._lock
-        )
-        if len(missed):  # the lists held fewer than k
+        values, indices, missed = ivf.search(self._inverted_file, self._points, queries, k, self.probes, self.kind)
+        if missed.any():
             values[missed], indices[missed] = self._search_all(queries[missed], k)
         return values, indices
 
@@ -115,75 +111,48 @@ class Index:
         return len(self.points)
 
     def _search_all(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        return exact.search(queries, self._frame, k, choose(self.device), self._kept)
+        return exact.search(self._points, queries, k, choose_device(self.device), self._shards)
 
-    def _tuned(self, probes: int | None, seed: int) -> Index:
-        """Return the same index with its recall, and the fewest probes that reach `RECALL` if nobody chose them."""
-        near = inverted.sample_near(self.points, seed)
-        most = max(1, self.lists // 8)
-        truth = self._search_all(near, min(_NEIGHBOURS, len(self)))[0]
+    def _tune(self, probes: int | None, seed: int) -> Index:
+        """Return the same index with its recall, and the fewest probes that reach `RECALL` if none are given."""
+        near, far = ivf.sample_near(self.points, seed), ivf.sample_far(self.points, seed)
+        k, most = min(_NEIGHBOURS, len(self)), max(1, self.lists // 8)
+        truth = self._search_all(near, k)[0]
         index = self
         for count in [probes] if probes else sorted({min(2**power, most) for power in range(most.bit_length() + 1)}):
             index = index._with(probes=min(count, self.lists))
-            index = index._with(recall=index._recall(near, truth))
+            index = index._with(recall=ivf.recall(index.search(near, k)[0], truth, self.metric))
             if index.recall >= RECALL:
                 break
-        far = inverted.sample_far(self.points, seed)
-        index = index._with(far_recall=index._recall(far, self._search_all(far, truth.shape[1])[0]))
-        index._report(truth.shape[1])
-        return index
-
-    def _with(self, **changes: float) -> Index:
-        """Return the same file, opened, with other numbers."""
-        index = replace(self, **changes)  # type: ignore[arg-type]
-        index.__dict__.update({name: self.__dict__[name] for name in ("_frame", "_opened") if name in self.__dict__})
-        return index
-
-    def _recall(self, queries: Tensor, truth: Tensor) -> float:
-        return inverted.recall(self.search(queries, truth.shape[1])[0], truth, self.metric)
-
-    def _report(self, k: int) -> None:
+        far_truth = self._search_all(far, k)[0]
+        index = index._with(far_recall=ivf.recall(index.search(far, k)[0], far_truth, self.metric))
         found = (
-            f"{self.kind}: {self.probes} of {self.lists} lists hold {self.recall:.1%} of the {k} nearest of "
-            f"{len(self)} points, for queries far from all of them {self.far_recall:.1%}"
+            f"{index.kind}: {index.probes} of {index.lists} lists hold {index.recall:.1%} of the {k} nearest of "
+            f"{len(index)} points, for queries far from all of them {index.far_recall:.1%}"
         )
-        if self.recall >= RECALL:
+        if index.recall >= RECALL:
             _LOG.info(found)
         else:
             _LOG.warning("%s; kind 'flat' finds all, and where so many lists are needed is often faster", found)
+        return index
 
-    def _check(self) -> None:
-        """Raise OODError for points that are not finite, part by part."""
-        for part in torch.split(self.points, 2**16):
-            if not part.isfinite().all():
-                raise OODError("nearest neighbours: the points hold NaN or infinite values")
-
-    @cached_property
-    def _frame(self) -> Frame:
-        return Frame(self.points, self.metric)
+    def _with(self, **changes: float) -> Index:
+        """Return the same index with other numbers; what is prepared stays so."""
+        index = replace(self, **changes)  # type: ignore[arg-type]
+        index.__dict__.update({name: value for name, value in self.__dict__.items() if name.startswith("_")})
+        return index
 
     @cached_property
-    def _kept(self) -> tuple[Shard, ...]:
-        """Return the points in the format that the search begins with, where they are few enough to keep."""
-        if self.points.numel() > _KEPT_NUMBERS:
+    def _points(self) -> Points:
+        return Points(self.points, self.metric)
+
+    @cached_property
+    def _shards(self) -> tuple[exact.Shard, ...]:
+        """The points as faiss searches them, if they are few enough to keep; else every search makes them again."""
+        if self.points.numel() > _CACHED_NUMBERS:
             return ()
-        return tuple(exact.cut(self._frame, exact.formats(choose(self.device))[0]))
+        return tuple(exact.make_shards(self._points, choose_device(self.device)))
 
     @cached_property
-    def _opened(self) -> Any:
-        return inverted.open_index(self.code, choose(self.device))
-
-    @cached_property
-    def _lock(self) -> Lock:
-        return Lock()
-
-
-def nearest(queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the squared distance to the nearest point, float64 [N], and its index, int64 [N].
-
-    Args:
-        queries: [N, D]; a row that is not finite gets a distance that is not finite.
-        points: [K, D], finite; the first of equally near ones wins.
-    """
-    values, indices = exact.search(queries, Frame(points, "l2"), 1, choose("auto"))
-    return values[:, 0], indices[:, 0]
+    def _inverted_file(self) -> Any:
+        return to_device(faiss().deserialize_index(self.code.numpy()), choose_device(self.device))

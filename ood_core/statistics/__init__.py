@@ -1,6 +1,5 @@
 """Moments of classes in one pass over the data, estimators of covariance, and the whitening made of them; float64."""
 
-from ood_core.statistics.distance import least_distance
 from ood_core.statistics.estimators import Estimator, covariance, covariances
 from ood_core.statistics.moments import ClassMoments, GroupMoments, Parts, moments, moments_of_each
 from ood_core.statistics.whitening import Whitening, principal
@@ -13,7 +12,6 @@ __all__ = (
     "Whitening",
     "covariance",
     "covariances",
-    "least_distance",
     "moments",
     "moments_of_each",
     "principal",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ood_core.interfaces import NonNegativeFloat, Outputs, Score, Scorer, ScorerInfo
-from ood_core.statistics import Whitening, least_distance, moments
+from ood_core.neighbors import nearest
+from ood_core.statistics import Whitening, moments
 from ood_gradients.passes import network_of, pixel_gradient
 
 
@@ -44,7 +45,7 @@ class PerturbedDistance(Score):
 
         step = self.epsilon * pixel_gradient(images, embed, distance_gradient).sign()
         with torch.no_grad():
-            return least_distance((embed(images - step).double() - mean) @ transform, means)
+            return nearest((embed(images - step).double() - mean) @ transform, means)[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
-from ood_core.statistics import Estimator, Whitening, covariance, least_distance, moments
+from ood_core.neighbors import nearest
+from ood_core.statistics import Estimator, Whitening, covariance, moments
 from ood_mahalanobis.preparation import Share, prepare, prepared, unlabelled
 
 
@@ -34,13 +34,7 @@ class MahalanobisDistance(Score):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        rows = self.whitening(prepare(outputs.embeddings, self.normalize))
-        return self._in_graph(rows) if torch.compiler.is_compiling() else least_distance(rows, self.means)
-
-    def _in_graph(self, rows: Tensor) -> Tensor:
-        """Search all rows in float64, as a graph cannot do some of them again."""
-        nearest = torch.addmm(self.means.square().sum(1), rows, self.means.T, alpha=-2).argmin(1)
-        return (rows - self.means[nearest]).square().sum(1)
+        return nearest(self.whitening(prepare(outputs.embeddings, self.normalize)), self.means)[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.neighbors import device, engine, kmeans, nearest
+from ood_core.neighbors import faiss_backend, kmeans, nearest
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -68,6 +68,25 @@ def test_a_broken_query_has_a_broken_distance_and_leaves_its_neighbours_alone() 
     distance, _ = nearest(queries, points)
     assert distance.isfinite().tolist() == [True, False, False, True]
     torch.testing.assert_close(distance[[0, 3]], expected[[0, 3]])
+
+
+@pytest.mark.parametrize("points", [1, 2, 50])
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 1e4])
+def test_the_distance_is_exact_however_close_the_points_are(points: int, spread: float) -> None:
+    centres, queries = 1 + spread * draw(points, 8, seed=1), 1 + draw(700, 8)
+    torch.testing.assert_close(nearest(queries, centres)[0], slow_nearest(queries, centres)[0], rtol=1e-13, atol=0)
+
+
+def test_a_query_on_a_point_has_distance_zero() -> None:
+    centres = 1e3 * draw(40, 8)
+    assert not nearest(centres, centres)[0].any()
+
+
+def test_the_distance_has_a_gradient() -> None:
+    queries, points = draw(4, 3).requires_grad_(), draw(5, 3, seed=1)
+    distance, index = nearest(queries, points)
+    distance.sum().backward()
+    torch.testing.assert_close(queries.grad, 2 * (queries - points[index]).detach())
 
 
 def test_kmeans_finds_separate_groups() -> None:
@@ -167,8 +186,8 @@ def test_one_round_is_lloyds(spherical: bool) -> None:
 
 
 def test_two_builds_of_faiss_are_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_is_installed", lambda name: name in ("faiss-cpu", "faiss-gpu"))
-    engine.faiss.cache_clear()
+    monkeypatch.setattr(faiss_backend, "_is_installed", lambda name: name in ("faiss-cpu", "faiss-gpu"))
+    faiss_backend.faiss.cache_clear()
     message = (
         r"^faiss-cpu and faiss-gpu are installed and overwrite each other's folder faiss; "
         r"run: pip uninstall -y faiss-cpu faiss-gpu, then: pip install faiss-gpu \(or faiss-cpu\)$"
@@ -177,23 +196,17 @@ def test_two_builds_of_faiss_are_refused_with_the_way_out(monkeypatch: pytest.Mo
         kmeans(draw(2, 2), 1, seed=0)
 
 
-def test_the_device_is_named_as_it_is() -> None:
-    count = engine.gpus()
-    assert device() == (f"faiss-gpu: {count} GPUs" if count else "faiss-cpu")
-
-
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "gpus", lambda: 0)
+    monkeypatch.setattr(faiss_backend, "gpus", lambda: 0)
     message = r"^neighbours: device 'gpu', but faiss has no GPU here; install faiss-gpu, or say 'auto' or 'cpu'$"
     with pytest.raises(OODError, match=message):
-        engine.choose("gpu")
-    assert (engine.choose("auto"), engine.choose("cpu")) == ("cpu", "cpu")
+        faiss_backend.choose_device("gpu")
+    assert (faiss_backend.choose_device("auto"), faiss_backend.choose_device("cpu")) == ("cpu", "cpu")
 
 
 def test_a_gpu_is_used_unless_the_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "gpus", lambda: 2)
-    assert [engine.choose(wanted) for wanted in ("auto", "gpu", "cpu")] == ["gpu", "gpu", "cpu"]
-    assert device() == "faiss-gpu: 2 GPUs"
+    monkeypatch.setattr(faiss_backend, "gpus", lambda: 2)
+    assert [faiss_backend.choose_device(wanted) for wanted in ("auto", "gpu", "cpu")] == ["gpu", "gpu", "cpu"]
 
 
 def test_importing_the_module_does_not_import_faiss() -> None:

@@ -7,14 +7,9 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.neighbors import Index, exact, index
+from ood_core.neighbors import Index, exact, index, vectors
 
 METRICS = ("l2", "cosine", "inner")
-FORMATS = {
-    "bfloat16": (torch.bfloat16, torch.float32, torch.float64),
-    "float32": (torch.float32, torch.float64),
-    "float64": (torch.float64,),
-}
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -42,17 +37,20 @@ def slow_search(queries: Tensor, points: Tensor, k: int, metric: str) -> tuple[T
     return torch.tensor(np.array(values)).reshape(-1, k), torch.tensor(np.array(indices)).reshape(-1, k)
 
 
-@pytest.fixture(params=list(FORMATS))
+@pytest.fixture(params=["float32", "float64"])
 def every_format(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin in each format; bfloat16 is slow where the CPU lacks it, and as right."""
-    monkeypatch.setattr(exact, "formats", lambda place: FORMATS[request.param])
+    """Find candidates as usual, and by products in float64 for all queries."""
+    if request.param == "float64":
+        monkeypatch.setattr(exact, "_UNDERFLOW", torch.inf)
 
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "_SHARD_ROWS", 300)
+    monkeypatch.setattr(exact, "ROWS", 300)
     monkeypatch.setattr(exact, "_QUERIES", 7)
-    monkeypatch.setattr(exact, "_PAIR_NUMBERS", 100)
+    monkeypatch.setattr(exact, "_QUERIES_FLOAT64", 3)
+    monkeypatch.setattr(exact, "_POINTS_FLOAT64", 200)
+    monkeypatch.setattr(vectors, "_PAIR_NUMBERS", 100)
 
 
 @pytest.mark.usefixtures("every_format")
@@ -162,73 +160,37 @@ def test_points_that_lie_in_a_file_are_not_copied(tmp_path: Path) -> None:
 
 def test_points_too_many_to_keep_are_read_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    shard = exact.Frame.shard
+    centred = vectors.Points.centred
 
-    def watch(self: Any, first: int, last: int, form: torch.dtype) -> Any:
-        sizes.append(last - first)
-        return shard(self, first, last, form)
+    def watch(self: Any, rows: Tensor) -> Tensor:
+        sizes.append(len(rows))
+        return centred(self, rows)
 
-    monkeypatch.setattr(exact, "_SHARD_ROWS", 100)
-    monkeypatch.setattr(index, "_KEPT_NUMBERS", 1000)
-    monkeypatch.setattr(exact.Frame, "shard", watch)
+    monkeypatch.setattr(exact, "ROWS", 100)
+    monkeypatch.setattr(index, "_CACHED_NUMBERS", 1000)
+    monkeypatch.setattr(vectors.Points, "centred", watch)
     built = Index.build(draw(950, 8))
-    built.search(draw(3, 8), 2)
-    assert sizes[:10] == [100] * 9 + [50]
-    assert built._kept == ()
+    for _ in range(2):
+        built.search(draw(3, 8), 2)
+    assert sizes == ([3] + [100] * 9 + [50]) * 2  # the queries, then the points
 
 
 def test_kept_points_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built = Index.build(draw(3000, 8))
     built.search(draw(3, 8), 2)
-    monkeypatch.setattr(exact, "cut", None)
+    monkeypatch.setattr(exact, "make_shards", None)
     built.search(draw(3, 8), 2)
 
 
-def test_a_cpu_without_bfloat16_begins_with_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "has_bfloat16", lambda: False)
-    assert exact.formats("cpu") == (torch.float32, torch.float64)
-
-
-def check_bounds(queries: Tensor, points: Tensor, metric: Any, form: torch.dtype) -> Tensor:
-    """Return how much of its bound the error of each product takes up."""
-    frame = exact.Frame(points, metric)
-    shard = frame.shard(0, len(points), form)
-    side = frame.side(queries, shard)
-    products = (side.rows @ shard.rows.T).double()
-    every = torch.arange(len(points)).repeat(len(queries), 1)
-    true = exact.measure(queries, frame, every)
-    off = products - (-true / 2 if metric == "l2" else true) / side.unit[:, None]
-    bound = side.error[:, None] + side.result * products.abs()
-    least, most = (off - bound).amax(1), (off + bound).amin(1)  # what depends on the query only may be added to all
-    assert (least <= most).all()
-    return (off - off.mean(1, keepdim=True)).abs() / bound
-
-
-@pytest.mark.parametrize("form", [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("offset", [0.0, 3.0])
-def test_the_bounds_hold_for_every_pair_and_are_not_idle(form: torch.dtype, metric: Any, offset: float) -> None:
-    queries = draw(64, 100) * torch.logspace(-3, 3, 64)[:, None]
-    used = check_bounds(queries, draw(500, 100, seed=1) + offset, metric, form)
-    if form == torch.bfloat16:
-        assert used.max() > 0.05
-
-
-@pytest.mark.parametrize("form", [torch.bfloat16, torch.float32])
-def test_the_bounds_hold_where_only_the_bias_needs_rounding(form: torch.dtype) -> None:
-    whole = torch.randint(-3, 4, (500, 64), generator=torch.Generator().manual_seed(0)).float()
-    check_bounds(whole[:64] / 2, torch.cat([whole, -whole]), "l2", form)  # the centre is 0
-
-
-def test_one_wide_pair_is_summed_as_it_is_among_others() -> None:
-    queries, points = draw(3, 50_000), draw(1, 50_000, seed=1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        alone, together = (Index.build(points).search(some, 1)[0] for some in (queries[:1], queries))
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(alone[0], together[0])
+def test_float64_searches_where_float32_is_not_certain_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    found = exact._find_in_float64
+    monkeypatch.setattr(exact, "_find_in_float64", lambda *given: rows.append(len(given[1])) or found(*given))
+    clusters = torch.cat([draw(100, 8), 100 + 1e-3 * draw(100, 8, seed=1)])
+    built = Index.build(clusters)
+    built.search(draw(7, 8), 5)
+    built.search(torch.cat([draw(7, 8), 100 + 1e-3 * draw(4, 8)]), 5)
+    assert rows == [4]
 
 
 def test_no_points_are_refused() -> None:

@@ -10,16 +10,7 @@ from sklearn.covariance import OAS, EmpiricalCovariance, LedoitWolf
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.statistics import (
-    ClassMoments,
-    Estimator,
-    Whitening,
-    covariance,
-    covariances,
-    least_distance,
-    moments,
-    moments_of_each,
-)
+from ood_core.statistics import ClassMoments, Estimator, Whitening, covariance, covariances, moments, moments_of_each
 
 CLASSES = 4
 
@@ -262,43 +253,6 @@ def test_estimates_of_groups_are_those_of_scikit_learn(estimator: Estimator) -> 
 def test_estimates_of_constants_are_zero(estimator: Estimator, value: float) -> None:
     parts = [(torch.full((5, 3), value), torch.zeros(5, dtype=torch.int64))]
     assert not covariance(moments(parts, 1), estimator, parts).any()
-
-
-# -------------------------------------------------------------------------------------------------- distance
-
-
-@pytest.mark.parametrize("points", [1, 2, 3, 4, 50])
-@pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 1e4])
-def test_the_least_distance_is_exact_however_close_the_points_are(points: int, spread: float) -> None:
-    centres, queries = spread * draw(points, 8, seed=1), draw(700, 8)
-    expected = (queries[:, None] - centres).square().sum(2).amin(1)
-    torch.testing.assert_close(least_distance(queries, centres), expected, rtol=1e-13, atol=0)
-
-
-@pytest.mark.parametrize("offset", [0.0, 300.0, 1e6])
-def test_points_that_no_product_can_tell_apart_are_told_apart(offset: float) -> None:
-    """At 300, products in float32 are off by a thousand times the distances; at 1e6 those in float64 are."""
-    centres, queries = offset + 1e-2 * draw(50, 8, seed=1), offset + 1e-2 * draw(700, 8)
-    expected = (queries[:, None] - centres).square().sum(2).amin(1)
-    torch.testing.assert_close(least_distance(queries, centres), expected, rtol=2e-12, atol=0)
-
-
-def test_far_queries_find_the_nearest_of_points_that_are_almost_the_same() -> None:
-    centres, queries = 1 + 1e-6 * draw(50, 8, seed=1), 1e3 * draw(700, 8)
-    expected = (queries[:, None] - centres).square().sum(2).amin(1)
-    torch.testing.assert_close(least_distance(queries, centres), expected, rtol=2e-12, atol=0)
-
-
-def test_a_query_on_a_point_has_distance_zero() -> None:
-    centres = 1e3 * draw(40, 8)
-    assert not least_distance(centres, centres).any()
-
-
-def test_the_least_distance_of_far_queries_is_finite_and_exact() -> None:
-    centres, queries = draw(9, 4, seed=1), torch.tensor([[1e30] * 4, [1e60] * 4], dtype=torch.float64)
-    expected = (queries[:, None] - centres).square().sum(2).amin(1)
-    torch.testing.assert_close(least_distance(queries, centres), expected, rtol=1e-12, atol=0)
-    assert least_distance(queries[:0], centres).shape == (0,)
 
 
 # ------------------------------------------------------------------------------------------------------- GPU

@@ -9,7 +9,7 @@ from typing import get_args
 import grimp
 import yaml
 
-from ood_core.neighbors.coordinates import Metric
+from ood_core.neighbors.vectors import Metric
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,6 +1,5 @@
 import json
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ood_core.neighbors import Index, engine, exact, floor, index
+from ood_core.neighbors import Index, exact, faiss_backend, index
 
 METRICS = ("l2", "cosine", "inner")
 
@@ -132,54 +131,65 @@ def test_threads_can_share_an_index(kind: Any) -> None:
 # ---------------------------------------------------------------------------------------------------- GPUs
 
 
+class FakeGpuIndex:
+    """Stand in for an index on GPUs, which returns the last of equal points first."""
+
+    def __init__(self, index: Any) -> None:
+        self.index, self.ntotal, self.searches = index, index.ntotal, []
+
+    def search(self, queries: Any, count: int) -> Any:
+        self.searches.append(count)
+        points = np.ascontiguousarray(self.index.reconstruct_n(0, self.ntotal)[::-1])
+        values, indices = faiss.knn(queries, points, count, metric=self.index.metric_type)
+        return values, self.ntotal - 1 - indices
+
+
 @pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Stand in for two GPUs: the search of the CPU, which notes the GPU that it was asked of."""
-    asked: list[int] = []
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[FakeGpuIndex]:
+    made: list[FakeGpuIndex] = []
 
-    def knn_gpu(_: Any, queries: Any, points: Any, k: int, metric: int, device: int) -> Any:
-        asked.append(device)
-        values, indices = faiss.knn(queries, np.ascontiguousarray(points[::-1]), k, metric=metric)
-        return values, len(points) - 1 - indices  # of equal points the last come first, as on no CPU
+    def to_gpus(resources: Any, index: Any, options: Any) -> FakeGpuIndex:
+        assert (len(resources), options.shard) == (2, True)
+        made.append(FakeGpuIndex(index))
+        return made[-1]
 
-    fake = SimpleNamespace(
-        get_num_gpus=lambda: 2,
-        StandardGpuResources=object,
-        METRIC_INNER_PRODUCT=faiss.METRIC_INNER_PRODUCT,
-        knn_gpu=knn_gpu,
-    )
-    monkeypatch.setattr(engine, "faiss", lambda: fake)
-    monkeypatch.setattr(floor, "faiss", lambda: fake)
-    engine._pool.cache_clear()
-    yield asked
-    engine._pool.cache_clear()
+    monkeypatch.setattr(faiss_backend, "gpus", lambda: 2)
+    monkeypatch.setattr(faiss_backend, "_gpu_resources", lambda: ["first", "second"])
+    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", SimpleNamespace, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu_multiple_py", to_gpus, raising=False)
+    return made
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_gpus_share_the_queries_and_give_what_the_cpu_gives(
-    metric: Any, two_gpus: list[int], monkeypatch: pytest.MonkeyPatch
+def test_gpus_give_what_the_cpu_gives(
+    metric: Any, two_gpus: list[FakeGpuIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exact, "_QUERIES", 20)
-    monkeypatch.setattr(exact, "_SHARD_ROWS", 700)
+    monkeypatch.setattr(exact, "ROWS", 700)
     queries, points = draw(50, 16), draw(2000, 16, seed=1)
     values, indices = Index.build(points, metric, device="gpu").search(queries, 30)
     expected, where = Index.build(points, metric, device="cpu").search(queries, 30)
-    assert sorted(two_gpus) == [0] * 6 + [1] * 3
+    assert [shard.searches for shard in two_gpus] == [[48]] * 3
     assert torch.equal(values, expected)
     assert torch.equal(indices, where)
 
 
-def test_ties_that_a_gpu_cannot_break_are_broken_on_the_cpu(two_gpus: list[int]) -> None:
+def test_ties_that_a_gpu_cannot_break_are_broken_on_the_cpu(two_gpus: list[FakeGpuIndex]) -> None:
     points = draw(2, 8).repeat(500, 1)
     assert Index.build(points).search(points[:1], 5)[1].tolist() == [[0, 2, 4, 6, 8]]
-    assert two_gpus
+    assert two_gpus[0].searches
+
+
+def test_more_neighbours_than_a_gpu_finds_are_searched_on_the_cpu(two_gpus: list[FakeGpuIndex]) -> None:
+    queries, points = draw(3, 8), draw(5000, 8, seed=1)
+    assert torch.equal(Index.build(points).search(queries, 2500)[1], slow_search(queries, points, 2500, "l2")[1])
+    assert not any(shard.searches for shard in two_gpus)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-pq"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_gpu_gives_what_the_cpu_gives(metric: Any, kind: Any) -> None:
-    if not engine.gpus():
+    if not faiss_backend.gpus():
         pytest.skip("no GPU that faiss can use: parity of CPU and GPU is not checked")
     queries, points = draw(2000, 64), draw(20_000, 64, seed=1)
     on_cpu = Index.build(points, metric, kind, lists=64, probes=8, device="cpu")
