@@ -27,7 +27,7 @@ from ood_core.detector.image_inputs import preprocess
 from ood_core.detector.predictions import decision_rule
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_score import formats, predict_files, resumable_file
-from ood_score.counts import Tally
+from ood_score.counts import ScoreCounts
 from ood_score.rows import Columns
 
 BATCH = 64
@@ -108,15 +108,15 @@ def bare(module, files, preprocessing, workers):
 def ours(detector, folder, target):
     by, columns = decision_rule(detector.state), Columns()
     request = predict_files.Request(detector.state, by, columns, BATCH)
-    with resumable_file.kept(target, formats.CSV(columns), {}) as file:
-        tally, begun = Tally(), time.perf_counter()
-        for rows in predict_files.passed(request, file.remaining(paths.named([str(folder)]), tally)):
+    with resumable_file.open_resumable(target, formats.CSV(columns), {}) as file:
+        counts, begun = ScoreCounts(), time.perf_counter()
+        for rows in predict_files.predict_files(request, file.skip_written(paths.named([str(folder)]), counts)):
             file.write(rows)
-            tally.add(rows)
+            counts.add(rows)
         seconds = time.perf_counter() - begun
-    assert tally.images and not tally.unscored
+    assert counts.images and not counts.unscored
     target.unlink()
-    return tally.images / seconds
+    return counts.images / seconds
 
 
 def compare(case, root):

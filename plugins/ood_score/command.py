@@ -8,117 +8,100 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from ood_core.cli.options import DetectorName, Device, Images, PerClass, ScorerName, Tpr
 from ood_core.cli.runs import detector_folder
 from ood_core.errors import OODError
-from ood_score.formats import SUFFIXES, Format
+from ood_score.formats import SUFFIXES, Format, RowEncoder
 
 if TYPE_CHECKING:
-    from ood_core.data.folders import PassedOver
-    from ood_score.counts import Tally
-    from ood_score.formats import Lines
+    from ood_score.counts import ScoreCounts
     from ood_score.predict_files import Request
     from ood_score.rows import Row
 
 INTERRUPTED, CLOSED = 128 + signal.SIGINT, 141
-"""Exit codes, as a shell has them: of an interrupt, and where nobody reads any more (SIGPIPE)."""
+"""Exit codes, as a shell has them: of an interrupt, and of a closed pipe (SIGPIPE)."""
 
 PAGE = Path("explained.html")
-"""The page of --explain, where there is no --out that it could lie beside."""
+"""The page of --explain if there is no --out."""
 
 
 def command(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="The folder of a run or detector, or a run's name below `runs/`.")
-    ],
-    images: Annotated[
-        list[str],
-        typer.Argument(metavar="IMAGES...", help="Pictures, folders and globs; `-` lists paths on stdin."),
-    ],
+    run: DetectorName,
+    images: Images,
     format: Annotated[
         Format | None,
-        typer.Option(help="By the suffix of --out; else a table at a terminal, and CSV in a pipe.", show_default=False),
+        typer.Option(help="[default: by the suffix of --out; else a table at a terminal, CSV in a pipe]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File for the rows, .csv or .jsonl; the same command goes on with it.")
+        Path | None, typer.Option(help="File for the rows, .csv or .jsonl; the same command resumes it.")
     ] = None,
-    scorer: Annotated[str | None, typer.Option(help="Which scorer decides; the first unless given.")] = None,
+    scorer: ScorerName = None,
     all_scores: Annotated[bool, typer.Option("--all-scores", help="A column for each scorer.")] = False,
-    tpr: Annotated[
-        float | None, typer.Option(help="Share of in-distribution images to accept; the detector's unless given.")
-    ] = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="A threshold for each predicted class.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; changes no score.")] = 64,
+    tpr: Tpr = None,
+    per_class: PerClass = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; scores agree up to rounding.")] = 64,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as find -print0 does.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="A page beside --out: the most OOD images, what is nearest, error maps.")
+        bool, typer.Option("--explain", help="A page beside --out: the most OOD images, nearest ID images, error maps.")
     ] = False,
     explain_to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for that page.")] = None,
     fail_on_ood: Annotated[bool, typer.Option("--fail-on-ood", help="Exit with 1 if any image is OOD.")] = False,
-    device: Annotated[str | None, typer.Option(help="Such as cpu; a GPU where there is one, unless given.")] = None,
+    device: Device = None,
 ) -> None:
-    """Score images with the detector of a run: a row for each, whether it is out-of-distribution and how sure that is.
+    """Score images with the detector of a run: one row each, with the decision and its p-value.
 
-    Exits with 3 if some image could not be scored; it has a row that says why.
+    Exits with 3 if some image could not be scored; its row has the reason.
     """
+    from ood_core.data import image_paths
     from ood_core.data.folders import PassedOver
-    from ood_score.counts import Tally
+    from ood_core.detector import Detector
+    from ood_core.detector.predictions import decision_rule
+    from ood_core.store.store import require_writable
+    from ood_score import explanation_page
+    from ood_score.counts import ScoreCounts
+    from ood_score.predict_files import Request
+    from ood_score.rows import Columns
 
-    tally, passed = Tally(), PassedOver()
+    counts, skipped = ScoreCounts(), PassedOver()
     try:
-        names, shown = _names(images, passed, null), _format(format, out)
-        page = _page(out, explain_to) if explain or explain_to else None
+        image_paths.require(images)
+        names = image_paths.named(images, skipped, null)
+        if (first := next(names, None)) is None:
+            raise OODError(skipped.behind("stdin: lists no images"))
+        format = _format(format, out)
+        page = None
+        if explain or explain_to:
+            page = PAGE if out is None else out.with_suffix(PAGE.suffix)
+            page = page if explain_to is None else explain_to / page.name
+            require_writable(page.parent, "--explain-to")
         folder = detector_folder(run)
-        near = page is not None and shown is Format.JSONL
-        request = _request(folder, device, _Wanted(scorer, all_scores, tpr, per_class, near, batch_size))
-        with _target(request, folder, shown, out) as target:
-            _score(request, names, target, tally)
-        if text := str(passed):
+        state = Detector.load(folder, device=device).state
+        rule = decision_rule(state, scorer, tpr, per_class or None)
+        shown = tuple(of.name for of in state.scorers) if all_scores else ()
+        request = Request(state, rule, Columns(shown, page is not None and format is Format.JSONL), batch_size)
+        with _target(request, folder, format, out) as target:
+            _score(request, chain([first], names), target, counts)
+        if text := str(skipped):
             typer.echo(text, err=True)
         if page is not None:
-            _explain(page, request, tally)
+            explanation_page.write(page, request, counts)
+            typer.echo(f"page: {os.path.relpath(page)}", err=True)
     except KeyboardInterrupt:
-        after = f"interrupted after {tally.images} images"
-        typer.echo(after + ("; the same command goes on from there" if out else ""), err=True)
+        resume = "; the same command goes on from there" if out else ""
+        typer.echo(f"interrupted after {counts.images} images{resume}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
         raise typer.Exit(CLOSED) from None
-    raise typer.Exit(tally.exit_code(fail_on_ood))
-
-
-# --------------------------------------------------------------------------------------------------- what is asked for
-
-
-class _Wanted(NamedTuple):
-    """Of the options those that decide what becomes of an image."""
-
-    scorer: str | None
-    all_scores: bool
-    tpr: float | None
-    per_class: bool
-    near: bool
-    batch_size: int
-
-
-def _names(images: list[str], passed: PassedOver, null: bool) -> Iterator[str]:
-    """Return the paths, of which there is at least one."""
-    from ood_core.data import image_paths as paths
-
-    paths.require(images)
-    names = paths.named(images, passed, null)
-    first = next(names, None)
-    if first is None:
-        raise OODError(passed.behind("stdin: lists no images"))
-    return chain([first], names)
+    raise typer.Exit(counts.exit_code(fail_on_ood))
 
 
 def _format(given: Format | None, out: Path | None) -> Format:
@@ -132,101 +115,67 @@ def _format(given: Format | None, out: Path | None) -> Format:
     return found
 
 
-def _page(out: Path | None, folder: Path | None) -> Path:
-    from ood_core.store.store import require_writable
-
-    page = PAGE if out is None else out.with_suffix(PAGE.suffix)
-    page = page if folder is None else folder / page.name
-    require_writable(page.parent, "--explain-to")
-    return page
-
-
-def _request(folder: Path, device: str | None, wanted: _Wanted) -> Request:
-    from ood_core.detector import Detector
-    from ood_core.detector.predictions import decision_rule
-    from ood_score.predict_files import Request
-    from ood_score.rows import Columns
-
-    state = Detector.load(folder, device=device).state
-    by = decision_rule(state, wanted.scorer, wanted.tpr, True if wanted.per_class else None)
-    columns = Columns(tuple(of.name for of in state.scorers) if wanted.all_scores else (), wanted.near)
-    return Request(state, by, columns, wanted.batch_size)
-
-
-# --------------------------------------------------------------------------------------------------------- what is done
-
-
 class _Target(Protocol):
-    """Where rows are written."""
-
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows."""
 
 
-@dataclass
 class _Stdout:
-    """Rows for other programs."""
+    """Rows in a pipe; the header comes with the first of them."""
 
-    lines: Lines
-    begun: bool = False
+    def __init__(self, encoder: RowEncoder) -> None:
+        self.encoder, self.header = encoder, encoder.header
 
     def write(self, rows: Sequence[Row]) -> None:
-        header = b"" if self.begun else self.lines.header
-        sys.stdout.buffer.write(header + self.lines.encode(rows))
+        sys.stdout.buffer.write(self.header + self.encoder.encode(rows))
         sys.stdout.buffer.flush()
-        self.begun = True
+        self.header = b""
 
 
 @contextmanager
-def _target(request: Request, folder: Path, shown: Format, out: Path | None) -> Iterator[_Target]:
+def _target(request: Request, folder: Path, format: Format, out: Path | None) -> Iterator[_Target]:
     from ood_score import formats, resumable_file, table
 
-    if out is not None:
-        with resumable_file.kept(
-            out, formats.lines(shown, request.columns), resumable_file.about(request, folder, shown)
-        ) as target:
-            yield target
-    elif shown is Format.TABLE:
+    if format is Format.TABLE:
         yield table.Printed(sys.stdout, request.columns, request.state.classes)
-    else:
-        yield _Stdout(formats.lines(shown, request.columns))
+        return
+    encoder = formats.row_encoder(format, request.columns)
+    if out is None:
+        yield _Stdout(encoder)
+        return
+    with resumable_file.open_resumable(out, encoder, resumable_file.describe(request, folder, format)) as target:
+        yield target
 
 
-def _score(request: Request, names: Iterator[str], target: _Target, tally: Tally) -> None:
-    """Write the rows of all images, then say on stderr how many there were and how quickly it went."""
-    from ood_score.predict_files import passed
-    from ood_score.resumable_file import Kept
-
-    if isinstance(target, Kept):
-        names = target.remaining(names, tally)
-    there, begun = tally.images, time.perf_counter()
-    with _progress(rows_seen=not isinstance(target, Kept) and sys.stdout.isatty()) as update:
-        for rows in passed(request, names):
-            target.write(rows)
-            tally.add(rows)
-            update(tally)
-    _summarise(tally, there, time.perf_counter() - begun)
-
-
-def _summarise(tally: Tally, there: int, seconds: float) -> None:
-    """Say what there was; of so many images the rows were there before, the others took so many seconds."""
+def _score(request: Request, names: Iterator[str], target: _Target, counts: ScoreCounts) -> None:
+    """Write the rows of all images, then report on stderr how many there were and the speed."""
     from ood_score.counts import counted
+    from ood_score.predict_files import predict_files
+    from ood_score.resumable_file import ResumableTable
     from ood_score.table import printable
 
-    new = tally.images - there
-    rows = f"; {there} of them were there before" if new else "; all of them were there before"
+    if isinstance(target, ResumableTable):
+        names = target.skip_written(names, counts)
+    before, begun = counts.images, time.perf_counter()
+    with _progress(rows_visible=not isinstance(target, ResumableTable) and sys.stdout.isatty()) as update:
+        for rows in predict_files(request, names):
+            target.write(rows)
+            counts.add(rows)
+            update(counts)
+    new, seconds = counts.images - before, time.perf_counter() - begun
+    there = f"; {before if new else 'all'} of them were there before" if before else ""
     speed = f"; {new / seconds:.4g} images/s" if new else ""
-    typer.echo(f"{tally.summary()}{rows if there else ''}{speed}", err=True)
-    if tally.first is not None:
-        reason = printable(f"{tally.first.file}: {tally.first.error}")
-        typer.echo(f"{counted(tally.unscored)} could not be scored; the first: {reason}", err=True)
+    typer.echo(f"{counts.summary()}{there}{speed}", err=True)
+    if counts.first is not None:
+        reason = printable(f"{counts.first.file}: {counts.first.error}")
+        typer.echo(f"{counted(counts.unscored)} could not be scored; the first: {reason}", err=True)
 
 
 @contextmanager
-def _progress(rows_seen: bool) -> Iterator[Callable[[Tally], None]]:
-    """Show how many images there were, at a terminal on which there are no rows."""
-    if rows_seen or not sys.stderr.isatty():
-        yield lambda tally: None
+def _progress(rows_visible: bool) -> Iterator[Callable[[ScoreCounts], None]]:
+    """Show the number of images at a terminal, unless rows appear there."""
+    if rows_visible or not sys.stderr.isatty():
+        yield lambda counts: None
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -234,11 +183,4 @@ def _progress(rows_seen: bool) -> Iterator[Callable[[Tally], None]]:
     console = Console(stderr=True)
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task("loading", total=None)
-        yield lambda tally: bar.update(task, description=tally.summary())
-
-
-def _explain(page: Path, request: Request, tally: Tally) -> None:
-    from ood_score import explanation_page
-
-    explanation_page.write(page, request, tally)
-    typer.echo(f"page: {os.path.relpath(page)}", err=True)
+        yield lambda counts: bar.update(task, description=counts.summary())

@@ -1,78 +1,60 @@
-"""How many images there were, what that means for the exit code, and which were most OOD."""
+"""Counts of scored images, the exit code they give, and the rows that are most OOD."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import count
 
 from ood_score.rows import Row
 
 FOUND, UNSCORED = 1, 3
-"""Exit codes: there were OOD images and somebody wanted to know; there were images that could not be scored."""
-
+"""Exit codes: OOD images under --fail-on-ood; images that could not be scored."""
 
 MOST = 200
-"""Rows that are kept for the page of --explain, at most."""
+"""Rows kept for the page of --explain, at most."""
 
 
 @dataclass
-class Worst:
-    """The rows that are most OOD.
-
-    Attributes:
-        most: How many are kept.
-    """
-
-    most: int = MOST
-    _heap: list[tuple[tuple[float, float], int, Row]] = field(default_factory=list)
-    _number: Iterator[int] = field(default_factory=count)
-
-    def add(self, row: Row) -> None:
-        """Keep the row if it is more OOD than one that was kept; of equal ones the earlier is kept."""
-        entry = (row.rank, -next(self._number), row)
-        if len(self._heap) < self.most:
-            heapq.heappush(self._heap, entry)
-        else:
-            heapq.heappushpop(self._heap, entry)
-
-    def rows(self) -> list[Row]:
-        """Return them, the most OOD first."""
-        return [row for *_, row in sorted(self._heap, reverse=True)]
-
-
-@dataclass
-class Tally:
+class ScoreCounts:
     """Counts of rows.
 
     Attributes:
-        images: All of them.
-        ood: How many are OOD.
-        unscored: How many could not be scored.
+        images: Number of rows.
+        ood: Number that are OOD.
+        unscored: Number that could not be scored.
         first: The first of those.
-        worst: The rows that are most OOD.
+        most: Number of rows to keep for the page.
     """
 
     images: int = 0
     ood: int = 0
     unscored: int = 0
     first: Row | None = None
-    worst: Worst = field(default_factory=Worst)
+    most: int = MOST
+    _heap: list[tuple[tuple[float, float], int, Row]] = field(default_factory=list)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Count rows."""
         for row in rows:
             self.images += 1
             self.ood += row.is_ood is True
-            if row.error is None:
-                self.worst.add(row)
-            else:
+            if row.error is not None:
                 self.unscored += 1
                 self.first = self.first or row
+                continue
+            entry = (row.rank, -self.images, row)  # of equal rows the earlier one is kept
+            if len(self._heap) < self.most:
+                heapq.heappush(self._heap, entry)
+            else:
+                heapq.heappushpop(self._heap, entry)
+
+    def most_ood(self) -> list[Row]:
+        """Return the rows that are most OOD, beginning with the most."""
+        return [row for *_, row in sorted(self._heap, reverse=True)]
 
     def summary(self) -> str:
-        """Return one line: how many images, how many and what share of those that were scored are OOD."""
+        """Return one line: how many images, and the number and share of OOD ones among those scored."""
         scored = self.images - self.unscored
         share = f" ({self.ood / scored:.1%})" if scored else ""
         return f"{counted(self.images)}, {self.ood} OOD{f' of {scored} scored' if self.unscored else ''}{share}"
@@ -85,5 +67,5 @@ class Tally:
 
 
 def counted(count: int) -> str:
-    """Return so many images in words."""
+    """Return "1 image" or "7 images"."""
     return f"{count} image{'' if count == 1 else 's'}"

@@ -26,7 +26,7 @@ from ood_core.detector.image_inputs import file_ref, iter_batches
 from ood_core.detector.state import Examples
 from ood_core.errors import OODError
 from ood_core.store.store import write_text
-from ood_score.counts import Tally, counted
+from ood_score.counts import ScoreCounts, counted
 from ood_score.predict_files import NEAREST, Request
 from ood_score.rows import Row
 from ood_score.table import printable
@@ -69,13 +69,13 @@ class Explained:
     gone: str = ""
 
 
-def write(path: Path, request: Request, tally: Tally) -> None:
+def write(path: Path, request: Request, counts: ScoreCounts) -> None:
     """Write the page; it is whole or not there.
 
     Raises:
         OODError: It cannot be written.
     """
-    text = render(request, explain(request, tally.worst.rows()), tally)
+    text = render(request, explain(request, counts.most_ood()), counts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
@@ -129,13 +129,13 @@ def _uri(content: bytes, kind: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ the page
 
 
-def render(request: Request, explained: Sequence[Explained], tally: Tally) -> str:
+def render(request: Request, explained: Sequence[Explained], counts: ScoreCounts) -> str:
     """Return the page.
 
     Args:
         request: What was wanted.
         explained: What it shows, in this order.
-        tally: Of all images, also of those that are not shown.
+        counts: Of all images, also of those that are not shown.
     """
     loader = PackageLoader("ood_score")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -144,10 +144,10 @@ def render(request: Request, explained: Sequence[Explained], tally: Tally) -> st
     greatest = float(np.quantile(np.concatenate([of.ravel() for of in errors]), 0.99)) if errors else 0.0
     return environment.get_template("explained.html.j2").render(
         request=request,
-        summary=tally.summary(),
-        left_out=max(tally.images - tally.unscored - len(explained), 0),
+        summary=counts.summary(),
+        left_out=max(counts.images - counts.unscored - len(explained), 0),
         shown=counted(len(explained)),
-        tally=tally,
+        counts=counts,
         explained=[(one, _heat(one.errors, greatest), _facts(one.row)) for one in explained],
         greatest=greatest,
         gradient=", ".join(_colours()),

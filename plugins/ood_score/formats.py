@@ -30,7 +30,7 @@ class Format(StrEnum):
 SUFFIXES = {".csv": Format.CSV, ".jsonl": Format.JSONL, ".ndjson": Format.JSONL}
 
 
-class Lines(ABC):
+class RowEncoder(ABC):
     """Rows as bytes, one record after another."""
 
     def __init__(self, columns: Columns) -> None:
@@ -39,7 +39,7 @@ class Lines(ABC):
     @property
     @abstractmethod
     def header(self) -> bytes:
-        """What stands before the first row."""
+        """The record before the first row."""
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> bytes:
@@ -58,7 +58,7 @@ class Lines(ABC):
         """Yield the records that are whole; the header is one."""
 
 
-class CSV(Lines):
+class CSV(RowEncoder):
     """Comma-separated values (RFC 4180) with a header; nothing where there is no value."""
 
     @property
@@ -90,7 +90,7 @@ class CSV(Lines):
                 record = b""
 
 
-class JSONLines(Lines):
+class JSONLines(RowEncoder):
     """A JSON object a line; null where there is no value."""
 
     header = b""
@@ -108,8 +108,8 @@ class JSONLines(Lines):
         return (line for line in source if line.endswith(b"\n"))
 
 
-def lines(format: Format, columns: Columns) -> Lines:
-    """Return what writes rows in a format for programs."""
+def row_encoder(format: Format, columns: Columns) -> RowEncoder:
+    """Return the encoder of a format for programs."""
     return CSV(columns) if format is Format.CSV else JSONLines(columns)
 
 

@@ -1,4 +1,4 @@
-"""Paths to rows, batch after batch; the scores are those of `Detector.score`, up to rounding."""
+"""Score files batch after batch; the scores are those of `Detector.score`, up to rounding."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from ood_core.detector.forward import score_images
-from ood_core.detector.image_inputs import ImageBatch, file_ref, iter_batches
+from ood_core.detector.image_inputs import file_ref, iter_batches
 from ood_core.detector.predictions import DecisionRule, Predictions, ScoredBatch, decide
 from ood_core.detector.state import DetectorState
 from ood_score.rows import Columns, Near, Row
 
 NEAREST = 5
-"""ID images that are told of an image, where somebody asks."""
+"""Number of nearest ID images to report."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of images.
+    """Options that decide the row of an image.
 
     Attributes:
-        state: The detector's.
-        rule: How scores become decisions.
-        columns: What is shown of a row.
-        batch_size: Images that pass through the network at once.
+        state: State of the detector.
+        rule: Decision from the scores.
+        columns: Columns of a row.
+        batch_size: Number of images in a forward pass.
     """
 
     state: DetectorState
@@ -37,35 +37,28 @@ class Request:
 
     @property
     def only(self) -> str | None:
-        """Name of the one scorer that has to be asked, None for all."""
+        """Name of the only scorer to compute, None for all."""
         return None if self.columns.scorers else self.rule.scorer
 
 
-def passed(request: Request, paths: Iterable[str]) -> Iterator[list[Row]]:
-    """Yield the rows of the images in their order, a batch at a time; what cannot be scored is a row with an error."""
+def predict_files(request: Request, paths: Iterable[str]) -> Iterator[list[Row]]:
+    """Yield the rows of images in their order, a batch at a time; an image that cannot be scored has a row with why."""
     state = request.state
-    for shown in iter_batches(map(file_ref, paths), state.preprocessing, request.batch_size, state.device):
-        found = score_images(request.state, shown.images, request.only) if len(shown.images) else None
-        yield _rows(request, shown, found)
-
-
-def _rows(request: Request, shown: ImageBatch, found: ScoredBatch | None) -> list[Row]:
-    errors = {place: reason.removeprefix(f"{shown.names[place]}: ") for place, reason in shown.errors.items()}
-    places = [place for place in range(len(shown.names)) if place not in errors]
-    good = []  # rows of what was scored
-    for row, place in enumerate(places):
-        if (reason := found.broken(row) if found is not None else None) is None:
-            good.append(row)
-        else:
-            errors[place] = reason
-    rows = {place: Row(file=shown.names[place], error=reason) for place, reason in errors.items()}
-    if found is not None and good:
-        kept = _only(found, good)
-        predictions = decide(request.state, kept, request.rule)
-        near = nearest(request.state, kept.embeddings) if request.columns.nearest else [()] * len(good)
-        for row, place in enumerate(places[row] for row in good):
-            rows[place] = _row(shown.names[place], request.columns, predictions, row, near[row])
-    return [rows[place] for place in range(len(shown.names))]
+    for batch in iter_batches(map(file_ref, paths), state.preprocessing, request.batch_size, state.device):
+        found = score_images(state, batch.images, request.only) if len(batch.images) else None
+        errors = {place: reason.removeprefix(f"{batch.names[place]}: ") for place, reason in batch.errors.items()}
+        places = [place for place in range(len(batch.names)) if place not in errors]
+        reasons = [None if found is None else found.broken(row) for row in range(len(places))]
+        errors |= {place: reason for place, reason in zip(places, reasons, strict=True) if reason is not None}
+        rows = {place: Row(file=batch.names[place], error=reason) for place, reason in errors.items()}
+        good = [row for row, reason in enumerate(reasons) if reason is None]
+        if found is not None and good:
+            kept = _only(found, good)
+            predictions = decide(state, kept, request.rule)
+            near = nearest(state, kept.embeddings) if request.columns.nearest else [()] * len(good)
+            for row, place in enumerate(places[row] for row in good):
+                rows[place] = _row(batch.names[place], request.columns, predictions, row, near[row])
+        yield [rows[place] for place in range(len(batch.names))]
 
 
 def _only(found: ScoredBatch, rows: Sequence[int]) -> ScoredBatch:
@@ -93,7 +86,7 @@ def _row(file: str, columns: Columns, found: Predictions, row: int, near: tuple[
 
 
 def nearest(state: DetectorState, embeddings: Tensor) -> list[tuple[Near, ...]]:
-    """Return for each embedding [N, D] the nearest ID training images; none where the detector keeps none."""
+    """Return for each embedding [N, D] the nearest ID training images; none if the detector has none."""
     if state.examples is None:
         return [()] * len(embeddings)
     distances, rows = state.examples.nearest(embeddings, NEAREST)

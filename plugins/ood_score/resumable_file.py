@@ -1,8 +1,7 @@
-"""The file of `--out`: it survives whatever interrupts it, and the same command goes on behind its last whole row.
+"""The file of `--out`: after an interruption the same command continues behind its last whole row.
 
-Beside `results.csv` lies `results.csv.about.json`, which says what made it, so that nothing else goes on with it. The
-table itself holds rows alone, and any program can read it. Rows are only ever added; a row that was not written to its
-end is cut off.
+`results.csv.about.json` beside `results.csv` records what made it, so that no other command appends to it. Rows are
+only added; a row cut short by an interruption is removed.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from filelock import FileLock, Timeout
 from ood_core.detector.manifest import FILE as MANIFEST
 from ood_core.errors import OODError
 from ood_core.store.store import require_writable, write_text
-from ood_score.counts import Tally
-from ood_score.formats import Format, Lines
+from ood_score.counts import ScoreCounts
+from ood_score.formats import Format, RowEncoder
 from ood_score.predict_files import Request
 from ood_score.rows import Row
 from ood_score.table import printable
@@ -30,48 +29,46 @@ from ood_score.table import printable
 ABOUT, LOCK = ".about.json", ".lock"
 
 
-class Kept:
-    """A file of rows that is open for more.
+class ResumableTable:
+    """A file of rows, open for appending.
 
     Args:
-        path: The table.
-        file: Open for reading and writing.
-        lines: How rows are written.
+        path: Path of the table.
+        file: The table, open for reading and writing.
+        encoder: Format of the rows.
     """
 
-    def __init__(self, path: Path, file: BufferedRandom, lines: Lines) -> None:
-        self.path, self.file, self.lines = path, file, lines
+    def __init__(self, path: Path, file: BufferedRandom, encoder: RowEncoder) -> None:
+        self.path, self.file, self.encoder = path, file, encoder
 
-    def remaining(self, paths: Iterator[str], tally: Tally) -> Iterator[str]:
-        """Return the paths that have no row yet, and prepare the file for their rows; those that are there are counted.
+    def skip_written(self, paths: Iterator[str], counts: ScoreCounts) -> Iterator[str]:
+        """Return the paths without a row, and count the rows that are there; a row cut short is removed.
 
         Raises:
-            OODError: A row that is there is of another image than was named now, or is damaged.
+            OODError: A row is damaged, or of another image than the one named now.
         """
         self.file.seek(0)
         end = 0
-        for number, record in enumerate(self.lines.records(self.file), 0 if self.lines.header else 1):
+        for number, record in enumerate(self.encoder.records(self.file), 0 if self.encoder.header else 1):
             end += len(record)
             if number:
-                row = self._row(record, number)
-                self._require_same(row.file, next(paths, None), number)
-                tally.add([row])
-            elif record != self.lines.header:
+                counts.add([self._checked_row(record, next(paths, None), number)])
+            elif record != self.encoder.header:
                 raise OODError(f"{self.path}: has other columns than it was begun with; delete it to begin again")
         self.file.seek(end)
         self.file.truncate()
         if not end:
-            self._append(self.lines.header)
+            self._append(self.encoder.header)
         first = next(paths, None)
         return iter(()) if first is None else chain([first], paths)
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Add rows; when this returns they outlive the process.
+        """Append rows; after it they outlive the process.
 
         Raises:
             OODError: The disk is full.
         """
-        self._append(self.lines.encode(rows))
+        self._append(self.encoder.encode(rows))
 
     def _append(self, records: bytes) -> None:
         try:
@@ -81,23 +78,22 @@ class Kept:
             self.file.raw.close()  # closing the buffer as well would write it again, and raise in place of this error
             raise OODError(f"{self.path}: cannot be written: {error.strerror}; the same command goes on") from error
 
-    def _row(self, record: bytes, number: int) -> Row:
+    def _checked_row(self, record: bytes, named: str | None, number: int) -> Row:
         try:
-            return self.lines.decode(record)
+            row = self.encoder.decode(record)
         except (ValueError, KeyError, TypeError, csv.Error):
             raise OODError(f"{self.path}: its row {number} is damaged; delete the file to begin again") from None
-
-    def _require_same(self, there: str, named: str | None, number: int) -> None:
-        if there != named:
+        if row.file != named:
             now = "there is no such image now" if named is None else f"it would now be of '{printable(named)}'"
             raise OODError(
-                f"{self.path}: its row {number} is of '{printable(there)}', and {now}; name the same images to go on, "
-                "or another file"
+                f"{self.path}: its row {number} is of '{printable(row.file)}', and {now}; name the same images to go "
+                "on, or another file"
             )
+        return row
 
 
-def about(request: Request, folder: Path, format: Format) -> dict[str, Any]:
-    """Return what makes rows what they are, by the names that users know."""
+def describe(request: Request, folder: Path, format: Format) -> dict[str, Any]:
+    """Return what determines the rows, by the names that users know."""
     digest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["digest"]
     return {
         "detector": f"{request.state.origin.name} ({digest[:12]})",
@@ -110,13 +106,13 @@ def about(request: Request, folder: Path, format: Format) -> dict[str, Any]:
 
 
 @contextmanager
-def kept(path: Path, lines: Lines, about: Mapping[str, Any]) -> Iterator[Kept]:
-    """Open the file, new or as far as it was written, for this process alone.
+def open_resumable(path: Path, encoder: RowEncoder, about: Mapping[str, Any]) -> Iterator[ResumableTable]:
+    """Open the table, new or as far as it was written, for this process alone.
 
     Args:
-        path: The table.
-        lines: How rows are written.
-        about: What makes its rows what they are, by the names that users know.
+        path: Path of the table.
+        encoder: Format of the rows.
+        about: Result of `describe`; a table begun otherwise is refused.
 
     Raises:
         OODError: It cannot be written, another process is writing it, or something else made it.
@@ -133,28 +129,24 @@ def kept(path: Path, lines: Lines, about: Mapping[str, Any]) -> Iterator[Kept]:
     except OSError as error:
         raise OODError(f"--out {path}: cannot be written: {error.strerror}") from error
     try:
-        with _opened(path, about) as file:
-            yield Kept(path, file, lines)
+        beside = path.with_name(path.name + ABOUT)
+        if path.is_file() and path.stat().st_size:
+            _require_same(path, beside, about)
+        else:
+            write_text(beside, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        try:
+            path.touch()
+            file = path.open("r+b")
+        except OSError as error:
+            raise OODError(f"--out {path}: cannot be written: {error.strerror}") from error
+        with file:
+            yield ResumableTable(path, file, encoder)
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can have it
+        Path(lock.lock_file).unlink(missing_ok=True)  # while the lock is held: no other process can have it
         lock.release()
 
 
-def _opened(path: Path, about: Mapping[str, Any]) -> BufferedRandom:
-    """Open the file, which is there now and was begun as this command would."""
-    beside = path.with_name(path.name + ABOUT)
-    if path.is_file() and path.stat().st_size:
-        _require_alike(path, beside, about)
-    else:
-        write_text(beside, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    try:
-        path.touch()
-        return path.open("r+b")
-    except OSError as error:
-        raise OODError(f"--out {path}: cannot be written: {error.strerror}") from error
-
-
-def _require_alike(path: Path, beside: Path, about: Mapping[str, Any]) -> None:
+def _require_same(path: Path, beside: Path, about: Mapping[str, Any]) -> None:
     try:
         was = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What becomes of an image: a row."""
+"""The row of an image, and its columns."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Near:
 
 @dataclass(frozen=True)
 class Row:
-    """One image. What it lacks because it could not be scored, or because there is no classifier, is None.
+    """One image; values are None if it could not be scored, or if there is no classifier.
 
     Attributes:
-        file: As it was named.
+        file: Path as given.
         is_ood: The decision.
-        score: Of the scorer that decides; higher means more OOD.
+        score: Score of the deciding scorer; higher means more OOD.
         threshold: The score above which the image would be OOD.
         p_value: As in `Predictions`.
         predicted: Name of the most probable ID class.
-        scores: By the name of the scorer, of those that have a column.
-        nearest: The nearest first; empty where nobody asked.
-        error: Why it could not be scored.
+        scores: Scores by scorer, of those with a column.
+        nearest: Nearest ID training images, nearest first; empty unless requested.
+        error: Reason why it could not be scored.
     """
 
     file: str
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """By which images are sorted, the most OOD last."""
+        """Sort key; the most OOD image is last."""
         return -(1.0 if self.p_value is None else self.p_value), 0.0 if self.score is None else self.score
 
 
@@ -57,18 +57,18 @@ ERROR, NEAREST = "error", "nearest"
 
 @dataclass(frozen=True)
 class Columns:
-    """What is shown of a row.
+    """Columns of the rows.
 
     Attributes:
-        scorers: Names of those with a column each.
-        nearest: Whether the nearest ID images are told, where the format can.
+        scorers: Scorers with a column each.
+        nearest: Whether there is a column of the nearest ID images.
     """
 
     scorers: tuple[str, ...] = ()
     nearest: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what would make two columns of one name.
+        """Refuse a scorer whose name is that of another column.
 
         Raises:
             OODError: Names the scorer.
@@ -79,7 +79,7 @@ class Columns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all columns in their order."""
+        """Names of all columns in their order."""
         return (*DECISION, *self.scorers, *((NEAREST,) if self.nearest else ()), ERROR)
 
     def values(self, row: Row) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Columns:
         return values | {ERROR: row.error}
 
     def row(self, values: Mapping[str, Any]) -> Row:
-        """Return the row with such values.
+        """Return the row of these values.
 
         Raises:
             KeyError: A column is missing.

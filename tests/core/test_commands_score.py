@@ -22,7 +22,7 @@ from ood_core.detector import Detector, forward
 from ood_core.detector.predictions import decision_rule
 from ood_core.evaluation.calibration import Calibration
 from ood_score import predict_files
-from ood_score.resumable_file import kept
+from ood_score.resumable_file import open_resumable
 from ood_score.rows import Columns
 
 OOD = Path(sys.executable).with_name("ood")
@@ -104,7 +104,7 @@ def test_each_class_has_its_threshold_where_that_is_wanted(photos, tiny_detector
     detector = Detector.from_state(replace(tiny_detector.state, scorers=scorers))
     by = decision_rule(detector.state, tpr=0.5, per_class=True)
     request = predict_files.Request(detector.state, by, Columns(), 5)
-    rows = [row for of in predict_files.passed(request, map(str, sorted(photos.iterdir()))) for row in of]
+    rows = [row for of in predict_files.predict_files(request, map(str, sorted(photos.iterdir()))) for row in of]
     expected = detector.predict(photos, tpr=0.5, per_class=True)
     assert [row.threshold for row in rows] == expected.threshold.tolist()
     assert [row.p_value for row in rows] == expected.p_value.tolist()
@@ -142,7 +142,7 @@ def test_a_score_that_is_no_number_is_an_error_of_that_image_alone(score, photos
         found.scores["mahalanobis"][1] = np.nan
         return found
 
-    monkeypatch.setattr(predict_files, "scored", broken)
+    monkeypatch.setattr(predict_files, "score_images", broken)
     code, out, _ = score("photos/00.png", "photos/01.png", "photos/02.png")
     assert code == 3
     assert [row["error"] for row in table(out)] == ["", "scorer 'mahalanobis' gave nan", ""]
@@ -228,8 +228,8 @@ def assert_alike(found, whole, rounded):
 def test_wherever_it_was_cut_off_the_same_command_goes_on(score, odd, tmp_path, monkeypatch, rounded, name):
     score("photos", "--out", name)
     whole, asked = (tmp_path / name).read_bytes(), []
-    item = predict_files.file_item
-    monkeypatch.setattr(predict_files, "file_item", lambda path: asked.append(path) or item(path))
+    item = predict_files.file_ref
+    monkeypatch.setattr(predict_files, "file_ref", lambda path: asked.append(path) or item(path))
     for cut in (0, 5, len(whole) // 3, len(whole) - 1):
         (tmp_path / name).write_bytes(whole[:cut])
         asked.clear()
@@ -301,7 +301,7 @@ def test_a_damaged_row_is_told(score, photos, tmp_path):
 
 
 def test_a_file_that_another_process_is_writing_is_refused(score, photos, tmp_path):
-    with kept(tmp_path / "rows.csv", None, {}):
+    with open_resumable(tmp_path / "rows.csv", None, {}):
         code, _, err = score("photos", "--out", "rows.csv")
     assert code == 2
     assert err == "rows.csv: another process is writing it; name another file\n"
@@ -338,8 +338,8 @@ def test_an_interrupt_is_one_line_and_loses_nothing(score, photos, tmp_path, mon
         yield next(found)
         raise KeyboardInterrupt
 
-    passed = predict_files.passed
-    monkeypatch.setattr(predict_files, "passed", interrupted)
+    passed = predict_files.predict_files
+    monkeypatch.setattr(predict_files, "predict_files", interrupted)
     code, _, err = score("photos", "--out", "rows.csv", "--batch-size", 5)
     assert (code, err) == (130, "interrupted after 5 images; the same command goes on from there\n")
     assert len(table((tmp_path / "rows.csv").read_text())) == 5

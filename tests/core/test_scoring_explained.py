@@ -14,7 +14,7 @@ from PIL import Image
 
 from ood_core.detector.predictions import decision_rule
 from ood_score import explanation_page, predict_files
-from ood_score.counts import Tally, Worst
+from ood_score.counts import ScoreCounts
 from ood_score.rows import Columns
 
 EVIL = "<script>alert(1)<.png"
@@ -47,13 +47,13 @@ def request_(tiny_detector):
 @pytest.fixture(scope="module")
 def page(request_, photos, tmp_path_factory):
     """The page of these images, one of which has vanished since it was scored; and its rows."""
-    tally = Tally()
-    for rows in predict_files.passed(request_, map(str, sorted(photos.iterdir()))):
-        tally.add(rows)
+    counts = ScoreCounts()
+    for rows in predict_files.predict_files(request_, map(str, sorted(photos.iterdir()))):
+        counts.add(rows)
     (photos / "gone.png").unlink()
     file = tmp_path_factory.mktemp("page") / "deeper" / "explained.html"
-    explanation_page.write(file, request_, tally)
-    return file, tally
+    explanation_page.write(file, request_, counts)
+    return file, counts
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
@@ -69,7 +69,7 @@ def test_it_opens_asks_for_nothing_and_shows_every_picture(browser, page, width,
     assert tab.locator("img").count() == 3 * (1 + 2 + predict_files.NEAREST)
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     headings = [text.split(maxsplit=1) for text in tab.locator("h2").all_inner_texts()]
-    rows = page[1].worst.rows()
+    rows = page[1].most_ood()
     assert [(" ".join(heading)).replace(" ", "") for heading in headings] == [
         ("OOD" if row.is_ood else "ID") + row.file for row in rows
     ]
@@ -80,7 +80,7 @@ def test_it_opens_asks_for_nothing_and_shows_every_picture(browser, page, width,
 
 def test_the_most_ood_image_comes_first_and_what_could_not_be_scored_is_counted(page):
     text = page[0].read_text(encoding="utf-8")
-    rows = page[1].worst.rows()
+    rows = page[1].most_ood()
     assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
     assert "Not shown, because they could not be scored: 1." in text
     assert "4 images" not in re.sub(r"<p>.*?</p>", "", text, count=1)
@@ -95,7 +95,9 @@ def test_names_with_markup_stay_text(page):
 
 
 def test_what_is_nearest_is_nearest_of_all_that_are_kept(request_, photos):
-    row = next(predict_files.passed(replace(request_, columns=Columns(nearest=True)), [str(photos / "light.png")]))[0]
+    row = next(
+        predict_files.predict_files(replace(request_, columns=Columns(nearest=True)), [str(photos / "light.png")])
+    )[0]
     one = explanation_page.explain(request_, [row])[0]
     examples = request_.state.examples
     shown = next(predict_files.iter_batches([predict_files.file_ref(row.file)], request_.state.preprocessing, 1)).images
@@ -124,10 +126,10 @@ def test_a_map_is_strong_where_a_patch_surprises_and_its_scale_is_that_of_the_pa
 
 def test_a_detector_without_examples_and_maps_says_so(request_, photos):
     bare = replace(request_, state=replace(request_.state, examples=None, trained_task=None))
-    rows = next(predict_files.passed(bare, [str(photos / "light.png")]))
-    tally = Tally()
-    tally.add(rows)
-    text = explanation_page.render(bare, explanation_page.explain(bare, rows), tally)
+    rows = next(predict_files.predict_files(bare, [str(photos / "light.png")]))
+    counts = ScoreCounts()
+    counts.add(rows)
+    text = explanation_page.render(bare, explanation_page.explain(bare, rows), counts)
     assert "The detector keeps no in-distribution images" in text
     assert "There are no maps of reconstruction errors" in text
     assert text.count("<img") == 1
@@ -135,12 +137,12 @@ def test_a_detector_without_examples_and_maps_says_so(request_, photos):
 
 
 def test_a_page_is_bounded_and_says_what_it_leaves_out(request_, photos):
-    tally = Tally(worst=Worst(most=2))
-    for rows in predict_files.passed(
+    counts = ScoreCounts(most=2)
+    for rows in predict_files.predict_files(
         request_, [str(photos / name) for name in ("dark.png", "light.png", EVIL, "dark.png")]
     ):
-        tally.add(rows)
-    text = explanation_page.render(request_, explanation_page.explain(request_, tally.worst.rows()), tally)
+        counts.add(rows)
+    text = explanation_page.render(request_, explanation_page.explain(request_, counts.most_ood()), counts)
     assert "Here are the 2 images that are most OOD; 2 more were scored." in text
     assert text.count('<li class="image">') == 2
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ood_core.errors import OODError
-from ood_score.counts import Tally, Worst
+from ood_score.counts import ScoreCounts
 from ood_score.formats import CSV, JSONLines
 from ood_score.rows import Columns, Near, Row
 from ood_score.table import Printed
@@ -92,20 +92,20 @@ def test_a_person_sees_a_table_that_no_name_can_disturb():
 
 
 def test_images_are_counted_and_decide_the_exit_code():
-    tally = Tally()
-    tally.add([GOOD, Row("c.png", False, 1.0, 2.0, 0.5)])
-    assert (tally.exit_code(False), tally.exit_code(True)) == (0, 1)
-    tally.add([BAD])
-    assert (tally.exit_code(False), tally.exit_code(True)) == (3, 1)
-    assert tally.summary() == "3 images, 1 OOD of 2 scored (50.0%)"
-    unscored = Tally()
+    counts = ScoreCounts()
+    counts.add([GOOD, Row("c.png", False, 1.0, 2.0, 0.5)])
+    assert (counts.exit_code(False), counts.exit_code(True)) == (0, 1)
+    counts.add([BAD])
+    assert (counts.exit_code(False), counts.exit_code(True)) == (3, 1)
+    assert counts.summary() == "3 images, 1 OOD of 2 scored (50.0%)"
+    unscored = ScoreCounts()
     unscored.add([BAD])
     assert unscored.exit_code(True) == 3
     assert unscored.summary() == "1 image, 0 OOD of 0 scored"
 
 
 def test_the_most_ood_images_are_kept_and_of_equals_the_first():
-    worst = Worst(most=3)
+    counts = ScoreCounts(most=3)
     for file, score, p_value in (
         ("a", 1, 0.5),
         ("b", 9, 0.1),
@@ -114,5 +114,5 @@ def test_the_most_ood_images_are_kept_and_of_equals_the_first():
         ("e", 7, 0.1),
         ("f", 0, 1),
     ):
-        worst.add(Row(file, False, float(score), 5.0, p_value))
-    assert [row.file for row in worst.rows()] == ["b", "c", "e"]
+        counts.add([Row(file, False, float(score), 5.0, p_value)])
+    assert [row.file for row in counts.most_ood()] == ["b", "c", "e"]
