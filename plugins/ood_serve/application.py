@@ -1,4 +1,4 @@
-"""The paths of the service. Whatever is wrong is told as `{"error": "..."}`, and never more than that."""
+"""The HTTP paths. Errors are `{"error": "..."}`, without internals."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ood_core.errors import suggest
 from ood_serve import page
-from ood_serve.errors import Failure
-from ood_serve.schemas import Answer, Error, InternalError, Question, encoded
+from ood_serve.errors import RequestError
+from ood_serve.schemas import Error, InternalError, ScoreQuery, ScoreResponse, encode_response
 from ood_serve.service import Service
 
 LOG = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ PATHS = {
 DETECTOR, OPERATION = "Detector", "Operation"
 
 TAGS = [
-    {"name": DETECTOR, "description": "Ask about images."},
-    {"name": OPERATION, "description": "Whether the service is well, and what it has seen."},
+    {"name": DETECTOR, "description": "Score images."},
+    {"name": OPERATION, "description": "Health and metrics."},
 ]
 
 FAILURES: dict[int | str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     413: {"model": Error, "description": "Too many bytes, pixels or images."},
     415: {"model": Error, "description": "The body is neither multipart/form-data nor image/*."},
     422: {"model": Error, "description": "No image can be read, or the detector cannot do what the query asks."},
-    500: {"model": InternalError, "description": "An error on our side."},
+    500: {"model": InternalError, "description": "An error of the service."},
     503: {"model": Error, "description": "Too many images are waiting, or the service is stopping; see Retry-After."},
     504: {"model": Error, "description": "The images were not scored in time."},
 }
@@ -73,15 +73,15 @@ BODY = {
 }
 
 CLOSED_BY_CLIENT = 499
-"""Nobody reads it; it is what such requests are counted under."""
+"""Status under which such requests are counted; it is never received."""
 
 
 def application(service: Service, started: Callable[[], None] = lambda: None) -> FastAPI:
     """Return the service as an ASGI application; its threads begin and end with the lifespan.
 
     Args:
-        service: What is served.
-        started: Called when requests are welcome.
+        service: The service.
+        started: Called when the service is ready.
     """
 
     async def begin() -> None:
@@ -101,10 +101,10 @@ def application(service: Service, started: Callable[[], None] = lambda: None) ->
 
     made: FastAPI = FastAPIOffline(
         title="OOD detection",
-        description=f"Tells images that '{service.state.origin.name}' was not made for from those it was.",
+        description=f"Out-of-distribution detection with '{service.state.origin.name}'.",
         version="1",
         redoc_url=None,
-        swagger_ui_parameters={"validatorUrl": None},  # which would be asked on another host
+        swagger_ui_parameters={"validatorUrl": None},  # an external host
         openapi_tags=TAGS,
         lifespan=lifespan,
     )
@@ -118,15 +118,15 @@ def application(service: Service, started: Callable[[], None] = lambda: None) ->
 def _add_score(made: FastAPI, service: Service) -> None:
     @made.post(
         "/score",
-        response_model=Answer,
+        response_model=ScoreResponse,
         responses=FAILURES,
         openapi_extra={"requestBody": BODY},
         tags=[DETECTOR],
         summary="Score images and decide on each",
     )
-    async def score(request: Request, question: Annotated[Question, Query()]) -> Response:
+    async def score(request: Request, query: Annotated[ScoreQuery, Query()]) -> Response:
         """Take one picture as the body, or one or several as files of a form; answers come in their order."""
-        return Response(encoded(await service.score(request, question)), media_type="application/json")
+        return Response(encode_response(await service.score(request, query)), media_type="application/json")
 
 
 def _add_others(made: FastAPI, service: Service) -> None:
@@ -136,21 +136,21 @@ def _add_others(made: FastAPI, service: Service) -> None:
     async def root() -> Response:
         return HTMLResponse(shown, headers=page.HEADERS)
 
-    @made.get("/healthz", tags=[OPERATION], summary="Whether the process lives")
+    @made.get("/healthz", tags=[OPERATION], summary="Liveness of the process")
     async def healthz() -> dict[str, str]:
-        """Answer as long as there is somebody to answer."""
+        """ScoreResponse as long as there is somebody to answer."""
         return {"status": "live"}
 
-    @made.get("/readyz", responses={503: FAILURES[503]}, tags=[OPERATION], summary="Whether requests are welcome")
+    @made.get("/readyz", responses={503: FAILURES[503]}, tags=[OPERATION], summary="Readiness for requests")
     async def readyz() -> dict[str, str]:
-        """Answer 200 once an image has passed the network, until the service is told to stop."""
+        """ScoreResponse 200 once an image has passed the network, until the service is told to stop."""
         if service.admission.stopping:
-            raise Failure(503, "the service is stopping", "not ready")
+            raise RequestError(503, "the service is stopping", "not ready")
         if not service.ready:
-            raise Failure(503, "the first image has not passed yet", "not ready")
+            raise RequestError(503, "the first image has not passed yet", "not ready")
         return {"status": "ready"}
 
-    @made.get("/metrics", response_class=Response, tags=[OPERATION], summary="Numbers for Prometheus")
+    @made.get("/metrics", response_class=Response, tags=[OPERATION], summary="Metrics for Prometheus")
     async def metrics() -> Response:
         """Return counts, times and the tests for drift, in Prometheus' text format."""
         return Response(await run_in_threadpool(service.monitor.text), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -160,55 +160,55 @@ def _add_others(made: FastAPI, service: Service) -> None:
 
 
 def _add_failures(made: FastAPI, service: Service) -> None:
-    def answer(failure: Failure) -> Response:
+    def answer(failure: RequestError) -> Response:
         service.monitor.errors.labels(failure.kind).inc()
         return JSONResponse({"error": failure.message}, failure.status, failure.headers)
 
-    @made.exception_handler(Failure)
-    async def failed(_: Request, error: Failure) -> Response:
+    @made.exception_handler(RequestError)
+    async def failed(_: Request, error: RequestError) -> Response:
         return answer(error)
 
     @made.exception_handler(RequestValidationError)
     async def wrong_query(_: Request, error: RequestValidationError) -> Response:
-        return answer(Failure(422, _wrong_query(error), "query"))
+        return answer(RequestError(422, _wrong_query(error), "query"))
 
     @made.exception_handler(HTTPException)
     async def wrong_path(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         if error.status_code == 405:
-            told = f"{request.method} {path} is not possible, only {PATHS.get(path, 'GET')}"
-            return answer(Failure(405, told, "path", error.headers))
+            message = f"{request.method} {path} is not possible, only {PATHS.get(path, 'GET')}"
+            return answer(RequestError(405, message, "path", error.headers))
         if error.status_code == 404:
-            return answer(Failure(404, f"no such path '{path}'.{suggest(path, PATHS)}", "path"))
-        return answer(Failure(error.status_code, str(error.detail), "path", error.headers))
+            return answer(RequestError(404, f"no such path '{path}'.{suggest(path, PATHS)}", "path"))
+        return answer(RequestError(error.status_code, str(error.detail), "path", error.headers))
 
     @made.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:
-        return answer(Failure(CLOSED_BY_CLIENT, "the client has gone", "gone"))
+        return answer(RequestError(CLOSED_BY_CLIENT, "the client has gone", "gone"))
 
 
 def _wrong_query(error: RequestValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][-1])
     if first["type"] == "extra_forbidden":
-        return f"no query parameter '{name}'.{suggest(name, Question.model_fields)}"
+        return f"no query parameter '{name}'.{suggest(name, ScoreQuery.model_fields)}"
     reason = str(first["msg"]).removeprefix("Input should be ").partition(",")[0]
     return f"query parameter '{name}' must be {reason}, not '{first['input']}'"
 
 
 class Guard:
-    """The outermost layer: what is an error of ours is logged with an id, which is all that the client is told.
+    """The outermost layer: an error of the service is logged with an id, and the client receives the id alone.
 
     Args:
-        app: What it surrounds.
-        service: That counts.
+        app: The wrapped application.
+        service: The service whose metrics it updates.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._monitor = app, service.monitor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -227,7 +227,7 @@ class Guard:
             LOG.exception("internal error %s: %s %s", known, scope["method"], scope["path"])
             self._monitor.errors.labels("internal").inc()
             if status:
-                raise  # in the middle of an answer, which can only be broken off
+                raise  # the response has begun: it can only be cut off
             await JSONResponse({"error": "internal error", "id": known}, 500)(scope, receive, noting)
         if scope["path"] == "/score":
             self._monitor.requests.labels(str(status)).observe(time.perf_counter() - began)

@@ -1,7 +1,7 @@
-"""Images that wait pass through the network together, in one thread that has all cores.
+"""Dynamic batching: one thread passes all waiting images through the network together.
 
-An idle thread takes at once what is there. While it is at work others gather, and it takes them all next; only if some
-are still being decoded does it wait for them, `max_wait` at most. Nobody waits for images that may never come.
+An idle thread starts at once with the images that wait; those that arrive meanwhile form the next batch. It waits only
+for images that are being decoded, for `max_wait` at most.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ood_core.detector.state import DetectorState
 
 
 @dataclass(frozen=True)
-class Passed:
-    """What came of one image: its scores, one row, and its error map [h, w] if it was asked for."""
+class BatchResult:
+    """Scores of one image, one row, and its error map [h, w] if requested."""
 
     scored: ScoredBatch
     error_map: Tensor | None = None
@@ -32,37 +32,37 @@ class Passed:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One image on its way.
+    """One image in the queue.
 
     Attributes:
         image: uint8 [3, S, S].
-        answer: Where `Passed` goes, or what went wrong.
-        mapped: Whether its error map is wanted.
-        counted: Whether somebody sent it.
-        arrived: When, by the monotonic clock.
+        answer: Future of its `BatchResult`.
+        mapped: Whether to compute its error map.
+        counted: Whether it came from a client, so that statistics include it.
+        arrived: Time of arrival, monotonic.
     """
 
     image: Tensor
-    answer: asyncio.Future[Passed]
+    answer: asyncio.Future[BatchResult]
     mapped: bool = False
     counted: bool = True
     arrived: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
-    """The thread, and what waits for it.
+    """The inference thread and its queue.
 
     Args:
-        state: The detector's.
-        batch_size: Images that pass at once, at most.
-        max_wait: Milliseconds for those that are being decoded.
-        told: Called in the thread after each pass, with the scores and the seconds that it took.
+        state: State of the detector.
+        batch_size: Maximum number of images in a forward pass.
+        max_wait: Milliseconds to wait for images that are being decoded.
+        after_batch: Called in the thread after each pass, with the scores and its seconds.
     """
 
     def __init__(
-        self, state: DetectorState, batch_size: int, max_wait: float, told: Callable[[ScoredBatch, float], None]
+        self, state: DetectorState, batch_size: int, max_wait: float, after_batch: Callable[[ScoredBatch, float], None]
     ) -> None:
-        self._state, self._size, self._wait, self._told = state, batch_size, max_wait / 1000, told
+        self._state, self._size, self._wait, self._after_batch = state, batch_size, max_wait / 1000, after_batch
         self._waiting: deque[Job] = deque()
         self._coming = 0
         self._closed = False
@@ -77,7 +77,7 @@ class Batcher:
         self._thread.start()
 
     def close(self, seconds: float) -> bool:
-        """Drop what waits, and return whether the thread has ended within so many seconds."""
+        """Drop waiting images; return whether the thread ended within so many seconds."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -86,18 +86,18 @@ class Batcher:
         return not self._thread.is_alive()
 
     def expect(self) -> None:
-        """Say that an image is being decoded; `put` or `dismiss` follows."""
+        """Announce an image that is being decoded; `put` or `dismiss` follows."""
         with self._changed:
             self._coming += 1
 
     def dismiss(self) -> None:
-        """Say that an expected image does not come."""
+        """Withdraw an announced image."""
         with self._changed:
             self._coming -= 1
             self._changed.notify()
 
     def put(self, job: Job) -> None:
-        """Have an expected image passed; its answer is set in the event loop that it belongs to."""
+        """Queue an announced image; its answer is set in its own event loop."""
         with self._changed:
             self._coming -= 1
             self._waiting.append(job)
@@ -107,7 +107,7 @@ class Batcher:
 
     def _work(self) -> None:
         while (jobs := self._next()) is not None:
-            wanted = [job for job in jobs if not job.answer.done()]  # nobody waits for the others any more
+            wanted = [job for job in jobs if not job.answer.done()]  # the others were cancelled
             if wanted:
                 self._pass(wanted)
 
@@ -129,17 +129,17 @@ class Batcher:
             began = time.perf_counter()
             found = score_images(self._state, torch.stack([job.image for job in jobs]))
             took = time.perf_counter() - began
-            answers = [Passed(_row(found, row), self._error_map(job)) for row, job in enumerate(jobs)]
+            answers = [BatchResult(_row(found, row), self._error_map(job)) for row, job in enumerate(jobs)]
         except Exception as error:
             if len(jobs) == 1:
                 _hand_over(jobs, [error])
                 return
-            for job in jobs:  # whichever of them it was takes none of the others down
+            for job in jobs:  # so that a bad image fails alone
                 self._pass([job])
             return
         _hand_over(jobs, answers)
         if jobs[0].counted:
-            self._told(found, took)
+            self._after_batch(found, took)
 
     def _error_map(self, job: Job) -> Tensor | None:
         if not job.mapped or self._state.trained_task is None:
@@ -153,19 +153,18 @@ def _row(found: ScoredBatch, row: int) -> ScoredBatch:
     return ScoredBatch({name: of[only] for name, of in found.scores.items()}, predicted, found.embeddings[only])
 
 
-def _hand_over(jobs: Sequence[Job], answers: Sequence[Passed | Exception]) -> None:
+def _hand_over(jobs: Sequence[Job], answers: Sequence[BatchResult | Exception]) -> None:
+    def settle_all() -> None:
+        for job, answer in zip(jobs, answers, strict=True):
+            settle(job.answer, answer)
+
     loop = jobs[0].answer.get_loop()
     if not loop.is_closed():
-        loop.call_soon_threadsafe(_settle, jobs, answers)
+        loop.call_soon_threadsafe(settle_all)
 
 
-def _settle(jobs: Sequence[Job], answers: Sequence[Passed | Exception]) -> None:
-    for job, answer in zip(jobs, answers, strict=True):
-        settle(job.answer, answer)
-
-
-def settle(future: asyncio.Future[Passed], answer: Passed | Exception) -> None:
-    """Set what came of an image, in the event loop; nothing if nobody waits for it any more."""
+def settle(future: asyncio.Future[BatchResult], answer: BatchResult | Exception) -> None:
+    """Set the result of an image, in the event loop; nothing if it was cancelled."""
     if future.done():
         return
     if isinstance(answer, Exception):

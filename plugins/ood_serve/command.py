@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ood_core.cli.options import DetectorName, Device
 from ood_core.cli.runs import detector_folder
 
 EXTRA = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn")
@@ -14,28 +15,24 @@ EXTRA = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python
 
 
 def command(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="The folder of a run or detector, or a run's name below `runs/`.")
-    ],
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets the whole network in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
-    device: Annotated[
-        str | None, typer.Option(help="Where the network runs; the GPU if there is one, unless given.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that pass through the network at once, at most.")] = 32,
+    run: DetectorName,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits the whole network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
+    device: Device = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of images in a forward pass.")] = 32,
     max_wait: Annotated[
-        float, typer.Option(min=0, help="Milliseconds that images wait for others that are being decoded.")
+        float, typer.Option(min=0, help="Milliseconds to wait for images that are being decoded.")
     ] = 2.0,
-    queue: Annotated[int, typer.Option(min=1, help="Images that are accepted and not yet answered, at most.")] = 256,
-    max_images: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 64,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes in a request.")] = 32 * 2**20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image, before it is decoded.")] = 50_000_000,
+    queue: Annotated[int, typer.Option(min=1, help="Maximum number of accepted images without an answer.")] = 256,
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum number of images in a request.")] = 64,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Maximum size of a request.")] = 32 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Maximum number of pixels of an image.")] = 50_000_000,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request.")] = 60.0,
-    grace: Annotated[float, typer.Option(min=1, help="Seconds from the signal to stop to the end.")] = 20.0,
+    grace: Annotated[float, typer.Option(min=1, help="Seconds from the stop signal to the end.")] = 20.0,
 ) -> None:
     """Serve a detector: images to POST /score, a page at /, its API at /docs, /healthz, /readyz and /metrics.
 
-    Requests that wait pass through the network together. SIGTERM and Ctrl-C answer what was accepted, then end.
+    Concurrent requests share forward passes. SIGTERM and Ctrl-C finish accepted requests first.
     """
     _require_extra()
     from ood_core.detector import Detector
@@ -49,8 +46,8 @@ def command(
         detector = Detector.load(folder, device=device)
         bound = listening.getsockname()[:2]
         where = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
-        told = f"serving {detector.name} ({', '.join(detector.scorers)}) on http://{where}"
-        serve(Service(detector.state, limits), listening, lambda: typer.echo(told))
+        message = f"serving {detector.name} ({', '.join(detector.scorers)}) on http://{where}"
+        serve(Service(detector.state, limits), listening, lambda: typer.echo(message))
 
 
 def _require_extra() -> None:

@@ -1,4 +1,4 @@
-"""Connections of clients that may not keep silent for ever."""
+"""A time limit for the head of a request."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-def impatient(seconds: float) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol, closing connections on which the head of a request takes longer than so many seconds.
+def limit_head_seconds(seconds: float) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol that closes a connection if the head of a request takes longer than so many seconds.
 
-    The head is the request line and the headers; bodies have a bound of their own, and idle connections that have had
-    an answer are uvicorn's to close.
+    The head is the request line and the headers. Bodies have a limit of their own; uvicorn closes idle connections.
     """
 
-    class Impatient(HttpToolsProtocol):
+    class LimitedProtocol(HttpToolsProtocol):
         _head: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -27,20 +26,20 @@ def impatient(seconds: float) -> type[asyncio.Protocol]:
                 self._await_head()
 
         def on_headers_complete(self) -> None:
-            self._cease()
+            self._head_complete()
             super().on_headers_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._cease()
+            self._head_complete()
             super().connection_lost(exc)
 
         def _await_head(self) -> None:
             if self._head is None:  # further bytes buy no further time
                 self._head = self.loop.call_later(seconds, self.transport.close)
 
-        def _cease(self) -> None:
+        def _head_complete(self) -> None:
             if self._head is not None:
                 self._head.cancel()
                 self._head = None
 
-    return Impatient
+    return LimitedProtocol

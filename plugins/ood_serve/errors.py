@@ -1,4 +1,4 @@
-"""Answers that are not 200."""
+"""Errors that a client is answered."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 BUSY = {"Retry-After": "1"}
 
 
-class Failure(Exception):  # noqa: N818 - what a client did need not be an error of ours
-    """What is wrong, for the client.
+class RequestError(Exception):
+    """A request that cannot be answered with 200.
 
     Args:
-        status: Of HTTP.
-        message: One line.
-        kind: One of few words, by which failures are counted.
-        headers: Beside it.
+        status: HTTP status.
+        message: One line for the client.
+        kind: Label of its counter, one of few words.
+        headers: Headers of the response.
     """
 
     def __init__(self, status: int, message: str, kind: str, headers: Mapping[str, str] | None = None) -> None:
@@ -23,6 +23,6 @@ class Failure(Exception):  # noqa: N818 - what a client did need not be an error
         self.headers = dict(headers or {})
 
 
-def stopping() -> Failure:
-    """Return what is said to requests that come, or are not done, when the service ends."""
-    return Failure(503, "the service is stopping", "stopping", BUSY | {"Connection": "close"})
+def stopping() -> RequestError:
+    """Return the error of requests that arrive, or are not finished, when the service stops."""
+    return RequestError(503, "the service is stopping", "stopping", BUSY | {"Connection": "close"})

@@ -1,4 +1,4 @@
-"""What a request may be, and how long what may take."""
+"""Limits of the service."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ood_core.errors import OODError
 
 @dataclass(frozen=True)
 class Limits:
-    """All of the service's bounds.
+    """Limits of requests, batches and times.
 
     Attributes:
-        batch_size: Images that pass through the network at once, at most.
-        max_wait: Milliseconds that images wait for others that are being decoded; a lone one never waits.
-        queue: Images that are accepted and not yet answered, at most; a request counts as one until it was read.
-        max_images: Images of a request.
-        max_bytes: Bytes of its body.
-        max_pixels: Pixels of an image, as its header says.
+        batch_size: Maximum number of images in a forward pass.
+        max_wait: Milliseconds to wait for images that are being decoded; a lone image never waits.
+        queue: Maximum number of accepted images without an answer; a request counts as one until its body was read.
+        max_images: Maximum number of images in a request.
+        max_bytes: Maximum size of its body.
+        max_pixels: Maximum number of pixels of an image, by its header.
         timeout: Seconds for a request, from its first byte to its answer.
-        grace: Seconds from the signal to stop to the end of the process.
+        grace: Seconds from the stop signal to the end of the process.
     """
 
     batch_size: int = 32

@@ -1,4 +1,4 @@
-"""What the service tells Prometheus, and whether images still score as the calibration images did."""
+"""Metrics for Prometheus, drift tests among them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 TOGETHER = 1024
-"""Scores that are tested for drift at once, unless somebody asks; one by one costs more than a small network."""
+"""Scores tested for drift at once, unless the metrics are read; one by one costs more than a small network."""
 
 
 @dataclass(frozen=True)
 class Drifted:
-    """What is known of drift: the test of the latest scores, None before the first, and of all of them."""
+    """State of the drift tests: of the latest scores, None before the first, and of all of them."""
 
     ks: KS | None
     images: int
@@ -34,7 +34,7 @@ class Drifted:
 
 
 class Drift:
-    """The scores of the scorer that decides, watched. From any thread.
+    """Drift tests of the deciding scorer's scores; thread-safe.
 
     Args:
         calibration: float64 [M].
@@ -46,7 +46,7 @@ class Drift:
         self._lock = Lock()
 
     def observe(self, scores: NDArray[np.float64]) -> None:
-        """Take in the next scores [n]; those that are not finite are not scores."""
+        """Add scores [n]; those that are not finite are left out."""
         with self._lock:
             self._new += scores[np.isfinite(scores)].tolist()
             if len(self._new) >= TOGETHER:
@@ -56,7 +56,7 @@ class Drift:
         """Return what is known."""
         with self._lock:
             self._update()
-            window, of = copy.deepcopy(self._window), self._sequential  # the test takes longer than anybody should wait
+            window, of = copy.deepcopy(self._window), self._sequential  # the test is slow: not under the lock
             found = (of.images, of.log_martingale, of.alarm_at)
         return Drifted(window.statistic() if len(window) else None, *found)
 
@@ -68,7 +68,7 @@ class Drift:
 
 
 class Registry(CollectorRegistry):
-    """Without the times at which series were created; prometheus_client leaves them out for a whole process or not."""
+    """A registry without creation times; prometheus_client can only switch them off for the whole process."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -78,7 +78,7 @@ class Registry(CollectorRegistry):
 
 
 class Monitor:
-    """All numbers of one service, in a registry of their own.
+    """Metrics of one service, in a registry of their own.
 
     Args:
         state: The detector's.
@@ -110,8 +110,8 @@ class Monitor:
         for decision in ("id", "ood"):
             self.images.labels(decision)  # counted from 0, so that the share of OOD images is known from the first
         self._gauges = {
-            name: Gauge(f"ood_drift_{name}", told, registry=known)
-            for name, told in (
+            name: Gauge(f"ood_drift_{name}", text, registry=known)
+            for name, text in (
                 ("ks", "Kolmogorov-Smirnov distance of the latest scores, 1000 at most, from the calibration scores."),
                 ("ks_p_value", "Its p-value, for one look."),
                 ("images", "Images that the sequential test has seen."),
@@ -120,14 +120,14 @@ class Monitor:
             )
         }
 
-    def passed(self, found: ScoredBatch, seconds: float) -> None:
-        """Take in a batch."""
+    def record_batch(self, found: ScoredBatch, seconds: float) -> None:
+        """Record a batch."""
         self.inference.observe(seconds)
         self.batches.observe(len(found))
         self.drift.observe(found.scores[self._decides])
 
     def text(self) -> bytes:
-        """Return all of it in the format of Prometheus; takes milliseconds."""
+        """Return the metrics in the text format of Prometheus; takes milliseconds."""
         found = self.drift.read()
         if found.ks is not None:
             self._gauges["ks"].set(found.ks.statistic)

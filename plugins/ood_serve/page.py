@@ -1,4 +1,4 @@
-"""The page that takes an image and shows what the detector says of it; one file, nothing from elsewhere."""
+"""The page that scores an image in the browser: one file without external resources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jinja2
 from ood_core.detector.state import DetectorState
 
 NEAREST = 6
-"""In-distribution images that are shown."""
+"""Number of nearest in-distribution images to show."""
 
 HEADERS = {
     "Content-Security-Policy": (

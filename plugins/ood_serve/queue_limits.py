@@ -1,91 +1,77 @@
-"""Who may come in: a bound on the images that are in the service, and on how long each request stays."""
+"""Bounds on the images in the service and on the time that each request may take."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from ood_serve.errors import BUSY, Failure, stopping
+from ood_serve.errors import BUSY, RequestError, stopping
+
+
+@dataclass(eq=False)
+class AdmittedRequest:
+    """A request in the service; it counts as one image until its body was read."""
+
+    deadline: asyncio.Timeout
+    images: int = 1
 
 
 class Admission:
-    """The images that are accepted and not yet answered; in the event loop alone.
+    """The requests that are accepted and not yet answered; used in the event loop alone.
 
     Args:
-        most: How many there may be.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._stays: set[Stay] = set()
-        self._stopping = False
-
-    def __len__(self) -> int:
-        return sum(stay.images for stay in self._stays)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether nobody comes in any more."""
-        return self._stopping
-
-    def stop(self) -> None:
-        """Let nobody in from now on; who is in stays until answered."""
-        self._stopping = True
-
-    def dismiss(self) -> None:
-        """End the requests that are still here: each is answered that the service is stopping."""
-        for stay in self._stays:
-            stay.cut()
-
-    @contextmanager
-    def stay(self, deadline: asyncio.Timeout) -> Iterator[Stay]:
-        """Let a request in, as one image until it is known how many it has.
-
-        Raises:
-            Failure: There is no room, or the service is stopping.
-        """
-        if self._stopping:
-            raise stopping()
-        stay = Stay(self, deadline)
-        self.require_room(1)
-        self._stays.add(stay)
-        try:
-            yield stay
-        finally:
-            self._stays.discard(stay)
-
-    def require_room(self, images: int) -> None:
-        """Refuse so many more images if there is no room.
-
-        Raises:
-            Failure: There is none.
-        """
-        if len(self) + images > self._most:
-            raise Failure(503, f"{len(self)} images are waiting, {self._most} at most; try again", "busy", BUSY)
-
-
-class Stay:
-    """One request in the service.
+        limit: Maximum number of their images.
 
     Attributes:
-        images: How many it has.
+        stopping: Whether new requests are rejected.
     """
 
-    def __init__(self, admission: Admission, deadline: asyncio.Timeout) -> None:
-        self.images = 1
-        self._admission, self._deadline = admission, deadline
+    def __init__(self, limit: int) -> None:
+        self.stopping = False
+        self._limit = limit
+        self._requests: set[AdmittedRequest] = set()
 
-    def grow(self, images: int) -> None:
-        """Say how many images there are.
+    def __len__(self) -> int:
+        return sum(request.images for request in self._requests)
+
+    def stop(self) -> None:
+        """Reject new requests; finish the ones in progress."""
+        self.stopping = True
+
+    def dismiss(self) -> None:
+        """End the requests in progress: each is answered that the service is stopping."""
+        for request in self._requests:
+            if not request.deadline.expired():
+                request.deadline.reschedule(0)  # long past, by any event loop's clock
+
+    @contextmanager
+    def admit(self, deadline: asyncio.Timeout) -> Iterator[AdmittedRequest]:
+        """Hold a place for a request.
 
         Raises:
-            Failure: There is no room for as many.
+            RequestError: There is no room, or the service is stopping.
         """
-        self._admission.require_room(images - self.images)
-        self.images = images
+        if self.stopping:
+            raise stopping()
+        self._require_room(1)
+        request = AdmittedRequest(deadline)
+        self._requests.add(request)
+        try:
+            yield request
+        finally:
+            self._requests.discard(request)
 
-    def cut(self) -> None:
-        """End it now."""
-        if not self._deadline.expired():
-            self._deadline.reschedule(0)  # long past, by any event loop's clock
+    def resize(self, request: AdmittedRequest, images: int) -> None:
+        """Set the number of images of a request.
+
+        Raises:
+            RequestError: There is no room for as many.
+        """
+        self._require_room(images - request.images)
+        request.images = images
+
+    def _require_room(self, images: int) -> None:
+        if len(self) + images > self._limit:
+            raise RequestError(503, f"{len(self)} images are waiting, {self._limit} at most; try again", "busy", BUSY)

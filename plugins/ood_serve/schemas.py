@@ -1,4 +1,4 @@
-"""From scores to the JSON of an answer. Floats are written so that they are read with the same bits."""
+"""Schemas of queries and responses. Floats keep their bits in JSON."""
 
 from __future__ import annotations
 
@@ -8,36 +8,34 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ood_core.detector.predictions import Predictions
 from ood_core.detector.state import DetectorState
-from ood_serve.batching import Passed
+from ood_serve.batching import BatchResult
 
 
-class Question(BaseModel):
-    """What the query asks beside the image."""
+class ScoreQuery(BaseModel):
+    """The query of a request."""
 
     model_config = ConfigDict(extra="forbid")
 
-    scorer: str | None = Field(
-        default=None, description="Name of the scorer that decides; the detector's first unless given."
-    )
+    scorer: str | None = Field(default=None, description="The scorer that decides; default: the detector's first.")
     tpr: float | None = Field(
         default=None,
-        description="Share of in-distribution images to accept, above 0 and below 1; the detector's unless given.",
+        description="Share of in-distribution images to accept, above 0 and below 1; default: the detector's.",
     )
     per_class: bool | None = Field(
         None,
-        description="Whether each predicted class has its own threshold; as the detector has it unless given.",
+        description="Whether each predicted class has its own threshold; default: as in the detector.",
     )
     nearest: int = Field(
         default=0, ge=0, le=100, description="How many of the nearest in-distribution images to return."
     )
     error_map: bool = Field(
         default=False,
-        description="Whether to return how badly each patch is guessed, of a detector that can; takes longer.",
+        description="Whether to return the error of each predicted patch, if the detector can; takes longer.",
     )
 
 
 class Neighbour(BaseModel):
-    """An in-distribution training image that is near."""
+    """One of the nearest in-distribution training images."""
 
     class_name: str = Field(serialization_alias="class", description="Its class.")
     distance: float = Field(description="Euclidean, between embeddings.")
@@ -45,67 +43,67 @@ class Neighbour(BaseModel):
 
 
 class Result(BaseModel):
-    """The decision on an image, and what it rests on."""
+    """The decision on an image, and its grounds."""
 
-    name: str = Field(description="What the client calls the image.")
+    name: str = Field(description="Name of the image in the request.")
     is_ood: bool = Field(description="Whether the score is above the threshold.")
-    score: float = Field(description="Of the scorer that decides; higher means more out-of-distribution.")
+    score: float = Field(description="Score of the deciding scorer; higher means more out-of-distribution.")
     threshold: float
     p_value: float = Field(
         description="An in-distribution image has one as small as this with at most this probability."
     )
     predicted: str | None = Field(description="The most probable in-distribution class; null without a classifier.")
-    scores: dict[str, float] = Field(description="Of all scorers, by name.")
-    nearest: list[Neighbour] = Field(default=[], description="The nearest first; only if the query asks for them.")
+    scores: dict[str, float] = Field(description="Scores of all scorers, by name.")
+    nearest: list[Neighbour] = Field(default=[], description="The nearest first; only on request.")
     error_map: list[list[float]] = Field(
         default=[],
-        description="How badly each patch is guessed from the others, row by row; only if the query asks for it.",
+        description="Error of each patch predicted from the others, row by row; only on request.",
     )
 
 
 class Refused(BaseModel):
     """An image among several that could not be scored."""
 
-    name: str = Field(description="What the client calls the image.")
+    name: str = Field(description="Name of the image in the request.")
     error: str
 
 
-class Answer(BaseModel):
-    """What is said of the images of a request, in their order."""
+class ScoreResponse(BaseModel):
+    """Results for the images of a request, in their order."""
 
     results: list[Result | Refused]
-    scorer: str = Field(description="The one that decides.")
+    scorer: str = Field(description="The deciding scorer.")
     tpr: float = Field(description="Share of in-distribution images that is accepted.")
-    detector: str = Field(description="Its name.")
+    detector: str = Field(description="Name of the detector.")
     error_scale: float = Field(
         default=0.0,
-        description="99 % of the patches of in-distribution images are guessed better than this; beside error maps.",
+        description="99 % of the patches of in-distribution images have a smaller error; with error maps.",
     )
 
 
 class Error(BaseModel):
-    """What was wrong."""
+    """An error of the request."""
 
     error: str
 
 
 class InternalError(Error):
-    """Something on our side."""
+    """An error of the service."""
 
-    id: str = Field(description="By which the log knows it.")
+    id: str = Field(description="Identifier of the error in the log.")
 
 
-def result(state: DetectorState, name: str, found: Predictions, passed: Passed, nearest: int) -> Result:
-    """Return what is said of one image.
+def make_result(state: DetectorState, name: str, found: Predictions, passed: BatchResult, nearest: int) -> Result:
+    """Return the result of one image.
 
     Args:
-        state: The detector's.
-        name: What the client calls the image.
-        found: The decision on it alone.
-        passed: What came of it.
-        nearest: How many of the nearest examples are wanted.
+        state: State of the detector.
+        name: Name of the image.
+        found: The decision, of this image alone.
+        passed: Its scores.
+        nearest: Number of nearest training images to include.
     """
-    said = Result(
+    made = Result(
         name=name,
         is_ood=bool(found.is_ood[0]),
         score=float(found.score[0]),
@@ -115,20 +113,20 @@ def result(state: DetectorState, name: str, found: Predictions, passed: Passed, 
         scores={of: float(scores[0]) for of, scores in found.scores.items()},
     )
     if nearest:
-        said.nearest = _neighbours(state, passed, nearest)
+        made.nearest = _neighbours(state, passed, nearest)
     if passed.error_map is not None:
-        said.error_map = passed.error_map.tolist()
-    return said
+        made.error_map = passed.error_map.tolist()
+    return made
 
 
-def encoded(answer: Answer) -> bytes:
-    """Return the JSON, without what was not asked for."""
+def encode_response(answer: ScoreResponse) -> bytes:
+    """Return the JSON, without the parts that were not requested."""
     return answer.model_dump_json(exclude_unset=True, by_alias=True).encode()
 
 
-def _neighbours(state: DetectorState, passed: Passed, count: int) -> list[Neighbour]:
+def _neighbours(state: DetectorState, passed: BatchResult, count: int) -> list[Neighbour]:
     examples = state.examples
-    assert examples is not None, "the question is refused where there are none"
+    assert examples is not None, "the query is refused if there are none"
     distances, rows = examples.nearest(passed.scored.embeddings, count)
     return [
         Neighbour(

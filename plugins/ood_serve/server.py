@@ -1,4 +1,4 @@
-"""Sockets, signals, and an orderly end."""
+"""Sockets, signals, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import uvicorn
 
 from ood_core.errors import OODError
 from ood_serve.application import application
-from ood_serve.connections import impatient
+from ood_serve.connections import limit_head_seconds
 from ood_serve.service import Service
 
-KEPT = 75
-"""Seconds that an idle connection is kept; longer than proxies do, so that none asks over one that is being closed."""
+KEEP_ALIVE = 75
+"""Seconds to keep an idle connection; longer than proxies do, so that none sends over one that is being closed."""
 
 CLOSING = 1.0
-"""Seconds of the grace that are left for the answers and the threads."""
+"""Seconds of the grace period reserved for answers and threads."""
 
 LEAVING = 0.1
-"""Seconds of the grace after which the process ends, whatever it is at."""
+"""Seconds before the end of the grace period at which the process ends in any case."""
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that answers what it has accepted before it ends, and meanwhile tells others that it is stopping.
+    """Uvicorn that finishes accepted requests before it ends, and meanwhile rejects new ones.
 
     Args:
-        config: Of uvicorn.
-        service: What is served.
+        config: Configuration of uvicorn.
+        service: The service.
 
     Attributes:
         signalled: Set by the first signal to stop.
@@ -46,8 +46,8 @@ class Server(uvicorn.Server):
         self.signalled = Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; at the second signal, at once."""
-        # not kept as uvicorn does: it raises the signal again in the end, and the exit code would not be 0
+        """Begin to stop; at the second signal, stop at once."""
+        # uvicorn would raise the signal again in the end, and the exit code would not be 0
         if self._until is None:
             self._until = time.monotonic() + max(0.0, self._service.limits.grace - CLOSING)
             self.signalled.set()
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
             self._until = 0.0
 
     async def on_tick(self, counter: int) -> bool:
-        """Look ten times a second whether all is answered."""
+        """Check ten times a second whether all requests are answered."""
         if self._until is not None:
             self._service.admission.stop()
             if time.monotonic() > self._until:
@@ -84,36 +84,36 @@ def listen(host: str, port: int) -> socket.socket:
         raise OODError(f"{host}:{port}: cannot listen there: {reason.lower()}; --port 0 takes any free port") from error
 
 
-def make(service: Service, started: Callable[[], None] = lambda: None) -> Server:
-    """Return what serves, to be run with sockets.
+def make_server(service: Service, started: Callable[[], None] = lambda: None) -> Server:
+    """Return the server, to be run with sockets.
 
     Args:
-        service: What is served.
-        started: Called when requests are welcome.
+        service: The service.
+        started: Called when the service is ready.
     """
     config = uvicorn.Config(
         application(service, started),
         log_level="warning",
         access_log=False,
-        timeout_keep_alive=KEPT,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=1,
         server_header=False,
-        http=impatient(service.limits.timeout),
+        http=limit_head_seconds(service.limits.timeout),
         ws="none",
     )
     return Server(config, service)
 
 
 def serve(service: Service, listening: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until a signal to stop, and all that was accepted is answered.
+    """Serve until a stop signal, then answer all accepted requests.
 
     Args:
-        service: What is served.
-        listening: Where.
-        started: Called when requests are welcome.
+        service: The service.
+        listening: Its socket.
+        started: Called when the service is ready.
     """
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a body, its sender is told
-    server = make(service, started)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its errors go to the client
+    server = make_server(service, started)
     Thread(target=_leave_in_time, args=(server, service.limits.grace), name="grace", daemon=True).start()
     server.run(sockets=[listening])
     # Not by Python's own end: it takes half a second with torch, and longer under load. And a thread that is still at
@@ -124,7 +124,7 @@ def serve(service: Service, listening: socket.socket, started: Callable[[], None
 
 
 def _leave_in_time(server: Server, grace: float) -> None:
-    """End the process when the grace ends, even if the event loop has no time for it."""
+    """End the process with the grace period, even if the event loop is blocked."""
     server.signalled.wait()
     time.sleep(grace - LEAVING)
     os._exit(0)

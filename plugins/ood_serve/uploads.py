@@ -1,4 +1,4 @@
-"""The body of a request to encoded pictures; reading stops where more comes than is allowed."""
+"""Read the encoded images from the body of a request; reading stops at the limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from ood_serve.errors import Failure
+from ood_serve.errors import RequestError
 from ood_serve.limits import Limits
 
 MULTIPART = "multipart/form-data"
@@ -20,33 +20,33 @@ _HOW = "send image/* with the bytes of one picture, or multipart/form-data with 
 
 @dataclass(frozen=True)
 class Upload:
-    """An encoded picture, and what the client calls it."""
+    """An encoded image and its name."""
 
     name: str
     encoded: bytes
 
 
-async def read(request: Request, limits: Limits) -> list[Upload]:
-    """Return the pictures of a request, at least one.
+async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
+    """Return the images of a request, at least one.
 
     Raises:
-        Failure: There are none, too many or too large ones, or the body is something else.
+        RequestError: There are none, too many or too large ones, or the body is something else.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != MULTIPART and not kind.startswith(RAW):
-        said = f"content type '{kind}'" if kind else "no content type"
-        raise Failure(415, f"{said}: {_HOW}", "content type")
+        given = f"content type '{kind}'" if kind else "no content type"
+        raise RequestError(415, f"{given}: {_HOW}", "content type")
     if kind == MULTIPART:
         return await _parts(request, limits)
     encoded = b"".join([chunk async for chunk in _bounded(request, limits)])
     if not encoded:
-        raise Failure(400, f"the body is empty; {_HOW}", "no image")
+        raise RequestError(400, f"the body is empty; {_HOW}", "no image")
     return [Upload("image", encoded)]
 
 
 async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes]:
     announced = request.headers.get("content-length", "")
-    too_large = Failure(413, f"the body is larger than {limits.max_bytes} bytes", "too large")
+    too_large = RequestError(413, f"the body is larger than {limits.max_bytes} bytes", "too large")
     if announced.isdecimal() and int(announced) > limits.max_bytes:
         raise too_large
     left = limits.max_bytes
@@ -58,32 +58,28 @@ async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes]:
 
 
 async def _parts(request: Request, limits: Limits) -> list[Upload]:
-    # one more than is allowed, so that the message is ours
+    too_many = RequestError(413, f"more than {limits.max_images} images in one request", "too large")
+    # one more than allowed, so that the message is ours
     parser = MultiPartParser(request.headers, _bounded(request, limits), max_files=limits.max_images + 1, max_fields=1)
     parser.spool_max_size = limits.max_bytes  # in memory: it is bounded, and a file would only cost time
     try:
         form = await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
-            raise _too_many(limits) from None
-        raise Failure(400, f"the multipart body is broken: {_one_line(error.message)}", "no image") from None
+            raise too_many from None
+        reason = " ".join(error.message.split()).rstrip(".")
+        raise RequestError(400, f"the multipart body is broken: {reason}", "no image") from None
     uploads = []
     for place, (field, part) in enumerate(form.multi_items()):
         if not isinstance(part, UploadFile):
-            raise Failure(400, f"field '{field}' holds text, not a file; curl wants -F {field}=@photo.png", "no image")
+            raise RequestError(
+                400, f"field '{field}' holds text, not a file; curl wants -F {field}=@photo.png", "no image"
+            )
         encoded = await part.read()
         await part.close()
         uploads.append(Upload(part.filename or f"image {place}", encoded))
     if len(uploads) > limits.max_images:
-        raise _too_many(limits)
+        raise too_many
     if not uploads:
-        raise Failure(400, f"the multipart body holds no image, or was cut off; {_HOW}", "no image")
+        raise RequestError(400, f"the multipart body holds no image, or was cut off; {_HOW}", "no image")
     return uploads
-
-
-def _too_many(limits: Limits) -> Failure:
-    return Failure(413, f"more than {limits.max_images} images in one request", "too large")
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split()).rstrip(".")

@@ -146,7 +146,7 @@ def test_an_error_map_is_that_of_the_reconstruction(tiny_detector, serving, arra
         return images[:, 0, :2, :3]
 
     state = replace(tiny_detector.state, trained_task=SimpleNamespace(patch_errors=errors))
-    client = serving(Detector.of(state))
+    client = serving(Detector.from_state(state))
     picture = encoded(np.resize(arrays[0], (8, 8, 3)))
     result = raw(client, picture, error_map=True).json()["results"][0]
     assert result["error_map"] == seen[-1][0, 0, :2, :3].tolist()
@@ -156,7 +156,7 @@ def test_an_error_map_is_that_of_the_reconstruction(tiny_detector, serving, arra
 
 def test_the_scale_of_error_maps_is_that_of_the_detectors_own_images_whatever_is_sent(tiny_detector, serving):
     mapping = SimpleNamespace(patch_errors=lambda images: images[:, 0, ::2, ::2])
-    client = serving(Detector.of(replace(tiny_detector.state, trained_task=mapping)))
+    client = serving(Detector.from_state(replace(tiny_detector.state, trained_task=mapping)))
     own = tiny_detector.state.reference_images[:16, 0, ::2, ::2].float() / 255
     for level in (3, 250):
         answer = raw(client, encoded(np.full((8, 8, 3), level, np.uint8)), error_map=True).json()
@@ -198,7 +198,7 @@ def refused(response, status):
         ({"nearest": 1000}, "query parameter 'nearest' must be less than or equal to 100, not '1000'"),
         (
             {"error_map": True},
-            "the detector cannot guess hidden patches, so it has no error map; leave out 'error_map'",
+            "the detector has no task that predicts hidden patches; leave out 'error_map'",
         ),
     ],
 )
@@ -294,7 +294,7 @@ class Gate:
 
     def __init__(self, monkeypatch):
         self.open, self.entered, self.sizes = threading.Event(), threading.Event(), []
-        passed = batching.scored
+        passed = batching.score_images
 
         def waiting(fitted, images):
             self.entered.set()
@@ -302,7 +302,7 @@ class Gate:
             assert self.open.wait(20)
             return passed(fitted, images)
 
-        monkeypatch.setattr(batching, "scored", waiting)
+        monkeypatch.setattr(batching, "score_images", waiting)
 
 
 @pytest.fixture
@@ -425,7 +425,7 @@ def test_our_own_error_is_logged_with_an_id_and_the_client_sees_no_more(client, 
         raise RuntimeError("secret of the house")
 
     with monkeypatch.context() as patch:
-        patch.setattr(batching, "scored", fails)
+        patch.setattr(batching, "score_images", fails)
         response = raw(client, encoded(arrays[0]))
     assert response.status_code == 500
     assert response.json().keys() == {"error", "id"}
@@ -437,14 +437,14 @@ def test_our_own_error_is_logged_with_an_id_and_the_client_sees_no_more(client, 
 
 
 def test_an_image_that_the_network_fails_on_takes_no_other_down(client, arrays, monkeypatch):
-    passed = batching.scored
+    passed = batching.score_images
 
     def fails_on_black(fitted, images):
         if (images.flatten(1).amax(1) == 0).any():
             raise RuntimeError("black")
         return passed(fitted, images)
 
-    monkeypatch.setattr(batching, "scored", fails_on_black)
+    monkeypatch.setattr(batching, "score_images", fails_on_black)
     service = client.service
     black = np.zeros((8, 8, 3), np.uint8)
     for _ in range(6):
@@ -468,7 +468,7 @@ def test_a_service_whose_first_image_does_not_pass_is_not_ready(tiny_detector, m
     def fails(*_):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(batching, "scored", fails)
+    monkeypatch.setattr(batching, "score_images", fails)
     with TestClient(application(Service(tiny_detector.state, Limits()))) as client:
         wait_for(lambda: "no such kernel" in caplog.text)
         assert refused(client.get("/readyz"), 503) == "the first image has not passed yet"
@@ -530,10 +530,10 @@ def test_the_schema_has_types_for_every_answer(client):
     assert {of["name"] for of in score["parameters"]} == {"scorer", "tpr", "per_class", "nearest", "error_map"}
     neighbour = schema["components"]["schemas"]["Neighbour"]["properties"]
     assert set(neighbour) == {"class", "distance", "picture"}
-    assert score["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/Answer")
+    assert score["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/ScoreResponse")
     for status in ("400", "408", "413", "415", "422", "503", "504"):
         assert score["responses"][status]["content"]["application/json"]["schema"]["$ref"].endswith("/Error")
-    assert {"Answer", "Result", "Refused", "Neighbour", "Error"} <= set(schema["components"]["schemas"])
+    assert {"ScoreResponse", "Result", "Refused", "Neighbour", "Error"} <= set(schema["components"]["schemas"])
 
 
 def test_every_endpoint_has_a_tag_and_a_summary_in_words(client):

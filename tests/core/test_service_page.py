@@ -11,7 +11,7 @@ from PIL import Image
 from ood_core.detector import Detector
 from ood_serve import page
 from ood_serve.limits import Limits
-from ood_serve.server import listen, make
+from ood_serve.server import listen, make_server
 from ood_serve.service import Service
 
 PHONE = {"width": 360, "height": 780}
@@ -35,7 +35,7 @@ def service(tiny_detector):
     mapping = SimpleNamespace(patch_errors=lambda images: images[:, 0, ::4, ::2])
     state = replace(tiny_detector.state, trained_task=mapping)
     with listen("127.0.0.1", 0) as listening:
-        server = make(Service(state, Limits()))
+        server = make_server(Service(state, Limits()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ood_serve import command as serve
 from ood_serve.limits import Limits
-from ood_serve.server import _leave_in_time, listen, make
+from ood_serve.server import _leave_in_time, listen, make_server
 from ood_serve.service import Service
 
 OOD = str(Path(sys.executable).with_name("ood"))
@@ -94,7 +94,7 @@ def wait_for(condition):
 @pytest.fixture(scope="module")
 def impatient(tiny_detector):
     """Where a service listens, in this process, that waits 0.4 seconds for a request."""
-    server = make(Service(tiny_detector.state, Limits(timeout=0.4)))
+    server = make_server(Service(tiny_detector.state, Limits(timeout=0.4)))
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
