@@ -13,8 +13,9 @@ from sklearn.datasets import load_digits
 
 from ood_core.detector import Detector
 from ood_core.detector.image_inputs import image_refs
-from ood_core.evaluation.drift_tests import kolmogorov_smirnov, verdict
-from ood_drift import verdict as drifting
+from ood_core.evaluation.drift_tests import Sequential, kolmogorov_smirnov, verdict
+from ood_drift import comparison
+from ood_drift.drawing import draw_drift
 from ood_timm.backbone import Timm
 
 SMALL = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -81,14 +82,14 @@ def table(tmp_path, detector, pictures):
 
 def compared(detector, stream, alpha=0.01):
     fitted = Detector.load(detector).state
-    return drifting.compare(fitted, stream, None, drifting.begin(fitted, None, alpha))
+    return comparison.compare(fitted, stream, None, Sequential(fitted.scorer(None).calibration.scores, alpha))
 
 
 @pytest.fixture(scope="module")
 def said(detector, pictures):
     """The verdict on `same`."""
     fitted = Detector.load(detector).state
-    found = compared(detector, drifting.score(fitted, image_refs(pictures / "same"), None))
+    found = compared(detector, comparison.score_stream(fitted, image_refs(pictures / "same"), None))
     return verdict(found.ks, found.sequential, 0.01) + "\n"
 
 
@@ -184,25 +185,25 @@ def test_the_drawing_goes_where_it_is_wanted(ood, detector, table, tmp_path, out
 
 
 def test_equal_scores_give_equal_drawings(detector, table) -> None:
-    stream = drifting.read(table("same", "csv"), None)
-    first, second = (drifting.draw(compared(detector, stream), "svg") for _ in range(2))
+    stream = comparison.read_scores(table("same", "csv"), None)
+    first, second = (draw_drift(compared(detector, stream), "svg") for _ in range(2))
     assert first == second
 
 
 def test_the_drawing_of_many_scores_is_small(detector) -> None:
     known = Detector.load(detector).state.scorer().calibration.scores
-    stream = drifting.Stream(np.random.default_rng(0).choice(known, 30_000).tolist())
-    assert len(drifting.draw(compared(detector, stream), "svg")) < 300_000
+    stream = comparison.Stream(np.random.default_rng(0).choice(known, 30_000).tolist())
+    assert len(draw_drift(compared(detector, stream), "svg")) < 300_000
 
 
 def test_what_is_found_is_what_the_tests_say(detector, table) -> None:
-    fitted, stream = Detector.load(detector).state, drifting.read(table("inverted", "jsonl"), None)
+    fitted, stream = Detector.load(detector).state, comparison.read_scores(table("inverted", "jsonl"), None)
     found = compared(detector, stream, alpha=0.001)
     assert found.ks == kolmogorov_smirnov(fitted.scorer().calibration.scores, found.scores)
-    assert len(found.evidence) == len(found.scores) == found.sequential.images == 150
+    assert len(found.log_evidence) == len(found.scores) == found.sequential.images == 150
     alarm = found.sequential.alarm_at
     assert alarm is not None
-    assert found.evidence[alarm - 1] >= np.log(1000) > found.evidence[: alarm - 1].max(initial=0)
+    assert found.log_evidence[alarm - 1] >= np.log(1000) > found.log_evidence[: alarm - 1].max(initial=0)
     assert found.threshold == Detector.load(detector).threshold()
 
 
