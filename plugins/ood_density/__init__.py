@@ -1,1 +1,1 @@
-"""Densities and one-class boundaries of the embeddings, fitted by scikit-learn, as scores."""
+"""Scores from density estimators and one-class boundaries of the embeddings, fitted by scikit-learn."""

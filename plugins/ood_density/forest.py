@@ -1,41 +1,32 @@
-"""An isolation forest: random trees, grown by scikit-learn, in which what is unlike the rest is soon alone."""
+"""Isolation forest: random trees of scikit-learn, in which outliers are isolated after few splits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
-from ood_density.sample import draw
+from ood_density.sample import sample_embeddings
 
 
 @dataclass(frozen=True)
 class Isolation(Score):
-    """2^(-h / c) in (0, 1], where h is the mean depth at which an embedding ends, and c what it would be at random.
+    """2^(-h / c) in (0, 1]: h the mean depth of an embedding's leaves, c the mean depth in a random search tree.
 
-    The nodes of all trees stand in one list; the children of a leaf are the leaf itself.
-
-    Attributes:
-        roots: int64 [T].
-        features: int64 [M], the dimension that a node looks at.
-        thresholds: float64 [M]; embeddings up to it go left.
-        children: int64 [M, 2], left and right.
-        lengths: float64 [M], the depth of a leaf, and what it lacks because the tree stopped there.
-        depth: Of the deepest tree.
-        scale: c.
+    The nodes of all trees are concatenated; the children of a leaf are the leaf itself.
     """
 
-    roots: Tensor
-    features: Tensor
-    thresholds: Tensor
-    children: Tensor
-    lengths: Tensor
-    depth: int
-    scale: float
+    roots: Tensor  # int64 [T]
+    features: Tensor  # int64 [M], the dimension that a node compares
+    thresholds: Tensor  # float64 [M]; embeddings up to it go left
+    children: Tensor  # int64 [M, 2], left and right
+    lengths: Tensor  # float64 [M], depth of a leaf plus the expected depth of the subtree that was not grown
+    depth: int  # of the deepest tree
+    scale: float  # c
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
@@ -51,10 +42,8 @@ class Isolation(Score):
 class IsolationForest(Scorer):
     """How soon random splits leave an embedding alone (isolation forest, Liu et al., 2008).
 
-    2^(-h / c), where h is the mean depth of its leaves in all trees and c that of a random binary search tree.
-
     Attributes:
-        trees: How many; 100 is scikit-learn's.
+        trees: Number of trees; 100 in scikit-learn.
         samples: Training images that each tree is grown from; 256 in the paper and scikit-learn.
         seed: Draws the trees.
     """
@@ -74,54 +63,34 @@ class IsolationForest(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> Isolation:
-        """Return the score; no more training images are read than all trees together can use.
-
-        Raises:
-            OODError: Embeddings are unusable.
-        """
-        rows = draw(train, self.trees * self.samples, self.seed, self.name).float()
-        samples = min(self.samples, len(rows))
-        return _flatten(self._estimate(rows, samples), samples)
-
-    def _estimate(self, rows: Tensor, samples: int) -> list[Any]:
+        """Grow the trees; no more training images are read than all trees together can use."""
         from sklearn.ensemble import IsolationForest as Forest
 
+        rows = sample_embeddings(train, self.trees * self.samples, self.seed, self.name).float()
+        samples = min(self.samples, len(rows))
         forest = Forest(n_estimators=self.trees, max_samples=samples, random_state=self.seed).fit(rows.numpy())
-        return [tree.tree_ for tree in forest.estimators_]
+        trees = [estimator.tree_ for estimator in forest.estimators_]
+        roots = np.cumsum([0, *(tree.node_count for tree in trees[:-1])], dtype=np.int64)
+        children, lengths = [], []
+        for root, tree in zip(roots, trees, strict=True):
+            pairs = np.stack([tree.children_left, tree.children_right], 1)
+            leaf = pairs[:, 0] < 0
+            children.append(root + np.where(leaf[:, None], np.arange(len(pairs))[:, None], pairs))
+            depths = tree.compute_node_depths() - 1.0
+            lengths.append(np.where(leaf, depths + _mean_leaf_depth(tree.n_node_samples), 0))
+        return Isolation(
+            torch.from_numpy(roots),
+            torch.from_numpy(np.concatenate([tree.feature for tree in trees]).clip(min=0)),
+            torch.from_numpy(np.concatenate([tree.threshold for tree in trees])),
+            torch.from_numpy(np.concatenate(children)),
+            torch.from_numpy(np.concatenate(lengths)),
+            depth=max(tree.max_depth for tree in trees),
+            scale=_mean_leaf_depth(np.array([samples])).item() or 1.0,
+        )
 
 
-def _flatten(trees: list[Any], samples: int) -> Isolation:
-    counts = [tree.node_count for tree in trees]
-    roots = np.concatenate([[0], np.cumsum(counts[:-1])]).astype(np.int64)
-    children, lengths = [], []
-    for root, tree in zip(roots, trees, strict=True):
-        pairs = np.stack([tree.children_left, tree.children_right], 1)
-        leaf = pairs[:, 0] < 0
-        itself = np.arange(len(pairs))[:, None]
-        children.append(root + np.where(leaf[:, None], itself, pairs))
-        lengths.append(np.where(leaf, _depths(pairs) + _random_depth(tree.n_node_samples), 0))
-    return Isolation(
-        torch.from_numpy(roots),
-        torch.from_numpy(np.concatenate([tree.feature for tree in trees]).clip(min=0)),
-        torch.from_numpy(np.concatenate([tree.threshold for tree in trees])),
-        torch.from_numpy(np.concatenate(children)),
-        torch.from_numpy(np.concatenate(lengths)),
-        depth=max(tree.max_depth for tree in trees),
-        scale=float(_random_depth(np.array([samples]))[0]) or 1.0,
-    )
-
-
-def _depths(pairs: Any) -> Any:
-    """Return the depth of every node; children stand behind their parents."""
-    depths = np.zeros(len(pairs))
-    for node, pair in enumerate(pairs):
-        if pair[0] >= 0:
-            depths[pair] = depths[node] + 1
-    return depths
-
-
-def _random_depth(counts: Any) -> Any:
-    """Return the mean depth of a leaf in random binary search trees of so many leaves."""
-    harmonic = np.log(np.maximum(counts - 1.0, 1)) + np.euler_gamma
-    many = 2 * harmonic - 2 * (counts - 1) / np.maximum(counts, 1)
-    return np.where(counts <= 1, 0, np.where(counts == 2, 1, many))
+def _mean_leaf_depth(leaves: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean depth of a leaf in random binary search trees with so many leaves."""
+    harmonic = np.log(np.maximum(leaves - 1.0, 1)) + np.euler_gamma
+    many = 2 * harmonic - 2 * (leaves - 1) / np.maximum(leaves, 1)
+    return np.where(leaves <= 1, 0, np.where(leaves == 2, 1, many))

@@ -1,141 +1,89 @@
-"""A mixture of Gaussians, fitted by expectation maximisation in scikit-learn and evaluated here."""
+"""Gaussian mixture, fitted by expectation maximisation in scikit-learn."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
-from ood_density.sample import draw
+from ood_density.sample import sample_embeddings
 
 _LOG = logging.getLogger(__name__)
 
 Covariance: TypeAlias = Literal["full", "tied", "diag", "spherical"]
 
 
-class Components(ABC):
-    """The Gaussians of a mixture."""
+@dataclass(frozen=True)
+class Full:
+    """Gaussians with a covariance each."""
 
-    @abstractmethod
-    def squares(self, embeddings: Tensor) -> Tensor:
-        """Return squared Mahalanobis distances [N, K] of float64 [N, D]."""
-
-    @abstractmethod
-    def log_scales(self) -> Tensor:
-        """Return the log of the factors' determinants, [K] or [1]."""
+    means: Tensor  # [K, D]
+    factors: Tensor  # [K, D, D], triangular; the product with the transpose is the inverse covariance
 
 
 @dataclass(frozen=True)
-class Full(Components):
-    """Each with its own covariance.
+class Tied:
+    """Gaussians that share one covariance."""
 
-    Attributes:
-        means: [K, D].
-        factors: [K, D, D], triangular; the product with the transpose is the inverse covariance.
-    """
-
-    means: Tensor
-    factors: Tensor
-
-    def squares(self, embeddings: Tensor) -> Tensor:
-        """Return squared Mahalanobis distances [N, K]."""
-        pairs = zip(self.means, self.factors, strict=True)
-        return torch.stack([((embeddings - mean) @ factor).square().sum(1) for mean, factor in pairs], 1)
-
-    def log_scales(self) -> Tensor:
-        """Return the log-determinants [K]."""
-        return self.factors.diagonal(dim1=1, dim2=2).log().sum(1)
+    means: Tensor  # [K, D]
+    factor: Tensor  # [D, D], as in `Full`
 
 
 @dataclass(frozen=True)
-class Tied(Components):
-    """All with the same covariance.
+class Diagonal:
+    """Gaussians with a variance in each dimension."""
 
-    Attributes:
-        means: [K, D].
-        factor: [D, D], as above.
-    """
-
-    means: Tensor
-    factor: Tensor
-
-    def squares(self, embeddings: Tensor) -> Tensor:
-        """Return squared Mahalanobis distances [N, K]."""
-        whitened = embeddings @ self.factor
-        return torch.stack([(whitened - mean).square_().sum(1) for mean in self.means @ self.factor], 1)
-
-    def log_scales(self) -> Tensor:
-        """Return the log-determinant [1]."""
-        return self.factor.diagonal().log().sum()[None]
-
-
-@dataclass(frozen=True)
-class Diagonal(Components):
-    """Each with its own variance in every dimension.
-
-    Attributes:
-        means: [K, D].
-        factors: [K, D], one over the standard deviations.
-    """
-
-    means: Tensor
-    factors: Tensor
-
-    def squares(self, embeddings: Tensor) -> Tensor:
-        """Return squared Mahalanobis distances [N, K]."""
-        pairs = zip(self.means, self.factors, strict=True)
-        return torch.stack([((embeddings - mean) * factor).square_().sum(1) for mean, factor in pairs], 1)
-
-    def log_scales(self) -> Tensor:
-        """Return the log-determinants [K]."""
-        return self.factors.log().sum(1)
+    means: Tensor  # [K, D]
+    factors: Tensor  # [K, D], inverse standard deviations
 
 
 @dataclass(frozen=True)
 class MixtureSurprise(Score):
-    """Minus the log-density, in nats.
+    """Minus the log-density, in nats."""
 
-    Attributes:
-        components: The Gaussians, of embeddings that are centred and of unit variance on the whole.
-        log_weights: [K].
-        centre: [D].
-        spread: The standard deviation over all dimensions.
-    """
-
-    components: Full | Tied | Diagonal
-    log_weights: Tensor
-    centre: Tensor
-    spread: float
+    components: Full | Tied | Diagonal  # of embeddings that are centred and divided by `spread`
+    log_weights: Tensor  # [K]
+    centre: Tensor  # [D]
+    spread: float  # standard deviation over all dimensions
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
         embeddings = (outputs.embeddings.double() - self.centre) / self.spread
+        match self.components:
+            case Full(means, factors):
+                gaps = ((embeddings - mean) @ factor for mean, factor in zip(means, factors, strict=True))
+                log_determinants = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+            case Tied(means, factor):
+                whitened = embeddings @ factor
+                gaps = (whitened - mean for mean in means @ factor)
+                log_determinants = factor.diagonal().log().sum()[None]
+            case Diagonal(means, factors):
+                gaps = ((embeddings - mean) * factor for mean, factor in zip(means, factors, strict=True))
+                log_determinants = factors.log().sum(1)
+        squares = torch.stack([gap.square().sum(1) for gap in gaps], 1)
         constant = embeddings.shape[1] * (math.log(2 * math.pi) / 2 + math.log(self.spread))
-        exponents = self.log_weights + self.components.log_scales() - self.components.squares(embeddings) / 2
-        return constant - exponents.logsumexp(1)
+        return constant - (self.log_weights + log_determinants - squares / 2).logsumexp(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Scorer):
     """Negative log-likelihood under a Gaussian mixture of the training embeddings, as in OpenOOD's "gmm".
 
-    -log sum_k π_k N(f; m_k, Σ_k). It knows no labels; with one component it ranks like `mahalanobis-global`. Before the
-    fit, embeddings are centred and divided by their overall standard deviation, so that the 1e-6 that scikit-learn adds
-    to variances is a share of them.
+    With one component it ranks like `mahalanobis-global`. Embeddings are first centred and divided by their overall
+    standard deviation, so that the 1e-6 that scikit-learn adds to variances is a share of them.
 
     Attributes:
-        components: How many Gaussians.
-        covariance: Of the components: "tied" is one for all, as in OpenOOD; "full" one for each, which should have many
-            more training images than dimensions then; "diag" and "spherical" ignore correlations.
-        sample: At most so many training images are fitted to, drawn at random.
+        components: Number of Gaussians.
+        covariance: "tied" is one for all components, as in OpenOOD; "full" one for each, which then needs many more
+            training images than dimensions; "diag" and "spherical" ignore correlations.
+        sample: Maximum number of training images, drawn at random.
         seed: Draws the sample and the start.
     """
 
@@ -160,12 +108,15 @@ class Mixture(Scorer):
         return 8 * self.components * dimensions**2 if self.covariance == "full" else 0
 
     def fit(self, train: Outputs) -> MixtureSurprise:
-        """Return the score.
+        """Fit the mixture to a sample of the embeddings.
 
         Raises:
-            OODError: There are fewer training images than components, or embeddings are unusable.
+            OODError: There are fewer training images than components.
         """
-        rows = draw(train, self.sample, self.seed, self.name).double()
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+
+        rows = sample_embeddings(train, self.sample, self.seed, self.name).double()
         if len(rows) < self.components:
             raise OODError(
                 f"scorer '{self.name}': {self.components} components need at least as many training images, "
@@ -174,30 +125,21 @@ class Mixture(Scorer):
         centre = rows.mean(0)
         rows = rows - centre
         spread = rows.square().mean().sqrt().item() or 1.0
-        found = self._estimate(rows / spread)
-        weights = torch.from_numpy(found.weights_).log()
-        return MixtureSurprise(_components(found, rows.shape[1]), weights, centre, spread)
-
-    def _estimate(self, rows: Tensor) -> Any:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
-
         model = GaussianMixture(self.components, covariance_type=self.covariance, random_state=self.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # logged below
-            model.fit(rows.numpy())
+            model.fit((rows / spread).numpy())
         if not model.converged_:
             _LOG.warning("gmm: not converged after %d rounds", model.n_iter_)
-        return model
-
-
-def _components(found: Any, dimension: int) -> Full | Tied | Diagonal:
-    means, factors = torch.from_numpy(found.means_), torch.from_numpy(found.precisions_cholesky_)
-    match found.covariance_type:
-        case "full":
-            return Full(means, factors)
-        case "tied":
-            return Tied(means, factors)
-        case "diag":
-            return Diagonal(means, factors)
-    return Diagonal(means, factors[:, None].repeat(1, dimension))
+        means, factors, weights = map(torch.from_numpy, (model.means_, model.precisions_cholesky_, model.weights_))
+        components: Full | Tied | Diagonal
+        match self.covariance:
+            case "full":
+                components = Full(means, factors)
+            case "tied":
+                components = Tied(means, factors)
+            case "diag":
+                components = Diagonal(means, factors)
+            case "spherical":
+                components = Diagonal(means, factors[:, None].repeat(1, rows.shape[1]))
+        return MixtureSurprise(components, weights.log(), centre, spread)

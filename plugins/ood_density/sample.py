@@ -1,4 +1,4 @@
-"""The training embeddings that the fits here are given: as many as they can bear."""
+"""Draws the training embeddings that an estimator of scikit-learn is fitted to."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ood_core.interfaces import Outputs
 _LOG = logging.getLogger(__name__)
 
 
-def draw(train: Outputs, most: int, seed: int, scorer: str) -> Tensor:
-    """Return the embeddings, or a random so many of them, [n, D] in the order they had.
+def sample_embeddings(train: Outputs, most: int, seed: int, scorer: str) -> Tensor:
+    """Return at most so many embeddings [n, D], drawn at random and in their original order.
 
     Raises:
-        OODError: There is none, or one is not finite.
+        OODError: There are no training images, or an embedding is not finite.
     """
     embeddings = train.embeddings
     if not len(embeddings):
@@ -26,7 +26,6 @@ def draw(train: Outputs, most: int, seed: int, scorer: str) -> Tensor:
         _LOG.info("%s is fitted to a random %d of %d training images", scorer, most, len(embeddings))
         order = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(seed))
         embeddings = embeddings[order[:most].sort().values]  # sorted, because they may be memory-mapped
-    broken = int((~embeddings.isfinite()).any(1).sum())
-    if broken:
+    if broken := int((~embeddings.isfinite()).any(1).sum()):
         raise OODError(f"{broken} of {len(embeddings)} training embeddings hold NaN or infinite values")
     return embeddings
