@@ -1,1 +1,1 @@
-"""What lies outside of the principal subspace of the training embeddings, as scores."""
+"""Scores from the part of an embedding outside of the principal subspace of the training embeddings."""

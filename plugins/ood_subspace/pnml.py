@@ -1,12 +1,9 @@
 """The regret of the predictive normalized maximum likelihood (pNML) learner for the last layer (Bibas et al., 2021).
 
-The learner may add the test image, with any label, to the training set of the head. How much the probabilities could
-change by that depends on how little of the embedding's direction the training set has seen, κ: class i gets
-
-    q_i = p_i / (p_i + (1 - p_i) p_i^κ),
-
-and the regret is the log of their sum, 0 for what is certain and has been seen. As in the published code, embeddings
-have unit length and a 1 before them for the bias, and p are the probabilities that the head gives to those.
+The learner may add the test image, with any label, to the training set of the head. The less of the embedding's
+direction the training set covers, the larger is κ, and with it q_i = p_i / (p_i + (1 - p_i) p_i^κ) of class i; the
+regret is the log of their sum. As in the published code, embeddings have unit length and a leading 1 for the bias, and
+p are the probabilities of the head for these embeddings.
 """
 
 from __future__ import annotations
@@ -20,47 +17,38 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
-from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs, Score, Scorer, ScorerInfo
 from ood_core.statistics import moments
 
 
 @dataclass(frozen=True)
 class Regret(Score):
-    """log sum q over log C, in [0, 1].
-
-    Attributes:
-        head: The classifier.
-        seen: [D + 1, rank], whitens the directions in which there are training embeddings.
-        unseen: [D + 1, D + 1 - rank], an orthonormal basis of the others.
-        rank: Of the training embeddings with the 1 before them.
-    """
+    """log sum q over log C, in [0, 1]."""
 
     head: Head
-    seen: Tensor
-    unseen: Tensor
-    rank: int
+    seen: Tensor  # [D + 1, rank], whitens the directions that training embeddings span
+    unseen: Tensor  # [D + 1, D + 1 - rank], an orthonormal basis of the other directions
+    rank: int  # of the training embeddings with the leading 1
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
         embeddings = normalize(outputs.embeddings.double())
         log_p = (embeddings @ self.head.weight.double().T + self.head.bias.double()).log_softmax(1)
-        padded = _padded(embeddings)
+        padded = _prepend_one(embeddings)
         within, outside = (padded @ self.seen).square().sum(1), (padded @ self.unseen).square().sum(1)
-        change = torch.maximum(outside, within / (1 + within))
-        return _log_sum_of_genies(log_p, change) / math.log(max(log_p.shape[1], 2))
+        kappa = torch.maximum(outside, within / (1 + within))
+        return log_normalizer(log_p, kappa) / math.log(max(log_p.shape[1], 2))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PNML(Scorer):
     """Regret of the pNML learner for the last layer (Bibas et al., 2021).
 
-    log Σ p_i / (p_i + (1 - p_i) p_i^κ) / log C, with κ = max(|x⊥|², h / (1 + h)) and h = xᵀ (XᵀX)⁺ x. x is (1, f / |f|)
-    and X has one such row for each training image; x⊥ is the part of x that is orthogonal to all of them. pytorch-ood
-    leaves the 1 and x⊥ out.
+    κ = max(|x⊥|², h / (1 + h)) with h = xᵀ (XᵀX)⁺ x. x is (1, f / |f|) and X has one such row for each training image;
+    x⊥ is the part of x that is orthogonal to all of them. pytorch-ood omits the 1 and x⊥.
 
     Attributes:
-        cutoff: Directions with at most this share of the largest eigenvalue of XᵀX count as not seen.
+        cutoff: Directions with at most this share of the largest eigenvalue of XᵀX belong to x⊥.
     """
 
     name = "pnml"
@@ -77,38 +65,31 @@ class PNML(Scorer):
     cutoff: Annotated[float, Gt(0), Lt(1)] = 1e-12
 
     def fit(self, train: Outputs) -> Regret:
-        """Return the score.
-
-        Raises:
-            OODError: There is no classifier, or embeddings are unusable.
-        """
-        if train.head is None:
-            raise OODError(f"scorer '{self.name}' needs logits, and no training stage gives the network a classifier")
-        parts = (
-            (_padded(normalize(part.embeddings.double())), torch.zeros_like(part.labels)) for part in train.chunks()
-        )
-        found = moments(parts, classes=1)
+        """Find the directions that the training embeddings span."""
+        assert train.head is not None, "the head is in `needs`"
+        rows = ((_prepend_one(normalize(c.embeddings.double())), torch.zeros_like(c.labels)) for c in train.chunks())
+        found = moments(rows, classes=1)
         gram = found.within + len(train) * found.mean.outer(found.mean)
         eigenvalues, directions = torch.linalg.eigh(gram)
-        kept = eigenvalues > self.cutoff * eigenvalues[-1]
-        seen = directions[:, kept] / eigenvalues[kept].sqrt()
-        return Regret(train.head, seen, directions[:, ~kept], seen.shape[1])
+        spanned = eigenvalues > self.cutoff * eigenvalues[-1]
+        seen = directions[:, spanned] / eigenvalues[spanned].sqrt()
+        return Regret(train.head, seen, directions[:, ~spanned], seen.shape[1])
 
 
-def _padded(embeddings: Tensor) -> Tensor:
+def _prepend_one(embeddings: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(embeddings[:, :1]), embeddings], 1)
 
 
-def _log_sum_of_genies(log_p: Tensor, change: Tensor) -> Tensor:
-    """Return log sum q, [N]; keeps its precision where one probability rounds to 1.
+def log_normalizer(log_p: Tensor, kappa: Tensor) -> Tensor:
+    """Return log sum_i q_i [N] for log p [N, C] and κ [N], precise where one probability rounds to 1.
 
-    With log odds l = log p - log(1 - p), q is the sigmoid of l - κ log p. That of the most probable class is near 1, so
-    its distance from 1 is taken in place of it.
+    With log odds l = log p - log(1 - p), q is the sigmoid of l - κ log p. The q of the most probable class is near 1,
+    so its distance from 1 is summed instead.
     """
     top = log_p.argmax(1, keepdim=True)
     others = log_p.scatter(1, top, -torch.inf)
     log_not_p = torch.log(-torch.expm1(others)).scatter(1, top, others.logsumexp(1, keepdim=True))
-    log_odds = log_p * (1 - change[:, None]) - log_not_p
+    log_odds = log_p * (1 - kappa[:, None]) - log_not_p
     missing = logsigmoid(-log_odds.gather(1, top)).exp()[:, 0]
     rest = log_odds.scatter(1, top, -torch.inf).sigmoid().sum(1)
     return (rest - missing).log1p()
