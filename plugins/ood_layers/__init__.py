@@ -1,1 +1,1 @@
-"""Scores that read layers in front of the embeddings."""
+"""Scores from layers before the embeddings."""

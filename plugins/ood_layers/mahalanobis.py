@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
 from ood_core.neighbors import nearest
 from ood_core.statistics import Whitening, moments
@@ -16,32 +15,22 @@ from ood_layers.maps import LayerMeans
 
 @dataclass(frozen=True)
 class LayerDistance:
-    """The squared distance to the nearest class mean in one layer, over its number of directions.
+    """The squared distance to the nearest class mean in one layer, over the rank; about 1 for training images."""
 
-    Attributes:
-        array: Name of the layer's array.
-        whitening: Of the covariance that all classes share.
-        means: [K, rank], whitened.
-    """
+    array: str  # name of the layer's array
+    whitening: Whitening  # of the tied covariance
+    means: Tensor  # [K, rank], whitened
 
-    array: str
-    whitening: Whitening
-    means: Tensor
+    @classmethod
+    def fit(cls, train: Outputs, array: str) -> LayerDistance:
+        """Take the statistics of one layer."""
+        found = moments(((chunk.layers[array], chunk.labels) for chunk in train.chunks()), train.classes)
+        whitening = Whitening.of(found.mean, found.tied_covariance)
+        return cls(array, whitening, whitening(found.means[found.counts > 0]))
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return float64 [N]; about 1 for training images."""
+        """Return float64 [N]."""
         return nearest(self.whitening(outputs.layers[self.array]), self.means)[0] / self.whitening.rank
-
-
-def fit_layers(train: Outputs, probe: LayerMeans) -> tuple[LayerDistance, ...]:
-    """Return the distances of all layers that the probe has read."""
-    return tuple(_fit_layer(train, name) for name in probe.arrays(train))
-
-
-def _fit_layer(train: Outputs, array: str) -> LayerDistance:
-    found = moments(((part.layers[array], part.labels) for part in train.chunks()), train.classes)
-    whitening = Whitening.of(found.mean, found.tied_covariance)
-    return LayerDistance(array, whitening, whitening(found.means[found.counts > 0]))
 
 
 @dataclass(frozen=True)
@@ -59,8 +48,8 @@ class SummedDistances(Score):
 class LayerMahalanobis(Scorer):
     """Mahalanobis distances of several layers, summed with equal weights (after Lee et al., 2018).
 
-    score = sum over layers l of min_c d2_c(f_l) / rank_l: f_l the mean over positions, d2 under the tied covariance.
-    The authors weigh the layers by a regression on known OOD images; `mahalanobis-ensemble` does.
+    f_l is the mean over positions, Σ_l the tied covariance. The authors weigh the layers by a regression on known OOD
+    images, as `mahalanobis-ensemble` does.
 
     Attributes:
         layers: Names of submodules with maps [B, C, H, W] or tokens [B, L, C]; empty takes the network's own list.
@@ -79,39 +68,29 @@ class LayerMahalanobis(Scorer):
     layers: tuple[str, ...] = ()
 
     def probe(self) -> LayerMeans:
-        """Return what averages over positions."""
+        """Return the probe of the means over positions."""
         return LayerMeans(wanted=self.layers)
 
     def fit(self, train: Outputs) -> SummedDistances:
-        """Return the distances.
-
-        Raises:
-            OODError: Labels or layers are unusable.
-        """
-        return SummedDistances(fit_layers(train, self.probe()))
+        """Take the statistics of each layer."""
+        return SummedDistances(tuple(LayerDistance.fit(train, name) for name in self.probe().array_names(train)))
 
 
 @dataclass(frozen=True)
 class WeighedDistances(Score):
-    """The log-odds of being OOD, by a logistic regression on the distances.
-
-    Attributes:
-        layers: The distances.
-        weights: float64 [layers].
-        bias: Added to their weighted sum.
-    """
+    """The log-odds of being OOD, by a logistic regression on the logarithms of the distances."""
 
     layers: tuple[LayerDistance, ...]
-    weights: Tensor
+    weights: Tensor  # float64 [layers]
     bias: float
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        return features(self.layers, outputs) @ self.weights + self.bias
+        return log_distances(self.layers, outputs) @ self.weights + self.bias
 
 
-def features(layers: tuple[LayerDistance, ...], outputs: Outputs) -> Tensor:
-    """Return what the regression sees, the logarithms of the distances, float64 [N, layers]."""
+def log_distances(layers: tuple[LayerDistance, ...], outputs: Outputs) -> Tensor:
+    """Return log(1 + distance), float64 [N, layers]."""
     return torch.stack([layer(outputs).log1p() for layer in layers], 1)
 
 
@@ -119,10 +98,9 @@ def features(layers: tuple[LayerDistance, ...], outputs: Outputs) -> Tensor:
 class MahalanobisEnsemble(Scorer):
     """Mahalanobis distances of several layers, weighed by a logistic regression on known OOD images (Lee et al., 2018).
 
-    score = a0 + sum over layers l of a_l log(1 + min_c d2_c(f_l) / rank_l), the a from held-out ID images against the
-    known OOD images of the recipe, both with the same weight. The logarithm, which the authors' code does without,
-    keeps images that are far away in one layer from deciding the regression. Input perturbation is left to
-    `mahalanobis-perturbed`.
+    The regression balances held-out ID images and the known OOD images of the recipe. The logarithm, which is not in
+    the authors' code, keeps images that are far away in one layer from deciding it. `mahalanobis-perturbed` perturbs
+    inputs.
 
     Attributes:
         layers: Names of submodules with maps [B, C, H, W] or tokens [B, L, C]; empty takes the network's own list.
@@ -145,21 +123,16 @@ class MahalanobisEnsemble(Scorer):
     layers: tuple[str, ...] = ()
 
     def probe(self) -> LayerMeans:
-        """Return what averages over positions."""
+        """Return the probe of the means over positions."""
         return LayerMeans(wanted=self.layers)
 
     def fit(self, train: Outputs) -> WeighedDistances:
-        """Return the weighed distances.
-
-        Raises:
-            OODError: There are no held-out or no known OOD images, or labels or layers are unusable.
-        """
+        """Take the statistics of each layer, then regress held-out ID images against known OOD images."""
         from sklearn.linear_model import LogisticRegression
 
-        if train.held_out is None or train.known_ood is None:
-            raise OODError(f"scorer '{self.name}' needs held-out ID images and known OOD images")
-        layers = fit_layers(train, self.probe())
-        inside, outside = features(layers, train.held_out), features(layers, train.known_ood)
+        assert train.held_out is not None and train.known_ood is not None, "both are in `needs`"
+        layers = tuple(LayerDistance.fit(train, name) for name in self.probe().array_names(train))
+        inside, outside = log_distances(layers, train.held_out), log_distances(layers, train.known_ood)
         is_ood = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))]).numpy()
-        found = LogisticRegression(class_weight="balanced").fit(torch.cat([inside, outside]).numpy(), is_ood)
-        return WeighedDistances(layers, torch.from_numpy(found.coef_[0]).double(), float(found.intercept_[0]))
+        model = LogisticRegression(class_weight="balanced").fit(torch.cat([inside, outside]).numpy(), is_ood)
+        return WeighedDistances(layers, torch.from_numpy(model.coef_[0]).double(), float(model.intercept_[0]))

@@ -1,4 +1,4 @@
-"""What a layer's output is made into, so that it can be kept: one row of numbers for each image."""
+"""Probes that reduce the output of each layer to one row of numbers for each image."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Network, Outputs, Probe
 
 
-def positions(name: str, output: Tensor) -> Tensor:
-    """Return a layer's output as [B, C, L], L positions: of maps [B, C, H, W] or of tokens [B, L, C].
+def flatten_positions(name: str, output: Tensor) -> Tensor:
+    """Return a layer's maps [B, C, H, W], tokens [B, L, C] or vectors [B, C] as [B, C, L] with L positions.
 
     Raises:
-        OODError: The output is neither.
+        OODError: The output is none of these.
     """
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise OODError(f"layer '{name}' puts out {shape}, neither maps [B, C, H, W] nor tokens [B, L, C]")
+        raise OODError(f"layer '{name}' returns {shape}, neither maps [B, C, H, W] nor tokens [B, L, C]")
     if output.ndim == 4:
         return output.flatten(2)
     return output.transpose(1, 2) if output.ndim == 3 else output.unsqueeze(2)
@@ -30,36 +30,37 @@ def positions(name: str, output: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProbe(Probe):
-    """Reads some layers; none named are the network's own choice."""
+    """Reads the layers in `wanted`, or the network's own list if empty."""
 
-    reads: ClassVar[str]
+    kind: ClassVar[str]
     wanted: tuple[str, ...] = ()
 
     def layers(self, network: Network) -> tuple[str, ...]:
-        """Return the layers to read.
+        """Return the names of the layers.
 
         Raises:
-            OODError: None is named, and the network does not say which ones there are.
+            OODError: None is given, and the network has no list of its own.
         """
         found = self.wanted or network.layer_names()
         if not found:
             raise OODError("the network does not name its layers; set 'layers' to names of its submodules")
         return found
 
-    def label(self) -> str:
-        """Return what the names of this probe's arrays begin with, and those of no other."""
-        return f"{self.reads}({', '.join(self.wanted)}):"
+    def prefix(self) -> str:
+        """Return the prefix of this probe's array names, which no other probe has."""
+        return f"{self.kind}({', '.join(self.wanted)}):"
 
-    def arrays(self, outputs: Outputs) -> tuple[str, ...]:
+    def array_names(self, outputs: Outputs) -> tuple[str, ...]:
         """Return the names of this probe's arrays among the layers of outputs."""
-        return tuple(name for name in outputs.layers if name.startswith(self.label()))
+        return tuple(name for name in outputs.layers if name.startswith(self.prefix()))
 
     def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return one array for each layer, [B, D']."""
-        return {self.label() + name: self.summary(positions(name, maps[name])) for name in self.layers(network)}
+        """Return an array [B, D'] for each layer."""
+        names = self.layers(network)
+        return {self.prefix() + name: self.summarize(flatten_positions(name, maps[name])) for name in names}
 
     @abstractmethod
-    def summary(self, values: Tensor) -> Tensor:
+    def summarize(self, values: Tensor) -> Tensor:
         """Return [B, D'] for values [B, C, L]."""
 
 
@@ -67,25 +68,25 @@ class LayerProbe(Probe):
 class LayerMeans(LayerProbe):
     """The mean over positions of every channel."""
 
-    reads = "mean"
+    kind = "mean"
 
-    def summary(self, values: Tensor) -> Tensor:
+    def summarize(self, values: Tensor) -> Tensor:
         """Return the means [B, C]."""
         return values.mean(2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GramSums(LayerProbe):
-    """The row sums of the Gram matrices of powers 1 to `powers` of the channels, each brought back by its root."""
+    """The p-th roots of the row sums of the channels' Gram matrices of powers p from 1 to `powers`."""
 
-    reads = "gram"
+    kind = "gram"
     powers: int
 
-    def label(self) -> str:
-        """Return the beginning of the names, which has the powers in it."""
-        return f"{self.powers} {super().label()}"
+    def prefix(self) -> str:
+        """Return the prefix, which includes the powers."""
+        return f"{self.powers} {super().prefix()}"
 
-    def summary(self, values: Tensor) -> Tensor:
+    def summarize(self, values: Tensor) -> Tensor:
         """Return [B, powers * C]: sign(r) |r|^(1/p) of the row sums r of (X^p) (X^p)^T."""
         values = values.double()
         extent = values.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)

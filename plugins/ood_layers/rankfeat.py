@@ -1,4 +1,4 @@
-"""The energy of what is left of the last feature map without its largest singular component."""
+"""The energy after the largest singular component of the last feature map is removed."""
 
 from __future__ import annotations
 
@@ -19,21 +19,15 @@ class RankReducedLogits(Probe):
     """Logits of the last feature map without its largest singular component."""
 
     def layers(self, network: Network) -> tuple[str, ...]:
-        """Return nothing: the features are enough.
-
-        Raises:
-            OODError: There is no classifier.
-        """
-        if isinstance(network.get_classifier(), torch.nn.Identity):
-            raise OODError("scorer 'rankfeat' needs logits, and the network has no classifier")
+        """Return no layers: the features are enough."""
         return ()
 
     def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the logits [B, C]."""
-        return {ARRAY: network.forward_head(without_first_component(features))}
+        return {ARRAY: network.forward_head(remove_first_component(features))}
 
 
-def without_first_component(features: Tensor) -> Tensor:
+def remove_first_component(features: Tensor) -> Tensor:
     """Return features [B, C, H, W], or tokens [B, L, C], less s1 u1 v1^T of each image's matrix.
 
     Raises:
@@ -63,11 +57,11 @@ class RankReducedEnergy(Score):
 
 @dataclass(frozen=True, kw_only=True)
 class RankFeat(Scorer):
-    """Energy after the largest singular component is taken off the last feature map (Song et al., 2022).
+    """Energy after the largest singular component of the last feature map is removed (Song et al., 2022).
 
     score = -T log sum exp(z' / T), z' the logits of X - s1 u1 v1^T, X the map [channels, positions] of an image. The
-    authors' code for convolutional networks takes the mean of z' and the logits after the same step one stage earlier;
-    a network that may be any timm model cannot go on there.
+    authors' code for convolutional networks takes the mean of z' and the logits after the same step one stage earlier,
+    from where an arbitrary timm model cannot be continued.
 
     Attributes:
         temperature: T of the energy; 1 in the authors' code.
@@ -87,7 +81,7 @@ class RankFeat(Scorer):
     temperature: PositiveFloat = 1.0
 
     def probe(self) -> RankReducedLogits:
-        """Return what takes the component off."""
+        """Return the probe of the reduced logits."""
         return RankReducedLogits()
 
     def fit(self, train: Outputs) -> RankReducedEnergy:
