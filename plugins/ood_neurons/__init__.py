@@ -1,1 +1,1 @@
-"""How usual the state of each neuron is, as a score."""
+"""Scores from the states of single neurons."""

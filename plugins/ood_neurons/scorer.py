@@ -1,7 +1,7 @@
-"""How usual the state of each neuron of the last hidden layer is among training images (Liu et al., 2024).
+"""Neuron activation coverage of the last hidden layer (Liu et al., 2024).
 
-The state of neuron i is σ(a f_i ∂KL(u‖p)/∂f_i), with u the uniform distribution: its output, weighted by what it does
-to the prediction. At the embedding the derivative is known, Wᵀ (p - u), so nothing is run backwards.
+The state of neuron i is σ(a f_i ∂KL(u‖p)/∂f_i), with u the uniform distribution: its output, weighted by its effect on
+the prediction. At the embedding the derivative is known, Wᵀ (p - u), so no backward pass is needed.
 """
 
 from __future__ import annotations
@@ -12,37 +12,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ood_core.errors import OODError
-from ood_core.interfaces import Head, Outputs, PositiveFloat, PositiveInt, Score, Scorer, ScorerInfo
+from ood_core.interfaces import Outputs, PositiveFloat, PositiveInt, Score, Scorer, ScorerInfo
 
 _BASE = 1000.0
-_ROWS = 2048
+_CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True)
 class NegativeCoverage(Score):
-    """Minus the mean coverage of the neurons' states, in [-1, 0].
+    """Minus the mean coverage of the neurons' states, in [-1, 0]."""
 
-    Attributes:
-        coverage: [D, bins], in [0, 1]; how well the training images fill each bin.
-        edges: [bins - 1], between the bins.
-        weight: Of the head, [C, D].
-        steepness: The a of the states.
-    """
-
-    coverage: Tensor
-    edges: Tensor
-    weight: Tensor
-    steepness: float
+    coverage: Tensor  # [D, bins], in [0, 1]; how well the training images fill each bin
+    edges: Tensor  # [bins - 1], between the bins
+    weight: Tensor  # of the head, [C, D]
+    steepness: float  # a
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        return torch.cat([self._of(part) for part in outputs.chunks(_ROWS)])
-
-    def _of(self, outputs: Outputs) -> Tensor:
-        where = _bins(outputs, self.weight, self.steepness, self.edges)
-        neurons = torch.arange(len(self.coverage))
-        return -self.coverage[neurons, where].mean(1)
+        neurons, scores = torch.arange(len(self.coverage)), []
+        for chunk in outputs.chunks(_CHUNK_ROWS):
+            bins = find_bins(chunk, self.weight, self.steepness, self.edges)
+            scores.append(-self.coverage[neurons, bins].mean(1))
+        return torch.cat(scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +44,12 @@ class NAC(Scorer):
     into the same bin. As in the published code the bins are narrow around 1/2, where the states of small outputs lie:
     their edges are log(1 + t (√1000 - 1)) / log 1000 for t from 0 to 1 in equal steps, mirrored at 1/2. The defaults
     are those of the published CIFAR-10 run for the last layer, which counts 1000 training images; here all of them are
-    counted, so a larger `filled` may be wanted.
-    pytorch-ood's bins are narrow near 0 and 1 instead.
+    counted, so a larger `filled` may be better. pytorch-ood's bins are narrow near 0 and 1 instead.
 
     Attributes:
-        steepness: The a of the states σ(a f Wᵀ(p - u)); 100 for CIFAR-10 and ViT, 3000 for ResNet-50 on ImageNet.
-        bins: How many there are.
-        filled: O, how many training images fill a bin; 500 for ViT and 10 for ResNet-50 on ImageNet.
+        steepness: a of the states σ(a f Wᵀ(p - u)); 100 for CIFAR-10 and ViT, 3000 for ResNet-50 on ImageNet.
+        bins: Number of bins.
+        filled: O, number of training images that fill a bin; 500 for ViT and 10 for ResNet-50 on ImageNet.
     """
 
     name = "nac"
@@ -82,39 +72,29 @@ class NAC(Scorer):
     filled: PositiveInt = 50
 
     def fit(self, train: Outputs) -> NegativeCoverage:
-        """Return the score.
-
-        Raises:
-            OODError: There is no classifier.
-        """
-        weight = _head(train, self.name).weight
-        edges = _edges(self.bins)
+        """Count the training images in each bin of each neuron."""
+        assert train.head is not None, "the head is in `needs`"
+        weight, edges = train.head.weight, bin_edges(self.bins)
         width = weight.shape[1]
         counts = torch.zeros(width * self.bins, dtype=torch.int64)
         offsets = self.bins * torch.arange(width)
-        for part in train.chunks(_ROWS):
-            where = _bins(part, weight, self.steepness, edges)
-            counts += (where + offsets).flatten().bincount(minlength=len(counts))
+        for chunk in train.chunks(_CHUNK_ROWS):
+            bins = find_bins(chunk, weight, self.steepness, edges)
+            counts += (bins + offsets).flatten().bincount(minlength=len(counts))
         coverage = (counts.double() / self.filled).clamp(max=1).view(width, self.bins)
         return NegativeCoverage(coverage, edges, weight, self.steepness)
 
 
-def _bins(outputs: Outputs, weight: Tensor, steepness: float, edges: Tensor) -> Tensor:
+def find_bins(outputs: Outputs, weight: Tensor, steepness: float, edges: Tensor) -> Tensor:
     """Return the bin of each neuron's state, int64 [N, D]."""
     surplus = outputs.logits.double().softmax(1) - 1 / outputs.logits.shape[1]
     influence = outputs.embeddings.double() * (surplus @ weight.double())
     return torch.bucketize((steepness * influence).sigmoid(), edges, right=True)
 
 
-def _edges(bins: int) -> Tensor:
+def bin_edges(bins: int) -> Tensor:
     """Return the inner edges of the bins of [0, 1], [bins - 1]."""
     even = torch.arange(1, bins, dtype=torch.float64) / bins
     distance = 2 * torch.minimum(even, 1 - even)  # 0 at the ends, 1 in the middle
     half = (distance * (math.sqrt(_BASE) - 1)).log1p() / math.log(_BASE)
     return torch.where(even <= 0.5, half, 1 - half)
-
-
-def _head(train: Outputs, scorer: str) -> Head:
-    if train.head is None:
-        raise OODError(f"scorer '{scorer}' needs logits, and no training stage gives the network a classifier")
-    return train.head

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ood_core.errors import OODError
 from ood_core.testing import make_outputs
-from ood_neurons.scorer import NAC, _edges
+from ood_neurons.scorer import NAC, bin_edges
 
 TRAIN, TEST = make_outputs(), make_outputs(rows=25, seed=1)
 
@@ -27,7 +26,7 @@ def states(outputs, steepness):
 
 def test_coverage_is_that_of_a_plain_count():
     known, asked = states(TRAIN, 100.0), states(TEST, 100.0)
-    edges = np.concatenate([[0], _edges(50).numpy(), [1]])
+    edges = np.concatenate([[0], bin_edges(50).numpy(), [1]])
     expected = np.zeros(len(asked))
     for neuron in range(known.shape[1]):
         counts, _ = np.histogram(known[:, neuron], edges)
@@ -52,7 +51,7 @@ def test_edges_are_those_of_the_published_code():
     # M = 52 points of it are the 51 edges of 50 bins, and one more beyond 1
     points = np.log(np.linspace(1, np.sqrt(1000), 26)) / np.log(1000)
     published = np.concatenate([points[:-1], (1 - points)[::-1]])
-    np.testing.assert_allclose(_edges(50).numpy(), published[1:-1], rtol=1e-12)
+    np.testing.assert_allclose(bin_edges(50).numpy(), published[1:-1], rtol=1e-12)
 
 
 def test_a_state_on_an_edge_belongs_to_the_bin_above():
@@ -68,7 +67,7 @@ def test_any_number_of_bins_will_do(bins):
 
 
 def test_edges_are_narrow_around_a_half_and_mirrored():
-    edges = _edges(50).numpy()
+    edges = bin_edges(50).numpy()
     assert (np.diff(edges) > 0).all()
     assert np.diff(edges).argmin() in (24, 23, 0, 48) and edges[24] == pytest.approx(0.5)
     np.testing.assert_allclose(edges + edges[::-1], 1)
@@ -78,8 +77,3 @@ def test_more_images_in_a_bin_than_fill_it_count_no_more():
     few, many = NAC(filled=1).fit(TRAIN)(TEST), NAC(filled=10_000).fit(TRAIN)(TEST)
     assert few.min() >= -1
     assert (few <= many).all()
-
-
-def test_it_needs_a_head():
-    with pytest.raises(OODError, match="scorer 'nac' needs logits"):
-        NAC().fit(replace(TRAIN, head=None))
