@@ -1,1 +1,1 @@
-"""Nearest training embeddings as scores."""
+"""Scores from the nearest training embeddings."""

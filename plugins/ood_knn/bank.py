@@ -1,10 +1,10 @@
-"""The training outputs that embeddings are compared with."""
+"""Bank of training outputs to compare embeddings with."""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from annotated_types import Gt, Le
@@ -15,13 +15,14 @@ from ood_core.interfaces import Outputs
 _LOG = logging.getLogger(__name__)
 
 Sample: TypeAlias = Annotated[float, Gt(0), Le(1)]
+Kind: TypeAlias = Literal["flat", "ivf", "ivf-pq"]
 
 
-def draw(train: Outputs, share: float, seed: int) -> Outputs:
-    """Return a random share of the training outputs, at least one row, in the order they had.
+def sample_outputs(train: Outputs, share: float, seed: int) -> Outputs:
+    """Return a random share of the training outputs, at least one row, in their original order.
 
     Raises:
-        OODError: There is no training image.
+        OODError: There are no training images.
     """
     if not len(train):
         raise OODError("there is no training image to compare with")
@@ -31,14 +32,8 @@ def draw(train: Outputs, share: float, seed: int) -> Outputs:
     return train[order[: math.ceil(share * len(train))].sort().values]
 
 
-def cut(k: int, most: int, scorer: str) -> int:
-    """Return k, or how many neighbours there are."""
+def limit_neighbours(k: int, most: int, scorer: str) -> int:
+    """Return k, or the number of neighbours if that is smaller."""
     if k > most:
         _LOG.warning("%s: there are %d neighbours, k = %d is cut to that", scorer, most, k)
     return min(k, most)
-
-
-def require_logits(train: Outputs, scorer: str) -> None:
-    """Raise OODError where no head was trained."""
-    if not train.logits.shape[1]:
-        raise OODError(f"scorer '{scorer}' needs logits, and no training stage gives the network a classifier")

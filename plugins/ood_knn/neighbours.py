@@ -1,4 +1,4 @@
-"""Distance to the k-th nearest training embedding, and the energy guided by the nearest ones."""
+"""Distance to the k-th nearest training embedding, and nearest-neighbour guidance of the energy."""
 
 from __future__ import annotations
 
@@ -11,21 +11,14 @@ from torch.nn.functional import normalize as unit
 
 from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_core.neighbors import Index
-from ood_knn.bank import Sample, cut, draw, require_logits
-
-Kind = Literal["flat", "ivf", "ivf-pq"]
+from ood_knn.bank import Kind, Sample, limit_neighbours, sample_outputs
 
 
 @dataclass(frozen=True)
 class NeighbourDistance(Score):
-    """Euclidean distance to the k-th neighbour.
+    """Euclidean distance to the k-th neighbour."""
 
-    Attributes:
-        index: The bank; of metric "cosine" where embeddings are scaled to unit length.
-        k: Which neighbour.
-    """
-
-    index: Index
+    index: Index  # of metric "cosine" for embeddings of unit length, else "l2"
     k: int
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -39,15 +32,14 @@ class NeighbourDistance(Score):
 class NearestNeighbour(Scorer):
     """Distance to the k-th nearest training embedding, both of unit length (Sun et al., 2022).
 
-    |f/|f| - g_(k)|, where g_(k) is the k-th nearest of the training embeddings of unit length. A zero embedding is as
-    far as one at a right angle. With k = 1 it ranks like the largest cosine to a training image.
+    A zero embedding is as far as one at a right angle. With k = 1 it ranks like the largest cosine to a training image.
 
     Attributes:
-        k: Which neighbour counts; in the authors' code 50 for CIFAR-10, 1000 for ImageNet.
-        normalize: Scale embeddings to unit length first, as there.
-        sample: The share of training images to compare with, drawn at random; all of them there.
+        k: Rank of the neighbour; in the authors' code 50 for CIFAR-10, 1000 for ImageNet.
+        normalize: Scale embeddings to unit length first, as in the authors' code.
+        sample: Share of training images to compare with, drawn at random; the authors use all of them.
         index: How to search: "flat" is exact; "ivf" and "ivf-pq" look at a part of the bank, and measure their recall.
-        seed: Draws the sample, and what the index is learned from.
+        seed: Draws the sample and the training points of the index.
     """
 
     name = "knn"
@@ -71,27 +63,18 @@ class NearestNeighbour(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> NeighbourDistance:
-        """Return the score.
-
-        Raises:
-            OODError: There is no training image, or embeddings are unusable.
-        """
-        bank = draw(train, self.sample, self.seed)
+        """Build the index of the training embeddings."""
+        bank = sample_outputs(train, self.sample, self.seed)
         metric: Literal["cosine", "l2"] = "cosine" if self.normalize else "l2"
         index = Index.build(bank.embeddings, metric, self.index, seed=self.seed)
-        return NeighbourDistance(index, cut(self.k, len(index), self.name))
+        return NeighbourDistance(index, limit_neighbours(self.k, len(index), self.name))
 
 
 @dataclass(frozen=True)
 class GuidedEnergy(Score):
-    """Minus energy times guidance.
+    """Minus energy times guidance, the mean similarity to the nearest training embeddings."""
 
-    Attributes:
-        index: The bank of metric "inner": embeddings of unit length times their energy.
-        k: How many neighbours guide.
-    """
-
-    index: Index
+    index: Index  # of metric "inner"; embeddings of unit length times their energy
     k: int
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -104,15 +87,12 @@ class GuidedEnergy(Score):
 class GuidedByNeighbours(Scorer):
     """Energy times the similarity to the nearest training embeddings (NNGuide, Park et al., 2023).
 
-    -E(f) mean_i f/|f| · E(f_i) f_i/|f_i|, where E = log sum exp(z) and i runs over the k training images for which this
-    product is largest.
-
     Attributes:
-        k: How many training images guide; 10 in the authors' code, 100 in OpenOOD.
-        sample: The share of training images to compare with, drawn at random; the authors take 0.01 of ImageNet's.
-            Of a small data set that would be fewer than k.
+        k: Number of neighbours; 10 in the authors' code, 100 in OpenOOD.
+        sample: Share of training images to compare with, drawn at random; the authors take 0.01 of ImageNet's. Of a
+            small data set that would be fewer than k.
         index: How to search: "flat" is exact; "ivf" and "ivf-pq" look at a part of the bank, and measure their recall.
-        seed: Draws the sample, and what the index is learned from.
+        seed: Draws the sample and the training points of the index.
     """
 
     name = "nnguide"
@@ -135,18 +115,13 @@ class GuidedByNeighbours(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> GuidedEnergy:
-        """Return the score.
-
-        Raises:
-            OODError: There are no logits, there is no training image, or embeddings are unusable.
-        """
-        require_logits(train, self.name)
-        bank = draw(train, self.sample, self.seed)
+        """Build the index of the training embeddings, scaled to the length of their energy."""
+        bank = sample_outputs(train, self.sample, self.seed)
         points = torch.empty(bank.embeddings.shape)
         start = 0
-        for part in bank.chunks():
-            energy = part.logits.double().logsumexp(1, keepdim=True)
-            points[start : start + len(part)] = unit(part.embeddings.double()) * energy
-            start += len(part)
+        for chunk in bank.chunks():
+            energy = chunk.logits.double().logsumexp(1, keepdim=True)
+            points[start : start + len(chunk)] = unit(chunk.embeddings.double()) * energy
+            start += len(chunk)
         index = Index.build(points, "inner", self.index, seed=self.seed)
-        return GuidedEnergy(index, cut(self.k, len(index), self.name))
+        return GuidedEnergy(index, limit_neighbours(self.k, len(index), self.name))

@@ -1,4 +1,4 @@
-"""Relations to all training images: alike both in embedding and in prediction (Kim et al., 2023)."""
+"""Relations to all training images, similarities of both embedding and prediction (Kim et al., 2023)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import normalize as unit
 
 from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, Outputs, PositiveFloat, Score, Scorer, ScorerInfo
-from ood_knn.bank import Sample, draw, require_logits
+from ood_knn.bank import Sample, sample_outputs
 
 _BLOCK = 256
 _QUERIES = 4096
@@ -23,37 +23,30 @@ _ROUNDING = 1e-9
 class RelationSum(Score):
     """Minus the sum of relations, at most 0.
 
-    The bank is sorted by prediction and confidence, so that a block of it has similar probabilities: their maxima tell
-    which images have no relation above the threshold to any of the block, whatever the embeddings, and need not be
-    compared. With confident classifiers that is most pairs.
-
-    Attributes:
-        embeddings: float32 [N, D], of unit length.
-        probabilities: float32 [N, C].
-        maxima: float32 [blocks, C], of the probabilities of each block of 256.
-        power: What relations are raised to.
-        threshold: Relations up to it do not count.
+    The training images are sorted by prediction and confidence, so that a block of them has similar probabilities.
+    Their maxima bound the relations to the block whatever the embeddings: blocks that cannot exceed the threshold are
+    skipped, with confident classifiers most of them.
     """
 
-    embeddings: Tensor
-    probabilities: Tensor
-    maxima: Tensor
+    embeddings: Tensor  # float32 [N, D], of unit length
+    probabilities: Tensor  # float32 [N, C]
+    maxima: Tensor  # float32 [blocks, C], of the probabilities of each block of 256
     power: float
     threshold: float
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        return torch.cat([-self._sums(part) for part in outputs.chunks(_QUERIES)])
+        return torch.cat([-self._sum_relations(chunk) for chunk in outputs.chunks(_QUERIES)])
 
-    def _sums(self, outputs: Outputs) -> Tensor:
+    def _sum_relations(self, outputs: Outputs) -> Tensor:
         embeddings, probabilities = unit(outputs.embeddings.double()), outputs.logits.double().softmax(1)
         possible = probabilities @ self.maxima.double().T > self.threshold - _ROUNDING
         sums = torch.zeros(len(outputs), dtype=torch.float64)
-        blocks = zip(_blocks(self.embeddings), _blocks(self.probabilities), possible.T, strict=True)
-        for their_embeddings, their_probabilities, worth in blocks:
-            rows = worth.nonzero()[:, 0]
-            relations = embeddings[rows] @ their_embeddings.double().T  # those below 0 are below the threshold
-            relations *= probabilities[rows] @ their_probabilities.double().T
+        blocks = (torch.split(rows, _BLOCK) for rows in (self.embeddings, self.probabilities))
+        for block_embeddings, block_probabilities, compared in zip(*blocks, possible.T, strict=True):
+            rows = compared.nonzero()[:, 0]
+            relations = embeddings[rows] @ block_embeddings.double().T  # those below 0 are below the threshold
+            relations *= probabilities[rows] @ block_probabilities.double().T
             sums[rows] += torch.where(relations > self.threshold, relations**self.power, 0).sum(1)
         return sums
 
@@ -62,13 +55,12 @@ class RelationSum(Score):
 class RelationGraph(Scorer):
     """Sum of the relations to all training images (neural relation graph, Kim et al., 2023).
 
-    -sum_i r_i^power over r_i > threshold, with the relation r_i = max(0, cos(f, f_i)) p · p_i. Images that are related
-    to none of the training images share the score 0.
+    Relations above the threshold are raised to a power. Images without any share the score 0.
 
     Attributes:
-        power: Sharpens relations; 1 for OOD detection in the authors' code, which OpenOOD chooses among 1 to 8.
+        power: Sharpens relations; 1 for OOD detection in the authors' code, chosen among 1 to 8 in OpenOOD.
         threshold: Relations up to it do not count; 0.03 in the authors' code.
-        sample: The share of training images to compare with, drawn at random.
+        sample: Share of training images to compare with, drawn at random.
         seed: Draws the sample.
     """
 
@@ -92,29 +84,24 @@ class RelationGraph(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> RelationSum:
-        """Return the score.
+        """Sort the training outputs into blocks.
 
         Raises:
-            OODError: There are no logits, there is no training image, or outputs are not finite.
+            OODError: The outputs are not finite.
         """
-        require_logits(train, self.name)
-        bank = draw(train, self.sample, self.seed)
+        bank = sample_outputs(train, self.sample, self.seed)
         embeddings, probabilities = torch.empty(bank.embeddings.shape), torch.empty(bank.logits.shape)
         start = 0
-        for part in bank.chunks():
-            rows = slice(start, start + len(part))
-            embeddings[rows] = unit(part.embeddings.double())
-            probabilities[rows] = part.logits.double().softmax(1)
-            start += len(part)
+        for chunk in bank.chunks():
+            rows = slice(start, start + len(chunk))
+            embeddings[rows] = unit(chunk.embeddings.double())
+            probabilities[rows] = chunk.logits.double().softmax(1)
+            start += len(chunk)
         if not (embeddings.isfinite().all() and probabilities.isfinite().all()):
             raise OODError(f"scorer '{self.name}': the training outputs hold NaN or infinite values")
-        top, predicted = probabilities.max(1)
-        order = top.argsort(descending=True)
+        confidence, predicted = probabilities.max(1)
+        order = confidence.argsort(descending=True)
         order = order[predicted[order].argsort(stable=True)]
         probabilities = probabilities[order]
-        maxima = torch.stack([block.amax(0) for block in _blocks(probabilities)])
+        maxima = torch.stack([block.amax(0) for block in torch.split(probabilities, _BLOCK)])
         return RelationSum(embeddings[order], probabilities, maxima, self.power, self.threshold)
-
-
-def _blocks(rows: Tensor) -> list[Tensor]:
-    return [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
