@@ -1,1 +1,1 @@
-"""Mahalanobis distances of the embeddings as scores."""
+"""Scores from Mahalanobis distances of the embeddings."""

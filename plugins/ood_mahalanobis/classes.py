@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
-from ood_core.statistics import Estimator, Parts
+from ood_core.statistics import Estimator
 from ood_mahalanobis.groups import Groups
-from ood_mahalanobis.preparation import Share, prepare, prepared
+from ood_mahalanobis.preparation import Share, chunks, prepare
 
 
 @dataclass(frozen=True)
 class ClassDistance(Score):
-    """The least of the squared distances to all classes.
-
-    Attributes:
-        classes: Mean and covariance of each.
-        normalize: Whether embeddings are scaled to unit length first.
-    """
+    """Squared distance to the nearest class."""
 
     classes: Groups
     normalize: bool
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        return self.classes.least(prepare(outputs.embeddings, self.normalize))
+        return self.classes.nearest(prepare(outputs.embeddings, self.normalize))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMahalanobis(Scorer):
     """Distance to the nearest class mean, each class under its own covariance (Li et al., 2023).
 
-    score = min_c (f - mu_c)^T S_c^-1 (f - mu_c). What the released code of MOOD means by `--cc`, where it cannot run.
+    What `--cc` stands for in the released code of MOOD, where it does not run.
 
     Attributes:
-        normalize: Scale embeddings to unit length first, as there.
-        covariance: How each S_c is estimated. A class has few images, so it is shrunk by "ledoit-wolf" unless set to
-            "oas", "diagonal", or "empirical" as there.
+        normalize: Scale embeddings to unit length first, as in that code.
+        covariance: Estimator of Σ_c: "ledoit-wolf", because a class has few images, "oas", "diagonal", or "empirical"
+            as in that code.
         cutoff: Directions with at most this share of the largest variance are ignored.
     """
 
@@ -62,13 +58,6 @@ class ClassMahalanobis(Scorer):
         return 8 * classes * dimensions**2
 
     def fit(self, train: Outputs) -> ClassDistance:
-        """Return the distance; classes without a training image have no mean to be near to.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
-
-        def parts() -> Parts:
-            return prepared(train, self.normalize)
-
-        return ClassDistance(Groups.fit(parts, train.classes, self.covariance, self.cutoff), self.normalize)
+        """Estimate a Gaussian for each class that has training images."""
+        groups = Groups.fit(partial(chunks, train, self.normalize), train.classes, self.covariance, self.cutoff)
+        return ClassDistance(groups, self.normalize)

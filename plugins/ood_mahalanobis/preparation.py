@@ -1,4 +1,4 @@
-"""What is done to embeddings before distances are taken."""
+"""Scaling of embeddings before distances are computed."""
 
 from __future__ import annotations
 
@@ -18,42 +18,40 @@ Share = Annotated[float, Gt(0), Lt(1)]
 
 
 def prepare(embeddings: Tensor, unit: bool) -> Tensor:
-    """Return the embeddings in float64, of unit length if wished; zero stays zero."""
+    """Return the embeddings in float64, scaled to unit length if `unit`; zero stays zero."""
     return normalize(embeddings.double()) if unit else embeddings.double()
 
 
-def prepared(train: Outputs, unit: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield embeddings and labels of the training outputs, chunk by chunk."""
-    for part in train.chunks():
-        # without a change they stay float32 here: the moments copy each block to float64 themselves
-        yield normalize(part.embeddings.double()) if unit else part.embeddings, part.labels
+def chunks(train: Outputs, unit: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield embeddings and labels of the training outputs."""
+    for chunk in train.chunks():
+        # float32 is kept if not scaled: the moments copy each block to float64 themselves
+        yield normalize(chunk.embeddings.double()) if unit else chunk.embeddings, chunk.labels
 
 
-def unlabelled(train: Outputs, unit: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield embeddings chunk by chunk, all of one class."""
-    for embeddings, labels in prepared(train, unit):
-        yield embeddings, torch.zeros_like(labels)
+def chunks_as_one_class(train: Outputs, unit: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield embeddings of the training outputs, with labels 0."""
+    return ((embeddings, torch.zeros_like(labels)) for embeddings, labels in chunks(train, unit))
 
 
 @dataclass(frozen=True)
 class Standardization:
-    """Unit length, then zero mean and unit variance in each dimension, as SSD has it; constants are centred alone.
+    """Unit length, then zero mean and unit variance in each dimension as in SSD; constants are only centred."""
 
-    Attributes:
-        mean: float64 [D].
-        scale: float64 [D], what is multiplied by.
-    """
-
-    mean: Tensor
-    scale: Tensor
+    mean: Tensor  # float64 [D]
+    scale: Tensor  # float64 [D], inverse standard deviations
 
     @classmethod
     def of(cls, train: Outputs) -> Standardization:
         """Return the standardization of these training outputs."""
-        found = moments(unlabelled(train, unit=True), classes=1)
+        found = moments(chunks_as_one_class(train, unit=True), classes=1)
         deviation = found.tied_covariance.diagonal().clamp(min=0).sqrt()
         constant = deviation <= 1e-12 * deviation.max()
         return cls(found.mean, torch.where(constant, 1, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny)))
+
+    def chunks(self, outputs: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield standardized embeddings, with labels 0."""
+        return ((self(chunk.embeddings), torch.zeros_like(chunk.labels)) for chunk in outputs.chunks())
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Return float64 [N, D]."""

@@ -1,7 +1,7 @@
 """Mahalanobis distance to the nearest class mean, or to the mean of all training images.
 
-The distance is the Euclidean one after whitening, so scoring is a search for the nearest of a few points. Statistics
-are taken in float64 and in one pass over the training outputs.
+It is the Euclidean distance after whitening, so scoring searches for the nearest of a few points. Statistics are
+computed in float64 and in one pass over the training outputs.
 """
 
 from __future__ import annotations
@@ -11,43 +11,41 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
-from ood_core.neighbors import nearest
-from ood_core.statistics import Estimator, Whitening, covariance, moments
-from ood_mahalanobis.preparation import Share, prepare, prepared, unlabelled
+from ood_core.statistics import Estimator, Whitening, covariance, least_distance, moments
+from ood_mahalanobis.preparation import Share, chunks, chunks_as_one_class, prepare
 
 
 @dataclass(frozen=True)
 class MahalanobisDistance(Score):
-    """Squared distance to the nearest of the whitened means.
-
-    Attributes:
-        whitening: Of the covariance.
-        means: [K, rank], whitened.
-        rank: Directions in which the training embeddings vary; the others are ignored.
-        normalize: Whether embeddings are scaled to unit length first.
-    """
+    """Squared distance to the nearest of the whitened means."""
 
     whitening: Whitening
-    means: Tensor
-    rank: int
+    means: Tensor  # [K, rank], whitened
+    rank: int  # of the whitening, for the report
     normalize: bool
+
+    @classmethod
+    def to_means(cls, means: Tensor, whitening: Whitening, normalize: bool) -> MahalanobisDistance:
+        """Return the distance to the nearest of the means [K, D]."""
+        return cls(whitening, whitening(means), whitening.rank, normalize)
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        return nearest(self.whitening(prepare(outputs.embeddings, self.normalize)), self.means)[0]
+        rows = self.whitening(prepare(outputs.embeddings, self.normalize))
+        if torch.compiler.is_compiling():  # a graph cannot repeat the search for some of the rows
+            nearest = torch.addmm(self.means.square().sum(1), rows, self.means.T, alpha=-2).argmin(1)
+            return (rows - self.means[nearest]).square().sum(1)
+        return least_distance(rows, self.means)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mahalanobis(Scorer):
     """Distance to the nearest class mean under the covariance that all classes share (Lee et al., 2018).
 
-    score = min_c (f - mu_c)^T S^-1 (f - mu_c), S = 1/N sum of (f - mu_y)(f - mu_y)^T over the training images.
-
     Attributes:
         normalize: Scale embeddings to unit length first.
-        covariance: How S is estimated: "empirical" as in the authors' code, shrunk by "ledoit-wolf" or "oas", or
-            "diagonal".
-        directions: Keep only so many directions, those of the largest variances; null, as there, keeps all.
+        covariance: Estimator of Σ: "empirical" as in the authors' code, shrunk by "ledoit-wolf" or "oas", "diagonal".
+        directions: Number of principal components to keep; null, as in the authors' code, keeps all.
         cutoff: Directions with at most this share of the largest variance are ignored.
     """
 
@@ -68,27 +66,21 @@ class Mahalanobis(Scorer):
     cutoff: Share = 1e-10
 
     def fit(self, train: Outputs) -> MahalanobisDistance:
-        """Return the distance; classes without a training image have no mean to be near to.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
-        found = moments(prepared(train, self.normalize), train.classes)
-        estimate = covariance(found, self.covariance, prepared(train, self.normalize))
+        """Estimate means and covariance; classes without training images have no mean."""
+        found = moments(chunks(train, self.normalize), train.classes)
+        estimate = covariance(found, self.covariance, chunks(train, self.normalize))
         whitening = Whitening.of(found.mean, estimate, self.cutoff, self.directions)
-        return _distance(whitening, found.means[found.counts > 0], self.normalize)
+        return MahalanobisDistance.to_means(found.means[found.counts > 0], whitening, self.normalize)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalMahalanobis(Scorer):
     """Distance to the mean of all training images under their covariance, without labels (Li et al., 2023).
 
-    score = (f - mu)^T S^-1 (f - mu), S = 1/N sum of (f - mu)(f - mu)^T; what the released code of MOOD computes.
-
     Attributes:
         normalize: Scale embeddings to unit length first, as in the released code of MOOD.
-        covariance: How S is estimated: "empirical" as there, shrunk by "ledoit-wolf" or "oas", or "diagonal".
-        directions: Keep only so many directions, those of the largest variances; null keeps all.
+        covariance: Estimator of Σ: "empirical" as in that code, shrunk by "ledoit-wolf" or "oas", "diagonal".
+        directions: Number of principal components to keep; null keeps all.
         cutoff: Directions with at most this share of the largest variance are ignored.
     """
 
@@ -108,32 +100,19 @@ class GlobalMahalanobis(Scorer):
     cutoff: Share = 1e-10
 
     def fit(self, train: Outputs) -> MahalanobisDistance:
-        """Return the distance.
-
-        Raises:
-            OODError: The embeddings are unusable.
-        """
-        found = moments(unlabelled(train, self.normalize), classes=1)
-        estimate = covariance(found, self.covariance, unlabelled(train, self.normalize))
+        """Estimate mean and covariance."""
+        found = moments(chunks_as_one_class(train, self.normalize), classes=1)
+        estimate = covariance(found, self.covariance, chunks_as_one_class(train, self.normalize))
         whitening = Whitening.of(found.mean, estimate, self.cutoff, self.directions)
-        return _distance(whitening, found.means, self.normalize)
-
-
-def _distance(whitening: Whitening, means: Tensor, normalize: bool) -> MahalanobisDistance:
-    return MahalanobisDistance(whitening, whitening(means), whitening.rank, normalize)
+        return MahalanobisDistance.to_means(found.means, whitening, self.normalize)
 
 
 @dataclass(frozen=True)
 class RelativeDistance(Score):
-    """The distance to the nearest class less the distance to all training images.
+    """The distance to the nearest class minus the distance to all training images."""
 
-    Attributes:
-        near: To the class means, under the covariance within classes.
-        background: To the mean of all, under the covariance of all.
-    """
-
-    near: MahalanobisDistance
-    background: MahalanobisDistance
+    near: MahalanobisDistance  # to the class means, under the covariance within classes
+    background: MahalanobisDistance  # to the mean of all, under the covariance of all
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
@@ -142,10 +121,9 @@ class RelativeDistance(Score):
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeMahalanobis(Scorer):
-    """Distance to the nearest class mean less the distance to all training images (Ren et al., 2021).
+    """Distance to the nearest class mean minus the distance to all training images (Ren et al., 2021).
 
-    score = min_c (f - mu_c)^T S^-1 (f - mu_c) - (f - mu)^T S0^-1 (f - mu), S within classes, S0 of all images. Constant
-    where there is one class.
+    Constant if there is one class.
 
     Attributes:
         normalize: Scale embeddings to unit length first; OpenOOD does not.
@@ -170,15 +148,11 @@ class RelativeMahalanobis(Scorer):
     cutoff: Share = 1e-10
 
     def fit(self, train: Outputs) -> RelativeDistance:
-        """Return the difference of distances; one pass gives both.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
-        found = moments(prepared(train, self.normalize), train.classes)
+        """Estimate both distances in one pass."""
+        found = moments(chunks(train, self.normalize), train.classes)
         within = Whitening.of(found.mean, found.tied_covariance, self.cutoff)
         whole = Whitening.of(found.mean, found.covariance, self.cutoff)
         return RelativeDistance(
-            _distance(within, found.means[found.counts > 0], self.normalize),
-            _distance(whole, found.mean[None], self.normalize),
+            MahalanobisDistance.to_means(found.means[found.counts > 0], within, self.normalize),
+            MahalanobisDistance.to_means(found.mean[None], whole, self.normalize),
         )
