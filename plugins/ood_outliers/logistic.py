@@ -1,4 +1,4 @@
-"""A linear classifier by weighted cross-entropy over data that is read again for every step, chunk by chunk."""
+"""Weighted logistic regression, by L-BFGS over data that is read chunk by chunk in every iteration."""
 
 from __future__ import annotations
 
@@ -13,34 +13,25 @@ from torch.nn.functional import cross_entropy, linear
 from ood_core.errors import OODError
 
 Rows: TypeAlias = Callable[[], Iterator[tuple[Tensor, Tensor, float]]]
-"""Begins anew each time: rows float64 [n, D], their outputs int64 [n], and the weight of each of them."""
+"""Iterates anew at each call over rows float64 [n, D], their targets int64 [n], and the weight of each of them."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """z = W f + b.
+    """Logits z = W f + b."""
 
-    Attributes:
-        weight: float64 [C, D].
-        bias: float64 [C].
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Return logits [n, C]."""
-        return linear(rows, self.weight, self.bias)
+    weight: Tensor  # float64 [C, D]
+    bias: Tensor  # float64 [C]
 
 
-def fitted(rows: Rows, shape: tuple[int, int], decay: float, iterations: int) -> Linear:
-    """Return the classifier with the least sum of weighted cross-entropies + decay / 2 * ||W||^2, by L-BFGS.
+def fit_logistic_regression(rows: Rows, shape: tuple[int, int], decay: float, iterations: int) -> Linear:
+    """Return the classifier with the least sum of weighted cross-entropies + decay / 2 * ||W||^2.
 
     Args:
-        rows: All data.
-        shape: Outputs and D.
-        decay: Of the weights alone, not of the bias.
-        iterations: At most so many; each reads the data once or a few times.
+        rows: All data; read once or a few times in each iteration.
+        shape: C and D.
+        decay: Of the weights, not of the bias.
+        iterations: Maximum number.
 
     Raises:
         OODError: A row is not finite.
@@ -55,8 +46,8 @@ def fitted(rows: Rows, shape: tuple[int, int], decay: float, iterations: int) ->
         optimizer.zero_grad()
         total = decay / 2 * weight.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
-        for part, outputs, each in rows():
-            errors = each * cross_entropy(linear(part, weight, bias), outputs, reduction="sum")
+        for chunk, targets, each in rows():
+            errors = each * cross_entropy(linear(chunk, weight, bias), targets, reduction="sum")
             errors.backward()  # type: ignore[no-untyped-call] # one chunk's graph at a time is in memory
             total = total.detach() + errors.detach()
         if not total.isfinite():

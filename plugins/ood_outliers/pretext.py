@@ -12,29 +12,27 @@ from torch import nn
 from ood_core.data.transforms import Apart, Change, InARow, flipped, padded_crop, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, NonNegativeFloat, NonNegativeInt, PositiveInt, PretextTask, TrainingData, Views
-from ood_outliers.task import ExposureTask, Margins, Penalty, Uniformity
+from ood_outliers.task import ExposureTask, Penalty, penalize_confidence, penalize_energies
 
 
-# A recipe writes options flat, so both tasks must have them as their own fields: inherited, they are declared once.
+# A recipe writes options flat, so that both tasks must have them as fields: inherited, they are declared once.
 @dataclass(frozen=True, kw_only=True)
 class Exposure(PretextTask):
-    """What is shown in both tasks: ID images with their labels, and with every batch images of the auxiliary set.
+    """Training on labelled ID images, with images of the auxiliary set in every batch.
 
-    A classifier that an earlier stage has trained is kept and trained on, as in the papers' fine-tuning.
+    A classifier of these classes from an earlier training stage is fine-tuned, as in the papers.
 
     Attributes:
-        auxiliary_batch_size: Outliers a step of the optimiser, in all processes together; twice the ID images in the
-            papers, 256.
+        auxiliary_batch_size: Outliers per optimizer step, over all processes; 256 in the papers, twice the ID images.
         label_smoothing: Share of an ID image's target that is spread over all classes; 0 in the papers.
         crop_scale: Smallest share of an image's area that a random crop keeps; 1, as in the papers, crops nothing.
-        crop_padding: Black pixels put around the view before it is cut out at random again; 4 in the papers, for 32
-            pixels.
+        crop_padding: Black border of the view before a random crop to its size; 4 in the papers, for 32 pixels.
         flip: Whether half of the images are mirrored.
     """
 
     trains_head: ClassVar[bool] = True
     uses_labels: ClassVar[bool] = True
-    least_classes: ClassVar[int] = 2  # the softmax of one output is uniform already
+    least_classes: ClassVar[int] = 2  # the softmax of one output is always uniform
 
     auxiliary_batch_size: PositiveInt = 256
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -43,33 +41,32 @@ class Exposure(PretextTask):
     flip: bool = True
 
     def auxiliary_images(self) -> int:
-        """Return the option of this name."""
+        """Return `auxiliary_batch_size`."""
         return self.auxiliary_batch_size
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, one view, of ID images and outliers alike."""
+        """Return the augmentation of ID images and outliers: one view."""
         changes: list[Change] = [random_crop(image_size, self.crop_scale)]
         changes += [partial(padded_crop, padding=self.crop_padding)] if self.crop_padding else []
         changes += [flipped] if self.flip else []
         return Apart((InARow(tuple(changes)),))
 
     def task(self, network: Network, data: TrainingData, penalty: Penalty, weight: float) -> ExposureTask:
-        """Return the task; the network gets a fresh classifier unless it has an output for each class."""
+        """Return the task; a classifier without an output for each class is replaced."""
         classifier = network.get_classifier()
-        kept = isinstance(classifier, (nn.Linear, nn.Conv2d)) and len(classifier.weight) == data.classes
-        if not kept:
+        if not isinstance(classifier, (nn.Linear, nn.Conv2d)) or len(classifier.weight) != data.classes:
             network.reset_classifier(data.classes)
         return ExposureTask(network, self.label_smoothing, penalty, weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutlierExposure(Exposure):
-    """Classify ID images and be undecided about outliers (Hendrycks et al., 2019).
+    """Classify ID images and predict uniformly for outliers (Hendrycks et al., 2019).
 
     loss = cross-entropy of the ID images + weight * mean over outliers of logsumexp(z) - mean_j z_j.
 
     Attributes:
-        weight: Of the outliers' part; 0.5 in the paper.
+        weight: Weight of the outliers' term; 0.5 in the paper.
     """
 
     name = "outlier-exposure"
@@ -78,20 +75,20 @@ class OutlierExposure(Exposure):
 
     def build(self, network: Network, data: TrainingData) -> ExposureTask:
         """Return the task with the cross-entropy from uniform to the outliers' softmax."""
-        return self.task(network, data, Uniformity(), self.weight)
+        return self.task(network, data, penalize_confidence, self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyExposure(Exposure):
-    """Classify ID images, and push energies of ID images and outliers behind two margins (Liu et al., 2020).
+    """Classify ID images, and separate energies of ID images and outliers by two margins (Liu et al., 2020).
 
     loss = cross-entropy of the ID images + weight * (mean over ID images of max(0, E - margin_id)^2 + mean over
-    outliers of max(0, margin_ood - E)^2), E = -logsumexp(z). It is meant for a classifier that was trained before.
+    outliers of max(0, margin_ood - E)^2), E = -logsumexp(z). Meant to fine-tune a trained classifier.
 
     Attributes:
-        weight: Of the energies' part; 0.1 in the paper.
-        margin_id: Energy that ID images should not exceed; -23 in the paper for CIFAR-10, -27 for CIFAR-100.
-        margin_ood: Energy that outliers should reach; -5 in the paper.
+        weight: Weight of the energies' term; 0.1 in the paper.
+        margin_id: Upper margin of ID images' energy; -23 in the paper for CIFAR-10, -27 for CIFAR-100.
+        margin_ood: Lower margin of outliers' energy; -5 in the paper.
     """
 
     name = "energy-exposure"
@@ -101,7 +98,7 @@ class EnergyExposure(Exposure):
     margin_ood: float = -5.0
 
     def check(self) -> None:
-        """Refuse margins that would push ID images above the outliers."""
+        """Raise OODError for margins that would push ID images above the outliers."""
         if self.margin_id >= self.margin_ood:
             raise OODError(
                 f"pretext '{self.name}': 'margin_id' {self.margin_id:g} has to be below 'margin_ood' "
@@ -110,4 +107,5 @@ class EnergyExposure(Exposure):
 
     def build(self, network: Network, data: TrainingData) -> ExposureTask:
         """Return the task with the squared hinges."""
-        return self.task(network, data, Margins(self.margin_id, self.margin_ood), self.weight)
+        penalty = partial(penalize_energies, margin_id=self.margin_id, margin_ood=self.margin_ood)
+        return self.task(network, data, penalty, self.weight)

@@ -1,4 +1,4 @@
-"""The scorer `few-shot-head`: a classifier of frozen embeddings that has outputs for known OOD classes."""
+"""Few-shot OOD detection: a linear classifier of frozen embeddings with outputs for known OOD classes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,35 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
-from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeFloat, Outputs, PositiveFloat, PositiveInt, Score, Scorer, ScorerInfo
-from ood_outliers.logistic import Linear, fitted
+from ood_outliers.logistic import Linear, fit_logistic_regression
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is done to embeddings before they are classified.
+    """Scaling of embeddings before they are classified."""
 
-    Attributes:
-        unit: Whether they get unit length.
-        mean: float64 [D], what is taken off then.
-        factor: float64 [D], what is multiplied by in the end.
-    """
+    unit: bool  # to unit length first
+    mean: Tensor  # float64 [D]
+    factor: Tensor  # float64 [D]
 
-    unit: bool
-    mean: Tensor
-    factor: Tensor
+    @classmethod
+    def to_unit_length(cls, train: Outputs) -> Scaling:
+        """Return the scaling to unit length."""
+        factor = torch.ones(train.embeddings.shape[1], dtype=torch.float64)
+        return cls(True, torch.zeros_like(factor), factor)
+
+    @classmethod
+    def to_unit_variance(cls, train: Outputs) -> Scaling:
+        """Return the scaling to zero mean and unit variance in each dimension; constants are only centred."""
+        count = len(train)
+        mean = torch.stack([chunk.embeddings.double().sum(0) for chunk in train.chunks()]).sum(0) / count
+        squares = torch.stack([(chunk.embeddings.double() - mean).square().sum(0) for chunk in train.chunks()])
+        deviation = (squares.sum(0) / count).sqrt()
+        constant = deviation <= 1e-12 * deviation.max()
+        return cls(False, mean, torch.where(constant, 1, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny)))
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Return float64 [N, D]."""
@@ -35,41 +44,18 @@ class Scaling:
         return ((normalize(rows) if self.unit else rows) - self.mean) * self.factor
 
 
-def unit_length(train: Outputs) -> Scaling:
-    """Return the scaling to unit length."""
-    width = train.embeddings.shape[1]
-    return Scaling(True, torch.zeros(width, dtype=torch.float64), torch.ones(width, dtype=torch.float64))
-
-
-def standardised(train: Outputs) -> Scaling:
-    """Return the scaling to zero mean and unit variance in each dimension; constants are centred alone."""
-    count = len(train)
-    mean = torch.stack([part.embeddings.double().sum(0) for part in train.chunks()]).sum(0) / count
-    squares = torch.stack([(part.embeddings.double() - mean).square().sum(0) for part in train.chunks()])
-    deviation = (squares.sum(0) / count).sqrt()
-    constant = deviation <= 1e-12 * deviation.max()
-    return Scaling(False, mean, torch.where(constant, 1, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny)))
-
-
 @dataclass(frozen=True)
 class KnownOdds(Score):
-    """The log odds that an image is of one of the known OOD classes.
-
-    Attributes:
-        scaling: What comes first.
-        classifier: Its first outputs are those of ID classes.
-        id_outputs: How many these are.
-        ood_outputs: How many others there are.
-    """
+    """The log odds of the known OOD classes against the ID classes."""
 
     scaling: Scaling
-    classifier: Linear
+    classifier: Linear  # outputs of the ID classes first
     id_outputs: int
     ood_outputs: int
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]; in the order of the probabilities, which have ties near 1."""
-        logits = self.classifier(self.scaling(outputs.embeddings))
+        """Return the score [N]; ranks like the probabilities, which have ties near 1."""
+        logits = linear(self.scaling(outputs.embeddings), self.classifier.weight, self.classifier.bias)
         return logits[:, self.id_outputs :].logsumexp(1) - logits[:, : self.id_outputs].logsumexp(1)
 
 
@@ -77,15 +63,15 @@ class KnownOdds(Score):
 class FewShotHead(Scorer):
     """Probability of the known OOD classes under a linear classifier of ID and OOD classes (Fort et al., 2021).
 
-    score = log(p / (1 - p)), p the sum over the known OOD classes of their probabilities: as p, without its ties. The
-    classifier has an output for each ID class and each known OOD class, and is fitted to all ID training images and the
-    known OOD images by cross-entropy. To let the few OOD images weigh more is the same as to repeat them.
+    Ranks like p, the sum of the probabilities of the known OOD classes, but is log(p / (1 - p)), which has no ties. The
+    classifier is fitted to all ID training images and the known OOD images by cross-entropy. A larger weight of the few
+    OOD images equals repeating them.
 
     Attributes:
-        ood_weight: Of the known OOD images all together, beside that of all ID images, which is 1; 1 balances them.
+        ood_weight: Total weight of the known OOD images; that of the ID images is 1, so 1 balances them.
         scaling: Of embeddings: zero mean and unit variance in each dimension ("standard"), or unit length ("length").
-        decay: Of the classifier's weights: decay / 2 times their squares is added to the mean loss.
-        iterations: Of L-BFGS, at most.
+        decay: L2 penalty: decay / 2 times the squared weights of the classifier is added to the mean loss.
+        iterations: Maximum number of L-BFGS iterations.
     """
 
     name = "few-shot-head"
@@ -105,25 +91,20 @@ class FewShotHead(Scorer):
     iterations: PositiveInt = 200
 
     def fit(self, train: Outputs) -> KnownOdds:
-        """Return the log odds.
-
-        Raises:
-            OODError: There are no known OOD images, or embeddings are not finite.
-        """
+        """Fit the classifier."""
         known = train.known_ood
-        if known is None:
-            raise OODError(f"scorer '{self.name}' needs known OOD images")
-        scaling = (unit_length if self.scaling == "length" else standardised)(train)
-        inside, foreign = torch.unique(train.labels), torch.unique(known.labels)
+        assert known is not None, "known OOD images are in `needs`"
+        scaling = (Scaling.to_unit_length if self.scaling == "length" else Scaling.to_unit_variance)(train)
+        inside, outside = torch.unique(train.labels), torch.unique(known.labels)
         share = 1 / (1 + self.ood_weight)
-        sets = ((train, inside, 0, share), (known, foreign, len(inside), self.ood_weight * share))
+        sets = ((train, inside, 0, share), (known, outside, len(inside), self.ood_weight * share))
 
         def rows() -> Iterator[tuple[Tensor, Tensor, float]]:
-            for outputs, classes, first, together in sets:
-                for part in outputs.chunks():
-                    numbers = first + torch.searchsorted(classes, part.labels)
-                    yield scaling(part.embeddings), numbers, together / len(outputs)
+            for outputs, classes, first, weight in sets:
+                for chunk in outputs.chunks():
+                    targets = first + torch.searchsorted(classes, chunk.labels)
+                    yield scaling(chunk.embeddings), targets, weight / len(outputs)
 
-        shape = (len(inside) + len(foreign), train.embeddings.shape[1])
-        classifier = fitted(rows, shape, self.decay, self.iterations)
-        return KnownOdds(scaling, classifier, len(inside), len(foreign))
+        shape = (len(inside) + len(outside), train.embeddings.shape[1])
+        classifier = fit_logistic_regression(rows, shape, self.decay, self.iterations)
+        return KnownOdds(scaling, classifier, len(inside), len(outside))

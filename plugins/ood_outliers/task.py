@@ -1,9 +1,8 @@
-"""Classification beside outliers, and what is asked of the logits of these."""
+"""Classification of ID images, with a penalty on the logits of outliers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -16,36 +15,20 @@ Penalty: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """From the logits of ID images [B, C] and of outliers [B', C] to a scalar."""
 
 
-@dataclass(frozen=True)
-class Uniformity:
-    """How far the softmax of outliers is from uniform: their cross-entropy to it, less the constant part log C."""
-
-    def __call__(self, inside: Tensor, outside: Tensor) -> Tensor:
-        """Return the mean of logsumexp(z) - mean_j z_j over the outliers."""
-        return (outside.logsumexp(1) - outside.mean(1)).mean()
+def penalize_confidence(inside: Tensor, outside: Tensor) -> Tensor:
+    """Return the outliers' cross-entropy to uniform, less the constant part log C: mean logsumexp(z) - mean_j z_j."""
+    return (outside.logsumexp(1) - outside.mean(1)).mean()
 
 
-@dataclass(frozen=True)
-class Margins:
-    """How far energies -logsumexp(z) are on the wrong side of a margin, squared.
-
-    Attributes:
-        inside: ID images should have at most this energy.
-        outside: Outliers should have at least this.
-    """
-
-    inside: float
-    outside: float
-
-    def __call__(self, inside: Tensor, outside: Tensor) -> Tensor:
-        """Return the mean over the ID images plus that over the outliers."""
-        too_high = (-inside.logsumexp(1) - self.inside).relu()
-        too_low = (self.outside + outside.logsumexp(1)).relu()
-        return too_high.square().mean() + too_low.square().mean()
+def penalize_energies(inside: Tensor, outside: Tensor, margin_id: float, margin_ood: float) -> Tensor:
+    """Return the squared hinges of energies -logsumexp(z) above `margin_id` for ID images, below `margin_ood` else."""
+    too_high = (-inside.logsumexp(1) - margin_id).relu()
+    too_low = (margin_ood + outside.logsumexp(1)).relu()
+    return too_high.square().mean() + too_low.square().mean()
 
 
 class ExposureTask(Task):
-    """Cross-entropy of the ID images, and a penalty beside it for what is said of the outliers."""
+    """Cross-entropy of the ID images, plus a weighted penalty."""
 
     def __init__(self, network: Network, label_smoothing: float, penalty: Penalty, weight: float) -> None:
         super().__init__()
@@ -53,8 +36,8 @@ class ExposureTask(Task):
         self.label_smoothing, self.penalty, self.weight = label_smoothing, penalty, weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss, the penalty in it before its weight, and the accuracy on the augmented ID images."""
-        assert batch.outliers is not None, "the task says that it needs them"
+        """Return the loss, the unweighted penalty, and the accuracy on the augmented ID images."""
+        assert batch.outliers is not None, "the pretext has `auxiliary_images`"
         (images,) = batch.views
         # one pass, as in the papers: batch normalisation sees both
         inside, outside = self.network(torch.cat((images, batch.outliers))).float().tensor_split([len(images)])
