@@ -20,7 +20,7 @@ class Digits(DatasetSource):
     """1797 handwritten digits, grey, 8x8 pixels: the test part of UCI's "Optical Recognition of Handwritten Digits".
 
     Attributes:
-        test_fraction: Share of every class that is the test split; which images these are is fixed.
+        test_fraction: Share of every class in the test split; the draw is fixed.
     """
 
     name = "digits"
@@ -29,11 +29,17 @@ class Digits(DatasetSource):
     def open(self, split: Split) -> ImageSet:
         """Return one split, in the order of the original file, so that the classes are mixed."""
         table = np.loadtxt(packaged("data/digits.csv.gz"), delimiter=",", dtype=np.uint8)
-        return DigitImages(table[_rows(table[:, -1], split, self.test_fraction)])
+        random = np.random.RandomState(0)  # numpy guarantees this generator's stream, not that of default_rng
+        chosen = []
+        for digit in range(10):
+            rows = random.permutation(np.flatnonzero(table[:, -1] == digit))
+            cut = min(max(1, round(len(rows) * self.test_fraction)), len(rows) - 1)
+            chosen.append(rows[:cut] if split == "test" else rows[cut:])
+        return DigitImages(table[np.sort(np.concatenate(chosen))])
 
 
 class DigitImages(ImageSet):
-    """Digits from a table: one row an image, 64 grey levels from 0 to 16, then the label."""
+    """Digits from a table whose rows hold 64 grey levels from 0 to 16, then the label."""
 
     def __init__(self, table: NDArray[np.uint8]) -> None:
         self.classes = tuple("0123456789")
@@ -44,13 +50,3 @@ class DigitImages(ImageSet):
     def image(self, index: int) -> PIL.Image.Image:
         """Return a digit, mode "L", white on black."""
         return PIL.Image.fromarray(self._pixels[index])
-
-
-def _rows(labels: NDArray[np.uint8], split: Split, test_fraction: float) -> NDArray[np.intp]:
-    random = np.random.RandomState(0)  # numpy keeps this generator's stream for good, default_rng's it does not
-    chosen = []
-    for digit in range(10):
-        rows = random.permutation(np.flatnonzero(labels == digit))
-        cut = min(max(1, round(len(rows) * test_fraction)), len(rows) - 1)
-        chosen.append(rows[:cut] if split == "test" else rows[cut:])
-    return np.sort(np.concatenate(chosen))

@@ -20,9 +20,9 @@ class Noise(DatasetSource):
     Attributes:
         size: Width and height in pixels.
         count: Images in each split.
-        mean: Of the noise, on the scale from 0 (black) to 1 (white).
-        std: Standard deviation of the noise, before it is clipped to [0, 1].
-        seed: Which noise.
+        mean: Mean, on the scale from 0 (black) to 1 (white).
+        std: Standard deviation, before values are clipped to [0, 1].
+        seed: Draws the noise.
     """
 
     name = "noise"
@@ -38,19 +38,18 @@ class Noise(DatasetSource):
 
 
 class NoiseImages(ImageSet):
-    """Noise that is drawn when it is asked for, each image from a generator of its own."""
+    """Noise that is drawn on access, each image from a generator of its own."""
 
     def __init__(self, options: Noise, split: Split) -> None:
         self.classes = ("noise",)
         self.labels = [0] * options.count
-        self._options = options
-        self._split = split
-        # The options tell the noise apart; the first picture stands for the code that draws it.
+        self._options, self._split = options, split
+        # The first image stands for the code that draws it.
         content = repr((asdict(options), split)).encode() + self.image(0).tobytes()
         self.fingerprint = sha256(content).hexdigest()
 
     def image(self, index: int) -> PIL.Image.Image:
-        """Return a picture, mode "RGB"."""
+        """Return an image, mode "RGB"."""
         options = self._options
         random = np.random.RandomState([options.seed, self._split == "test", index])
         noise = random.normal(options.mean, options.std, (options.size, options.size, 3))

@@ -7,11 +7,7 @@ from pathlib import Path
 
 
 def packaged(name: str) -> Path:
-    """Return the path of a file in scikit-learn's `datasets` package.
-
-    Args:
-        name: Relative to that package, such as "images/china.jpg".
-    """
+    """Return the path of a file in scikit-learn's `datasets` package, such as "images/china.jpg"."""
     # Data is opened in every run, also when all results are stored. `import sklearn.datasets` takes 2 to 4 s on top
     # of torch, reading the same file takes 0.03 s; a test compares the two.
     spec = find_spec("sklearn")

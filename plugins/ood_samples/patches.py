@@ -28,8 +28,8 @@ class PhotoPatches(DatasetSource):
 
     Attributes:
         patch_size: Width and height of a patch in pixels.
-        count: Patches in each split; the photographs take turns.
-        seed: Where the patches lie.
+        count: Patches in each split; the photographs alternate.
+        seed: Draws the positions of the patches.
     """
 
     name = "photo-patches"
@@ -49,26 +49,24 @@ class PhotoPatches(DatasetSource):
         self.check()
         photographs = [PIL.Image.open(packaged(f"images/{name}.jpg")) for name in PHOTOGRAPHS]
         random = np.random.RandomState([self.seed, split == "test"])
-        sizes = [photographs[index % len(PHOTOGRAPHS)].size for index in range(self.count)]
-        return PatchImages(photographs, [_box(random, size, self.patch_size) for size in sizes])
+        boxes = []
+        for index in range(self.count):
+            size = photographs[index % len(PHOTOGRAPHS)].size
+            left, top = (random.randint(0, extent - self.patch_size + 1) for extent in size)
+            boxes.append((left, top, left + self.patch_size, top + self.patch_size))
+        return PatchImages(photographs, boxes)
 
 
 class PatchImages(ImageSet):
-    """Boxes cut out of photographs, which take turns."""
+    """Boxes cut out of alternating photographs."""
 
     def __init__(self, photographs: Sequence[PIL.Image.Image], boxes: Sequence[Box]) -> None:
         self.classes = PHOTOGRAPHS
         self.labels = [index % len(photographs) for index in range(len(boxes))]
         content = b"".join(photograph.tobytes() for photograph in photographs) + repr(boxes).encode()
         self.fingerprint = sha256(content).hexdigest()
-        self._photographs = photographs
-        self._boxes = boxes
+        self._photographs, self._boxes = photographs, boxes
 
     def image(self, index: int) -> PIL.Image.Image:
         """Return a patch, mode "RGB"."""
         return self._photographs[self.labels[index]].crop(self._boxes[index])
-
-
-def _box(random: np.random.RandomState, size: tuple[int, int], patch_size: int) -> Box:
-    left, top = (random.randint(0, extent - patch_size + 1) for extent in size)
-    return left, top, left + patch_size, top + patch_size
