@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
-from ood_core.statistics import Estimator, Whitening, covariance, least_distance, moments
+from ood_core.neighbors import nearest
+from ood_core.statistics import Estimator, Whitening, covariance, moments
 from ood_mahalanobis.preparation import Share, chunks, chunks_as_one_class, prepare
 
 
@@ -31,11 +32,7 @@ class MahalanobisDistance(Score):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        rows = self.whitening(prepare(outputs.embeddings, self.normalize))
-        if torch.compiler.is_compiling():  # a graph cannot repeat the search for some of the rows
-            nearest = torch.addmm(self.means.square().sum(1), rows, self.means.T, alpha=-2).argmin(1)
-            return (rows - self.means[nearest]).square().sum(1)
-        return least_distance(rows, self.means)
+        return nearest(self.whitening(prepare(outputs.embeddings, self.normalize)), self.means)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
