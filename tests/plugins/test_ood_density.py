@@ -207,3 +207,32 @@ def test_embeddings_that_are_not_finite_are_refused(scorer: Scorer) -> None:
 def test_no_training_image_is_refused(scorer: Scorer) -> None:
     with pytest.raises(OODError, match=rf"^scorer '{scorer.name}' needs training images, there is none$"):
         scorer.fit(outputs(torch.zeros(0, 5)))
+
+
+# ------------------------------------------------------------------------------------ formulas, slowly
+
+
+def test_one_class_svm_is_the_formula_of_the_paper() -> None:
+    train, test = clusters(60), clusters(10, seed=1)
+    score = OneClassSvm(gamma=0.1).fit(outputs(train))
+    vectors, weights = score.vectors + score.centre, score.log_weights.exp()
+    for row, found in zip(test.double(), score(outputs(test)), strict=True):
+        kernel = sum(a * torch.exp(-0.1 * (row - v).square().sum()) for a, v in zip(weights, vectors, strict=True))
+        assert found.item() == pytest.approx((score.log_offset - kernel.log()).item(), rel=1e-9)
+    assert weights.sum().item() == pytest.approx(0.5 * 60)  # sum of alpha, scaled to nu N as libsvm does
+
+
+def test_isolation_forest_is_the_formula_of_the_paper() -> None:
+    train, test = clusters(50), clusters(5, seed=1)
+    score = IsolationForest(trees=7, samples=20).fit(outputs(train))
+    expected_depth = 2 * (np.log(19) + np.euler_gamma) - 2 * 19 / 20
+    for row, found in zip(test, score(outputs(test)), strict=True):
+        depths = []
+        for root in score.roots.tolist():
+            node, depth = root, 0
+            while score.children[node, 0] != node:
+                goes_right = int(row[score.features[node]] > score.thresholds[node])
+                node, depth = int(score.children[node, goes_right]), depth + 1
+            assert score.lengths[node] >= depth
+            depths.append(score.lengths[node].item())
+        assert found.item() == pytest.approx(2 ** (-np.mean(depths) / expected_depth), rel=1e-12)

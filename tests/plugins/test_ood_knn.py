@@ -2,6 +2,7 @@ import logging
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import LocalOutlierFactor as SklearnFactor
@@ -236,3 +237,60 @@ def test_embeddings_that_are_not_finite_are_refused(scorer: Scorer) -> None:
 def test_no_training_image_is_refused(scorer: Scorer) -> None:
     with pytest.raises(OODError, match=r"^there is no training image to compare with$"):
         scorer.fit(make()[:0])
+
+
+# ------------------------------------------------------------------------------------ formulas, slowly
+
+
+def test_knn_ranks_like_the_published_code() -> None:
+    # knn-ood and OpenOOD: x / (|x| + 1e-10), minus the squared distance to the k-th neighbour
+    train, test = make(), make(30, seed=1)
+    points, queries = (
+        part.embeddings.double() / (part.embeddings.double().norm(dim=1)[:, None] + 1e-10) for part in (train, test)
+    )
+    confidence = -(queries[:, None] - points).square().sum(2).sort(1).values[:, 49]
+    torch.testing.assert_close(scores(NearestNeighbour(), train, test), (-confidence).sqrt(), rtol=1e-8, atol=0)
+
+
+def test_nnguide_of_all_neighbours_does_not_need_a_search() -> None:
+    train, test = make(), make(30, seed=1)
+    energy = train.logits.double().logsumexp(1, keepdim=True)
+    guide = (torch.nn.functional.normalize(train.embeddings.double()) * energy).mean(0)
+    expected = -(torch.nn.functional.normalize(test.embeddings.double()) @ guide) * test.logits.double().logsumexp(1)
+    torch.testing.assert_close(scores(GuidedByNeighbours(k=100), train, test), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_relation_graph_is_minus_the_confidence_of_openood() -> None:
+    # OpenOOD: f / sqrt(sum f^2 + 1e-10); sum of (|r| > 0.03) sign(r) |r|^pow with r = clamp(f f', 0) (p p')
+    train, test = make(), make(30, seed=1)
+    ours, theirs = (
+        part.embeddings.double() / (part.embeddings.double().square().sum(1) + 1e-10).sqrt()[:, None]
+        for part in (test, train)
+    )
+    relations = (ours @ theirs.T).clamp(min=0) * (test.logits.double().softmax(1) @ train.logits.double().softmax(1).T)
+    confidence = ((relations.abs() > 0.03) * relations).sum(1)
+    torch.testing.assert_close(scores(RelationGraph(), train, test), -confidence, rtol=1e-6, atol=1e-6)
+
+
+def test_lof_is_the_formula_of_the_paper() -> None:
+    k, train, test = 4, make(40), make(10, seed=1)
+    points = train.embeddings.double()
+
+    def neighbours(row: Tensor, among: list[int]) -> list[int]:
+        return sorted(among, key=lambda i: (row - points[i]).norm().item())[:k]
+
+    def others(i: int) -> list[int]:
+        return [j for j in range(40) if j != i]
+
+    reach = [(points[i] - points[neighbours(points[i], others(i))[-1]]).norm().item() for i in range(40)]
+
+    def density(row: Tensor, near: list[int]) -> float:
+        return 1 / np.mean([max((row - points[i]).norm().item(), reach[i]) for i in near])
+
+    densities = [density(points[i], neighbours(points[i], others(i))) for i in range(40)]
+    expected = []
+    for row in test.embeddings.double():
+        near = neighbours(row, list(range(40)))
+        expected.append(np.mean([densities[i] for i in near]) / density(row, near))
+    found = scores(LocalOutlierFactor(k=k), train, test)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-8, atol=0)

@@ -144,3 +144,13 @@ def test_the_regret_tells_saturated_predictions_apart():
     found = certain(TEST)
     assert found.isfinite().all() and (found > 0).all()
     assert len(torch.unique(found)) == len(found)
+
+
+# ------------------------------------------------------------------------------------ formulas, slowly
+
+
+def test_vim_orders_like_the_probability_of_the_further_logit():
+    found = ViM().fit(TRAIN)(TEST).numpy()
+    alpha = TRAIN.logits.double().numpy().max(1).mean() / residuals(KNOWN, 8).mean()
+    logits = np.concatenate([TEST.logits.double().numpy(), alpha * residuals(F, 8)[:, None]], 1)
+    assert (np.argsort(softmax(logits, 1)[:, -1]) == np.argsort(found)).all()
