@@ -19,7 +19,13 @@ class RankReducedLogits(Probe):
     """Logits of the last feature map without its largest singular component."""
 
     def layers(self, network: Network) -> tuple[str, ...]:
-        """Return no layers: the features are enough."""
+        """Return no layers: the features are enough.
+
+        Raises:
+            OODError: There is no classifier; raised here, before the pass over the images.
+        """
+        if isinstance(network.get_classifier(), torch.nn.Identity):
+            raise OODError("scorer 'rankfeat' needs logits, and the network has no classifier")
         return ()
 
     def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:

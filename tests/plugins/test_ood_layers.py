@@ -14,7 +14,7 @@ from ood_core.testing.data import SmallNetwork
 from ood_layers.gram import Gram
 from ood_layers.mahalanobis import LayerMahalanobis, MahalanobisEnsemble
 from ood_layers.maps import GramSums, LayerMeans, flatten_positions
-from ood_layers.rankfeat import RankFeat, remove_first_component
+from ood_layers.rankfeat import RankFeat, RankReducedLogits, remove_first_component
 
 
 def layer_maps(outputs):
@@ -154,3 +154,10 @@ def test_two_probes_never_share_the_name_of_an_array():
     probes = [LayerMeans(), LayerMeans(wanted=("a",)), GramSums(powers=1), GramSums(powers=2)]
     prefixes = [probe.prefix() for probe in probes]
     assert not any(one.startswith(two) for one in prefixes for two in prefixes if one is not two)
+
+
+def test_rankfeat_refuses_a_network_without_classifier_before_the_extraction():
+    network = SmallNetwork(3)
+    network.classifier = torch.nn.Identity()
+    with pytest.raises(OODError, match="the network has no classifier"):
+        RankReducedLogits().layers(network)
