@@ -25,7 +25,7 @@ from ood_core.plugins import Plugins
 from ood_core.recipe.build import with_nested
 
 FILE = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Grows when a field changes its meaning."""
 
 CORE = "ood-framework"

@@ -34,7 +34,8 @@ from ood_core.interfaces.plugin import (
     Split,
     Views,
 )
-from ood_core.interfaces.scoring import NEEDS, Probe, Score, Scorer, ScorerInfo
+from ood_core.interfaces.scoring import NEEDS, FormulaScorer, Probe, Score, Scorer, ScorerInfo
+from ood_core.interfaces.shaping import ShapedScore, ShapedScorer
 from ood_core.interfaces.training import (
     Batch,
     PretextTask,
@@ -53,6 +54,7 @@ __all__ = (
     "Batch",
     "DatasetSource",
     "EvaluationView",
+    "FormulaScorer",
     "Head",
     "ImageSet",
     "Network",
@@ -68,6 +70,8 @@ __all__ = (
     "Score",
     "Scorer",
     "ScorerInfo",
+    "ShapedScore",
+    "ShapedScorer",
     "Split",
     "StageFacts",
     "Task",

@@ -63,16 +63,16 @@ class ScorerInfo:
     Attributes:
         paper: Authors, year and title of the source.
         formula: The score in one line of plain Unicode: z logits, p softmax, f embedding, W and b the head.
-        fit: What fitting costs, in the letters N, C, D; "none" where nothing is fitted.
-        score: What scoring one row costs.
+        score: What scoring one row costs, in the letters N, C, D.
+        fit: What fitting costs; "none" where nothing is fitted.
         notes: Where a default or the formula differs from the paper's or from OpenOOD's configuration; empty where
             they agree.
     """
 
     paper: str
     formula: str
-    fit: str
     score: str
+    fit: str = "none"
     notes: str = ""
 
 
@@ -128,3 +128,27 @@ class Scorer(Plugin):
     def probes(self) -> tuple[Probe, ...]:
         """Return the probes of this scorer and those among its options, each once."""
         return tuple(dict.fromkeys(probe for part in self.parts() if (probe := part.probe()) is not None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormulaScorer(Scorer, Score):
+    """A scorer that fits nothing: a formula of the outputs of each row and of the options.
+
+    It is its own fitted score: `fit` returns the scorer, and options are saved as the fields of a score are.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.scores = cls
+
+    @abstractmethod
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return float64 [N], higher = more out-of-distribution; each row for itself, whatever the others are."""
+
+    def fit(self, train: Outputs) -> Score:
+        """Return the scorer itself; an override may check the options against the training outputs."""
+        return self
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """Return the score [N]."""
+        return self.score(outputs)

@@ -1,4 +1,4 @@
-"""The weighted mean of what several scorers say, after each is put on a common scale.
+"""The weighted mean of several scores, after each is put on a common scale.
 
 The scale comes from the scores of held-out ID images: on training images many scorers are far too sure of themselves.
 """
@@ -6,6 +6,7 @@ The scale comes from the scores of held-out ID images: on training images many s
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from torch import Tensor
 from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
 
 _LOG = logging.getLogger(__name__)
-_NEEDS = frozenset({"held_out"})
 
 
 @dataclass(frozen=True)
@@ -58,37 +58,88 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class MeanRank(Score):
-    """Weighted mean of the ranks of several scores.
+class ZScores:
+    """Maps scores to standard deviations from the mean, both of held-out ID scores."""
+
+    mean: float
+    spread: float
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Return z-scores [N] of scores [N]."""
+        return (scores - self.mean) / self.spread
+
+
+@dataclass(frozen=True)
+class WeightedMean(Score):
+    """Weighted mean of several scores on their scales.
 
     Attributes:
         inner: The scores.
-        ranks: The scale of each.
+        scales: One for each.
         weights: [K], of sum 1.
     """
 
     inner: tuple[Score, ...]
-    ranks: tuple[Ranks, ...]
+    scales: tuple[Ranks | ZScores, ...]
     weights: Tensor
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        pairs = zip(self.ranks, self.inner, strict=True)
-        return self.weights @ torch.stack([ranks(score(outputs)) for ranks, score in pairs])
+        pairs = zip(self.scales, self.inner, strict=True)
+        return self.weights @ torch.stack([scale(score(outputs)) for scale, score in pairs])
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankFusion(Scorer):
+class Fusion(Scorer):
+    """Weighted mean of scores on scales that are fitted to held-out ID images.
+
+    Attributes:
+        scorers: The scorers to combine.
+        weights: One for each of them; none are equal weights. Only their ratios matter.
+    """
+
+    needs = frozenset({"held_out"})
+    scores = WeightedMean
+
+    scorers: tuple[Scorer, ...]
+    weights: tuple[PositiveFloat, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.scorers:
+            raise ValueError("scorers must name at least one")
+        if self.weights and len(self.weights) != len(self.scorers):
+            count = len(self.scorers)
+            raise ValueError(f"there must be as many weights as scorers, {count}, not {len(self.weights)}")
+        for scorer in self.scorers:
+            if "network" in scorer.all_needs():
+                raise ValueError(
+                    f"scorer '{scorer.name}' needs the network, and cannot score held-out images in fitting"
+                )
+
+    @abstractmethod
+    def fit_scales(self, scores: Tensor) -> Sequence[Ranks | ZScores]:
+        """Return a scale for each row of held-out scores [K, N]."""
+
+    def fit(self, train: Outputs) -> WeightedMean:
+        """Return the score."""
+        assert train.held_out is not None
+        inner = tuple(scorer.fit(train) for scorer in self.scorers)
+        chunks = train.held_out.without_labels().chunks()
+        scores = torch.cat([torch.stack([score(chunk) for score in inner]) for chunk in chunks], 1)
+        weights = torch.tensor(self.weights or [1.0] * len(inner), dtype=torch.float64)
+        return WeightedMean(inner, tuple(self.fit_scales(scores)), weights / weights.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFusion(Fusion):
     """Weighted mean of ranks among held-out ID images, whatever the scale of the scores.
 
     Attributes:
-        scorers: Those that are asked.
+        scorers: The scorers to combine.
         weights: One for each of them; none are equal weights. Only their ratios matter.
     """
 
     name = "rank-fusion"
-    needs = _NEEDS
-    scores = MeanRank
     info = ScorerInfo(
         paper="the empirical distribution function, or conformal p-value, of each score; no one paper",
         formula="Σ w F(s), F the share of held-out ID scores below s",
@@ -96,53 +147,21 @@ class RankFusion(Scorer):
         score="that of the scorers + log N",
     )
 
-    scorers: tuple[Scorer, ...]
-    weights: tuple[PositiveFloat, ...] = ()
-
-    def __post_init__(self) -> None:
-        _refuse(self.scorers, self.weights)
-
-    def fit(self, train: Outputs) -> MeanRank:
-        """Return the score."""
-        inner = tuple(scorer.fit(train) for scorer in self.scorers)
-        ranks = tuple(Ranks.of(scores) for scores in _of_held_out(inner, train))
-        return MeanRank(inner, ranks, _shares(self.weights, len(inner)))
-
-
-@dataclass(frozen=True)
-class MeanDeviation(Score):
-    """Weighted mean of how many standard deviations several scores lie above their mean.
-
-    Attributes:
-        inner: The scores.
-        means: [K], over held-out ID images.
-        spreads: [K], standard deviations.
-        weights: [K], of sum 1.
-    """
-
-    inner: tuple[Score, ...]
-    means: Tensor
-    spreads: Tensor
-    weights: Tensor
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        scores = torch.stack([score(outputs) for score in self.inner])
-        return self.weights @ ((scores - self.means[:, None]) / self.spreads[:, None])
+    def fit_scales(self, scores: Tensor) -> Sequence[Ranks]:
+        """Return the empirical distribution functions."""
+        return [Ranks.of(row) for row in scores]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZScoreFusion(Scorer):
+class ZScoreFusion(Fusion):
     """Weighted mean of scores in standard deviations from their mean over held-out ID images.
 
     Attributes:
-        scorers: Those that are asked.
+        scorers: The scorers to combine.
         weights: One for each of them; none are equal weights. Only their ratios matter.
     """
 
     name = "z-score-fusion"
-    needs = _NEEDS
-    scores = MeanDeviation
     info = ScorerInfo(
         paper="standardisation of each score; no one paper",
         formula="Σ w (s - mean) / std, both over held-out ID scores",
@@ -150,26 +169,9 @@ class ZScoreFusion(Scorer):
         score="that of the scorers",
     )
 
-    scorers: tuple[Scorer, ...]
-    weights: tuple[PositiveFloat, ...] = ()
-
-    def __post_init__(self) -> None:
-        _refuse(self.scorers, self.weights)
-
-    def fit(self, train: Outputs) -> MeanDeviation:
-        """Return the score."""
-        inner = tuple(scorer.fit(train) for scorer in self.scorers)
-        scores = _of_held_out(inner, train)
-        spreads = torch.tensor([_spread(row) for row in scores], dtype=torch.float64)
-        return MeanDeviation(inner, scores.mean(1), spreads, _shares(self.weights, len(inner)))
-
-
-def _of_held_out(inner: Sequence[Score], train: Outputs) -> Tensor:
-    """Return the scores of the held-out images, [K, N]."""
-    assert train.held_out is not None
-    images = train.held_out.without_labels()
-    parts = [torch.stack([score(part) for score in inner]) for part in images.chunks()]
-    return torch.cat(parts, 1)
+    def fit_scales(self, scores: Tensor) -> Sequence[ZScores]:
+        """Return means and standard deviations."""
+        return [ZScores(mean, _spread(row)) for mean, row in zip(scores.mean(1).tolist(), scores, strict=True)]
 
 
 def _spread(scores: Tensor) -> float:
@@ -177,19 +179,3 @@ def _spread(scores: Tensor) -> float:
     if not found:
         _LOG.warning("a scorer gives all held-out ID images the same score; its scale is left as it is")
     return found or 1.0
-
-
-def _shares(weights: Sequence[float], count: int) -> Tensor:
-    found = torch.tensor(weights or [1.0] * count, dtype=torch.float64)
-    return found / found.sum()
-
-
-def _refuse(scorers: Sequence[Scorer], weights: Sequence[float]) -> None:
-    """Raise ValueError for options that do not fit together."""
-    if not scorers:
-        raise ValueError("scorers must name at least one")
-    if weights and len(weights) != len(scorers):
-        raise ValueError(f"there must be as many weights as scorers, {len(scorers)}, not {len(weights)}")
-    for scorer in scorers:
-        if "network" in scorer.all_needs():
-            raise ValueError(f"scorer '{scorer.name}' needs the network, and cannot score held-out images in fitting")

@@ -21,30 +21,14 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
+from ood_core.interfaces import FormulaScorer, Outputs, PositiveInt, ScorerInfo
 from ood_gradients.passes import network_of
 
 _WHOLE_CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d)
 
 
-@dataclass(frozen=True)
-class PredictiveEntropy(Score):
-    """Entropy of the mean softmax of all passes, in [0, log C].
-
-    Attributes:
-        passes: How many there are.
-    """
-
-    passes: int
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        surprises = (logits.double().log_softmax(1) for logits in _passes(outputs, self.passes))
-        return _entropy(reduce(torch.logaddexp, surprises).log_softmax(1))
-
-
 @dataclass(frozen=True, kw_only=True)
-class MCDropout(Scorer):
+class MCDropout(FormulaScorer):
     """Entropy of the softmax, averaged over passes with dropout on (Gal and Ghahramani, 2016).
 
     H(1/P sum softmax(z_p)), z_p the logits of pass p. Where dropout is in the head alone, the rest is run once.
@@ -55,11 +39,9 @@ class MCDropout(Scorer):
 
     name = "mc-dropout"
     needs = frozenset({"logits", "network"})
-    scores = PredictiveEntropy
     info = ScorerInfo(
         paper="Gal and Ghahramani, 2016, Dropout as a Bayesian approximation",
         formula="H(mean_p softmax(z_p)),  z_p of pass p with dropout",
-        fit="none",
         score="100 forward passes; 1 where only the head has dropout",
         notes=(
             "passes is that of the paper's experiment with MNIST, its regression has 1000; OpenOOD has 5, and the "
@@ -69,9 +51,10 @@ class MCDropout(Scorer):
 
     passes: PositiveInt = 100
 
-    def fit(self, train: Outputs) -> PredictiveEntropy:
-        """Return the score."""
-        return PredictiveEntropy(self.passes)
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return the entropy of the mean softmax of all passes [N], in [0, log C]."""
+        log_probabilities = (logits.double().log_softmax(1) for logits in _passes(outputs, self.passes))
+        return _entropy(reduce(torch.logaddexp, log_probabilities).log_softmax(1))
 
 
 def _entropy(log_probabilities: Tensor) -> Tensor:

@@ -16,31 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ood_core.interfaces import Network, NonNegativeFloat, Outputs, PositiveFloat, Score, Scorer, ScorerInfo
-from ood_gradients.passes import network_of, pixel_gradient, rivals, rivals_gradient
-
-
-@dataclass(frozen=True)
-class PerturbedSoftmax(Score):
-    """log(1 - p_max) of the image after a step in all of its pixels.
-
-    Attributes:
-        temperature: T.
-        epsilon: Length of the step, with pixels in [0, 1].
-    """
-
-    temperature: float
-    epsilon: float
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        network, images = network_of(outputs)
-        step = self.epsilon * _doubt_gradient(network, images, self.temperature).sign()
-        return _doubt(network, images - step, self.temperature)
+from ood_core.interfaces import FormulaScorer, Network, NonNegativeFloat, Outputs, PositiveFloat, ScorerInfo
+from ood_gradients.passes import error_log_odds, error_log_odds_gradient, network_of, pixel_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
-class ODIN(Scorer):
+class ODIN(FormulaScorer):
     """Softmax at a high temperature of an image that was moved towards its predicted class (Liang et al., 2018).
 
     log(1 - max softmax(z(x') / T)) with x' = x - ε sign(∇ -log max softmax(z(x) / T)); it orders like the negative
@@ -53,12 +34,10 @@ class ODIN(Scorer):
 
     name = "odin"
     needs = frozenset({"logits", "network"})
-    scores = PerturbedSoftmax
     info = ScorerInfo(
         paper="Liang, Li and Srikant, 2018, Enhancing the reliability of out-of-distribution image detection in "
         "neural networks",
         formula="log(1 − max softmax(z(x′)/T)),  x′ = x + ε sign ∇ log max softmax(z(x)/T)",
-        fit="none",
         score="3 passes: forward, backward, forward",
         notes=(
             "epsilon is the authors' for DenseNet on CIFAR-10, who have others to 0.0048 for other networks and OOD "
@@ -70,34 +49,15 @@ class ODIN(Scorer):
     temperature: PositiveFloat = 1000.0
     epsilon: NonNegativeFloat = 0.0014
 
-    def fit(self, train: Outputs) -> PerturbedSoftmax:
-        """Return the score."""
-        return PerturbedSoftmax(self.temperature, self.epsilon)
-
-
-@dataclass(frozen=True)
-class PixelPerturbedSoftmax(Score):
-    """log(1 - p_max) of the image after a step in one channel of one pixel.
-
-    Attributes:
-        temperature: T.
-        epsilon: Length of the step, with pixels in [0, 1].
-    """
-
-    temperature: float
-    epsilon: float
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return log(1 - p_max) [N] of the image after a step in all of its pixels."""
         network, images = network_of(outputs)
-        gradient = _doubt_gradient(network, images, self.temperature).flatten(1)
-        steepest = gradient.abs().argmax(1, keepdim=True)
-        signs = torch.zeros_like(gradient).scatter(1, steepest, gradient.gather(1, steepest).sign())
-        return _doubt(network, images - self.epsilon * signs.view_as(images), self.temperature)
+        step = self.epsilon * _log_odds_gradient(network, images, self.temperature).sign()
+        return _log_error(network, images - step, self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
-class IODIN(Scorer):
+class IODIN(FormulaScorer):
     """ODIN with a step in the one value of the image that has the largest gradient, i-ODIN (Regmi, 2024).
 
     log(1 - max softmax(z(x') / T)), x' = x - ε sign(g_i) at the channel and pixel i of the largest |g_i|, for the
@@ -110,11 +70,9 @@ class IODIN(Scorer):
 
     name = "iodin"
     needs = frozenset({"logits", "network"})
-    scores = PixelPerturbedSoftmax
     info = ScorerInfo(
         paper="Regmi, 2024, Going beyond conventional OOD detection",
         formula="log(1 − max softmax(z(x′)/T)),  x′ = x + ε sign ∇ᵢ log max softmax(z(x)/T) at the largest |∇ᵢ|",
-        fit="none",
         score="3 passes: forward, backward, forward",
         notes=(
             "OpenOOD then takes the best of temperature 1 to 1000 and epsilon 0.0014 and 0.0028 on validation OOD "
@@ -125,17 +83,21 @@ class IODIN(Scorer):
     temperature: PositiveFloat = 1000.0
     epsilon: NonNegativeFloat = 0.0014
 
-    def fit(self, train: Outputs) -> PixelPerturbedSoftmax:
-        """Return the score."""
-        return PixelPerturbedSoftmax(self.temperature, self.epsilon)
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return log(1 - p_max) [N] of the image after a step in one channel of one pixel."""
+        network, images = network_of(outputs)
+        gradient = _log_odds_gradient(network, images, self.temperature).flatten(1)
+        steepest = gradient.abs().argmax(1, keepdim=True)
+        signs = torch.zeros_like(gradient).scatter(1, steepest, gradient.gather(1, steepest).sign())
+        return _log_error(network, images - self.epsilon * signs.view_as(images), self.temperature)
 
 
-def _doubt_gradient(network: Network, images: Tensor, temperature: float) -> Tensor:
+def _log_odds_gradient(network: Network, images: Tensor, temperature: float) -> Tensor:
     """Return the gradient at the pixels of the log-odds against the predicted class, times T."""
-    return pixel_gradient(images, network, lambda logits: rivals_gradient(logits / temperature))
+    return pixel_gradient(images, network, lambda logits: error_log_odds_gradient(logits / temperature))
 
 
 @torch.no_grad()
-def _doubt(network: Network, images: Tensor, temperature: float) -> Tensor:
+def _log_error(network: Network, images: Tensor, temperature: float) -> Tensor:
     """Return log(1 - p_max), float64 [N]."""
-    return logsigmoid(rivals(network(images).double() / temperature))
+    return logsigmoid(error_log_odds(network(images).double() / temperature))

@@ -6,7 +6,7 @@ measured to be slower on CPUs (ResNet-18, timm's ViT-Tiny), because each image t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -15,38 +15,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Network, Outputs, PositiveFloat, Score, Scorer, ScorerInfo
+from ood_core.interfaces import FormulaScorer, Network, Outputs, PositiveFloat, ScorerInfo
 from ood_gradients.passes import network_of
 
 Parameters: TypeAlias = Literal["all", "head"]
 """Which parameters have their gradient taken: all of the network, or the weight of the classifier alone."""
 
 
-@dataclass(frozen=True)
-class NegativeAbsoluteSum(Score):
-    """Minus the L1 norm of the gradient of the divergence from uniform, at most 0.
-
-    Attributes:
-        temperature: T.
-        parameters: Which of them.
-    """
-
-    temperature: float
-    parameters: Parameters
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        network, images = network_of(outputs)
-        chosen = _leaves(network, self.parameters)
-        scores = torch.zeros(len(images), dtype=torch.float64)
-        for row, image in enumerate(images):
-            for gradient in _gradients(network, chosen, image, self.temperature):
-                scores[row] -= gradient.abs().sum(dtype=torch.float64).cpu()
-        return scores
-
-
 @dataclass(frozen=True, kw_only=True)
-class NetworkGradNorm(Scorer):
+class NetworkGradNorm(FormulaScorer):
     """GradNorm over all parameters of the network, by a backward pass for each image (after Huang et al., 2021).
 
     -|∇ L|_1 with L = -1/C sum log softmax(z / T), which is the divergence of the softmax from uniform but for a
@@ -59,46 +36,26 @@ class NetworkGradNorm(Scorer):
 
     name = "gradnorm-network"
     needs = frozenset({"logits", "network"})
-    scores = NegativeAbsoluteSum
     info = ScorerInfo(
         paper="Huang, Geng and Li, 2021, On the importance of gradients for detecting distributional shifts in the "
         "wild",
         formula="−‖∇ KL(u‖softmax(z/T))‖₁ at all parameters",
-        fit="none",
         score="2 passes of one image: forward, backward",
     )
 
     temperature: PositiveFloat = 1.0
     parameters: Parameters = "all"
 
-    def fit(self, train: Outputs) -> NegativeAbsoluteSum:
-        """Return the score."""
-        return NegativeAbsoluteSum(self.temperature, self.parameters)
-
-
-@dataclass(frozen=True)
-class NegativeSquareSum(Score):
-    """Minus the squared L2 norm of the gradient of -sum log p, at most 0.
-
-    Attributes:
-        parameters: Which of them.
-    """
-
-    parameters: Parameters
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        network, images = network_of(outputs)
-        chosen = _leaves(network, self.parameters)
-        scores = torch.zeros(len(images), dtype=torch.float64)
-        for row, image in enumerate(images):
-            for gradient in _gradients(network, chosen, image, temperature=1.0):
-                scores[row] -= gradient.double().square().sum().cpu()
-        return scores * outputs.logits.shape[1] ** 2
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return minus the L1 norm of the gradient [N], at most 0."""
+        scores = torch.zeros(len(outputs), dtype=torch.float64)
+        for row, gradient in _gradients(outputs, self.parameters, self.temperature):
+            scores[row] -= gradient.abs().sum(dtype=torch.float64).cpu()
+        return scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradUncertainty(Scorer):
+class GradUncertainty(FormulaScorer):
     """Squared L2 norm of the gradient against a label that claims every class (after Lee and AlRegib, 2020).
 
     -|∇ L|² with L = -sum log p, the cross-entropy of the softmax with ones for all classes. The paper trains a detector
@@ -110,19 +67,20 @@ class GradUncertainty(Scorer):
 
     name = "grad-uncertainty"
     needs = frozenset({"logits", "network"})
-    scores = NegativeSquareSum
     info = ScorerInfo(
         paper="Lee and AlRegib, 2020, Gradients as a measure of uncertainty in neural networks",
         formula="−‖∇ Σ log p‖₂² at all parameters",
-        fit="none",
         score="2 passes of one image: forward, backward",
     )
 
     parameters: Parameters = "all"
 
-    def fit(self, train: Outputs) -> NegativeSquareSum:
-        """Return the score."""
-        return NegativeSquareSum(self.parameters)
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return minus the squared L2 norm of the gradient [N], at most 0."""
+        scores = torch.zeros(len(outputs), dtype=torch.float64)
+        for row, gradient in _gradients(outputs, self.parameters, temperature=1.0):
+            scores[row] -= gradient.double().square().sum().cpu()
+        return scores * outputs.logits.shape[1] ** 2
 
 
 def _leaves(network: Network, parameters: Parameters) -> dict[str, Tensor]:
@@ -143,10 +101,13 @@ def _leaves(network: Network, parameters: Parameters) -> dict[str, Tensor]:
         }
 
 
-def _gradients(network: Network, chosen: Mapping[str, Tensor], image: Tensor, temperature: float) -> Iterator[Tensor]:
-    """Yield the gradient at each of these parameters of -1/C sum log softmax(z / T), for one image."""
-    with torch.inference_mode(False), torch.enable_grad():
-        logits: Tensor = functional_call(network, dict(chosen), (image[None].clone(),))
-        loss = -(logits.double() / temperature).log_softmax(1).mean()
-        found = torch.autograd.grad(loss, tuple(chosen.values()), allow_unused=True)
-    yield from (gradient for gradient in found if gradient is not None)
+def _gradients(outputs: Outputs, parameters: Parameters, temperature: float) -> Iterator[tuple[int, Tensor]]:
+    """Yield rows with the gradients at each of the parameters of -1/C sum log softmax(z / T), image by image."""
+    network, images = network_of(outputs)
+    chosen = _leaves(network, parameters)
+    for row, image in enumerate(images):
+        with torch.inference_mode(False), torch.enable_grad():
+            logits: Tensor = functional_call(network, dict(chosen), (image[None].clone(),))
+            loss = -(logits.double() / temperature).log_softmax(1).mean()
+            found = torch.autograd.grad(loss, tuple(chosen.values()), allow_unused=True)
+        yield from ((row, gradient) for gradient in found if gradient is not None)

@@ -43,14 +43,14 @@ def pixel_gradient(images: Tensor, output: Callable[[Tensor], Tensor], weights: 
     return gradient
 
 
-def rivals(logits: Tensor) -> Tensor:
+def error_log_odds(logits: Tensor) -> Tensor:
     """Return the log-odds of all other classes together against the most probable one, [N]; free of cancellation."""
     top, index = logits.max(1, keepdim=True)
     return logits.scatter(1, index, _NO_RIVAL).logsumexp(1) - top[:, 0]
 
 
-def rivals_gradient(logits: Tensor) -> Tensor:
-    """Return the gradient of `rivals` at the logits, [N, C]: -1 for the top class, shares of 1 for the others."""
+def error_log_odds_gradient(logits: Tensor) -> Tensor:
+    """Return the gradient of `error_log_odds`, [N, C]: -1 for the top class, shares of 1 for the others."""
     index = logits.argmax(1, keepdim=True)
     shares = logits.scatter(1, index, _NO_RIVAL).softmax(1)
     return shares.scatter(1, index, -1.0)

@@ -14,58 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
 
-from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
+from ood_core.interfaces import FormulaScorer, Outputs, PositiveFloat, ScorerInfo
 
 _CELLS = 1 << 20  # of a block of rows that stays in the processor's caches: 4 MB
 _FLAT = 0.5  # below such an excess, p - 1/C has lost digits that count
 
 
-@dataclass(frozen=True)
-class NegativeGradientNorm(Score):
-    """Minus the L1 norm of the gradient, at most 0; confident predictions from large embeddings have a large norm.
-
-    Both sums are taken in float32 where the outputs are float32, within 1e-6 of the norm that float64 gives; rows with
-    almost uniform probabilities are done again in float64.
-    """
-
-    temperature: float
-    mass: float
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        if torch.compiler.is_compiling():  # a graph cannot do some rows again: all are done in float64
-            return self._scaled(
-                _excess(outputs.logits.double(), self.temperature), outputs.embeddings.double().abs().sum(1)
-            )
-        logits, classes = outputs.logits, outputs.logits.shape[1]
-        size = max(1, _CELLS // classes)
-        excess = torch.cat([_excess(block, self.temperature) for block in torch.split(logits, size)])
-        length = torch.cat([block.abs().sum(1) for block in torch.split(outputs.embeddings, size)])
-        flat = (excess < _FLAT).nonzero()[:, 0]
-        excess = excess.double()
-        for rows in torch.split(flat, size):
-            excess[rows] = _excess(logits[rows].double(), self.temperature)
-        return self._scaled(excess, length.double())
-
-    def _scaled(self, excess: Tensor, length: Tensor) -> Tensor:
-        # what is above 1/C is as much as what is below
-        return -self.mass / self.temperature * 2 * excess * length
-
-
-def _excess(logits: Tensor, temperature: float) -> Tensor:
-    """Return sum_j max(p_j - 1/C, 0), [B]."""
-    # the differences keep all their digits if the largest logit goes first
-    scaled = logits if temperature == 1 else (logits - logits.amax(1, keepdim=True)).div_(temperature)
-    probabilities = scaled.softmax(1)
-    # In float32 they do not quite sum to 1: with many classes, that is most of the error.
-    return softshrink(probabilities, 1 / logits.shape[1]).sum(1) / probabilities.sum(1)
-
-
 @dataclass(frozen=True, kw_only=True)
-class GradNorm(Scorer):
+class GradNorm(FormulaScorer):
     """L1 norm of the gradient at the classifier's weight, of the divergence from uniform (Huang et al., 2021).
 
-    score = -(mass / T) sum_j |p_j - 1/C| sum_d |f_d|, with p = softmax(z / T).
+    score = -(mass / T) sum_j |p_j - 1/C| sum_d |f_d|, with p = softmax(z / T); confident predictions from large
+    embeddings have a large norm. Both sums are taken in float32 where the outputs are float32, within 1e-6 of the norm
+    that float64 gives; rows with almost uniform probabilities are done again in float64.
 
     Attributes:
         temperature: T; 1 in the authors' code.
@@ -75,11 +36,9 @@ class GradNorm(Scorer):
 
     name = "gradnorm"
     needs = frozenset({"embeddings", "logits"})
-    scores = NegativeGradientNorm
     info = ScorerInfo(
         paper="Huang et al., 2021, On the importance of gradients for detecting distributional shifts in the wild",
         formula="−(1/T) Σ_j |p_j − 1/C| · Σ_d |f_d|",
-        fit="none",
         score="C + D",
         notes="the authors' code and OpenOOD sum over ones (`target: ones`), which ranks alike",
     )
@@ -87,7 +46,31 @@ class GradNorm(Scorer):
     temperature: PositiveFloat = 1.0
     target: Literal["uniform", "ones"] = "uniform"
 
-    def fit(self, train: Outputs) -> NegativeGradientNorm:
-        """Return the score."""
-        classes = train.logits.shape[1]
-        return NegativeGradientNorm(self.temperature, mass=float(classes) if self.target == "ones" else 1.0)
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return minus the L1 norm of the gradient [N], at most 0."""
+        logits, classes = outputs.logits, outputs.logits.shape[1]
+        if torch.compiler.is_compiling():  # a graph cannot do some rows again: all are done in float64
+            excess = _excess(logits.double(), self.temperature)
+            return self._scaled(excess, outputs.embeddings.double().abs().sum(1), classes)
+        size = max(1, _CELLS // classes)
+        excess = torch.cat([_excess(block, self.temperature) for block in torch.split(logits, size)])
+        length = torch.cat([block.abs().sum(1) for block in torch.split(outputs.embeddings, size)])
+        flat = (excess < _FLAT).nonzero()[:, 0]
+        excess = excess.double()
+        for rows in torch.split(flat, size):
+            excess[rows] = _excess(logits[rows].double(), self.temperature)
+        return self._scaled(excess, length.double(), classes)
+
+    def _scaled(self, excess: Tensor, length: Tensor, classes: int) -> Tensor:
+        mass = float(classes) if self.target == "ones" else 1.0
+        # what is above 1/C is as much as what is below
+        return -mass / self.temperature * 2 * excess * length
+
+
+def _excess(logits: Tensor, temperature: float) -> Tensor:
+    """Return sum_j max(p_j - 1/C, 0), [B]."""
+    # the differences keep all their digits if the largest logit goes first
+    scaled = logits if temperature == 1 else (logits - logits.amax(1, keepdim=True)).div_(temperature)
+    probabilities = scaled.softmax(1)
+    # In float32 they do not quite sum to 1: with many classes, that is most of the error.
+    return softshrink(probabilities, 1 / logits.shape[1]).sum(1) / probabilities.sum(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
-from ood_logits.rows import blocks, peaks
+from ood_logits.rows import blocks, softmax_parts
 
 _LOG = logging.getLogger(__name__)
 _LEAST, _MOST = 1e-4, 1e6  # temperatures that are searched
@@ -26,7 +26,7 @@ class CalibratedSoftmax(Score):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        return peaks(outputs.logits, self.temperature).log_rest
+        return softmax_parts(outputs.logits, self.temperature).log_rest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,8 @@
-"""How much the most probable class stands out; nothing is fitted."""
+"""Scores of the most probable class against all others; nothing is fitted.
+
+Logarithms are taken of what the papers compare with a threshold: they order images alike, and have no ties where
+probabilities round to 1.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
-from ood_logits.rows import peaks
+from ood_core.interfaces import FormulaScorer, Outputs, PositiveFloat, ScorerInfo
+from ood_logits.rows import softmax_parts
 
-
-@dataclass(frozen=True)
-class SoftmaxScore(Score):
-    """log(1 - p_max), at most 0."""
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        return peaks(outputs.logits).log_rest
+_DOCTOR = "Granese et al., 2021, DOCTOR: A simple method for detecting misclassification errors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Softmax(Scorer):
+class Softmax(FormulaScorer):
     """Maximum softmax probability (Hendrycks and Gimpel, 2017).
 
     score = log(1 - max_j p_j), which orders like -max_j p_j and has no ties where that rounds to -1.
@@ -28,67 +25,36 @@ class Softmax(Scorer):
 
     name = "softmax"
     needs = frozenset({"logits"})
-    scores = SoftmaxScore
     info = ScorerInfo(
         paper="Hendrycks and Gimpel, 2017, A baseline for detecting misclassified and out-of-distribution examples",
         formula="log(1 − max_j p_j)",
-        fit="none",
         score="C",
     )
 
-    def fit(self, train: Outputs) -> SoftmaxScore:
-        """Return the score."""
-        return SoftmaxScore()
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return log(1 - p_max) [N], at most 0."""
+        return softmax_parts(outputs.logits).log_rest
 
 
-@dataclass(frozen=True)
-class NegativeMaxLogit(Score):
-    """-z_max."""
+@dataclass(frozen=True, kw_only=True)
+class MaxLogit(FormulaScorer):
+    """Maximum logit (Hendrycks et al., 2022)."""
 
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
+    name = "max-logit"
+    needs = frozenset({"logits"})
+    info = ScorerInfo(
+        paper="Hendrycks et al., 2022, Scaling out-of-distribution detection for real-world settings",
+        formula="−max_j z_j",
+        score="C",
+    )
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return -z_max [N]."""
         return -outputs.logits.amax(1).double()
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxLogit(Scorer):
-    """Maximum logit (Hendrycks et al., 2022).
-
-    score = -max_j z_j.
-    """
-
-    name = "max-logit"
-    needs = frozenset({"logits"})
-    scores = NegativeMaxLogit
-    info = ScorerInfo(
-        paper="Hendrycks et al., 2022, Scaling out-of-distribution detection for real-world settings",
-        formula="−max_j z_j",
-        fit="none",
-        score="C",
-    )
-
-    def fit(self, train: Outputs) -> NegativeMaxLogit:
-        """Return the score."""
-        return NegativeMaxLogit()
-
-
-@dataclass(frozen=True)
-class MarginScore(Score):
-    """log(1 - (p_1 - p_2)), at most 0."""
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        found = peaks(outputs.logits, summary=_largest)
-        # 1 - p_1 + p_2 = (1 - p_1) (1 + q_2), with q_2 the share that the second has of what the first leaves
-        return found.log_rest + found.summary.log1p()
-
-
-def _largest(q: Tensor, _logits: Tensor) -> Tensor:
-    return q.amax(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Margin(Scorer):
+class Margin(FormulaScorer):
     """Difference of the two largest softmax probabilities (Scheffer et al., 2001).
 
     score = log(1 - (p_1 - p_2)), which orders like -(p_1 - p_2) and has no ties where that rounds to -1. It comes from
@@ -97,14 +63,61 @@ class Margin(Scorer):
 
     name = "margin"
     needs = frozenset({"logits"})
-    scores = MarginScore
     info = ScorerInfo(
         paper="Scheffer et al., 2001, Active hidden Markov models for information extraction",
         formula="log(1 − (p₍₁₎ − p₍₂₎))",
-        fit="none",
         score="C",
     )
 
-    def fit(self, train: Outputs) -> MarginScore:
-        """Return the score."""
-        return MarginScore()
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return log(1 - (p_1 - p_2)) [N], at most 0."""
+        parts = softmax_parts(outputs.logits, summary=lambda q, _: q.amax(1))
+        # 1 - p_1 + p_2 = (1 - p_1) (1 + q_2), with q_2 the share that the second has of what the first leaves
+        return parts.log_rest + parts.summary.log1p()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorAlpha(FormulaScorer):
+    """Odds that two draws from the softmax probabilities differ (DOCTOR, Granese et al., 2021).
+
+    score = log((1 - g) / g) with g = sum_j p_j^2. The paper's perturbation of the input is left out.
+
+    Attributes:
+        temperature: T of the softmax; 1 in the authors' code where nothing but the probabilities is known.
+    """
+
+    name = "doctor-alpha"
+    needs = frozenset({"logits"})
+    info = ScorerInfo(paper=_DOCTOR, formula="log((1 − g) / g),  g = Σ_j p_j²", score="C")
+
+    temperature: PositiveFloat = 1.0
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return log((1 - g) / g) [N], g the sum of squared probabilities."""
+        parts = softmax_parts(outputs.logits, self.temperature, lambda q, _: q.square().sum(1))
+        rest, top = parts.log_rest.exp(), parts.log_top.exp()
+        # 1 - g = 1 - top^2 - rest^2 s = rest (2 - rest - rest s), s the sum of squares among the others
+        unequal = parts.log_rest + (2 - rest * (1 + parts.summary)).log()
+        return unequal - (top.square() + rest.square() * parts.summary).log()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorBeta(FormulaScorer):
+    """Odds that the prediction is wrong (DOCTOR, Granese et al., 2021).
+
+    score = log((1 - max_j p_j) / max_j p_j). At temperature 1 it ranks images as `softmax` does.
+
+    Attributes:
+        temperature: T of the softmax; 1 in the authors' code where nothing but the probabilities is known.
+    """
+
+    name = "doctor-beta"
+    needs = frozenset({"logits"})
+    info = ScorerInfo(paper=_DOCTOR, formula="log((1 − max_j p_j) / max_j p_j)", score="C")
+
+    temperature: PositiveFloat = 1.0
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return log((1 - p_max) / p_max) [N]."""
+        parts = softmax_parts(outputs.logits, self.temperature)
+        return parts.log_rest - parts.log_top

@@ -8,24 +8,12 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
-from ood_logits.rows import blocks, peaks
-
-
-@dataclass(frozen=True)
-class EnergyScore(Score):
-    """-T log sum exp(z / T)."""
-
-    temperature: float
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        log_top = peaks(outputs.logits, self.temperature).log_top
-        return self.temperature * log_top - outputs.logits.amax(1).double()
+from ood_core.interfaces import FormulaScorer, Outputs, PositiveFloat, Score, ScorerInfo
+from ood_logits.rows import blocks, softmax_parts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Energy(Scorer):
+class Energy(FormulaScorer):
     """Free energy of the logits (Liu et al., 2020).
 
     score = -T log sum_j exp(z_j / T) = T log p_max - max_j z_j, with p at temperature T.
@@ -36,39 +24,22 @@ class Energy(Scorer):
 
     name = "energy"
     needs = frozenset({"logits"})
-    scores = EnergyScore
     info = ScorerInfo(
         paper="Liu et al., 2020, Energy-based out-of-distribution detection",
         formula="−T log Σ_j exp(z_j / T)",
-        fit="none",
         score="C",
     )
 
     temperature: PositiveFloat = 1.0
 
-    def fit(self, train: Outputs) -> EnergyScore:
-        """Return the score."""
-        return EnergyScore(self.temperature)
-
-
-@dataclass(frozen=True)
-class WeightedEnergyScore(Score):
-    """-log sum w exp(z).
-
-    Attributes:
-        log_weights: float64 [C]; minus infinity where a class does not count.
-    """
-
-    log_weights: Tensor
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        parts = [-(block.double() + self.log_weights).logsumexp(1) for block in blocks(outputs.logits)]
-        return torch.cat(parts) if parts else outputs.logits.new_zeros(0, dtype=torch.float64)
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return -T log sum exp(z / T) [N]."""
+        log_top = softmax_parts(outputs.logits, self.temperature).log_top
+        return self.temperature * log_top - outputs.logits.amax(1).double()
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedEnergy(Scorer):
+class WeightedEnergy(FormulaScorer):
     """Free energy with a weight for each class (Du et al., 2022).
 
     score = -log sum_j max(w_j, 0) exp(z_j). VOS learns the weights in training, beside outliers that it makes up; here
@@ -80,11 +51,9 @@ class WeightedEnergy(Scorer):
 
     name = "weighted-energy"
     needs = frozenset({"logits"})
-    scores = WeightedEnergyScore
     info = ScorerInfo(
         paper="Du, Wang, Cai and Li, 2022, VOS: Learning what you don't know by virtual outlier synthesis",
         formula="−log Σ_j max(w_j, 0) exp(z_j)",
-        fit="none",
         score="C",
     )
 
@@ -94,8 +63,8 @@ class WeightedEnergy(Scorer):
         if self.weights and max(self.weights) <= 0:
             raise ValueError("at least one of the weights must be positive")
 
-    def fit(self, train: Outputs) -> WeightedEnergyScore:
-        """Return the score.
+    def fit(self, train: Outputs) -> Score:
+        """Return the scorer.
 
         Raises:
             OODError: There are not as many weights as classes.
@@ -103,5 +72,10 @@ class WeightedEnergy(Scorer):
         classes = train.logits.shape[1]
         if self.weights and len(self.weights) != classes:
             raise OODError(f"scorer '{self.name}' needs {classes} weights, one a class, not {len(self.weights)}")
-        weights = torch.tensor(self.weights or [1.0] * classes, dtype=torch.float64)
-        return WeightedEnergyScore(weights.clamp(min=0).log())
+        return self
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return -log sum w exp(z) [N]."""
+        weights = torch.tensor(self.weights or [1.0] * outputs.logits.shape[1], dtype=torch.float64)
+        log_weights = weights.clamp(min=0).log()
+        return torch.cat([-(block.double() + log_weights).logsumexp(1) for block in blocks(outputs.logits)])

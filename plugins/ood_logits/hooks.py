@@ -5,8 +5,7 @@ from __future__ import annotations
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Scorer
 from ood_logits.calibration import TemperatureScaling
-from ood_logits.confidence import Margin, MaxLogit, Softmax
-from ood_logits.doctor import DoctorAlpha, DoctorBeta
+from ood_logits.confidence import DoctorAlpha, DoctorBeta, Margin, MaxLogit, Softmax
 from ood_logits.energy import Energy, WeightedEnergy
 from ood_logits.information import Entropy, Gen
 from ood_logits.openmax import OpenMax

@@ -10,31 +10,12 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
-from ood_logits.rows import Peaks, blocks, peaks
-
-
-@dataclass(frozen=True)
-class EntropyScore(Score):
-    """-sum p log p in nats, in [0, log C]."""
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        return entropy(peaks(outputs.logits, summary=mean_gap))
-
-
-def mean_gap(q: Tensor, logits: Tensor) -> Tensor:
-    """Return how far the other classes' logits are below the largest, on average over q."""
-    return (logits.amax(1, keepdim=True) - logits).mul_(q).sum(1)
-
-
-def entropy(found: Peaks) -> Tensor:
-    """Return the entropy, given the mean gap: the sum of p_j (-log p_max + z_max - z_j), of positive terms."""
-    return found.log_rest.exp() * found.summary - found.log_top
+from ood_core.interfaces import FormulaScorer, Outputs, PositiveInt, ScorerInfo
+from ood_logits.rows import blocks, softmax_parts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entropy(Scorer):
+class Entropy(FormulaScorer):
     """Shannon entropy of the softmax probabilities (used for OOD detection by Macedo et al., 2022).
 
     score = -sum_j p_j log p_j. It keeps its precision where p_max rounds to 1.
@@ -42,32 +23,53 @@ class Entropy(Scorer):
 
     name = "entropy"
     needs = frozenset({"logits"})
-    scores = EntropyScore
     info = ScorerInfo(
         paper="Macedo et al., 2022, Entropic out-of-distribution detection",
         formula="−Σ_j p_j log p_j",
-        fit="none",
         score="C",
     )
 
-    def fit(self, train: Outputs) -> EntropyScore:
-        """Return the score."""
-        return EntropyScore()
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return -sum p log p in nats [N], in [0, log C]."""
+        parts = softmax_parts(outputs.logits, summary=_mean_gap)
+        # the sum of p_j (-log p_max + z_max - z_j), of positive terms
+        return parts.log_rest.exp() * parts.summary - parts.log_top
 
 
-@dataclass(frozen=True)
-class GeneralizedEntropy(Score):
-    """The sum of (p (1 - p))^gamma over the most probable classes."""
+def _mean_gap(q: Tensor, logits: Tensor) -> Tensor:
+    """Return how far the other classes' logits are below the largest, on average over q."""
+    return (logits.amax(1, keepdim=True) - logits).mul_(q).sum(1)
 
-    gamma: float
-    top: int
 
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        found, parts, start = peaks(outputs.logits), [], 0
+@dataclass(frozen=True, kw_only=True)
+class Gen(FormulaScorer):
+    """Generalized entropy of the most probable classes (Liu et al., 2023).
+
+    score = sum over the M largest p_j of p_j^gamma (1 - p_j)^gamma.
+
+    Attributes:
+        gamma: Exponent; 0.1 in the authors' code.
+        top: M; 100 in the authors' code, for ImageNet with 1000 classes. With fewer classes all of them count.
+    """
+
+    name = "gen"
+    needs = frozenset({"logits"})
+    info = ScorerInfo(
+        paper="Liu et al., 2023, GEN: Pushing the limits of softmax-based out-of-distribution detection",
+        formula="Σ_{j ≤ M} p₍ⱼ₎^γ (1 − p₍ⱼ₎)^γ",
+        score="C",
+        notes="OpenOOD then takes the best of gamma 0.01 to 10 and top 10 to 1000 on validation OOD images",
+    )
+
+    gamma: Annotated[float, Gt(0), Lt(1)] = 0.1
+    top: PositiveInt = 100
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """Return the sum of (p (1 - p))^gamma over the most probable classes [N]."""
+        softmax, parts, start = softmax_parts(outputs.logits), [], 0
         for block in blocks(outputs.logits):
             rows = slice(start, start + block.shape[0])
-            parts.append(self._sum(block, found.log_top[rows, None], found.log_rest[rows, None]))
+            parts.append(self._sum(block, softmax.log_top[rows, None], softmax.log_rest[rows, None]))
             start = rows.stop
         return torch.cat(parts)
 
@@ -87,33 +89,3 @@ def _largest(block: Tensor, count: int) -> Tensor:
     if torch.compiler.is_compiling():  # which holds no numpy
         return block.topk(count, 1).values
     return torch.from_numpy(np.partition(block.cpu().numpy(), -count, axis=1)[:, -count:]).to(block.device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gen(Scorer):
-    """Generalized entropy of the most probable classes (Liu et al., 2023).
-
-    score = sum over the M largest p_j of p_j^gamma (1 - p_j)^gamma.
-
-    Attributes:
-        gamma: Exponent; 0.1 in the authors' code.
-        top: M; 100 in the authors' code, for ImageNet with 1000 classes. With fewer classes all of them count.
-    """
-
-    name = "gen"
-    needs = frozenset({"logits"})
-    scores = GeneralizedEntropy
-    info = ScorerInfo(
-        paper="Liu et al., 2023, GEN: Pushing the limits of softmax-based out-of-distribution detection",
-        formula="Σ_{j ≤ M} p₍ⱼ₎^γ (1 − p₍ⱼ₎)^γ",
-        fit="none",
-        score="C",
-        notes="OpenOOD then takes the best of gamma 0.01 to 10 and top 10 to 1000 on validation OOD images",
-    )
-
-    gamma: Annotated[float, Gt(0), Lt(1)] = 0.1
-    top: PositiveInt = 100
-
-    def fit(self, train: Outputs) -> GeneralizedEntropy:
-        """Return the score."""
-        return GeneralizedEntropy(self.gamma, self.top)

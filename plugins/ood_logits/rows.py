@@ -24,13 +24,13 @@ _NO_RIVAL = -1e30  # log-odds where there is one class alone: finite, so that it
 
 
 @dataclass(frozen=True)
-class Peaks:
+class SoftmaxParts:
     """The most probable class against all others, float64 [N] each.
 
     Attributes:
         log_top: log p_max.
         log_rest: log(1 - p_max), without cancellation and, where p_max rounds to 1, without ties.
-        summary: Of the distribution among the others; 0 where none was asked for.
+        summary: Of the distribution among the others; default: 0.
     """
 
     log_top: Tensor
@@ -38,13 +38,13 @@ class Peaks:
     summary: Tensor
 
 
-def peaks(logits: Tensor, temperature: float = 1.0, summary: Summary | None = None) -> Peaks:
-    """Return what most scores are made of.
+def softmax_parts(logits: Tensor, temperature: float = 1.0, summary: Summary | None = None) -> SoftmaxParts:
+    """Return the softmax probabilities of each row, split into the largest one and all others.
 
     Against float64 throughout, the logarithms differ by less than 1e-6 of their size.
     """
     if torch.compiler.is_compiling():  # a graph cannot do some rows again: all are done in float64
-        return Peaks(*_exact(logits.double() / temperature, summary))
+        return SoftmaxParts(*_exact(logits.double() / temperature, summary))
     count = logits.shape[1]
     parts = [_quick(_scale(block, temperature), summary) for block in blocks(logits)]
     top, rest, others, extra = (torch.cat(column).double() for column in zip(*parts, strict=True))
@@ -54,7 +54,7 @@ def peaks(logits: Tensor, temperature: float = 1.0, summary: Summary | None = No
     doubtful = ((others != count - 1) | ~(rest > _DOUBTFUL)).nonzero()[:, 0]
     for rows in torch.split(doubtful, max(1, _CELLS // count)):
         log_top[rows], log_rest[rows], extra[rows] = _exact(logits[rows].double() / temperature, summary)
-    return Peaks(log_top, log_rest, extra)
+    return SoftmaxParts(log_top, log_rest, extra)
 
 
 def blocks(logits: Tensor) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,24 +68,52 @@ class Cosine(Scorer):
 
 
 @dataclass(frozen=True)
-class EuclideanDistance(Score):
-    """L2 distance to the nearest mean.
+class MeanDistance(Score):
+    """Distance to the nearest mean.
 
     Attributes:
         means: [K, D].
-        normalize: Whether embeddings are scaled to unit length first.
+        normalize: Whether embeddings are scaled to unit length (L2) first.
+        norm: "l1", "l2" or "linf".
     """
 
     means: Tensor
     normalize: bool
+    norm: str
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """Return the score [N]."""
-        return nearest(_prepare(outputs.embeddings, self.normalize), self.means)[0].sqrt()
+        embeddings = _prepare(outputs.embeddings, self.normalize)
+        if self.norm == "l2":
+            return nearest(embeddings, self.means)[0].sqrt()
+        return torch.cdist(embeddings, self.means, p=float(self.norm[1:])).amin(1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Euclidean(Scorer):
+class NearestMean(Scorer):
+    """Distance to the nearest class mean.
+
+    Attributes:
+        normalize: Scale embeddings to unit length first, as in the released code.
+    """
+
+    needs = _NEEDS
+    scores = MeanDistance
+    norm: ClassVar[str]
+
+    normalize: bool = True
+
+    def fit(self, train: Outputs) -> MeanDistance:
+        """Return the distance; classes without a training image have no mean to be near to.
+
+        Raises:
+            OODError: Labels or embeddings are unusable.
+        """
+        return MeanDistance(_means(train, self.normalize), self.normalize, self.norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Euclidean(NearestMean):
     """Euclidean distance to the nearest class mean (released code of MOOD, Li et al., 2023).
 
     min_c |f - m_c|, with f scaled to unit length before means are taken and compared.
@@ -94,40 +123,12 @@ class Euclidean(Scorer):
     """
 
     name = "euclidean"
-    needs = _NEEDS
-    scores = EuclideanDistance
+    norm = "l2"
     info = ScorerInfo(paper=_PAPER, formula="min_c ‖f - m_c‖₂", fit="N D", score="C D", notes=_MEANS)
-
-    normalize: bool = True
-
-    def fit(self, train: Outputs) -> EuclideanDistance:
-        """Return the distance; classes without a training image have no mean to be near to.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
-        return EuclideanDistance(_means(train, self.normalize), self.normalize)
-
-
-@dataclass(frozen=True)
-class CityBlockDistance(Score):
-    """L1 distance to the nearest mean.
-
-    Attributes:
-        means: [K, D].
-        normalize: Whether embeddings are scaled to unit length (L2) first.
-    """
-
-    means: Tensor
-    normalize: bool
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        return torch.cdist(_prepare(outputs.embeddings, self.normalize), self.means, p=1).amin(1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CityBlock(Scorer):
+class CityBlock(NearestMean):
     """L1 distance to the nearest class mean ("minkowski" in the released code of MOOD, Li et al., 2023).
 
     min_c sum_d |f_d - m_cd|, with f scaled to unit length (L2) before means are taken and compared. No matrix product
@@ -138,40 +139,12 @@ class CityBlock(Scorer):
     """
 
     name = "l1"
-    needs = _NEEDS
-    scores = CityBlockDistance
+    norm = "l1"
     info = ScorerInfo(paper=_PAPER, formula="min_c ‖f - m_c‖₁", fit="N D", score="C D", notes=_MEANS)
-
-    normalize: bool = True
-
-    def fit(self, train: Outputs) -> CityBlockDistance:
-        """Return the distance; classes without a training image have no mean to be near to.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
-        return CityBlockDistance(_means(train, self.normalize), self.normalize)
-
-
-@dataclass(frozen=True)
-class ChebyshevDistance(Score):
-    """Largest difference in one dimension, to the nearest mean.
-
-    Attributes:
-        means: [K, D].
-        normalize: Whether embeddings are scaled to unit length (L2) first.
-    """
-
-    means: Tensor
-    normalize: bool
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
-        return torch.cdist(_prepare(outputs.embeddings, self.normalize), self.means, p=torch.inf).amin(1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chebyshev(Scorer):
+class Chebyshev(NearestMean):
     """Largest difference in one dimension to the nearest class mean (released code of MOOD, Li et al., 2023).
 
     min_c max_d |f_d - m_cd|, with f scaled to unit length (L2) before means are taken and compared. As slow as `l1`.
@@ -181,19 +154,8 @@ class Chebyshev(Scorer):
     """
 
     name = "linf"
-    needs = _NEEDS
-    scores = ChebyshevDistance
+    norm = "linf"
     info = ScorerInfo(paper=_PAPER, formula="min_c ‖f - m_c‖∞", fit="N D", score="C D", notes=_MEANS)
-
-    normalize: bool = True
-
-    def fit(self, train: Outputs) -> ChebyshevDistance:
-        """Return the distance; classes without a training image have no mean to be near to.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
-        return ChebyshevDistance(_means(train, self.normalize), self.normalize)
 
 
 def _means(train: Outputs, normalize: bool) -> Tensor:

@@ -1,57 +1,72 @@
-"""Steps that look at one embedding alone: ASH in three forms, SCALE and LTS. Nothing is fitted but another scorer."""
+"""Steps that read one embedding alone: ASH in three forms, SCALE and LTS. Nothing is fitted but another scorer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
+import torch
 from annotated_types import Gt, Lt
+from torch import Tensor
 
-from ood_core.interfaces import Outputs, Scorer, ScorerInfo
-from ood_shaping.shaped import fit_shaped, head_of, refuse_unshaped, warn_of_signs
-from ood_shaping.shapes import Binarize, Grow, GrowLogits, Prune, ShapedScore, Sharpen
+from ood_core.interfaces import Outputs, ScorerInfo, ShapedScore, ShapedScorer
 
 Share = Annotated[float, Gt(0), Lt(1)]
 
 _ASH = "Djurisic, Bozanic, Ashok and Liu, 2023, Extremely simple activation shaping for out-of-distribution detection"
+_MOST = 300.0  # exp of more than twice this leaves float64
 
 
 @dataclass(frozen=True, kw_only=True)
-class ASHP(Scorer):
+class Prune(ShapedScore):
+    """All but the largest entries of a row become 0."""
+
+    percentile: float
+
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return pruned embeddings."""
+        values, where = largest(embeddings, self.percentile)
+        return torch.zeros_like(embeddings).scatter(1, where, values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASHP(ShapedScorer):
     """Energy of embeddings of which only the largest entries are left, ASH-P (Djurisic et al., 2023).
 
     -log sum exp(W s(f) + b), where s sets the given share of the entries of each row to 0, the smallest first.
 
     Attributes:
         percentile: Share of the entries that become 0; the authors' code has 0.65 where none is given.
-        score: What is asked of the pruned outputs in place of the energy.
+        score: Another scorer of the pruned outputs; default: the energy.
     """
 
     name = "ash-p"
-    needs = frozenset({"embeddings", "head"})
-    scores = ShapedScore
+    scores = Prune
     info = ScorerInfo(
         paper=_ASH,
         formula="-log Σ exp(W s(f) + b), s(f) = f where it is among the largest, else 0",
-        fit="none",
         score="C D",
         notes="percentile is a choice made here, the authors' code has 0.65; OpenOOD has ASH-B alone",
     )
 
     percentile: Share = 0.6
-    score: Scorer | None = None
-
-    def __post_init__(self) -> None:
-        refuse_unshaped(self.score)
-
-    def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score."""
-        shape = Prune(self.percentile, head_of(train))
-        return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ASHB(Scorer):
+class Binarize(ShapedScore):
+    """The largest entries of a row become equal, with the sum that the whole row had; the others 0."""
+
+    percentile: float
+
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return binarized embeddings."""
+        _, where = largest(embeddings, self.percentile)
+        shares = embeddings.sum(1, keepdim=True) / where.shape[1]
+        return torch.zeros_like(embeddings).scatter(1, where, shares.expand(where.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASHB(ShapedScorer):
     """Energy of embeddings whose largest entries become equal and keep the sum, ASH-B (Djurisic et al., 2023).
 
     -log sum exp(W s(f) + b), where s gives each of the k largest entries the sum of all entries over k, and the
@@ -59,16 +74,15 @@ class ASHB(Scorer):
 
     Attributes:
         percentile: Share of the entries that become 0; 0.65 in the authors' code where none is given.
-        score: What is asked of the binarized outputs in place of the energy.
+        score: Another scorer of the binarized outputs; default: the energy.
     """
 
     name = "ash-b"
-    needs = frozenset({"embeddings", "head"})
-    scores = ShapedScore
+    scores = Binarize
+    after_relu = True
     info = ScorerInfo(
         paper=_ASH,
         formula="-log Σ exp(W s(f) + b), s(f) = Σf / k for the k largest, else 0",
-        fit="none",
         score="C D",
         notes=(
             "percentile is that of the authors' code where none is given; OpenOOD has 0.9, then the best of 0.65 to "
@@ -77,20 +91,22 @@ class ASHB(Scorer):
     )
 
     percentile: Share = 0.65
-    score: Scorer | None = None
-
-    def __post_init__(self) -> None:
-        refuse_unshaped(self.score)
-
-    def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score."""
-        warn_of_signs(train, self.name)
-        shape = Binarize(self.percentile, head_of(train))
-        return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ASHS(Scorer):
+class Sharpen(ShapedScore):
+    """All but the largest entries of a row become 0, those grow by exp(sum of all / sum of the largest)."""
+
+    percentile: float
+
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return sharpened embeddings."""
+        values, where = largest(embeddings, self.percentile)
+        return torch.zeros_like(embeddings).scatter(1, where, values * growth(embeddings, values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASHS(ShapedScorer):
     """Energy of embeddings of which the largest entries are left and grow, ASH-S (Djurisic et al., 2023).
 
     -log sum exp(W s(f) + b), where s multiplies the k largest entries by exp(r) and sets the others to 0; r is the
@@ -98,71 +114,77 @@ class ASHS(Scorer):
 
     Attributes:
         percentile: Share of the entries that become 0; in the authors' code 0.9 for ImageNet, 0.95 for CIFAR.
-        score: What is asked of the sharpened outputs in place of the energy.
+        score: Another scorer of the sharpened outputs; default: the energy.
     """
 
     name = "ash-s"
-    needs = frozenset({"embeddings", "head"})
-    scores = ShapedScore
+    scores = Sharpen
+    after_relu = True
     info = ScorerInfo(
         paper=_ASH,
         formula="-log Σ exp(W s(f) + b), s(f) = f exp(Σf / Σ largest) where it is among the largest, else 0",
-        fit="none",
         score="C D",
         notes="percentile is the authors' for ResNet-50 on ImageNet, who have 0.95 for CIFAR; OpenOOD has ASH-B alone",
     )
 
     percentile: Share = 0.9
-    score: Scorer | None = None
-
-    def __post_init__(self) -> None:
-        refuse_unshaped(self.score)
-
-    def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score."""
-        warn_of_signs(train, self.name)
-        shape = Sharpen(self.percentile, head_of(train))
-        return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale(Scorer):
+class Grow(ShapedScore):
+    """Every entry of a row grows by exp(sum of all / sum of the largest)."""
+
+    percentile: float
+
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return scaled embeddings."""
+        values, _ = largest(embeddings, self.percentile)
+        return embeddings * growth(embeddings, values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(ShapedScorer):
     """Energy of embeddings that grow with the mass outside of their largest entries, SCALE (Xu et al., 2024).
 
     -log sum exp(exp(r) W f + b), where r is the sum of all entries over that of the largest; nothing is set to 0.
 
     Attributes:
         percentile: Share of the entries that do not count as the largest; 0.85 in the authors' code.
-        score: What is asked of the scaled outputs in place of the energy.
+        score: Another scorer of the scaled outputs; default: the energy.
     """
 
     name = "scale"
-    needs = frozenset({"embeddings", "head"})
-    scores = ShapedScore
+    scores = Grow
+    after_relu = True
     info = ScorerInfo(
         paper="Xu, Chen, Franchi and Yao, 2024, Scaling for training time and post-hoc out-of-distribution detection "
         "enhancement",
         formula="-log Σ exp(exp(r) W f + b), r = Σf / Σ largest",
-        fit="none",
         score="C D",
         notes="percentile is the authors'; OpenOOD then takes the best of 0.65 to 0.95 on validation OOD images",
     )
 
     percentile: Share = 0.85
-    score: Scorer | None = None
-
-    def __post_init__(self) -> None:
-        refuse_unshaped(self.score)
-
-    def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score."""
-        warn_of_signs(train, self.name)
-        shape = Grow(self.percentile, head_of(train))
-        return ShapedScore(shape, fit_shaped(self.score, shape, train))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LTS(Scorer):
+class GrowLogits(ShapedScore):
+    """Logits grow by the square of sum of all / sum of the largest positive entries of the row."""
+
+    percentile: float
+
+    def shape(self, outputs: Outputs) -> Outputs:
+        """Return the outputs with scaled logits and the embeddings as they are."""
+        plain = super().shape(outputs)
+        positive = plain.embeddings.relu()
+        top = largest(positive, self.percentile)[0].sum(1, keepdim=True)
+        # a row without a positive entry has no ratio; it is left as it is
+        ratio = torch.where(top > 0, positive.sum(1, keepdim=True) / top, 1)
+        return replace(plain, logits=plain.logits * ratio.square())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LTS(ShapedScorer):
     """Energy of logits that grow with the mass outside of the largest entries of the embedding (Djurisic et al., 2024).
 
     -log sum exp(r² z), where r is the sum of all positive entries over that of the largest ones. Negative entries count
@@ -170,26 +192,31 @@ class LTS(Scorer):
 
     Attributes:
         percentile: Share of the entries that do not count as the largest; 0.95 in the authors' code.
-        score: What is asked of the scaled logits in place of the energy; the embeddings it sees are not changed.
+        score: Another scorer of the scaled logits, with embeddings as they are; default: the energy.
     """
 
     name = "lts"
-    needs = frozenset({"embeddings", "head"})
-    scores = ShapedScore
+    scores = GrowLogits
     info = ScorerInfo(
         paper="Djurisic, Liu and Nikolic, 2024, Logit scaling for out-of-distribution detection",
         formula="-log Σ exp(r² z), r = Σ max(f, 0) / Σ largest",
-        fit="none",
         score="C D",
     )
 
     percentile: Share = 0.95
-    score: Scorer | None = None
 
-    def __post_init__(self) -> None:
-        refuse_unshaped(self.score)
 
-    def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score."""
-        shape = GrowLogits(self.percentile, head_of(train))
-        return ShapedScore(shape, fit_shaped(self.score, shape, train))
+def largest(embeddings: Tensor, percentile: float) -> tuple[Tensor, Tensor]:
+    """Return values and places of the entries of each row that a percentile leaves, at least one, [N, k] each."""
+    width = embeddings.shape[1]
+    return embeddings.topk(max(width - round(width * percentile), 1), 1)
+
+
+def growth(embeddings: Tensor, values: Tensor) -> Tensor:
+    """Return exp(sum of all / sum of the largest), [N, 1].
+
+    With entries of both signs the largest may sum up to 0 or less. The ratio falls without a bound on the way there,
+    and the factor to 0; it stays there.
+    """
+    whole, top = embeddings.sum(1, keepdim=True), values.sum(1, keepdim=True)
+    return torch.where(top > 0, whole / top, -torch.inf).clamp(max=_MOST).exp()

@@ -1,4 +1,4 @@
-"""Steps that take something from the training outputs: ReAct, VRA and DICE."""
+"""Steps that are fitted to the training outputs: ReAct, VRA and DICE."""
 
 from __future__ import annotations
 
@@ -8,29 +8,38 @@ from typing import Annotated
 import numpy as np
 import torch
 from annotated_types import Gt, Lt
+from torch import Tensor
 
-from ood_core.interfaces import Head, Outputs, Scorer, ScorerInfo
+from ood_core.interfaces import Head, Outputs, ScorerInfo, ShapedScore, ShapedScorer
 from ood_shaping.quantiles import neuron_quantiles, overall_quantiles
-from ood_shaping.shaped import fit_shaped, head_of, refuse_unshaped
-from ood_shaping.shapes import Band, Clip, ShapedScore, Sparse
 
 Share = Annotated[float, Gt(0), Lt(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReAct(Scorer):
+class Clip(ShapedScore):
+    """Entries above the limit become the limit."""
+
+    limit: float
+
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return clipped embeddings."""
+        return embeddings.clamp(max=self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReAct(ShapedScorer):
     """Energy of embeddings that are clipped from above (Sun et al., 2021).
 
     -log sum exp(W min(f, c) + b), with c a quantile over all entries of all training embeddings, found exactly.
 
     Attributes:
         quantile: Which one c is; 0.9 in the paper.
-        score: What is asked of the clipped outputs in place of the energy.
+        score: Another scorer of the clipped outputs; default: the energy.
     """
 
     name = "react"
-    needs = frozenset({"embeddings", "head"})
-    scores = ShapedScore
+    scores = Clip
     info = ScorerInfo(
         paper="Sun, Guo and Li, 2021, ReAct: Out-of-distribution detection with rectified activations",
         formula="-log Σ exp(W min(f, c) + b)",
@@ -43,24 +52,26 @@ class ReAct(Scorer):
     )
 
     quantile: Share = 0.9
-    score: Scorer | None = None
 
-    def __post_init__(self) -> None:
-        refuse_unshaped(self.score)
-
-    def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score.
-
-        Raises:
-            OODError: Embeddings are not finite.
-        """
-        head = head_of(train)
-        shape = Clip(overall_quantiles(train, [self.quantile])[0], head)
-        return ShapedScore(shape, fit_shaped(self.score, shape, train))
+    def fit_shape(self, train: Outputs, head: Head) -> Clip:
+        """Return the step with the quantile of the training embeddings."""
+        return Clip(head=head, limit=overall_quantiles(train, [self.quantile])[0])
 
 
 @dataclass(frozen=True, kw_only=True)
-class VRA(Scorer):
+class Band(ShapedScore):
+    """Entries below the band [D] become 0, those above it its upper end."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return rectified embeddings."""
+        return torch.minimum(torch.where(embeddings < self.lower, 0, embeddings), self.upper)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VRA(ShapedScorer):
     """Energy of embeddings without their low entries and with clipped high ones, VRA-P (Xu et al., 2023).
 
     -log sum exp(W g(f) + b), where g(f) is 0 below α, f between α and β, and β above. Each entry of the embedding has
@@ -70,12 +81,11 @@ class VRA(Scorer):
     Attributes:
         lower: Quantile of α; 0.6 in the published CIFAR runs.
         upper: Quantile of β; 0.95 in those of CIFAR-100 and 0.9 in those of CIFAR-10.
-        score: What is asked of the rectified outputs in place of the energy.
+        score: Another scorer of the rectified outputs; default: the energy.
     """
 
     name = "vra"
-    needs = frozenset({"embeddings", "head"})
-    scores = ShapedScore
+    scores = Band
     info = ScorerInfo(
         paper="Xu, Lian, Liu and Tao, 2023, VRA: Variational rectified activation for out-of-distribution detection",
         formula="-log Σ exp(W g(f) + b), g(f) = 0 below α, min(f, β) above",
@@ -90,27 +100,27 @@ class VRA(Scorer):
 
     lower: Share = 0.6
     upper: Share = 0.95
-    score: Scorer | None = None
 
     def __post_init__(self) -> None:
-        refuse_unshaped(self.score)
+        super().__post_init__()
         if self.lower >= self.upper:
             raise ValueError(f"lower must be below upper, not {self.lower} and {self.upper}")
 
-    def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score.
-
-        Raises:
-            OODError: Embeddings are not finite.
-        """
-        head = head_of(train)
+    def fit_shape(self, train: Outputs, head: Head) -> Band:
+        """Return the step with the quantiles of each entry."""
         lower, upper = neuron_quantiles(train, [self.lower, self.upper])
-        shape = Band(lower, upper, head)
-        return ShapedScore(shape, fit_shaped(self.score, shape, train))
+        return Band(head=head, lower=lower, upper=upper)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DICE(Scorer):
+class SparseHead(ShapedScore):
+    """A head most of whose weights are 0, with the contribution that the others exceed; embeddings are unchanged."""
+
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DICE(ShapedScorer):
     """Energy under the few weights of the head that contribute most on training images (Sun and Li, 2022).
 
     -log sum exp((M W) f + b), where the mask M is 1 for the weights whose contribution, W times the mean training
@@ -118,12 +128,11 @@ class DICE(Scorer):
 
     Attributes:
         sparsity: Share of the weights that become 0; 0.9 in the authors' code for CIFAR, 0.7 for ImageNet.
-        score: What is asked of the outputs under the sparse head in place of the energy.
+        score: Another scorer of the outputs under the sparse head; default: the energy.
     """
 
     name = "dice"
-    needs = frozenset({"embeddings", "head"})
-    scores = ShapedScore
+    scores = SparseHead
     info = ScorerInfo(
         paper="Sun and Li, 2022, DICE: Leveraging sparsification for out-of-distribution detection",
         formula="-log Σ exp((M ⊙ W) f + b), M = [W ⊙ mean f > its quantile]",
@@ -133,17 +142,11 @@ class DICE(Scorer):
     )
 
     sparsity: Share = 0.9
-    score: Scorer | None = None
 
-    def __post_init__(self) -> None:
-        refuse_unshaped(self.score)
-
-    def fit(self, train: Outputs) -> ShapedScore:
-        """Return the score."""
-        head = head_of(train)
+    def fit_shape(self, train: Outputs, head: Head) -> SparseHead:
+        """Return the head without the weights that contribute little to the mean logits."""
         mean = torch.stack([part.embeddings.double().sum(0) for part in train.chunks()]).sum(0) / len(train)
         contributions = head.weight.double() * mean
         threshold = float(np.quantile(contributions.numpy(), self.sparsity))
         sparse = Head(torch.where(contributions > threshold, head.weight, 0), head.bias)
-        shape = Sparse(threshold, sparse)
-        return ShapedScore(shape, fit_shaped(self.score, shape, train))
+        return SparseHead(head=sparse, threshold=threshold)

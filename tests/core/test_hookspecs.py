@@ -296,9 +296,17 @@ def test_links_lead_to_files():
     assert [link for link in links if not (ROOT / "plugins" / link).exists()] == []
 
 
-def test_the_example_of_a_probe_keeps_the_contract(monkeypatch):
-    module = ModuleType("example_of_a_probe")
+@pytest.mark.parametrize("check", scorer_checks(), ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("Scorers with less to write", "LogitSpread"),
+        ("Scorers with less to write", "PowerShaping"),
+        ("Scorers that need more", "Peak"),
+    ],
+)
+def test_the_scorers_that_are_shown_keep_the_contract(section, name, check, monkeypatch):
+    module = ModuleType("scorers_that_are_shown")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # annotations are looked up there
-    exec(python(README.partition("## Scorers that need more")[2].partition("\n## ")[0]), vars(module))
-    for check in scorer_checks():
-        check(module.Peak())
+    exec(python(README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]), vars(module))
+    check(getattr(module, name)())

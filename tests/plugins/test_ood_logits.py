@@ -14,8 +14,7 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Scorer
 from ood_core.testing import ScorerCheck, scorer_checks
 from ood_logits.calibration import TemperatureScaling
-from ood_logits.confidence import Margin, MaxLogit, Softmax
-from ood_logits.doctor import DoctorAlpha, DoctorBeta
+from ood_logits.confidence import DoctorAlpha, DoctorBeta, Margin, MaxLogit, Softmax
 from ood_logits.energy import Energy, WeightedEnergy
 from ood_logits.information import Entropy, Gen
 from ood_logits.openmax import OpenMax

@@ -10,13 +10,13 @@ from scipy.special import logsumexp
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs, Scorer
+from ood_core.interfaces.shaping import ShapedOutputs
 from ood_core.plugins import find
 from ood_core.store.artifacts import SCORE, load_score, save_score
 from ood_core.testing import check_far_away_data_scores_higher, scorer_checks
 from ood_shaping.activations import ASHB, ASHP, ASHS, LTS, Scale
 from ood_shaping.quantiles import neuron_quantiles, overall_quantiles
 from ood_shaping.scorers import DICE, VRA, ReAct
-from ood_shaping.shaped import ShapedOutputs
 
 PLUGINS = find()
 WIDTH, CLASSES = 20, 6
