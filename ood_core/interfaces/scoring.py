@@ -1,4 +1,4 @@
-"""Scorers and what they read."""
+"""Scorers, their fitted scores, and probes of layers."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Score(ABC):
 
     Its plain values (an int rank, a float threshold) are printed in the report.
 
-    A score that is plain tensor code can be exported as part of a graph. One that branches on values, or goes through
-    rows in blocks, does otherwise for all rows at once where `torch.compiler.is_compiling()`.
+    A score that is plain tensor code can be exported as part of a graph. Branches on values and loops over blocks of
+    rows need an alternative for all rows at once if `torch.compiler.is_compiling()`.
     """
 
     @abstractmethod
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return float64 [N], higher = more out-of-distribution; each row for itself, whatever the others are."""
+        """Return float64 [N], higher = more out-of-distribution; each row independent of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,31 +85,31 @@ class Scorer(Plugin):
     """Ranks images by how far they are from the in-distribution training data."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
-    """What the scorer itself reads, out of `NEEDS`; checked when the recipe is planned."""
+    """Outputs that the scorer itself reads, out of `NEEDS`; checked when the recipe is planned, and before `fit`."""
 
     scores: ClassVar[type[Score]]
-    """What `fit` returns; a saved score is restored through it."""
+    """Class of the score that `fit` returns; a saved score is restored through it."""
 
     info: ClassVar[ScorerInfo | None] = None
-    """Its line in the table of scorers; None leaves it out."""
+    """Its row in the table of scorers; default: none."""
 
     @abstractmethod
     def fit(self, train: Outputs) -> Score:
         """Return the score for these in-distribution training outputs; reads nothing else, keeps no state."""
 
     def probe(self) -> Probe | None:
-        """Return what reads the `layers` that this scorer needs."""
+        """Return the probe of the `layers` that this scorer needs; default: none."""
         return None
 
     def memory(self, classes: int, dimensions: int) -> int:
-        """Return how many bytes are kept beyond a few rows for each class, such as a matrix [D, D] of each; or 0.
+        """Return the bytes of a fitted score beyond a few rows for each class, such as a matrix [D, D] of each.
 
-        It is said before the fit where it is much.
+        Large sizes are reported before the fit.
         """
         return 0
 
     def parts(self) -> tuple[Scorer, ...]:
-        """Return this scorer and those among its options, which it fits and asks."""
+        """Return this scorer and those among its options, recursively."""
         nested: list[Scorer] = []
         for option in fields(self):
             value = getattr(self, option.name)
@@ -118,11 +118,11 @@ class Scorer(Plugin):
         return (self, *nested)
 
     def own_needs(self) -> frozenset[str]:
-        """Return what this scorer itself reads with its options: `needs`, or a part of it."""
+        """Return the outputs that this scorer itself reads with its options: `needs`, or a part of it."""
         return self.needs
 
     def all_needs(self) -> frozenset[str]:
-        """Return what this scorer and those among its options read."""
+        """Return the outputs that this scorer and those among its options read."""
         return frozenset().union(*(part.own_needs() for part in self.parts()))
 
     def probes(self) -> tuple[Probe, ...]:
@@ -143,7 +143,7 @@ class FormulaScorer(Scorer, Score):
 
     @abstractmethod
     def score(self, outputs: Outputs) -> Tensor:
-        """Return float64 [N], higher = more out-of-distribution; each row for itself, whatever the others are."""
+        """Return float64 [N], higher = more out-of-distribution; each row independent of the others."""
 
     def fit(self, train: Outputs) -> Score:
         """Return the scorer itself; an override may check the options against the training outputs."""

@@ -18,11 +18,23 @@ _LAZY = ("embeddings", "logits")
 _UNSHAPED = frozenset({"layers", "network"})
 
 
+class Shaping:
+    """A step between the network and a score; each row for itself, in float64."""
+
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return shaped embeddings [N, D]. Default: unchanged."""
+        return embeddings
+
+    def shape_logits(self, logits: Tensor, embeddings: Tensor) -> Tensor:
+        """Return shaped logits [N, C], made of those that the head gives for shaped embeddings. Default: unchanged."""
+        return logits
+
+
 @dataclass(frozen=True, kw_only=True)
-class ShapedScore(Score):
+class ShapedScore(Shaping, Score):
     """Energy at T = 1 of shaped outputs, or another score of them.
 
-    A subclass adds its fitted values as fields and overrides `shape_embeddings`, or `shape`.
+    The score of a step that is fitted is a subclass, with the fitted values as further fields.
 
     Attributes:
         head: The linear classifier that makes the logits of the shaped embeddings.
@@ -32,15 +44,12 @@ class ShapedScore(Score):
     head: Head
     inner: Score | None = None
 
-    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return shaped embeddings, float64 [N, D]; each row for itself. Default: unchanged."""
-        return embeddings
-
     def shape(self, outputs: Outputs) -> Outputs:
-        """Return shaped embeddings, their logits and the head, in float64; nothing else can be read of them."""
+        """Return shaped embeddings, logits and the head, in float64; nothing else can be read of them."""
         embeddings = self.shape_embeddings(outputs.embeddings.double())
         logits = embeddings @ self.head.weight.double().T + self.head.bias.double()
         nothing: dict[str, Any] = {"layers": {}, "held_out": None, "known_ood": None, "network": None, "images": None}
+        logits = self.shape_logits(logits, embeddings)
         return replace(outputs, embeddings=embeddings, logits=logits, head=self.head, **nothing)
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -50,20 +59,40 @@ class ShapedScore(Score):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapedScorer(Scorer):
+class UnfittedShapedScore(ShapedScore):
+    """The score of a step that depends on its options alone.
+
+    Attributes:
+        step: The scorer, without its inner one.
+    """
+
+    step: ShapedScorer
+
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return the embeddings after the step."""
+        return self.step.shape_embeddings(embeddings)
+
+    def shape_logits(self, logits: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the logits after the step."""
+        return self.step.shape_logits(logits, embeddings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapedScorer(Shaping, Scorer):
     """A scorer that shapes embeddings, the head or logits, and scores the result.
 
-    `scores` is a subclass of `ShapedScore`. Without an override of `fit_shape` its fields are the options.
+    A step that fits nothing overrides `shape_embeddings` or `shape_logits`. One that is fitted overrides `fit_shape`,
+    and these methods in the subclass of `ShapedScore` that `fit_shape` returns and `scores` names.
 
     Attributes:
         score: Another scorer of the shaped outputs; default: the energy at T = 1.
     """
 
     needs = frozenset({"embeddings", "head"})
-    scores: ClassVar[type[ShapedScore]]
+    scores: ClassVar[type[Score]] = UnfittedShapedScore
 
     after_relu: ClassVar[bool] = False
-    """Whether the method is made for embeddings without negative entries; others are warned of."""
+    """Whether the method is made for embeddings without negative entries; a warning is logged for others."""
 
     score: Scorer | None = None
 
@@ -73,9 +102,8 @@ class ShapedScorer(Scorer):
             raise ValueError(f"score '{self.score.name}' reads {reads}, where only embeddings are shaped")
 
     def fit_shape(self, train: Outputs, head: Head) -> ShapedScore:
-        """Return the fitted step, without an inner score. Default: of the options, nothing is fitted."""
-        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "score"}
-        return self.scores(head=head, **options)
+        """Return the fitted step, without an inner score. Default: a step that fits nothing."""
+        return UnfittedShapedScore(head=head, step=replace(self, score=None))
 
     def fit(self, train: Outputs) -> ShapedScore:
         """Return the fitted step with the other scorer, which is fitted to shaped training outputs, chunk by chunk."""
@@ -100,11 +128,11 @@ class ShapedOutputs(Outputs):
     def of(cls, source: Outputs, shape: Callable[[Outputs], Outputs]) -> Self:
         """Return the outputs `shape` makes of `source`, with nothing computed yet."""
         lazy = cls.__new__(cls)
-        known = {field.name: getattr(source, field.name) for field in fields(source) if field.name not in _LAZY}
-        known |= {"layers": {}, "network": None, "images": None, "source": source, "shape": shape}
+        values = {field.name: getattr(source, field.name) for field in fields(source) if field.name not in _LAZY}
+        values |= {"layers": {}, "network": None, "images": None, "source": source, "shape": shape}
         for name in ("held_out", "known_ood"):
-            known[name] = None if known[name] is None else cls.of(known[name], shape)
-        for name, value in known.items():
+            values[name] = None if values[name] is None else cls.of(values[name], shape)
+        for name, value in values.items():
             object.__setattr__(lazy, name, value)
         object.__setattr__(lazy, "head", shape(source[:0]).head)
         return lazy

@@ -121,7 +121,8 @@ def load_score(path: Path, scorer: Scorer) -> Any:
     Raises:
         OODError: The file was written by another version of the class; names what is missing or too much.
     """
-    classes = {_name(cls): cls for part in scorer.parts() for cls in _classes_within(part.scores)}
+    parts = scorer.parts()
+    classes = {_name(cls): cls for part in parts for cls in (type(part), *_classes_within(part.scores))}
     return _decode(load_notes(path), load_tensors(path), classes, path)
 
 

@@ -53,17 +53,14 @@ class MCDropout(FormulaScorer):
 
     def score(self, outputs: Outputs) -> Tensor:
         """Return the entropy of the mean softmax of all passes [N], in [0, log C]."""
-        log_probabilities = (logits.double().log_softmax(1) for logits in _passes(outputs, self.passes))
-        return _entropy(reduce(torch.logaddexp, log_probabilities).log_softmax(1))
-
-
-def _entropy(log_probabilities: Tensor) -> Tensor:
-    """Return the entropy [N]; the top class by what the others leave, because its logarithm rounds to 0 first."""
-    top = log_probabilities.argmax(1, keepdim=True)
-    others = log_probabilities.exp().scatter(1, top, 0.0)
-    rest = others.sum(1)
-    entropy: Tensor = torch.special.entr(others).sum(1) - (1 - rest) * torch.log1p(-rest)
-    return entropy
+        passes = (logits.double().log_softmax(1) for logits in _passes(outputs, self.passes))
+        log_probabilities = reduce(torch.logaddexp, passes).log_softmax(1)
+        top = log_probabilities.argmax(1, keepdim=True)
+        others = log_probabilities.exp().scatter(1, top, 0.0)
+        rest = others.sum(1)
+        # the top class by the probability of the others, because its logarithm rounds to 0 first
+        entropy: Tensor = torch.special.entr(others).sum(1) - (1 - rest) * torch.log1p(-rest)
+        return entropy
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
-from ood_logits.rows import blocks, softmax_parts
+from ood_logits.rows import labelled_blocks, softmax_parts
 
 _LOG = logging.getLogger(__name__)
 _LEAST, _MOST = 1e-4, 1e6  # temperatures that are searched
@@ -75,12 +75,12 @@ def _temperature(held_out: Outputs) -> float:
         # A positive slope in beta asks for a smaller beta, a higher temperature.
         low, high = (log_t, high) if slope > 0 else (low, log_t)
         # d/d(log T) = -beta d/d(beta); the second derivative is beta^2 curvature + beta slope
-        bend = beta * curvature + slope
-        step = slope / bend if bend > 0 else math.inf
-        following = log_t + step if low < log_t + step < high else (low + high) / 2
-        if abs(following - log_t) < _PRECISION:
+        scaled_curvature = beta * curvature + slope
+        step = slope / scaled_curvature if scaled_curvature > 0 else math.inf
+        candidate = log_t + step if low < log_t + step < high else (low + high) / 2
+        if abs(candidate - log_t) < _PRECISION:
             break
-        log_t = following
+        log_t = candidate
     if beta**2 * curvature < _FLAT:
         _LOG.warning("temperature-scaling: no temperature is best for these held-out images, %.3g is taken", 1 / beta)
     return 1 / beta
@@ -89,17 +89,13 @@ def _temperature(held_out: Outputs) -> float:
 def _derivatives(held_out: Outputs, beta: float) -> tuple[float, float]:
     """Return the first and second derivative of the mean cross-entropy at beta = 1/T."""
     slope = curvature = 0.0
-    for part in held_out.chunks():
-        start = 0
-        for block in blocks(part.logits):
-            labels = part.labels[start : start + len(block)]
-            start += len(block)
-            known = labels >= 0
-            gaps = block[known].double()
-            gaps -= gaps.amax(1, keepdim=True)
-            p = (beta * gaps).softmax(1)
-            mean = (p * gaps).sum(1)
-            slope += (mean - gaps.gather(1, labels[known, None])[:, 0]).sum().item()
-            curvature += (p.mul_(gaps).mul_(gaps).sum(1) - mean.square()).clamp(min=0).sum().item()
+    for block, labels in labelled_blocks(held_out):
+        labelled = labels >= 0
+        gaps = block[labelled].double()
+        gaps -= gaps.amax(1, keepdim=True)
+        p = (beta * gaps).softmax(1)
+        mean = (p * gaps).sum(1)
+        slope += (mean - gaps.gather(1, labels[labelled, None])[:, 0]).sum().item()
+        curvature += (p.mul_(gaps).mul_(gaps).sum(1) - mean.square()).clamp(min=0).sum().item()
     count = int((held_out.labels >= 0).sum())
     return slope / count, curvature / count

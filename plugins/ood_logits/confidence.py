@@ -1,7 +1,7 @@
 """Scores of the most probable class against all others; nothing is fitted.
 
-Logarithms are taken of what the papers compare with a threshold: they order images alike, and have no ties where
-probabilities round to 1.
+The scores are logarithms of the quantities that the papers compare with a threshold: they order images alike, and have
+no ties where probabilities round to 1.
 """
 
 from __future__ import annotations

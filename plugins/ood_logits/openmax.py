@@ -1,4 +1,4 @@
-"""OpenMax (Bendale and Boult, 2016): what logits lose for being far from their class goes to an unknown class."""
+"""OpenMax (Bendale and Boult, 2016): an unknown class gains what logits lose for being far from their class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_logits import weibull
-from ood_logits.rows import blocks
+from ood_logits.rows import blocks, labelled_blocks
 from ood_logits.weibull import Weibull
 
 _LOG = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class UnknownOdds(Score):
         share = torch.arange(self.alpha, 0, -1, dtype=torch.float64) / self.alpha
         # To lose a share of a negative logit would be to gain.
         taken = values.double().clamp(min=0) * self.tails.cdf(distances, classes) * share
-        known = block.double().scatter(1, classes, values.double() - taken)
-        return taken.sum(1) - known.logsumexp(1)
+        revised = block.double().scatter(1, classes, values.double() - taken)
+        return taken.sum(1) - revised.logsumexp(1)
 
 
 def _length(rows: Tensor) -> Tensor:
@@ -112,13 +112,9 @@ class OpenMax(Scorer):
 
 def _correct(train: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits [B, C] and labels [B] of correctly classified rows."""
-    for part in train.chunks():
-        start = 0
-        for block in blocks(part.logits):
-            labels = part.labels[start : start + len(block)]
-            start += len(block)
-            right = block.argmax(1) == labels
-            yield block[right], labels[right]
+    for block, labels in labelled_blocks(train):
+        right = block.argmax(1) == labels
+        yield block[right], labels[right]
 
 
 def _tails(train: Outputs, means: Tensor, counts: Tensor, size: int) -> Tensor:

@@ -17,11 +17,7 @@ _TINY = 1e-300  # beside probabilities whose logarithm is taken
 
 @dataclass(frozen=True)
 class NearestPosterior(Score):
-    """min_k KL(p || d_k), at least 0.
-
-    Attributes:
-        log_templates: log d_k, float64 [K, C].
-    """
+    """min_k KL(p || d_k), at least 0; of log d_k, float64 [K, C]."""
 
     log_templates: Tensor
 
@@ -76,11 +72,10 @@ class KLMatching(Scorer):
         classes = train.logits.shape[1]
         sums = torch.zeros(classes, classes, dtype=torch.float64)
         counts = torch.zeros(classes, dtype=torch.float64)
-        for part in images.chunks():
-            for block in blocks(part.logits):
-                predicted = block.argmax(1)
-                sums.index_add_(0, predicted, block.double().softmax(1))
-                counts += torch.bincount(predicted, minlength=classes)
+        for block in (block for part in images.chunks() for block in blocks(part.logits)):
+            predicted = block.argmax(1)
+            sums.index_add_(0, predicted, block.double().softmax(1))
+            counts += torch.bincount(predicted, minlength=classes)
         seen = counts > 0
         return NearestPosterior((sums[seen] / counts[seen, None]).clamp(min=_TINY).log())
 
@@ -141,9 +136,9 @@ class Igeood(Scorer):
         sums = torch.zeros(train.classes, train.logits.shape[1], dtype=torch.float64)
         counts = torch.zeros(train.classes, dtype=torch.float64)
         for part in train.chunks():
-            known = part.labels >= 0
-            sums.index_add_(0, part.labels[known], part.logits[known].double())
-            counts += torch.bincount(part.labels[known], minlength=train.classes)
+            labelled = part.labels >= 0
+            sums.index_add_(0, part.labels[labelled], part.logits[labelled].double())
+            counts += torch.bincount(part.labels[labelled], minlength=train.classes)
         seen = counts > 0
         if not seen.any():
             raise OODError(f"scorer '{self.name}' needs labels of the training images")

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ood_core.interfaces import Outputs
+
 Summary: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """One number a row of q [B, C], the distribution among the other classes (0 at the top), and the logits [B, C]."""
 
@@ -46,7 +48,12 @@ def softmax_parts(logits: Tensor, temperature: float = 1.0, summary: Summary | N
     if torch.compiler.is_compiling():  # a graph cannot do some rows again: all are done in float64
         return SoftmaxParts(*_exact(logits.double() / temperature, summary))
     count = logits.shape[1]
-    parts = [_quick(_scale(block, temperature), summary) for block in blocks(logits)]
+    # differences from the largest logit keep all their digits in the division
+    scaled = (
+        block if temperature == 1 else (block - block.amax(1, keepdim=True)).div_(temperature)
+        for block in blocks(logits)
+    )
+    parts = [_quick(block, summary) for block in scaled]
     top, rest, others, extra = (torch.cat(column).double() for column in zip(*parts, strict=True))
     # float32 probabilities do not quite sum to 1.
     top, rest = top / (top + rest), rest / (top + rest)
@@ -64,9 +71,13 @@ def blocks(logits: Tensor) -> Iterator[Tensor]:
         yield block if block.dtype == torch.float64 else block.float()
 
 
-def _scale(block: Tensor, temperature: float) -> Tensor:
-    """Return the logits over T, but for a shift of each row; the differences keep all their digits."""
-    return block if temperature == 1 else (block - block.amax(1, keepdim=True)).div_(temperature)
+def labelled_blocks(outputs: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield blocks of logits [B, C] with their labels [B]."""
+    for part in outputs.chunks():
+        start = 0
+        for block in blocks(part.logits):
+            yield block, part.labels[start : start + len(block)]
+            start += len(block)
 
 
 def _quick(block: Tensor, summary: Summary | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

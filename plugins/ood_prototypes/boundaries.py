@@ -150,11 +150,7 @@ class NeuralCollapse(Scorer):
 
 @dataclass(frozen=True)
 class PatternMatch(Score):
-    """Minus the inner product with the pattern of the predicted class.
-
-    Attributes:
-        patterns: [C, D].
-    """
+    """Minus the inner product with the pattern [C, D] of the predicted class."""
 
     patterns: Tensor
 

@@ -27,11 +27,7 @@ _PAPER = "Li et al., 2023, Rethinking out-of-distribution (OOD) detection: Maske
 
 @dataclass(frozen=True)
 class CosineDistance(Score):
-    """One minus the largest cosine, in [0, 2]; 1 for a zero embedding.
-
-    Attributes:
-        directions: [K, D], of unit length.
-    """
+    """One minus the largest cosine to directions [K, D] of unit length, in [0, 2]; 1 for a zero embedding."""
 
     directions: Tensor
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from ood_core.interfaces import Outputs, ScorerInfo, ShapedScore, ShapedScorer
+from ood_core.interfaces import ScorerInfo, ShapedScorer
 
 Share = Annotated[float, Gt(0), Lt(1)]
 
 _ASH = "Djurisic, Bozanic, Ashok and Liu, 2023, Extremely simple activation shaping for out-of-distribution detection"
 _MOST = 300.0  # exp of more than twice this leaves float64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prune(ShapedScore):
-    """All but the largest entries of a row become 0."""
-
-    percentile: float
-
-    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return pruned embeddings."""
-        values, where = largest(embeddings, self.percentile)
-        return torch.zeros_like(embeddings).scatter(1, where, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +29,6 @@ class ASHP(ShapedScorer):
     """
 
     name = "ash-p"
-    scores = Prune
     info = ScorerInfo(
         paper=_ASH,
         formula="-log Σ exp(W s(f) + b), s(f) = f where it is among the largest, else 0",
@@ -51,18 +38,10 @@ class ASHP(ShapedScorer):
 
     percentile: Share = 0.6
 
-
-@dataclass(frozen=True, kw_only=True)
-class Binarize(ShapedScore):
-    """The largest entries of a row become equal, with the sum that the whole row had; the others 0."""
-
-    percentile: float
-
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return binarized embeddings."""
-        _, where = largest(embeddings, self.percentile)
-        shares = embeddings.sum(1, keepdim=True) / where.shape[1]
-        return torch.zeros_like(embeddings).scatter(1, where, shares.expand(where.shape))
+        """Return pruned embeddings."""
+        values, where = largest(embeddings, self.percentile)
+        return torch.zeros_like(embeddings).scatter(1, where, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +57,6 @@ class ASHB(ShapedScorer):
     """
 
     name = "ash-b"
-    scores = Binarize
     after_relu = True
     info = ScorerInfo(
         paper=_ASH,
@@ -92,17 +70,11 @@ class ASHB(ShapedScorer):
 
     percentile: Share = 0.65
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sharpen(ShapedScore):
-    """All but the largest entries of a row become 0, those grow by exp(sum of all / sum of the largest)."""
-
-    percentile: float
-
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return sharpened embeddings."""
-        values, where = largest(embeddings, self.percentile)
-        return torch.zeros_like(embeddings).scatter(1, where, values * growth(embeddings, values))
+        """Return binarized embeddings."""
+        _, where = largest(embeddings, self.percentile)
+        shares = embeddings.sum(1, keepdim=True) / where.shape[1]
+        return torch.zeros_like(embeddings).scatter(1, where, shares.expand(where.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +90,6 @@ class ASHS(ShapedScorer):
     """
 
     name = "ash-s"
-    scores = Sharpen
     after_relu = True
     info = ScorerInfo(
         paper=_ASH,
@@ -129,17 +100,10 @@ class ASHS(ShapedScorer):
 
     percentile: Share = 0.9
 
-
-@dataclass(frozen=True, kw_only=True)
-class Grow(ShapedScore):
-    """Every entry of a row grows by exp(sum of all / sum of the largest)."""
-
-    percentile: float
-
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return scaled embeddings."""
-        values, _ = largest(embeddings, self.percentile)
-        return embeddings * growth(embeddings, values)
+        """Return sharpened embeddings."""
+        values, where = largest(embeddings, self.percentile)
+        return torch.zeros_like(embeddings).scatter(1, where, values * growth(embeddings, values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +118,6 @@ class Scale(ShapedScorer):
     """
 
     name = "scale"
-    scores = Grow
     after_relu = True
     info = ScorerInfo(
         paper="Xu, Chen, Franchi and Yao, 2024, Scaling for training time and post-hoc out-of-distribution detection "
@@ -166,21 +129,10 @@ class Scale(ShapedScorer):
 
     percentile: Share = 0.85
 
-
-@dataclass(frozen=True, kw_only=True)
-class GrowLogits(ShapedScore):
-    """Logits grow by the square of sum of all / sum of the largest positive entries of the row."""
-
-    percentile: float
-
-    def shape(self, outputs: Outputs) -> Outputs:
-        """Return the outputs with scaled logits and the embeddings as they are."""
-        plain = super().shape(outputs)
-        positive = plain.embeddings.relu()
-        top = largest(positive, self.percentile)[0].sum(1, keepdim=True)
-        # a row without a positive entry has no ratio; it is left as it is
-        ratio = torch.where(top > 0, positive.sum(1, keepdim=True) / top, 1)
-        return replace(plain, logits=plain.logits * ratio.square())
+    def shape_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return scaled embeddings."""
+        values, _ = largest(embeddings, self.percentile)
+        return embeddings * growth(embeddings, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +148,6 @@ class LTS(ShapedScorer):
     """
 
     name = "lts"
-    scores = GrowLogits
     info = ScorerInfo(
         paper="Djurisic, Liu and Nikolic, 2024, Logit scaling for out-of-distribution detection",
         formula="-log Σ exp(r² z), r = Σ max(f, 0) / Σ largest",
@@ -204,6 +155,14 @@ class LTS(ShapedScorer):
     )
 
     percentile: Share = 0.95
+
+    def shape_logits(self, logits: Tensor, embeddings: Tensor) -> Tensor:
+        """Return scaled logits."""
+        positive = embeddings.relu()
+        top = largest(positive, self.percentile)[0].sum(1, keepdim=True)
+        # a row without a positive entry has no ratio; it is left as it is
+        ratio = torch.where(top > 0, positive.sum(1, keepdim=True) / top, 1)
+        return logits * ratio.square()
 
 
 def largest(embeddings: Tensor, percentile: float) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def _quantiles(train: Outputs, shares: Sequence[float], columns: int) -> list[Te
         raise OODError("there is no training image to take quantiles of")
     positions = [share * (count - 1) for share in shares]
     ranks = sorted({rank for position in positions for rank in (int(position), min(int(position) + 1, count - 1))})
-    ranked = dict(zip(ranks, _of_rank(train, ranks, columns), strict=True))
+    ranked = dict(zip(ranks, _select_ranks(train, ranks, columns), strict=True))
     found = []
     for position in positions:
         lower, upper = ranked[int(position)], ranked[min(int(position) + 1, count - 1)]
@@ -51,37 +51,37 @@ def _quantiles(train: Outputs, shares: Sequence[float], columns: int) -> list[Te
     return found
 
 
-def _of_rank(train: Outputs, ranks: Sequence[int], columns: int) -> Tensor:
+def _select_ranks(train: Outputs, ranks: Sequence[int], columns: int) -> Tensor:
     """Return the numbers of these ranks, counted from 0, in every column: float64 [R, columns]."""
     left = torch.tensor(ranks)[:, None].repeat(1, columns)  # the rank among those that begin as the number does
-    begun = torch.zeros_like(left)
-    settled = 0
+    prefixes = torch.zeros_like(left)
+    fixed = 0
     for digit in _DIGITS:
-        counts = _count_digits(train, begun, settled, digit)
+        counts = _count_digits(train, prefixes, fixed, digit)
         below = counts.cumsum(2)
         found = (below <= left[:, :, None]).sum(2)
         left -= torch.where(found > 0, below.gather(2, (found - 1).clamp(min=0)[:, :, None])[:, :, 0], 0)
-        begun = begun << digit | found
-        settled += digit
-    return _from_integers(begun)
+        prefixes = prefixes << digit | found
+        fixed += digit
+    return _from_integers(prefixes)
 
 
-def _count_digits(train: Outputs, begun: Tensor, settled: int, digit: int) -> Tensor:
+def _count_digits(train: Outputs, prefixes: Tensor, fixed: int, digit: int) -> Tensor:
     """Return how many numbers go on with each digit, among those that begin like this: [R, columns, 2 ** digit]."""
-    ranks, columns = begun.shape
+    ranks, columns = prefixes.shape
     counts = torch.zeros(ranks, columns << digit, dtype=torch.int64)
     offsets = torch.arange(columns) << digit
     for part in train.chunks(_ROWS):
         integers = _to_integers(part.embeddings).view(-1, columns)
-        beginning = integers >> (32 - settled)
-        bins = offsets + (integers >> (32 - settled - digit) & (1 << digit) - 1)
+        prefix = integers >> (32 - fixed)
+        bins = offsets + (integers >> (32 - fixed - digit) & (1 << digit) - 1)
         for rank in range(ranks):
-            if rank and torch.equal(begun[rank], begun[rank - 1]):
+            if rank and torch.equal(prefixes[rank], prefixes[rank - 1]):
                 continue
-            chosen = bins if not settled else bins[beginning == begun[rank]]
+            chosen = bins if not fixed else bins[prefix == prefixes[rank]]
             counts[rank] += chosen.flatten().bincount(minlength=columns << digit)
     for rank in range(1, ranks):
-        if torch.equal(begun[rank], begun[rank - 1]):
+        if torch.equal(prefixes[rank], prefixes[rank - 1]):
             counts[rank] = counts[rank - 1]
     return counts.view(ranks, columns, 1 << digit)
 
