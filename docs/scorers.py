@@ -1,4 +1,4 @@
-"""Writes the tables of `ood-run --scorers` into docs/scorers.md: python docs/scorers.py."""
+"""Writes the tables of `ood list scorers` into docs/scorers.md: python docs/scorers.py."""
 
 from pathlib import Path
 

@@ -58,7 +58,7 @@ class Score(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerInfo:
-    """Source, formula and costs of a scorer, for the table of all scorers (`ood-run --scorers`).
+    """Source, formula and costs of a scorer, for the table of all scorers (`ood list scorers`).
 
     Attributes:
         paper: Authors, year and title of the source.
