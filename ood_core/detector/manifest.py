@@ -25,7 +25,7 @@ from ood_core.plugins import Plugins
 from ood_core.recipe.build import with_nested
 
 FILE = "manifest.json"
-FORMAT = 3
+FORMAT = 2
 """Grows when a field changes its meaning."""
 
 CORE = "ood-framework"

@@ -161,7 +161,7 @@ def _decode(noted: Any, tensors: dict[str, Tensor], classes: dict[str, type], pa
         return tensors[noted["tensor"]]
     cls = classes.get(noted.get("class", ""))
     if cls is None:
-        raise OODError(f"{path}: holds a {noted.get('class')}, which the scorer does not make")
+        raise OODError(f"{path}: holds a {noted.get('class')}, which this version's scorer does not make; fit it again")
     values = {name: _decode(item, tensors, classes, path) for name, item in noted["fields"].items()}
     wanted = {field.name for field in fields(cls)}
     if wanted != values.keys():

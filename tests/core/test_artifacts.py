@@ -92,7 +92,7 @@ def test_scores_within_scores_come_back(tmp_path):
 
 def test_a_file_cannot_name_a_class_that_the_scorer_does_not_declare(tmp_path):
     save_score(tmp_path, Both((FITTED,), None))
-    with pytest.raises(OODError, match=r"holds a .*Both, which the scorer does not make"):
+    with pytest.raises(OODError, match=r"holds a .*Both, which this version's scorer does not make; fit it again"):
         load_score(tmp_path / SCORE, Plain())
 
 

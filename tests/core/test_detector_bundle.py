@@ -124,7 +124,7 @@ def test_versions_fit_as_semantic_versions_do(copy, made, fits):
 
 def test_another_format_is_refused(copy):
     rewritten(copy, format=1)
-    with pytest.raises(OODError, match=r"is of format 1, this version reads 3; make the detector again"):
+    with pytest.raises(OODError, match=r"is of format 1, this version reads 2; make the detector again"):
         Detector.load(copy)
 
 
