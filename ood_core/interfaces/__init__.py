@@ -1,4 +1,4 @@
-"""What a plugin implements, and what the core hands to it.
+"""The interfaces of plugins, and the values that the core passes to them.
 
 Every plugin class is a frozen, keyword-only dataclass: its fields are the options a recipe may set, the class attribute
 `name` is what a recipe writes behind `use:`, and one verb makes the live thing.
@@ -12,8 +12,8 @@ Every plugin class is a frozen, keyword-only dataclass: its fields are the optio
 | `DatasetSource` | `open(split)`          | an `ImageSet`                                            |
 
 Letters in shapes: N samples, B samples of a batch, D embedding, C classes, L patches, S image size in pixels.
-Images are RGB. Between modules they are uint8 [3, H, W]; what a network is given is float32 [B, 3, S, S] in [0, 1],
-and every network normalises for itself, because only it knows the statistics it was trained with.
+Images are RGB: uint8 [3, H, W] between modules, float32 [B, 3, S, S] in [0, 1] as the input of a network. Every network
+normalises for itself, with the statistics that it was trained with.
 Scores: float64, higher means more out-of-distribution, everywhere.
 """
 

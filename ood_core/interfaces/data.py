@@ -1,4 +1,4 @@
-"""Where images come from, and what a pretext task may know of them."""
+"""Sources of images, and the training data of a pretext task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationView:
-    """How an image of any size becomes the square that is scored.
+    """Resizing and cropping of an image to the square that is scored.
 
     Attributes:
         crop_fraction: Share of the resized image's shorter side that the central square keeps: the side becomes
@@ -33,13 +33,13 @@ class EvaluationView:
 
 
 class ImageSet(ABC):
-    """Labelled images, one at a time, nothing decoded before it is asked for."""
+    """Labelled images, each decoded when it is read."""
 
     classes: tuple[str, ...]
     """Class names in label order."""
 
     labels: Sequence[int]
-    """The label of every image, known without decoding."""
+    """The label of every image, available without decoding."""
 
     fingerprint: str
     """Changes whenever an image or label does; depends on content, not on where the files lie."""
@@ -48,10 +48,10 @@ class ImageSet(ABC):
     """Whether pictures lie encoded in files, so that it pays to keep them decoded."""
 
     places: Sequence[str] | None = None
-    """Where each picture lies, for pictures that are files, so that one file in two sets is noticed."""
+    """Paths of pictures that are files, so that one file in two sets is noticed."""
 
     notes: tuple[str, ...] = ()
-    """What a reader of the plan and the report has to know, such as what was passed over in a folder."""
+    """Lines for the plan and the report, such as the number of files that were skipped."""
 
     @abstractmethod
     def image(self, index: int) -> Image:
@@ -67,7 +67,7 @@ class ImageSet(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource(Plugin):
-    """Finds images. Which classes of them, how many, and under what label in the report, is selected by the core."""
+    """Finds images. The core selects classes, numbers of images, and the name in the report."""
 
     @abstractmethod
     def open(self, split: Split) -> ImageSet:
@@ -79,24 +79,24 @@ class DatasetSource(Plugin):
 
     @classmethod
     def catalogue(cls) -> Mapping[str, tuple[str, str, str, str, str]]:
-        """Return what is known of the sets that this source has by name: title, classes, images, licence, address."""
+        """Return title, classes, images, licence and address of the sets that this source has by name."""
         return {}
 
     def alternatives(self) -> tuple[Mapping[str, Any], ...]:
-        """Return other sources that stand for this one, as a recipe would write each: {"use": name, option: value}.
+        """Return other sources to open in place of this one, as in a recipe: {"use": name, option: value}.
 
-        The first one that can be opened is used, and this source's own `open` never. None unless a source says so.
+        The first one that can be opened is used, and `open` of this source never; default: none.
         """
         return ()
 
     def missing(self, reasons: Sequence[str]) -> str:
-        """Return the line for the user when no alternative could be opened, given why not, in their order."""
+        """Return the error message if no alternative can be opened, for the reasons in their order."""
         return "; ".join(reasons)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """What a pretext task may know about the data before training starts."""
+    """The data of a training, before it starts."""
 
     classes: int
     """Number of the selected classes; labels of batches are below it."""
@@ -109,5 +109,5 @@ class TrainingData:
     sample: Callable[[int], Tensor]
     """`sample(count)` gives up to so many training images, [n, 3, S, S] in [0, 1], un-augmented, the same each time."""
 
-    trained: Callable[[Plugin], Mapping[str, Tensor]]
-    """`trained(tokenizer)` gives the weights that the tokenizer's own training has left."""
+    tokenizer_weights: Callable[[Plugin], Mapping[str, Tensor]]
+    """`tokenizer_weights(tokenizer)` gives the weights of the tokenizer's own training."""

@@ -32,9 +32,9 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer (or 1x1 convolution) from embeddings to logits; `nn.Identity` where there is none.
+        """Return the linear layer (or 1x1 convolution) from embeddings to logits; `nn.Identity` without logits.
 
-        Any other module says that there are logits, made otherwise.
+        Any other module means that logits are computed in another way.
         """
 
     @abstractmethod
@@ -42,25 +42,25 @@ class Network(nn.Module, ABC):
         """Replace the classifier by a fresh one with this many outputs."""
 
     def layer_names(self) -> tuple[str, ...]:
-        """Return the full names of the submodules whose outputs are the usual intermediate embeddings, first to last.
+        """Return the full names of the submodules with the usual intermediate embeddings, first to last.
 
-        Unless a network knows better: its children that are sequences of layers.
+        Default: the children that are sequences of layers.
         """
         return tuple(name for name, child in self.named_children() if isinstance(child, nn.Sequential))
 
     def parameter_depths(self) -> Mapping[str, int]:
-        """Return how far each parameter is from the pixels, by name: 0 at the first layer, the most at the classifier.
+        """Return the depth of each parameter by name, 0 at the first layer, for layer-wise decay of the learning rate.
 
-        Layer-wise decay of the learning rate goes by it. Unless a network knows better: all are equally far.
+        Default: all have the same.
         """
         return {}
 
     def undecayed(self) -> Collection[str]:
-        """Return the names of parameters that weight decay leaves alone, besides the one-dimensional ones."""
+        """Return the names of parameters without weight decay, besides the one-dimensional ones."""
         return ()
 
     def set_drop_path(self, rate: float) -> None:
-        """Have residual branches dropped in training, more often the deeper they are, up to this rate.
+        """Drop residual branches in training, more often the deeper they are, up to this rate.
 
         Raises:
             OODError: The network has no branches to drop.
@@ -69,10 +69,10 @@ class Network(nn.Module, ABC):
             raise OODError("this backbone cannot drop paths; leave 'drop_path' at 0")
 
     def set_gradient_checkpointing(self) -> None:
-        """Have the backward pass compute activations again instead of keeping them.
+        """Compute activations again in the backward pass instead of keeping them.
 
         Raises:
-            OODError: The network cannot.
+            OODError: The network cannot do that.
         """
         raise OODError("this backbone cannot checkpoint gradients; leave 'gradient_checkpointing' at false")
 
@@ -102,7 +102,7 @@ class PatchNetwork(Network):
         """
 
     def forward_visible(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Return the encoded tokens [B, K, D] of the patches that the network is shown; the others are left out.
+        """Return the encoded tokens [B, K, D] of the visible patches; the others are left out.
 
         Args:
             images: [B, 3, S, S] in [0, 1].
@@ -114,15 +114,15 @@ class PatchNetwork(Network):
         raise OODError("this backbone cannot leave patches out; choose a ViT with absolute positions")
 
     def tie_position_biases(self) -> None:
-        """Have all blocks share one table of relative positions; they come apart where weights are loaded again.
+        """Share one table of relative positions among all blocks, until weights are loaded into another network.
 
-        Unless a network knows better it has no such tables, and nothing happens.
+        Default: there are no such tables, and nothing happens.
         """
 
     def fix_positions(self) -> None:
         """Replace trained absolute position embeddings by fixed two-dimensional sines and cosines.
 
-        Unless a network knows better it has none, and nothing happens.
+        Default: there are none, and nothing happens.
         """
 
 
@@ -147,5 +147,5 @@ class Backbone(Plugin):
         return self.build(image_size, classes)
 
     def evaluation_view(self) -> EvaluationView:
-        """Return how its pretrained weights want images shown, where a recipe does not say."""
+        """Return the evaluation view of its pretrained weights, for recipes without `evaluation`."""
         return EvaluationView()

@@ -19,26 +19,26 @@ class Batch(NamedTuple):
     """One step's worth of training data, on the device of the network."""
 
     views: tuple[Tensor, ...]
-    """One tensor [B, ...] for each view the pretext task asked for; uint8 views arrive as float32 in [0, 1]."""
+    """One tensor [B, ...] for each view of the pretext task; uint8 views are float32 in [0, 1] here."""
     labels: Tensor
     """int64 [B]."""
     outliers: Tensor | None = None
     """Images [B', 3, S, S] of the auxiliary set, for tasks that need one; drawn anew for each step."""
     broken: tuple[str, ...] = ()
-    """What was wrong with pictures that others stand in for, where the recipe says to skip such; a line each."""
+    """A line for each unreadable picture that another one replaces, with `unreadable: skip`."""
     drawn: Tensor | None = None
     """The rows of these images in what `Task.draw` gave for the step, on the CPU; None outside a training."""
 
 
 class Task(nn.Module, ABC):
-    """A pretext task around a network. Whatever requires a gradient is trained; buffers and the rest are kept as state.
+    """A pretext task around a network. Parameters that require gradients are trained; the rest of the state is saved.
 
     Randomness comes from torch's global generator alone; it is seeded for each step, so a continued run draws the same.
     What `forward` draws differs by process and by `accumulation`; what `draw` draws does not.
     """
 
     def draw(self, images: int) -> Tensor | None:
-        """Return what is random about each image of a step, such as its mask; None where nothing is.
+        """Return the random numbers of each image of a step, such as its mask; None if there are none.
 
         Called before `forward`, which finds the rows of its images in `batch.drawn`.
 
@@ -55,20 +55,20 @@ class Task(nn.Module, ABC):
         """Return a dict with the scalar "loss"; further scalars are averaged over the epoch and reported."""
 
     def before_step(self, progress: float) -> None:
-        """Take up the schedule before a step of the optimiser.
+        """Update schedules before a step of the optimiser.
 
         Args:
             progress: Share of the training that is over, in [0, 1).
         """
 
     def after_epoch(self) -> dict[str, float]:
-        """Return metrics of the whole epoch that are no means over its steps, the same in every process."""
+        """Return metrics of the whole epoch besides the means over its steps, the same in every process."""
         return {}
 
     def product(self) -> nn.Module:
-        """Return what the training is for, whose weights are kept: the attribute `network`, unless a task says else."""
+        """Return the module whose weights are the result of the training; default: the attribute `network`."""
         network = self.network
-        assert isinstance(network, nn.Module), "a task keeps its network under this name, or says what it is for"
+        assert isinstance(network, nn.Module), "a task without an attribute `network` overrides `product`"
         return network
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
@@ -146,19 +146,19 @@ class Training(Plugin):
 
 @dataclass(frozen=True, kw_only=True)
 class PretextTask(Training):
-    """One training stage of the network: what it is asked to do, and how it is optimised."""
+    """A training stage of the network: a task and its optimisation."""
 
     trains_head: ClassVar[bool] = False
-    """Whether the network's classifier means something afterwards, so that logits can be scored."""
+    """Whether the classifier of the network is trained, so that logits can be scored."""
 
     uses_labels: ClassVar[bool] = False
     """Whether the loss reads the labels of the images."""
 
     least_classes: ClassVar[int] = 1
-    """How many ID classes the task needs; checked when the recipe is planned."""
+    """Number of ID classes that the task needs; checked in the plan."""
 
     def auxiliary_images(self) -> int:
-        """Return how many auxiliary OOD images come with each batch, in all processes together; 0 for none."""
+        """Return the number of auxiliary OOD images of each batch, in all processes together."""
         return 0
 
     @abstractmethod
@@ -195,7 +195,7 @@ def require_patches(network: Network, task: PretextTask) -> PatchNetwork:
 
 
 def refuse_single_images(task: PretextTask) -> None:
-    """Raise OODError where a task that compares images would be given one alone, which has nothing to differ from."""
+    """Raise OODError if a task that compares the images of a batch could get a single one."""
     least = 2 * task.accumulation
     if task.batch_size < least:
         reason = "it compares the images of a batch, or of each part that 'accumulation' cuts it into"
@@ -208,7 +208,7 @@ class TokenizerTraining(Training):
 
     @abstractmethod
     def build(self, data: TrainingData) -> Task:
-        """Return the task, whose `product` is what the tokenizer needs."""
+        """Return the task; the tokenizer needs its `product`."""
 
 
 class TokenMap(nn.Module, ABC):
@@ -225,7 +225,7 @@ class TokenMap(nn.Module, ABC):
         """
 
     def decode(self, tokens: Tensor) -> Tensor | None:
-        """Return images [B, 3, V, V] in [0, 1] for token ids [B, L]; None where that cannot be done."""
+        """Return images [B, 3, V, V] in [0, 1] for token ids [B, L]; None if there is no decoder."""
         return None
 
 
@@ -234,18 +234,18 @@ class Tokenizer(Plugin):
     """Turns patches into visual tokens, the targets of masked image modelling."""
 
     def training(self) -> TokenizerTraining | None:
-        """Return what trains the tokenizer, in a stage of its own before; None where `fit` is all."""
+        """Return the stage that trains the tokenizer; None if `fit` is enough."""
         return None
 
     def view_size(self, image_size: int, grid: tuple[int, int]) -> int:
-        """Return V, how large in pixels the tokenizer wants the view of an image that the network is shown at S."""
+        """Return V, the size in pixels of the tokenizer's view of an image of which the network's has S."""
         return image_size
 
     @abstractmethod
     def fit(self, data: TrainingData, grid: tuple[int, int]) -> TokenMap:
         """Return the map from images to tokens on this patch grid (rows, columns).
 
-        A tokenizer with a `training` finds its weights in `data.trained(self)`.
+        A tokenizer with a `training` finds its weights in `data.tokenizer_weights(self)`.
         """
 
     def build_empty(self, grid: tuple[int, int], image_size: int) -> TokenMap | None:

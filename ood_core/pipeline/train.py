@@ -260,7 +260,7 @@ def _build(stage: TrainStage, store: Store) -> tuple[Task, tuple[int, int] | Non
         all_classes=opened.all_classes,
         image_size=stage.image_size,
         sample=partial(sample, opened, stage.image_size),
-        trained=partial(_tokenizer_weights, stage, store),
+        tokenizer_weights=partial(_tokenizer_weights, stage, store),
     )
     if isinstance(stage.task, TokenizerTraining):
         return stage.task.build(data), None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -22,7 +22,7 @@ POLICIES = re.compile(
     r"|augmix(-(m|d|b)\d+|-w[1-9]\d*|-mstd\d+(\.\d+)?)*"
     r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
 )
-"""The strings by which timm knows policies of automatic augmentation."""
+"""Names of timm's policies of automatic augmentation."""
 
 
 def recoloured(image_size: int, policy: str | None, jitter: float) -> Change:
@@ -35,25 +35,23 @@ def recoloured(image_size: int, policy: str | None, jitter: float) -> Change:
         image_size,
         is_training=True,
         auto_augment=policy,
-        color_jitter=jitter or None,  # type: ignore[arg-type] # timm knows None, its annotation does not
+        color_jitter=jitter or None,  # type: ignore[arg-type] # timm takes None
         interpolation="bicubic",
         mean=(0.5, 0.5, 0.5),  # BEiT's; what is turned in from outside gets this colour
         separate=True,
     )
-    for operation in _operations(second.transforms[0]) if policy else ():
+    # timm keeps a list of operations or, for AutoAugment, of pairs of them
+    kept = second.transforms[0] if policy else None
+    operations = getattr(kept, "ops", None) or chain.from_iterable(getattr(kept, "policy", ()))
+    for operation in operations:
         if operation.name.startswith("Posterize"):
             operation.aug_fn = _posterized
     change: Change = v2.Compose([v2.ToPILImage(), second, v2.PILToTensor()])
     return change
 
 
-def _operations(policy: Any) -> Iterable[Any]:
-    """Return what may happen in a policy: timm keeps a list of operations or, for AutoAugment, of pairs of them."""
-    return policy.ops if hasattr(policy, "ops") else chain.from_iterable(policy.policy)
-
-
 def _posterized(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keep no bit, as timm may ask, by black: older Pillow does so itself, newer refuses."""
+    """Posterize; with 0 bits, which timm draws and newer Pillow refuses, to black."""
     return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
 
 

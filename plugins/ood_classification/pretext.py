@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 
 from ood_classification.augmentation import POLICIES, erasing, mixing, recoloured
-from ood_classification.task import ClassificationTask, OneClassTask, Supervision
+from ood_classification.task import ClassificationTask, OneClassTask
 from ood_core.data.transforms import Apart, Change, InARow, flipped, padded_crop, random_crop
 from ood_core.errors import OODError
 from ood_core.interfaces import (
@@ -23,11 +23,13 @@ from ood_core.interfaces import (
     Views,
 )
 
+T = TypeVar("T", bound=ClassificationTask)
+
 
 # A recipe writes options flat, so both tasks must have them as their own fields: inherited, they are declared once.
 @dataclass(frozen=True, kw_only=True)
 class Supervised(PretextTask):
-    """What is shown and asked in both tasks.
+    """Options of both tasks.
 
     Attributes:
         label_smoothing: a, the share of the target spread over all classes; 0.1 in the paper.
@@ -62,7 +64,7 @@ class Supervised(PretextTask):
     cutmix: NonNegativeFloat = 0.0
 
     def check(self) -> None:
-        """Refuse policies that timm does not know, and jitter that it would silently leave out."""
+        """Refuse policies that timm does not know, and jitter that it would ignore."""
         policy = self.auto_augment
         if policy is None:
             return
@@ -90,13 +92,13 @@ class Supervised(PretextTask):
             changes.append(erasing(self.random_erasing))
         return Apart((InARow(tuple(changes)),))
 
-    def supervise(self, network: Network, classes: int) -> Supervision:
-        """Return what is asked about so many classes, for which the network's classifier is made fresh."""
+    def task(self, kind: type[T], network: Network, classes: int) -> T:
+        """Return the task for so many classes, with a fresh classifier."""
         network.reset_classifier(classes)
         with torch.no_grad():
             for parameter in network.get_classifier().parameters():
                 parameter.mul_(self.head_scale)
-        return Supervision(self.label_smoothing, mixing(self.mixup, self.cutmix, classes))
+        return kind(network, self.label_smoothing, mixing(self.mixup, self.cutmix, classes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,8 @@ class Classification(Supervised):
     least_classes: ClassVar[int] = 2  # the softmax of one output is constant: nothing would be learnt
 
     def build(self, network: Network, data: TrainingData) -> ClassificationTask:
-        """Return the task, the network's classifier made fresh."""
-        return ClassificationTask(network, self.supervise(network, data.classes))
+        """Return the task."""
+        return self.task(ClassificationTask, network, data.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,14 +129,10 @@ class OneClass(Supervised):
     name = "one-class"
 
     def build(self, network: Network, data: TrainingData) -> OneClassTask:
-        """Return the task, the network's classifier made fresh.
-
-        Raises:
-            OODError: The data set itself has a single class.
-        """
+        """Return the task; raise OODError if the data set itself has a single class."""
         if data.all_classes < 2:
             raise OODError(
                 f"pretext '{self.name}' needs a data set of at least 2 classes, of which one is selected; "
                 "this one has 1, and a classifier with one output learns nothing"
             )
-        return OneClassTask(network, self.supervise(network, data.all_classes))
+        return self.task(OneClassTask, network, data.all_classes)

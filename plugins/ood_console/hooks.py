@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 SHOWN = ("train", "extract", "fit")
 """Kinds of stages worth a line; scoring and measuring take milliseconds and come in dozens."""
 
-TELL_SECONDS = 30.0
-"""How often a training says how far it is where there is no terminal for a bar."""
+LINE_SECONDS = 30.0
+"""Interval between two lines of a training if there is no terminal for a bar."""
 
 PIPED_WIDTH = 160
-"""Characters of the table where there is no terminal to fit it into."""
+"""Width of the table in characters if there is no terminal."""
 
 
 class Console:
@@ -45,7 +45,7 @@ class Console:
         self._tasks: dict[str, TaskID] = {}
         """The bar of each stage at work, by key."""
         self._seeds = 1
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     @hookimpl
     def ood_before_run(self, plan: Plan) -> None:
@@ -69,12 +69,12 @@ class Console:
 
     @hookimpl
     def ood_after_epoch(self, stage: Stage, metrics: StageFacts) -> None:
-        """Show the epoch's metrics beside the bar; where there is no bar, a line now and then."""
+        """Show the epoch's metrics beside the bar; without a bar, a line now and then."""
         if stage.key in self._tasks:
             self._progress.update(self._tasks[stage.key], metrics=_metrics(metrics))
-        if not self._screen.is_terminal and time.monotonic() - self._told > TELL_SECONDS:
+        if not self._screen.is_terminal and time.monotonic() - self._last_line > LINE_SECONDS:
             self._screen.print(f"{escape(self._title(stage))}  {_metrics(metrics)}")
-            self._told = time.monotonic()
+            self._last_line = time.monotonic()
 
     @hookimpl
     def ood_after_stage(self, stage: Stage, facts: StageFacts) -> None:
@@ -104,7 +104,7 @@ class Console:
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:
-        """Say so; the command line tells the error, when all others are done."""
+        """Print a line; the command line prints the error when all others are done."""
         if stage.key in self._tasks:
             self._progress.remove_task(self._tasks.pop(stage.key))
         if not isinstance(error, Exception):
@@ -113,7 +113,7 @@ class Console:
         self._screen.print(f"[red]{word}[/] {escape(self._title(stage))}")
 
     def _title(self, stage: Stage) -> str:
-        """Return the stage in words, with its seed where there are several."""
+        """Return the stage in words, with its seed if there are several."""
         seed = getattr(stage, "seed", None)
         return f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
 

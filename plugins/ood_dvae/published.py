@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ood_core.interfaces import Tokenizer, TokenMap, TrainingData
+from ood_core.interfaces import Tokenizer, TrainingData
 from ood_dvae.dalle import STRIDE, Decoder, Encoder
-from ood_dvae.grid import laid_out, side
+from ood_dvae.grid import CellTokens, cells, patches_a_side
 from ood_dvae.weights import load
 
 
-class DalleMap(TokenMap):
-    """Gives every cell of 8 x 8 pixels the code that the encoder finds most likely."""
+class DalleMap(CellTokens):
+    """The published codes, of cells of 8 x 8 pixels."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder | None) -> None:
         super().__init__()
@@ -23,18 +23,15 @@ class DalleMap(TokenMap):
         self.decoder = None if decoder is None else decoder.requires_grad_(False)
         self.vocabulary = encoder.vocabulary
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Return token ids, int64 [B, L]."""
-        # not under autocast, whose rounding would change tokens
-        with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.encoder(images.float())
-        return logits.argmax(1).flatten(1)
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits of the codes, [B, V, h, w]."""
+        logits: Tensor = self.encoder(images)
+        return logits
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor | None:
         """Return images [B, 3, V, V] in [0, 1]; None without the decoder's weights."""
-        return None if self.decoder is None else self.decoder(laid_out(tokens))
+        return None if self.decoder is None else self.decoder(cells(tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +56,11 @@ class DalleTokenizer(Tokenizer):
         self._load()
 
     def view_size(self, image_size: int, grid: tuple[int, int]) -> int:
-        """Return the size at which each patch is one cell.
-
-        Raises:
-            OODError: The grid is not square.
-        """
-        return side(self.name, grid) * STRIDE
+        """Return the size at which each patch is one cell."""
+        return patches_a_side(self, grid) * STRIDE
 
     def fit(self, data: TrainingData, grid: tuple[int, int]) -> DalleMap:
-        """Return the published map; images of the right size have the right number of cells.
-
-        Raises:
-            OODError: A file is no weights of the published modules.
-        """
+        """Return the published map; images of the right size have the right number of cells."""
         return self._load()
 
     def build_empty(self, grid: tuple[int, int], image_size: int) -> DalleMap:

@@ -50,20 +50,16 @@ def mixture(logits: Tensor, temperature: Tensor, seeds: Tensor | None = None) ->
     Args:
         logits: Of the codes, [B, V, h, w].
         temperature: Of the softmax.
-        seeds: Of the noise of each image, int64 [B]; without them it comes from torch's global generator.
+        seeds: Of the noise of each image, int64 [B]; default: noise from torch's global generator.
     """
-    noise = -_exponential(logits, seeds).log()
-    return ((logits + noise) / temperature).softmax(1)
-
-
-def _exponential(like: Tensor, seeds: Tensor | None) -> Tensor:
+    exponential = torch.empty_like(logits)
     if seeds is None:
-        return torch.empty_like(like).exponential_()
-    generator = torch.Generator(like.device)
-    rows = zip(like, seeds.tolist(), strict=True)
-    return torch.stack(
-        [torch.empty_like(row).exponential_(generator=generator.manual_seed(seed)) for row, seed in rows]
-    )
+        exponential.exponential_()
+    else:
+        generator = torch.Generator(logits.device)
+        for row, seed in zip(exponential, seeds.tolist(), strict=True):
+            row.exponential_(generator=generator.manual_seed(seed))
+    return ((logits - exponential.log()) / temperature).softmax(1)
 
 
 def divergence(logits: Tensor) -> Tensor:

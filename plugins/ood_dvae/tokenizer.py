@@ -19,36 +19,32 @@ from ood_core.interfaces import (
     PositiveInt,
     Tokenizer,
     TokenizerTraining,
-    TokenMap,
     TrainingData,
     Views,
 )
 from ood_dvae.autoencoder import Autoencoder
-from ood_dvae.grid import laid_out, side
+from ood_dvae.grid import CellTokens, cells, patches_a_side
 from ood_dvae.task import Cosine, DiscreteVAETask, Distance
 
 _DISTANCES: dict[str, Distance] = {"mse": mse_loss, "smooth-l1": smooth_l1_loss}
 
 
-class CodeMap(TokenMap):
-    """Gives every cell the code that the encoder finds most likely."""
+class CodeMap(CellTokens):
+    """The codes of an autoencoder that was trained here."""
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
         self.autoencoder = autoencoder.requires_grad_(False)
         self.vocabulary = len(autoencoder.codes)
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Return token ids, int64 [B, L]."""
-        # not under autocast, whose rounding would change tokens
-        with torch.autocast(images.device.type, enabled=False):
-            return self.autoencoder.logits(images.float()).argmax(1).flatten(1)
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits of the codes, [B, V, h, w]."""
+        return self.autoencoder.logits(images)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images [B, 3, V, V] in [0, 1]."""
-        return self.autoencoder.decoded(laid_out(tokens))
+        return self.autoencoder.decoded(cells(tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +67,7 @@ class DiscreteVAETraining(TokenizerTraining):
         return Apart((InARow((crop, flipped) if self.tokenizer.flip else (crop,)),))
 
     def build(self, data: TrainingData) -> DiscreteVAETask:
-        """Return the task.
-
-        Raises:
-            OODError: Images cannot be cut into whole cells.
-        """
+        """Return the task; raise OODError if images cannot be cut into whole cells."""
         options, size = self.tokenizer, data.image_size
         if size % options.stride:
             raise OODError(
@@ -103,7 +95,7 @@ class DiscreteVAE(Tokenizer):
         hidden_width: Channels between the layers; 64 in BEiT's.
         layers: How often encoder and decoder halve and double the size; 3 in the paper, so cells of 8 x 8 pixels.
         blocks: Residual blocks behind each of them; 1 in BEiT's.
-        reconstruction: How pixels are compared; "mse" unless told otherwise in BEiT's.
+        reconstruction: Distance of pixels; "mse" is the default of BEiT's, too.
         epochs: Passes over the training images.
         batch_size: Images a step.
         learning_rate: Peak of the schedule; 1e-4 in the paper.
@@ -152,17 +144,13 @@ class DiscreteVAE(Tokenizer):
         )
 
     def view_size(self, image_size: int, grid: tuple[int, int]) -> int:
-        """Return the size at which each patch is one cell.
-
-        Raises:
-            OODError: The grid is not square.
-        """
-        return side(self.name, grid) * self.stride
+        """Return the size at which each patch is one cell."""
+        return patches_a_side(self, grid) * self.stride
 
     def fit(self, data: TrainingData, grid: tuple[int, int]) -> CodeMap:
         """Return the trained map; images of the right size have the right number of cells."""
         autoencoder = self.autoencoder()
-        autoencoder.load_state_dict(data.trained(self))
+        autoencoder.load_state_dict(data.tokenizer_weights(self))
         return CodeMap(autoencoder)
 
     def build_empty(self, grid: tuple[int, int], image_size: int) -> CodeMap:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -25,7 +25,9 @@ from ood_files.labels import named, numbered
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "targets", "arr_1")
 CLASSES_KEY = "classes"
-SPLITS: tuple[Split, ...] = ("train", "test")
+
+Labels: TypeAlias = "tuple[NDArray[np.int64] | None, tuple[str, ...] | None]"
+"""Class numbers of the images of a file, and names of the classes; None for what it does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Arrays(DatasetSource):
     rows: tuple[int, int] | None = None
 
     def check(self) -> None:
-        """Raise OODError where there is no such file or folder, or an option is for the other kind of file."""
+        """Raise OODError if there is no such file or folder, or an option is for the other kind of file."""
         if not self.path.exists():
             raise OODError(f"{self.path}: no such file or folder; the option 'path' sets it")
         if self.labels is not None and not self._is_one_array():
@@ -64,29 +66,25 @@ class Arrays(DatasetSource):
             )
 
     def open(self, split: Split) -> ImageSet:
-        """Return the images of one split; those of .npy files stay on the disk until they are asked for."""
+        """Return the images of one split; those of .npy files stay on the disk until they are read."""
         self.check()
-        path = self._file(split)
+        path = self.path if self.path.is_file() else self.path / f"{split}.npz"
+        if not path.is_file():
+            raise OODError(f"{self.path}: no {split}.npz for the {split} split, only {listing(self.path)}")
         key, images = self._images(path)
-        told = self._told(path)
-        classes, numbers = _classes(told), told[path].labels
+        found = self._labels(path)
+        classes, numbers = _classes(found), found[path][0]
         if numbers is not None and len(numbers) != len(images):
             raise OODError(f"{path}: {len(images)} images, but {len(numbers)} labels")
-        first, stop = self._rows(path, len(images))
+        first, stop = self.rows or (0, len(images))
+        if not 0 <= first < stop <= len(images):
+            raise OODError(f"{path}: 'rows' [{first}, {stop}] must lie within the {len(images)} images")
         labels = [0] * (stop - first) if numbers is None else numbers[first:stop].tolist()
         content = file_digest(path), key, first, stop, labels, classes
         return ArrayImages(images[first:stop], labels, classes, sha256(repr(content).encode()).hexdigest())
 
     def _is_one_array(self) -> bool:
         return self.path.suffix == ".npy"
-
-    def _file(self, split: Split) -> Path:
-        if self.path.is_file():
-            return self.path
-        path = self.path / f"{split}.npz"
-        if not path.is_file():
-            raise OODError(f"{self.path}: no {split}.npz for the {split} split, only {listing(self.path)}")
-        return path
 
     def _images(self, path: Path) -> tuple[str, NDArray[np.uint8]]:
         """Return the images, and under which key they are."""
@@ -96,37 +94,23 @@ class Arrays(DatasetSource):
             key = _key(path, archive.files, self.image_key, IMAGE_KEYS, "image_key")
             return key, _pixels(path, archive[key])
 
-    def _told(self, path: Path) -> dict[Path, _Told]:
-        """Return what is said of the classes for each split, because both number the same ones."""
+    def _labels(self, path: Path) -> dict[Path, Labels]:
+        """Return the labels and class names of the files of both splits, because both number the same classes."""
         if self._is_one_array():
-            return {path: _Told(None if self.labels is None else _numbers(self.labels, _array(self.labels)), None)}
-        files = {self.path} if self.path.is_file() else {self.path / f"{split}.npz" for split in SPLITS}
-        return {file: self._told_by(file) for file in sorted(files) if file.is_file()}
-
-    def _told_by(self, path: Path) -> _Told:
-        with _archive(path) as archive:
-            key = next((key for key in LABEL_KEYS if key in archive.files), None)
-            if self.label_key is not None:
-                key = _key(path, archive.files, self.label_key, (), "label_key")
-            names = archive[CLASSES_KEY] if CLASSES_KEY in archive.files else None
-            return _Told(
-                None if key is None else _numbers(path, archive[key]),
-                None if names is None else named(map(str, names.ravel().tolist()), str(path)),
-            )
-
-    def _rows(self, path: Path, count: int) -> tuple[int, int]:
-        first, stop = self.rows or (0, count)
-        if not 0 <= first < stop <= count:
-            raise OODError(f"{path}: 'rows' [{first}, {stop}] must lie within the {count} images")
-        return first, stop
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What a file says of its images."""
-
-    labels: NDArray[np.int64] | None
-    names: tuple[str, ...] | None
+            return {path: (None if self.labels is None else _numbers(self.labels, _array(self.labels)), None)}
+        files = [self.path] if self.path.is_file() else [self.path / f"{split}.npz" for split in ("test", "train")]
+        found: dict[Path, Labels] = {}
+        for file in filter(Path.is_file, files):
+            with _archive(file) as archive:
+                key = next((key for key in LABEL_KEYS if key in archive.files), None)
+                if self.label_key is not None:
+                    key = _key(file, archive.files, self.label_key, (), "label_key")
+                names = archive[CLASSES_KEY].ravel().tolist() if CLASSES_KEY in archive.files else None
+                found[file] = (
+                    None if key is None else _numbers(file, archive[key]),
+                    None if names is None else named(map(str, names), str(file)),
+                )
+        return found
 
 
 class ArrayImages(ImageSet):
@@ -147,7 +131,7 @@ class ArrayImages(ImageSet):
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what numpy raises for a broken file into a line that names it."""
+    """Turn errors of numpy for a broken file into one line."""
     try:
         yield
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -196,26 +180,25 @@ def _numbers(path: Path, labels: NDArray[Any]) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _classes(told: Mapping[Path, _Told]) -> tuple[str, ...]:
+def _classes(found: Mapping[Path, Labels]) -> tuple[str, ...]:
     """Return the classes of all splits: their names, or numbers up to the largest label."""
-    where = " and ".join(map(str, told))
-    labels = [one.labels for one in told.values() if one.labels is not None]
-    names = {one.names for one in told.values() if one.names is not None}
+    where = " and ".join(map(str, found))
+    labels = [numbers for numbers, _ in found.values() if numbers is not None]
+    names = {names for _, names in found.values() if names is not None}
     if not labels:
         return (UNLABELLED,)
-    if len(labels) < len(told):
+    if len(labels) < len(found):
         raise OODError(f"{where}: one has labels, the other has none")
     if len(names) > 1:
-        raise OODError(f"{where}: the names in '{CLASSES_KEY}' differ: {_difference(*names)}")
-    largest = max(int(one.max(initial=0)) for one in labels)
+        one, other = names
+        pairs = (f"'{a}' and '{b}'" for a, b in zip(one, other, strict=False) if a != b)
+        raise OODError(
+            f"{where}: the names in '{CLASSES_KEY}' differ: {next(pairs, f'{len(one)} and {len(other)} of them')}"
+        )
+    largest = max(int(numbers.max(initial=0)) for numbers in labels)
     if not names:
         return numbered(largest, where)
     classes = names.pop()
     if largest >= len(classes):
         raise OODError(f"{where}: label {largest}, but only {len(classes)} names in '{CLASSES_KEY}'")
     return classes
-
-
-def _difference(one: tuple[str, ...], other: tuple[str, ...]) -> str:
-    pairs = zip(one, other, strict=False)
-    return next((f"'{a}' and '{b}'" for a, b in pairs if a != b), f"{len(one)} and {len(other)} of them")

@@ -29,7 +29,7 @@ class ImageFolder(DatasetSource):
     path: Path
 
     def check(self) -> None:
-        """Raise OODError where there is no such folder."""
+        """Raise OODError if there is no such folder."""
         if not is_dir(self.path):
             raise OODError(f"{self.path}: {'not a folder' if self.path.exists() else 'no such folder'}")
 
@@ -55,6 +55,4 @@ class ImageFolder(DatasetSource):
         labels = [label for label, paths in enumerate(files.values()) for _ in paths]
         paths = [path for paths in files.values() for path in paths]
         notes = (*(beside.notes(self.path) if splits else ()), *passed.notes(root))
-        images = file_images(paths, labels, classes, str(root))
-        images.notes = notes
-        return images
+        return file_images(paths, labels, classes, str(root), notes=notes)

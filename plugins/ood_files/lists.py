@@ -66,17 +66,15 @@ class ImageList(DatasetSource):
             lists = {path: _with_numbers(path, of) for path, of in lines.items()}
             classes = self._classes(lists)
         for path, entries in lists.items():
-            _require_below(len(classes), path, entries)
+            if outside := [label for _, label in entries if not NO_LABEL <= label < len(classes)]:
+                raise OODError(f"{path}: label {outside[0]} is not a class number below {len(classes)}")
         listed = given[split]
-        root = self._root(listed)
-        paths = [located(root, name) for name, _ in lists[listed]]
-        return file_images(paths, [max(label, 0) for _, label in lists[listed]], classes, str(listed), "path")
-
-    def _root(self, listed: Path) -> Path:
         root = self.path or listed.parent
         if not root.is_dir():
-            raise OODError(f"{root}: no such folder; the option 'path' sets what the paths in {listed} are relative to")
-        return root
+            hint = f"the option 'path' sets what the paths in {listed} are relative to"
+            raise OODError(f"{root}: no such folder; {hint}")
+        paths = [located(root, name) for name, _ in lists[listed]]
+        return file_images(paths, [max(label, 0) for _, label in lists[listed]], classes, str(listed), "path")
 
     def _of_names(self, lists: Mapping[Path, Named]) -> tuple[dict[Path, Entries], tuple[str, ...]]:
         """Return the lists with numbers for names, and the names by number: in the order of `names`, or sorted."""
@@ -142,14 +140,13 @@ def _unquoted(text: str) -> str:
 
 
 def _label(number: str | None, more: str | None) -> int | None:
-    """Return the label of a line, None where it has none: a number, or that of a dict in its place."""
+    """Return the label of a line, None if it has none: a number, or that of a dict in its place."""
     if number is not None:
         return int(number)
     try:
-        told = ast.literal_eval(more or "")
-    except (ValueError, SyntaxError):
+        label = ast.literal_eval(more or "")["label"]
+    except (ValueError, SyntaxError, TypeError, LookupError):
         return None
-    label = told.get("label") if isinstance(told, dict) else None
     return label if isinstance(label, int) else None
 
 
@@ -162,9 +159,3 @@ def _lines(path: Path, option: str) -> list[str]:
         raise miscoded(path, error) from error
     except OSError as error:
         raise OODError(f"{path}: cannot be read: {error}") from error
-
-
-def _require_below(classes: int, path: Path, entries: Entries) -> None:
-    outside = next((label for _, label in entries if label < NO_LABEL or label >= classes), None)
-    if outside is not None:
-        raise OODError(f"{path}: label {outside} is not a class number below {classes}")

@@ -32,7 +32,7 @@ class Manifest(DatasetSource):
         split_column: Where the splits are; without it both are all rows.
         train: What the training split is called there, in any case; of several names that occur, the first is taken.
         test: What the test split is called.
-        folder: What relative paths of pictures start from; the folder of the file unless given.
+        folder: What relative paths of pictures start from; default: the folder of the file.
     """
 
     name = "manifest"
@@ -45,7 +45,7 @@ class Manifest(DatasetSource):
     folder: Path | None = None
 
     def check(self) -> None:
-        """Raise OODError where there is no such file, or its name has another ending."""
+        """Raise OODError if there is no such file, or its name has another ending."""
         if not self.path.is_file():
             raise OODError(f"{self.path}: no such file; the option 'path' sets it")
         if self.path.suffix.lower() not in FORMATS:
@@ -64,10 +64,8 @@ class Manifest(DatasetSource):
         require_distinct(classes, str(self.path))
         chosen, notes = self._of_split(rows, split)
         numbers = {name: number for number, name in enumerate(classes)}
-        kept, of = [paths[i] for i in chosen], [numbers[labels[i]] for i in chosen]
-        images = file_images(kept, of, classes, str(self.path), "folder")
-        images.notes = notes
-        return images
+        of = [numbers[labels[index]] for index in chosen]
+        return file_images([paths[index] for index in chosen], of, classes, str(self.path), "folder", notes)
 
     def _label(self, row: Mapping[str, Any], number: int) -> str:
         if self.label_column is None:
@@ -78,13 +76,16 @@ class Manifest(DatasetSource):
         return str(value)
 
     def _of_split(self, rows: list[tuple[int, dict[str, Any]]], split: Split) -> tuple[list[int], tuple[str, ...]]:
-        """Return the rows of a split, and a note on those that are of neither."""
+        """Return the rows of a split, and a note on those of neither, or on a column of splits that is not used."""
         if self.split_column is None:
-            return list(range(len(rows))), self._unread(rows[0][1])
+            column = next((column for column in rows[0][1] if column.casefold() == "split"), None)
+            hint = f"all rows are in both splits; the option 'split_column' can name the column '{column}'"
+            unused = column is not None and column not in (self.image_column, self.label_column)
+            return list(range(len(rows))), (f"{self.path}: {hint}",) if unused else ()
         values = [str(self._value(row, "split_column", number)) for number, row in rows]
-        there = {value.casefold() for value in values}
+        folded = [value.casefold() for value in values]
         names = {
-            of: next((name for name in map(str, called) if name.casefold() in there), None)
+            of: next((name for name in map(str, called) if name.casefold() in folded), None)
             for of, called in (("train", self.train), ("test", self.test))
         }
         if (name := names[split]) is None:
@@ -92,18 +93,11 @@ class Manifest(DatasetSource):
             only = f"only {', '.join(sorted(set(values))[:5])}; the option '{split}' says what the split is called"
             raise OODError(f"{self.path}: no row whose '{self.split_column}' is {wanted}, {only}")
         read = {one.casefold() for one in names.values() if one is not None}
-        others = sorted({value for value in values if value.casefold() not in read})
-        count = sum(value.casefold() not in read for value in values)
-        note = f"{self.path}: {count} rows are of neither split, their '{self.split_column}' is {', '.join(others[:5])}"
-        chosen = [index for index, value in enumerate(values) if value.casefold() == name.casefold()]
+        others = [value for value, one in zip(values, folded, strict=True) if one not in read]
+        listed = ", ".join(sorted(set(others))[:5])
+        note = f"{self.path}: {len(others)} rows are of neither split, their '{self.split_column}' is {listed}"
+        chosen = [index for index, one in enumerate(folded) if one == name.casefold()]
         return chosen, (note,) if others else ()
-
-    def _unread(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return a note on a column that is called as one of splits, and is not used."""
-        column = next((column for column in row if column.casefold() == "split"), None)
-        used = (self.image_column, self.label_column)
-        text = f"{self.path}: all rows are in both splits; the option 'split_column' can name the column '{column}'"
-        return () if column is None or column in used else (text,)
 
     def _value(self, row: Mapping[str, Any], option: str, number: int) -> Any:
         column = getattr(self, option)
@@ -130,7 +124,11 @@ def _rows(path: Path, image_column: str) -> Iterator[tuple[int, dict[str, Any]]]
                 return
             header = opened.readline()
             opened.seek(0)
-            delimiter = _delimiter(header, image_column)
+            columns = {
+                sign: next(csv.reader([header], delimiter=sign, skipinitialspace=True), []) for sign in DELIMITERS
+            }
+            # what gives the column with the paths, or else the most columns
+            delimiter = max(DELIMITERS, key=lambda sign: (image_column in columns[sign], len(columns[sign])))
             reader = csv.DictReader(opened, restkey="", restval="", delimiter=delimiter, skipinitialspace=True)
             for row in reader:
                 yield reader.line_num, row
@@ -138,12 +136,6 @@ def _rows(path: Path, image_column: str) -> Iterator[tuple[int, dict[str, Any]]]
         raise miscoded(path, error) from error
     except (OSError, csv.Error) as error:
         raise OODError(f"{path}: cannot be read: {error}") from error
-
-
-def _delimiter(header: str, column: str) -> str:
-    """Return what separates the columns: what gives the one with the paths, or else the most columns."""
-    columns = {sign: next(csv.reader([header], delimiter=sign, skipinitialspace=True), []) for sign in DELIMITERS}
-    return max(DELIMITERS, key=lambda sign: (column in columns[sign], len(columns[sign])))
 
 
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:

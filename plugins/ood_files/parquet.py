@@ -39,32 +39,29 @@ class ParquetFiles(DatasetSource):
     label_column: str | None = None
 
     def check(self) -> None:
-        """Raise OODError where there is no such folder or file."""
+        """Raise OODError if there is no such folder or file."""
         if not self.path.exists():
             raise OODError(f"{self.path}: no such folder or file")
 
     def open(self, split: Split) -> ImageSet:
         """Return the rows of one split, in the order of the files' names."""
         self.check()
-        files = self._files(split)
+        prefix = self.test_prefix if split == "test" else "train"
+        files = [file for file in sorted(self.path.glob("*.parquet")) if re.split("[-.]", file.name)[0] == prefix]
+        files = [self.path] if self.path.is_file() else files
+        if not files:
+            raise OODError(f"{self.path}: no {prefix}-*.parquet for the {split} split, only {listing(self.path)}")
         shards = [self._read(file) for file in files]
-        classes = shards[0].classes or _numbered(shards)
+        labels = [label for shard in shards for label in shard.labels if label is not None]
         if not any(shard.labels for shard in shards):
             raise OODError(f"{self.path}: no rows for the {split} split")
+        # numbers for names where the file has none; a label that is no class number is refused with its row below
+        classes = shards[0].classes or numbered(max(labels, default=-1), str(files[0].parent))
         for shard in shards:
             _check_labels(shard, len(classes))
         columns = shards[0].image_column, shards[0].label_column
         fingerprint = sha256(repr((digest_files(files), columns)).encode()).hexdigest()
         return ParquetImages(shards, classes, fingerprint)
-
-    def _files(self, split: Split) -> list[Path]:
-        if self.path.is_file():
-            return [self.path]
-        prefix = self.test_prefix if split == "test" else "train"
-        files = [file for file in sorted(self.path.glob("*.parquet")) if re.split("[-.]", file.name)[0] == prefix]
-        if not files:
-            raise OODError(f"{self.path}: no {prefix}-*.parquet for the {split} split, only {listing(self.path)}")
-        return files
 
     def _read(self, path: Path) -> Shard:
         import pyarrow as pa
@@ -72,36 +69,24 @@ class ParquetFiles(DatasetSource):
 
         try:
             with pq.ParquetFile(path, memory_map=True) as file:
-                image = _image_column(path, file.schema_arrow, self.image_column)
-                label = _label_column(path, file.schema_arrow, self.label_column)
+                schema = file.schema_arrow
+                image = _column(path, schema, self.image_column, ("img", "image"), "image_column")
+                kind = schema.field(image).type
+                if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+                    raise OODError(f"{path}: column '{image}' holds {kind}, not pictures (a struct with bytes)")
+                label = _column(path, schema, self.label_column, ("label", "fine_label"), "label_column")
+                kind = schema.field(label).type
+                if not pa.types.is_integer(kind):
+                    raise OODError(f"{path}: column '{label}' holds {kind}, not class numbers")
                 labels = file.read([label], use_threads=False).column(label).to_pylist()
                 groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-                return Shard(path, image, label, labels, groups, _class_names(file.schema_arrow, label))
+                return Shard(path, image, label, labels, groups, _class_names(schema, label))
         except (pa.ArrowException, OSError) as error:
             raise OODError(f"{path}: not a readable parquet file: {' '.join(str(error).split())}") from error
 
 
-def _image_column(path: Path, schema: pa.Schema, wanted: str | None) -> str:
-    import pyarrow as pa
-
-    name = _column(path, schema, (wanted,) if wanted else ("img", "image"), "image_column")
-    kind = schema.field(name).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-        raise OODError(f"{path}: column '{name}' holds {kind}, not pictures (a struct with bytes)")
-    return name
-
-
-def _label_column(path: Path, schema: pa.Schema, wanted: str | None) -> str:
-    import pyarrow as pa
-
-    name = _column(path, schema, (wanted,) if wanted else ("label", "fine_label"), "label_column")
-    kind = schema.field(name).type
-    if not pa.types.is_integer(kind):
-        raise OODError(f"{path}: column '{name}' holds {kind}, not class numbers")
-    return name
-
-
-def _column(path: Path, schema: pa.Schema, names: tuple[str, ...], option: str) -> str:
+def _column(path: Path, schema: pa.Schema, wanted: str | None, usual: tuple[str, ...], option: str) -> str:
+    names = (wanted,) if wanted else usual
     for name in names:
         if name in schema.names:
             return name
@@ -111,16 +96,10 @@ def _column(path: Path, schema: pa.Schema, names: tuple[str, ...], option: str) 
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Return the names in Hugging Face's description of the features, none where there is no description."""
+    """Return the names in Hugging Face's description of the features, if there is one."""
     description = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = description.get("info", {}).get("features", {}).get(label, {})
     return tuple(feature.get("names", ()))
-
-
-def _numbered(shards: list[Shard]) -> tuple[str, ...]:
-    """Return numbers for names; what is no class number is refused with its row afterwards."""
-    labels = (label for shard in shards for label in shard.labels if label is not None)
-    return numbered(max(labels, default=-1), str(shards[0].path.parent))
 
 
 def _check_labels(shard: Shard, classes: int) -> None:

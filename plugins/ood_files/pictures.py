@@ -11,29 +11,33 @@ from ood_core.errors import OODError
 
 
 def file_images(
-    paths: Sequence[Path], labels: Sequence[int], classes: Sequence[str], listed: str, option: str | None = None
+    paths: Sequence[Path],
+    labels: Sequence[int],
+    classes: Sequence[str],
+    listed: str,
+    option: str | None = None,
+    notes: Sequence[str] = (),
 ) -> FileImages:
-    """Return pictures by their paths.
+    """Return `FileImages` after a check of the paths.
 
     Args:
-        paths: Where each one lies.
+        paths: Of the pictures.
         labels: Their classes.
         classes: Names of the classes, by label.
-        listed: Where they are listed, for errors.
-        option: Which one sets the folder that listed paths are relative to, for errors.
+        listed: The list or folder that has them, for errors.
+        option: The one that sets the folder that listed paths are relative to, for errors.
+        notes: Of the set.
 
     Raises:
         OODError: One is missing, may not be read, or is a link that leads nowhere or in a circle.
     """
+    hint = f"; the option '{option}' sets what the paths are relative to" if option is not None else ""
     try:
-        require_files(paths, listed)
-    except OODError as error:
-        hint = f"; the option '{option}' sets what the paths are relative to" if option is not None else ""
-        raise OODError(f"{error}{hint}") from error
-    except OSError as error:
-        raise OODError(f"{error.filename or listed}: cannot be read: {error.strerror}") from error
-    try:
-        return FileImages(paths, labels, classes)
+        try:
+            require_files(paths, listed)
+        except OODError as error:
+            raise OODError(f"{error}{hint}") from error
+        return FileImages(paths, labels, classes, notes)
     except OSError as error:
         raise OODError(f"{error.filename or listed}: cannot be read: {error.strerror}") from error
 

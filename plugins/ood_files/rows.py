@@ -63,10 +63,14 @@ class ParquetImages(ImageSet):
         self.classes = classes
         self.labels = [label for shard in shards for label in shard.labels]
         self.fingerprint = fingerprint
-        self._groups = [group for shard in shards for group in _row_groups(shard)]
-        self._starts = list(accumulate((group.shard.group_rows[group.number] for group in self._groups), initial=0))[
-            :-1
+        self._groups = [
+            _RowGroup(shard, number, first)
+            for shard in shards
+            for number, first in enumerate(list(accumulate(shard.group_rows, initial=0))[:-1])
+            if shard.group_rows[number]
         ]
+        sizes = (group.shard.group_rows[group.number] for group in self._groups)
+        self._starts = list(accumulate(sizes, initial=0))[:-1]
         self._cache: dict[int, pa.ChunkedArray] = {}  # in the order of use, the latest last
 
     def image(self, index: int) -> PIL.Image.Image:
@@ -83,18 +87,10 @@ class ParquetImages(ImageSet):
         found = self._cache.pop(position, None)
         if found is None:
             found = _read(self._groups[position])
-            self._make_room(found.nbytes)
+            while self._cache and found.nbytes + sum(column.nbytes for column in self._cache.values()) > CACHE_BYTES:
+                del self._cache[next(iter(self._cache))]
         self._cache[position] = found
         return found
-
-    def _make_room(self, needed: int) -> None:
-        while self._cache and needed + sum(column.nbytes for column in self._cache.values()) > CACHE_BYTES:
-            del self._cache[next(iter(self._cache))]
-
-
-def _row_groups(shard: Shard) -> list[_RowGroup]:
-    starts = list(accumulate(shard.group_rows, initial=0))[:-1]
-    return [_RowGroup(shard, number, start) for number, start in enumerate(starts) if shard.group_rows[number]]
 
 
 def _read(group: _RowGroup) -> pa.ChunkedArray:

@@ -55,27 +55,24 @@ def read(path: Path, label: str, field: str) -> Shard:
         raise OODError(f"{path}: not a whole, uncompressed tar file: {error}") from error
 
 
-@cache  # both splits ask for the classes of both, and a million headers take a minute
+@cache  # both splits read the classes of both, and a million headers take a minute
 def _read(path: Path, stamp: tuple[int, int, int], label: str, field: str) -> Shard:
-    _require_uncompressed(path)
-    members = _members(path)
-    names = tuple(name for name in members if _is_picture(name))
-    if not names:
-        raise OODError(f"{path}: no pictures in it")
-    if label in ("cls", "json"):
-        _require_one_picture_a_key(path, names)
-    with path.open("rb") as opened:
-        reader = _Labels(opened, members, path, label, field)
-        places = tuple(members[name] for name in names)
-        return Shard(path, tuple(map(reader.of, names)), names, places, _others(members, names))
-
-
-def _require_uncompressed(path: Path) -> None:
     with path.open("rb") as opened:
         head = opened.read(8)
-    kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
-    if kind is not None:
-        raise OODError(f"{path}: compressed ({kind}), so no picture can be read at its place; unpack it to .tar")
+        if kind := next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None):
+            raise OODError(f"{path}: compressed ({kind}), so no picture can be read at its place; unpack it to .tar")
+        members = _members(path)
+        names = tuple(name for name in members if _is_picture(name))
+        if not names:
+            raise OODError(f"{path}: no pictures in it")
+        keys: dict[str, str] = {}
+        for name in names:
+            if (other := keys.setdefault(_key(name), name)) != name and label in ("cls", "json"):
+                raise OODError(f"{path}: two pictures of one sample, {other} and {name}")
+        others = (name for name in members if _key(name) not in keys and not name.endswith((".cls", ".json")))
+        reader = _Labels(opened, members, path, label, field)
+        labels = tuple(map(reader.of, names))
+        return Shard(path, labels, names, tuple(members[name] for name in names), tuple(others))
 
 
 def _members(path: Path) -> dict[str, tuple[int, int]]:
@@ -102,23 +99,10 @@ def _is_picture(name: str) -> bool:
     return is_picture(last) and not any(map(is_hidden, folders))
 
 
-def _others(members: Mapping[str, tuple[int, int]], pictures: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what belongs to no picture, without labels."""
-    keys = set(map(_key, pictures))
-    return tuple(name for name in members if _key(name) not in keys and not name.endswith((".cls", ".json")))
-
-
 def _key(name: str) -> str:
-    """Return what the members of one sample share: everything up to the first dot of the last part."""
+    """Return the common part of the names of one sample: everything up to the first dot of the last part."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.partition(".")[0]
-
-
-def _require_one_picture_a_key(path: Path, names: tuple[str, ...]) -> None:
-    first: dict[str, str] = {}
-    for name in names:
-        if (other := first.setdefault(_key(name), name)) != name:
-            raise OODError(f"{path}: two pictures of one sample, {other} and {name}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +118,9 @@ class _Labels:
         if self.kind == "none":
             return UNLABELLED
         if self.kind == "folder":
-            return self._folder(name)
+            if not (folder := PurePosixPath(name).parent.name):
+                raise OODError(f"{self.path}: {name} lies in no folder, which 'label: folder' takes for the class")
+            return folder
         beside = f"{_key(name)}.{self.kind}"
         if beside not in self.members:
             raise OODError(f"{self.path}: no {beside} beside the picture; 'label' says where classes are")
@@ -145,12 +131,6 @@ class _Labels:
         if not text:
             raise OODError(f"{self.path}: {beside} is empty")
         return str(int(text)) if text.isdecimal() else text
-
-    def _folder(self, name: str) -> str:
-        folder = PurePosixPath(name).parent.name
-        if not folder:
-            raise OODError(f"{self.path}: {name} lies in no folder, which 'label: folder' takes for the class")
-        return folder
 
     def _of_json(self, beside: str, text: str) -> str:
         try:

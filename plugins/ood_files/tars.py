@@ -42,45 +42,35 @@ class TarShards(DatasetSource):
     field: str = "label"
 
     def check(self) -> None:
-        """Raise OODError where there is no such folder or file."""
+        """Raise OODError if there is no such folder or file."""
         if not self.path.exists():
             raise OODError(f"{self.path}: no such folder or file; the option 'path' sets it")
 
     def open(self, split: Split) -> ImageSet:
         """Return the samples of one split, shard by shard in the order of their names."""
         self.check()
-        shards, passed = self._shards(self._files(split)), PassedOver()
+        shards = [read(file, self.label, self.field) for file in self._files(split)]
+        passed = PassedOver()
         for name in (name for shard in shards for name in shard.others):
             parts = PurePosixPath(name).parts
             passed.add_name(next(filter(is_hidden, parts), parts[-1]))
-        images = TarImages(shards, self._classes([*shards, *self._others(split)]))
+        other: Split = "test" if split == "train" else "train"
+        files = [] if self.path.is_file() else self._found(other)
+        # both splits number the same classes
+        every = [*shards, *(read(file, self.label, self.field) for file in files)]
+        names = sorted({label for shard in every for label in shard.labels}, key=numbers_first)
+        require_distinct(names, str(self.path))
+        if self.label in ("cls", "json") and all(name.isdecimal() for name in names):
+            names = list(numbered(int(names[-1]), str(self.path)))
+        images = TarImages(shards, tuple(names))
         images.notes = passed.notes(f"{self.path} ({split} split)")
         return images
 
-    def _classes(self, shards: list[Shard]) -> tuple[str, ...]:
-        names = sorted({label for shard in shards for label in shard.labels}, key=numbers_first)
-        require_distinct(names, str(self.path))
-        if self.label in ("cls", "json") and all(name.isdecimal() for name in names):
-            return numbered(int(names[-1]), str(self.path))
-        return tuple(names)
-
-    def _shards(self, files: list[Path]) -> list[Shard]:
-        return [read(file, self.label, self.field) for file in files]
-
-    def _others(self, split: Split) -> list[Shard]:
-        """Return the shards of the other split, if there is one: both number the same classes."""
-        other: Split = "test" if split == "train" else "train"
-        return [] if self.path.is_file() else self._shards(self._found(other))
-
     def _found(self, split: Split) -> list[Path]:
-        for name in SPLIT_NAMES[split]:
-            if files := sorted(self.path.glob(f"{name}*.tar")):
-                return files
-        return []
+        return next(filter(None, (sorted(self.path.glob(f"{name}*.tar")) for name in SPLIT_NAMES[split])), [])
 
     def _files(self, split: Split) -> list[Path]:
-        files = [self.path] if self.path.is_file() else self._found(split)
-        if files:
+        if files := [self.path] if self.path.is_file() else self._found(split):
             return files
         packed = next((file for pattern in COMPRESSED for file in sorted(self.path.glob(pattern))), None)
         hint = f"; {packed.name} is compressed, unpack it to .tar" if packed is not None else ""

@@ -27,7 +27,7 @@ Encoded: TypeAlias = bytes | Path | None
 
 
 class HubImages(ImageSet):
-    """The pictures of a `Dataset`, left encoded until they are asked for.
+    """The pictures of a `Dataset`, decoded when they are read.
 
     Args:
         rows: The split.
@@ -61,7 +61,7 @@ class HubImages(ImageSet):
                 if not found.is_file():
                     raise OODError(f"{self._where}: row {row}: {found}: no such file")
                 found = file_digest(found).encode()
-            content = found or b""  # a row without a picture is an error only of who asks for it
+            content = found or b""  # a row without a picture is an error when it is read
             total.update(len(content).to_bytes(8, "little"))
             total.update(content)
         return total.hexdigest()
@@ -79,7 +79,7 @@ def _encoded(held: dict[str, Any] | None) -> Encoded:
 
 
 def _labels(rows: Dataset, column: str | None, where: str) -> tuple[list[int], tuple[str, ...]]:
-    """Return a label for each row, and what the classes are called."""
+    """Return a label for each row, and the names of the classes."""
     if column is None:
         return [0] * len(rows), (UNLABELLED,)
     found = rows.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()

@@ -32,8 +32,8 @@ class HubDataset(DatasetSource):
         test_split: What its test split is called; "validation" where test labels are secret, as in ImageNet.
         image_column: Where the pictures are; None takes the first column of the type Image.
         label_column: Where the labels are: classes, whole numbers or names. None takes the first column of the type
-            ClassLabel; where there is none, all pictures are of one class.
-        download: Whether the hub is asked for what is not in the library's cache.
+            ClassLabel; without one, all pictures are of one class.
+        download: Whether to download a set that is not in the library's cache.
     """
 
     name = "huggingface"
@@ -129,7 +129,7 @@ def _network(allowed: bool) -> Iterator[None]:
 
 
 def _column(features: Features, kind: str, wanted: str | None, where: str) -> str | None:
-    """Return the column that was asked for, or else the first one of a type; None where there is neither."""
+    """Return the wanted column, by default the first one of a type; None if there is none."""
     if wanted is None:
         return next((name for name, feature in features.items() if type(feature).__name__ == kind), None)
     if wanted not in features:

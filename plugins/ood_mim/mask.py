@@ -42,20 +42,15 @@ class BlockMasks:
     def _fitting_blocks(self, masks: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return a random block for every mask, and whether it lies inside, adds something and keeps to the budget."""
         left = self.budget - masks.sum((1, 2))
-        height, width = self._sides(left, generator)
-        inside = (height < self.grid[0]) & (width < self.grid[1])
-        rows, columns = (
-            _interval(length, size, generator) for length, size in zip((height, width), self.grid, strict=True)
-        )
-        blocks = rows.unsqueeze(2) & columns.unsqueeze(1)
-        added = (blocks & ~masks).sum((1, 2))
-        return blocks, inside & (added > 0) & (added <= left)
-
-    def _sides(self, left: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw height and width, int64 [B]; the area is uniform between the smallest one and what is left."""
+        # the area is uniform between the smallest one and what is left
         area = self.min_block + (left - self.min_block) * torch.rand(len(left), generator=generator)
         aspect = ((2 * torch.rand(len(left), generator=generator) - 1) * _ASPECT).exp()
-        return (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        height, width = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        inside = (height < self.grid[0]) & (width < self.grid[1])
+        rows = _random_interval(height, self.grid[0], generator)
+        blocks = rows.unsqueeze(2) & _random_interval(width, self.grid[1], generator).unsqueeze(1)
+        added = (blocks & ~masks).sum((1, 2))
+        return blocks, inside & (added > 0) & (added <= left)
 
 
 @dataclass(frozen=True)
@@ -79,8 +74,8 @@ class ExactBlockMasks:
 def fixed_masks(masks: BlockMasks | ExactBlockMasks) -> Tensor:
     """Return masks, bool [K, L], always the same ones, that hide every patch once or more.
 
-    They are drawn like those of a training, so that the network knows the kind; of many, those are taken that hide the
-    patches most evenly. Patches that none hides, on an odd grid, are hidden in a further mask without a shape.
+    They are drawn as in training; of many, those are chosen that hide the patches most evenly. Patches that none hides,
+    on an odd grid, are hidden in a further mask without a shape.
     """
     pool = masks.draw(_POOL, torch.Generator().manual_seed(0))
     within_reach = pool.any(0)
@@ -98,7 +93,7 @@ def fixed_masks(masks: BlockMasks | ExactBlockMasks) -> Tensor:
     return torch.stack(chosen)
 
 
-def _interval(length: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
+def _random_interval(length: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
     """Return bool [B, size], True on a random stretch of this length."""
     start = (torch.rand(len(length), generator=generator) * (size - length + 1)).floor().unsqueeze(1)
     cells = torch.arange(size)

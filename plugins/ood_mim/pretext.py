@@ -65,7 +65,7 @@ class MaskedImageModellingTask(Task):
         return {"loss": cross_entropy(logits, targets, reduction="sum") / count, "masked_accuracy": right / count}
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return images with what the predicted tokens of hidden patches stand for, if the tokenizer can tell."""
+        """Return images with what the predicted tokens of hidden patches stand for, if the tokenizer can decode."""
         images, shown = batch.views[0][:COLUMNS], batch.views[-1][:COLUMNS]
         mask = self.draw(len(images)).to(images.device)
         guesses = self.head(self.network.forward_masked(images, mask, self.mask_token)).argmax(2)

@@ -22,14 +22,11 @@ class JoinedBatchNorm(nn.BatchNorm1d):
         count = len(rows) * distributed.count()
         mean = distributed.total_with_gradient(wide.sum(0)) / count
         variance = distributed.total_with_gradient((wide - mean).square().sum(0)) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None, "it is made with running statistics"
+            assert self.num_batches_tracked is not None and self.momentum is not None, "and with a momentum"
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         normal = (wide - mean) * (variance + self.eps).rsqrt()
         return (normal if self.weight is None else normal * self.weight + self.bias).to(rows.dtype)
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None, "it is made with running statistics"
-        assert self.num_batches_tracked is not None and self.momentum is not None, "and with a momentum"
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)

@@ -61,7 +61,7 @@ class MoCoV3(PretextTask):
     solarize: Annotated[float, Ge(0), Le(1)] = 0.2
 
     def check(self) -> None:
-        """Refuse to compare a single image, which has nothing to differ from."""
+        """Refuse batches of a single image."""
         refuse_single_images(self)
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:

@@ -69,10 +69,17 @@ class MoCoV3Task(Task):
         self.averaged_network = deepcopy(network).requires_grad_(False)
         self.averaged_projector = deepcopy(self.projector).requires_grad_(False)
 
+    @torch.no_grad()
     def before_step(self, progress: float) -> None:
-        """Take up the momentum of this step, and move the averaged encoder before its keys are computed."""
+        """Move the averaged encoder with the momentum of this step, before its keys are computed.
+
+        Running statistics are not averaged, the copies have their own.
+        """
         self.momentum = self.contrast.momentum_at(progress)
-        self._average()
+        pairs = ((self.averaged_network, self.network), (self.averaged_projector, self.projector))
+        for averaged, trained in pairs:
+            for average, current in zip(averaged.parameters(), trained.parameters(), strict=True):
+                average.lerp_(current, 1 - self.momentum)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of both directions together."""
@@ -86,14 +93,6 @@ class MoCoV3Task(Task):
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Return the first views of some images above the second ones."""
         return {"views": tiled(batch.views)}
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged parameters; running statistics are not averaged, the copies have their own."""
-        pairs = ((self.averaged_network, self.network), (self.averaged_projector, self.projector))
-        for averaged, trained in pairs:
-            for average, current in zip(averaged.parameters(), trained.parameters(), strict=True):
-                average.lerp_(current, 1 - self.momentum)
 
 
 def _embed(network: Network, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ood_core.data.folders import PassedOver, pictures_in
 from ood_core.data.image_files import FileImages, require_files
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet, Split
+from ood_published.folders import read_lines
 
 SCENE_LISTS: dict[Split, str] = {"train": "places365_train_standard.txt", "test": "places365_val.txt"}
 SCENE_FOLDERS: dict[Split, tuple[str, ...]] = {
@@ -31,33 +32,27 @@ class TinyImageNet(DatasetSource):
 
     def open(self, split: Split) -> ImageSet:
         """Return one split; the validation images are the test split, whose labels are public."""
-        wnids = _lines(self.path / "wnids.txt")
-        words = dict(line.split("\t", 1) for line in _lines(self.path / "words.txt") if "\t" in line)
+        wnids = read_lines(self.path / "wnids.txt")
+        words = dict(line.split("\t", 1) for line in read_lines(self.path / "words.txt") if "\t" in line)
         names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
         repeated = {name for name in names if names.count(name) > 1}
         classes = [f"{n} ({wnid})" if n in repeated else n for n, wnid in zip(names, wnids, strict=True)]
-        passed = PassedOver()
-        entries = self._train(wnids, passed) if split == "train" else self._validation(wnids)
-        notes = passed.notes(self.path / "train")
-        return FileImages([path for path, _ in entries], [label for _, label in entries], classes, notes)
-
-    def _train(self, wnids: list[str], passed: PassedOver) -> list[tuple[Path, int]]:
-        folders = [self.path / "train" / wnid / "images" for wnid in wnids]
-        entries = [(path, label) for label, folder in enumerate(folders) for path in pictures_in(folder, passed)]
-        if not entries:
-            raise OODError(f"{self.path / 'train'}: no pictures in WNID/images")
-        return entries
-
-    def _validation(self, wnids: list[str]) -> list[tuple[Path, int]]:
+        if split == "train":
+            passed = PassedOver()
+            folders = [self.path / "train" / wnid / "images" for wnid in wnids]
+            found = [(path, label) for label, folder in enumerate(folders) for path in pictures_in(folder, passed)]
+            if not found:
+                raise OODError(f"{self.path / 'train'}: no pictures in WNID/images")
+            notes = passed.notes(self.path / "train")
+            return FileImages([path for path, _ in found], [label for _, label in found], classes, notes)
         listed = self.path / "val" / "val_annotations.txt"
-        rows = [line.split("\t") for line in _lines(listed)]
+        rows = [line.split("\t") for line in read_lines(listed)]
         numbers = {wnid: label for label, wnid in enumerate(wnids)}
-        unknown = next((row for row in rows if len(row) < 2 or row[1] not in numbers), None)
-        if unknown is not None:
-            raise OODError(f"{listed}: '{' '.join(unknown[:2])}' names no class of wnids.txt")
-        entries = [(self.path / "val" / "images" / row[0], numbers[row[1]]) for row in rows]
-        require_files((path for path, _ in entries), str(listed))
-        return entries
+        for row in rows:
+            if len(row) < 2 or row[1] not in numbers:
+                raise OODError(f"{listed}: '{' '.join(row[:2])}' names no class of wnids.txt")
+        paths = [self.path / "val" / "images" / row[0] for row in rows]
+        return _listed_images(paths, [numbers[row[1]] for row in rows], classes, listed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +72,12 @@ class Birds(DatasetSource):
         labels, training = _table(self.path / "image_class_labels.txt"), _table(self.path / "train_test_split.txt")
         chosen = [key for key in pictures if (training.get(key) == "1") == (split == "train")]
         numbers = {key: number for number, key in enumerate(classes)}
-        unknown = next((key for key in chosen if labels.get(key) not in numbers), None)
-        if unknown is not None:
-            raise OODError(f"{self.path / 'image_class_labels.txt'}: no class for image {unknown}")
+        for key in chosen:
+            if labels.get(key) not in numbers:
+                raise OODError(f"{self.path / 'image_class_labels.txt'}: no class for image {key}")
         paths = [self.path / "images" / pictures[key] for key in chosen]
-        require_files(paths, str(self.path / "images.txt"))
         names = [name.partition(".")[2] or name for name in classes.values()]
-        return FileImages(paths, [numbers[labels[key]] for key in chosen], names)
+        return _listed_images(paths, [numbers[labels[key]] for key in chosen], names, self.path / "images.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +97,19 @@ class Dogs(DatasetSource):
         found = next((path for path in (self.path / file, self.path / "lists" / file) if path.is_file()), None)
         if found is None:
             raise OODError(f"{self.path / file}: no such file")
-        names, labels = _matlab_list(found)
+        from scipy.io import loadmat  # slow
+
+        try:
+            content = loadmat(found)
+            names = [str(row[0][0]) for row in content["file_list"]]
+            labels = [int(row[0]) - 1 for row in content["labels"]]
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise OODError(f"{found}: not one of Stanford Dogs' lists: {error}") from error
         paths = [self.path / "Images" / name for name in names]
-        require_files(paths, str(found))
         folders = {label: PurePosixPath(name).parent.name for name, label in zip(names, labels, strict=True)}
         breeds = {label: folder.partition("-")[2] or folder for label, folder in folders.items()}
-        return FileImages(paths, labels, [breeds.get(label, str(label)) for label in range(max(labels) + 1)])
+        classes = [breeds.get(label, str(label)) for label in range(max(labels) + 1)]
+        return _listed_images(paths, labels, classes, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,48 +128,26 @@ class Scenes(DatasetSource):
         listed = self.path / SCENE_LISTS[split]
         entries, classes = _table(listed), _table(self.path / "categories_places365.txt")
         labels = {number: label for label, number in enumerate(classes.values())}
-        unknown = next((name for name, number in entries.items() if number not in labels), None)
-        if unknown is not None:
-            raise OODError(
-                f"{listed}: {unknown} has label {entries[unknown]}, which is not in categories_places365.txt"
-            )
-        folder = self._folder(split)
-        paths = [folder / name.lstrip("/") for name in entries]
-        require_files(paths, str(listed))
-        return FileImages(paths, [labels[number] for number in entries.values()], list(classes))
-
-    def _folder(self, split: Split) -> Path:
+        for name, number in entries.items():
+            if number not in labels:
+                raise OODError(f"{listed}: {name} has label {number}, which is not in categories_places365.txt")
         places = [self.path / name for name in SCENE_FOLDERS[split]]
-        found = next((place for place in places if place.is_dir()), None)
-        if found is None:
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
             raise OODError(f"{' or '.join(map(str, places))}: no such folder")
-        return found
+        paths = [folder / name.lstrip("/") for name in entries]
+        return _listed_images(paths, [labels[number] for number in entries.values()], list(classes), listed)
 
 
-def _matlab_list(path: Path) -> tuple[list[str], list[int]]:
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path)
-        names = [str(row[0][0]) for row in content["file_list"]]
-        return names, [int(row[0]) - 1 for row in content["labels"]]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise OODError(f"{path}: not one of Stanford Dogs' lists: {error}") from error
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise OODError(f"{path}: no such file")
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise OODError(f"{path}: cannot be read: {error}") from error
+def _listed_images(paths: list[Path], labels: list[int], classes: list[str], listed: Path) -> FileImages:
+    require_files(paths, str(listed))
+    return FileImages(paths, labels, classes)
 
 
 def _table(path: Path) -> dict[str, str]:
     """Return a file of two columns as a mapping, in its order."""
-    rows = [line.split(maxsplit=1) for line in _lines(path)]
-    broken = next((row for row in rows if len(row) < 2), None)
-    if broken is not None:
-        raise OODError(f"{path}: '{broken[0]}' is not two columns")
+    rows = [line.split(maxsplit=1) for line in read_lines(path)]
+    for row in rows:
+        if len(row) < 2:
+            raise OODError(f"{path}: '{row[0]}' is not two columns")
     return {key: value.strip() for key, value in rows}

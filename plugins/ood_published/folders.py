@@ -14,6 +14,16 @@ from ood_core.interfaces import DatasetSource, ImageSet, Split
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("val", "test")}
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty; raise OODError if it cannot be read."""
+    if not path.is_file():
+        raise OODError(f"{path}: no such file")
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        raise OODError(f"{path}: cannot be read: {error}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlatFolder(DatasetSource):
     """Pictures in a folder and beneath it, all of one class; both splits are all of them.
@@ -60,8 +70,7 @@ class WordNetFolders(DatasetSource):
             raise OODError(f"{wanted}: no such folder")
         passed = PassedOver()
         classes = self._classes(root, passed)
-        absent = [wnid for wnid in classes if not (root / wnid).is_dir()]
-        if absent:
+        if absent := [wnid for wnid in classes if not (root / wnid).is_dir()]:
             raise OODError(f"{root}: no folder for {len(absent)} of {len(classes)} classes, such as {absent[0]}")
         pictures = [pictures_in(root / wnid, passed) for wnid in classes]
         labels = [label for label, of_class in enumerate(pictures) for _ in of_class]
@@ -75,13 +84,7 @@ class WordNetFolders(DatasetSource):
         if self.wnids is None:
             folders = [folder.name for folder in class_folders(root, passed)]
             return dict(zip(folders, folders, strict=True))
-        if not self.wnids.is_file():
-            raise OODError(f"{self.wnids}: no such file")
-        try:
-            lines = self.wnids.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeError) as error:
-            raise OODError(f"{self.wnids}: cannot be read: {error}") from error
-        pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
+        pairs = [line.split(maxsplit=1) for line in read_lines(self.wnids)]
         classes = {pair[0]: pair[-1].strip() for pair in pairs}
         require_distinct(classes.values(), str(self.wnids))
         return classes

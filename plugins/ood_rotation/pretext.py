@@ -26,7 +26,7 @@ class RotationTask(Task):
         self.head = nn.Linear(network.num_features, TURNS)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss over the turned images, four times the batch, and the share of turns told right."""
+        """Return the loss over the turned images, four times the batch, and the accuracy."""
         (images,) = batch.views
         targets = torch.arange(TURNS, device=images.device).repeat_interleave(len(images))
         features = self.network.forward_features(torch.cat(_turned(images)))

@@ -18,7 +18,7 @@ from ood_core.interfaces import (
     Views,
     refuse_single_images,
 )
-from ood_supcon.task import ContrastTask, Grouping, by_class, by_image
+from ood_supcon.task import ContrastTask, by_class, by_image
 
 
 # A recipe writes options flat, so both tasks must have them as their own fields: inherited, they are declared once.
@@ -44,7 +44,7 @@ class Contrastive(PretextTask):
     color_jitter: NonNegativeFloat = 0.4
 
     def check(self) -> None:
-        """Refuse to compare a single image, which has nothing to differ from."""
+        """Refuse batches of a single image."""
         refuse_single_images(self)
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
@@ -52,9 +52,9 @@ class Contrastive(PretextTask):
         both = Distortions(crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter, saturation=1.0)
         return Apart((both.view(image_size), both.view(image_size)))
 
-    def task(self, network: Network, grouping: Grouping) -> ContrastTask:
-        """Return the task with a projection of two layers."""
-        return ContrastTask(network, self.output, self.temperature, grouping)
+    def build(self, network: Network, data: TrainingData) -> ContrastTask:
+        """Return the task: images of one class are alike, or the views of one image."""
+        return ContrastTask(network, self.output, self.temperature, by_class if self.uses_labels else by_image)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +65,6 @@ class SupervisedContrast(Contrastive):
     uses_labels: ClassVar[bool] = True
     least_classes: ClassVar[int] = 2  # of one class there is nothing to push away
 
-    def build(self, network: Network, data: TrainingData) -> ContrastTask:
-        """Return the task in which images of one class are alike."""
-        return self.task(network, by_class)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SimCLR(Contrastive):
@@ -78,7 +74,3 @@ class SimCLR(Contrastive):
     """
 
     name = "simclr"
-
-    def build(self, network: Network, data: TrainingData) -> ContrastTask:
-        """Return the task in which the views of one image are alike."""
-        return self.task(network, by_image)

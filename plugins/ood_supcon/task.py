@@ -37,7 +37,7 @@ def contrast(anchors: Tensor, groups: Tensor, temperature: float) -> Tensor:
         groups: int64 [M]; every group has at least two anchors.
         temperature: Of the softmax.
     """
-    everyone, their_groups = _of_all(anchors), distributed.gathered(groups)
+    everyone, their_groups = _all_gather(anchors), distributed.gathered(groups)
     itself = _places(anchors).unsqueeze(1) == torch.arange(len(everyone), device=anchors.device)
     positives = (groups.unsqueeze(1) == their_groups) & ~itself
     similarities = anchors @ everyone.T / temperature
@@ -50,7 +50,7 @@ def _places(rows: Tensor) -> Tensor:
     return torch.arange(len(rows), device=rows.device) + len(rows) * distributed.rank()
 
 
-def _of_all(rows: Tensor) -> Tensor:
+def _all_gather(rows: Tensor) -> Tensor:
     """Return the rows of all processes; gradients flow back to each."""
     if distributed.count() == 1:
         return rows

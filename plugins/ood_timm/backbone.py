@@ -7,10 +7,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from torch import nn
+
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, EvaluationView
 from ood_timm import checkpoint
-from ood_timm.creation import check_name, create, own_image_size, own_view, survey
+from ood_timm.creation import check_name, create, model_info, own_image_size, own_view
 from ood_timm.network import TimmModel, TimmNetwork
 
 
@@ -42,14 +44,14 @@ class Timm(Backbone):
             raise OODError("backbone 'timm': 'pretrained' and 'weights' both set the initial weights; give one of them")
         if self.weights_key is not None and self.weights is None:
             raise OODError("backbone 'timm': 'weights_key' says what to take of 'weights', which is not given")
-        survey(self.model, own_image_size(self.model), self.options)
+        model_info(self.model, own_image_size(self.model), self.options)
         if self.weights is not None:
             checkpoint.check(self.model, self.options, self.weights, self.weights_key)
 
     def build(self, image_size: int, classes: int | None) -> TimmNetwork:
         """Return the network; a classifier of another size than `classes` is replaced by a fresh one."""
         check_name(self.model)
-        found = survey(self.model, image_size, self.options)
+        found = model_info(self.model, image_size, self.options)
         model, fresh = (
             self._created(image_size, classes) if self.weights is None else self._restored(image_size, classes)
         )
@@ -77,7 +79,7 @@ class Timm(Backbone):
         return model, () if classes in (None, model.pretrained_cfg["num_classes"]) else (_classifier(model),)
 
     def _restored(self, image_size: int, classes: int | None) -> tuple[TimmModel, tuple[str, ...]]:
-        assert self.weights is not None, "asked for only with weights"
+        assert self.weights is not None, "called only with weights"
         model, fresh = checkpoint.restore(self.model, image_size, self.options, self.weights, self.weights_key)
         if classes in (None, _outputs(model)):
             return model, fresh
@@ -91,4 +93,5 @@ def _outputs(model: TimmModel) -> int:
 
 
 def _classifier(model: TimmModel) -> str:
-    return next(name for name, module in model.named_modules() if module is model.get_classifier())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    return next(name for name, module in modules.items() if module is model.get_classifier())

@@ -34,7 +34,7 @@ def read(path: Path, key: str | None = None, shapes: bool = False) -> dict[str, 
 
     Args:
         path: The file.
-        key: The entry of the checkpoint, or the prefix of keys, to take alone; found out by usual names unless given.
+        key: The entry of the checkpoint, or the prefix of keys, to take alone; default: by the usual names.
         shapes: Whether to return tensors without values, and to read no more of the file than they need.
 
     Raises:
@@ -157,7 +157,9 @@ def _filled(
     try:
         model = create(name, image_size, {**options, **outputs, "pretrained": True, "pretrained_cfg_overlay": source})
     except _UNFIT as error:
-        differences = _told(error) or _found(converted.state, _wanted(name, image_size, {**options, **outputs}))
+        differences = _differences_from_torch(error) or _differences_from_shapes(
+            converted.state, _wanted(name, image_size, {**options, **outputs})
+        )
         hint = _fitting(name, image_size, options, state, converted.state.keys())
         raise OODError(
             f"weights '{path}' do not fit timm model '{name}': {differences or shorten(str(error), 200)}{hint}"
@@ -184,7 +186,8 @@ def _fitting(
 def _wanted(name: str, image_size: int, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Return the model's state dict without values."""
     with torch.device("meta"):
-        return create(name, image_size, options).state_dict()
+        state: Mapping[str, Tensor] = create(name, image_size, options).state_dict()
+        return state
 
 
 def _outputs(name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -198,7 +201,7 @@ def _outputs(name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
     return {"num_classes": 0 if weight is None else len(weight)}
 
 
-def _told(error: Exception) -> str:
+def _differences_from_torch(error: Exception) -> str:
     """Return torch's own list of differences, made short; empty if it never came to loading."""
     text = str(error)
     missing, unexpected = (re.findall(rf"^\s*{kind} key.*$", text, re.M) for kind in ("Missing", "Unexpected"))
@@ -210,7 +213,7 @@ def _told(error: Exception) -> str:
     )
 
 
-def _found(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def _differences_from_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """Return the differences of two state dicts, for files that timm stumbles over before it loads them."""
     shapes = {key: (list(state[key].shape), list(wanted[key].shape)) for key in state if key in wanted}
     return _differences(

@@ -1,4 +1,4 @@
-"""Turns published checkpoints of pre-training into what a timm model takes; their keys tell where they come from."""
+"""Converts published checkpoints of pre-training to the names of timm models; their keys identify the method."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _TABLE = re.compile(r"blocks\.\d+\.attn\.relative_position_bias_table")
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one method names its encoder, and what else its checkpoints hold.
+    """Keys in the checkpoints of one method.
 
     Attributes:
-        sign: Start of a key that only this method has.
+        sign: Prefix of a key that only this method has.
         encoder: Prefix of the encoder's keys.
-        besides: Starts of keys that only pre-training needs; all other keys must find their place.
+        besides: Prefixes of keys that only pre-training needs; all others must fit the model.
     """
 
     sign: str
@@ -46,7 +46,7 @@ class Converted:
 
     Attributes:
         state: Weights by name.
-        fresh: Modules that the checkpoint has nothing for, and that start anew; the classifier is not among them.
+        fresh: Modules without weights in the checkpoint, initialised anew; without the classifier.
     """
 
     state: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Converted:
 
 
 def convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Converted:
-    """Return the encoder of a checkpoint, with what pre-training has differently put as the model has it.
+    """Return the encoder of a checkpoint in the layout of the model.
 
     Args:
         state: The checkpoint, in any of the known layouts or in timm's own.

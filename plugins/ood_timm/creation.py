@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, cast
+from types import ModuleType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,17 @@ _SET_ELSEWHERE = {"checkpoint_path", "device", "dtype", "features_only", "img_si
 _OBJECTIONS = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
 
 
+def import_timm() -> ModuleType:
+    """Return timm, which works beside a CPU build of torch only after this."""
+    prepare_torchvision()
+    import timm  # slow
+
+    return timm
+
+
 def check_name(name: str) -> None:
     """Raise OODError unless timm has this model, and weights of this tag if there is one."""
-    prepare_torchvision()
-    import timm
-
+    timm = import_timm()
     # timm lists a tag only where it has weights for it
     known = {*timm.list_models(), *timm.list_pretrained()}
     if name not in known:
@@ -39,30 +46,22 @@ def check_name(name: str) -> None:
 
 def create(name: str, image_size: int, options: Mapping[str, Any]) -> TimmModel:
     """Return a timm model for images of this size; it may raise whatever timm raises."""
-    prepare_torchvision()
-    import timm
-
+    timm = import_timm()
     config = timm.get_pretrained_cfg(name)
     # timm's own sign for models that are built for one size of image, such as those with position embeddings
     size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-    return cast(TimmModel, timm.create_model(name, **size, **options))
+    return timm.create_model(name, **size, **options)
 
 
 def own_image_size(name: str) -> int:
     """Return the image size that timm gives this model."""
-    prepare_torchvision()
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
+    config = import_timm().get_pretrained_cfg(name)
     return 224 if config is None else int(config.input_size[-1])
 
 
 def own_view(name: str) -> EvaluationView:
     """Return how timm shows images to the weights of this name."""
-    prepare_torchvision()
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
+    config = import_timm().get_pretrained_cfg(name)
     if config is None:
         return EvaluationView()
     smooth: Literal["bilinear", "bicubic"] = "bilinear" if config.interpolation == "bilinear" else "bicubic"
@@ -70,12 +69,12 @@ def own_view(name: str) -> EvaluationView:
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What is known of a model before it has weights.
+class ModelInfo:
+    """Facts on a model that need no weights.
 
     Attributes:
         num_features: Width of the pre-logits.
-        embedding: Name of the patch embedding, where every patch has one token in the features.
+        embedding: Name of the patch embedding; None unless every patch has one token in the features.
         grid: Patches along height and width; (0, 0) without a patch embedding.
     """
 
@@ -90,52 +89,46 @@ class Survey:
         return TimmPatchNetwork(model, self.num_features, self.embedding, self.grid)
 
 
-def survey(name: str, image_size: int, options: Mapping[str, Any]) -> Survey:
+def model_info(name: str, image_size: int, options: Mapping[str, Any]) -> ModelInfo:
     """Run the model once on the meta device, where nothing is computed, so that mistakes come out before any work.
 
     Raises:
         OODError: The options do not fit the model, or the model does not fit the framework.
     """
+    what = f"timm model '{name}'"
     for option in sorted(_SET_ELSEWHERE & options.keys()):
-        raise OODError(f"timm model '{name}': leave '{option}' out of the options, it is set from elsewhere")
+        raise OODError(f"{what}: leave '{option}' out of the options, it is set from elsewhere")
     try:
         with torch.device("meta"):
-            model = create(name, image_size, options)
-            return _observe(model, torch.empty(2, 3, image_size, image_size), f"timm model '{name}'")
+            # in training mode, two images: batch normalisation works, and dropped patches are seen to be missing
+            model, images = create(name, image_size, options), torch.empty(2, 3, image_size, image_size)
+            features = model.forward_features(images)
+            embeddings = model.forward_head(features, pre_logits=True)
+            if embeddings.ndim != 2:
+                raise OODError(
+                    f"{what} must pool its features to one vector an image; set 'global_pool' in its options"
+                )
+            classifier = model.get_classifier()
+            if not isinstance(classifier, (nn.Linear, nn.Conv2d, nn.Identity)):
+                raise OODError(f"{what} has a {type(classifier).__name__} for a classifier, not one linear layer")
+            return ModelInfo(embeddings.shape[1], *_patch_embedding(model, images, features, what))
     except _OBJECTIONS as error:
         raise OODError(_explained(name, image_size, error)) from error
 
 
-def _observe(model: TimmModel, images: Tensor, what: str) -> Survey:
-    # in training mode and with two images: batch normalisation works, and dropped patches are seen to be missing
-    features = model.forward_features(images)
-    embeddings = model.forward_head(features, pre_logits=True)
-    if embeddings.ndim != 2:
-        raise OODError(f"{what} must pool its features to one vector an image; set 'global_pool' in its options")
-    classifier = model.get_classifier()
-    if not isinstance(classifier, (nn.Linear, nn.Conv2d, nn.Identity)):
-        raise OODError(f"{what} has a {type(classifier).__name__} for a classifier, not one linear layer")
-    _check_divisible(model, images.shape[-1], what)
-    embedding, grid = _patch_embedding(model, images, features)
-    return Survey(embeddings.shape[1], embedding, grid)
-
-
-def _check_divisible(model: TimmModel, image_size: int, what: str) -> None:
-    for layer, grid in _embeddings(model).values():
-        if (ratio := getattr(layer, "feat_ratio", None)) and grid[0] * ratio() != image_size:
-            raise OODError(f"{what}: the image size {image_size} is not a multiple of the patch size {ratio()}")
-
-
-def _embeddings(model: TimmModel) -> dict[str, tuple[nn.Module, tuple[int, int]]]:
-    """Return the layers that know their patch grid, by name; MLP-Mixer calls its patch embedding stem."""
-    layers = {name: getattr(model, name, None) for name in ("patch_embed", "stem")}
-    return {name: (layer, layer.grid_size) for name, layer in layers.items() if layer and hasattr(layer, "grid_size")}
-
-
-def _patch_embedding(model: TimmModel, images: Tensor, features: Tensor) -> tuple[str | None, tuple[int, int]]:
+def _patch_embedding(
+    model: TimmModel, images: Tensor, features: Tensor, what: str
+) -> tuple[str | None, tuple[int, int]]:
     """Return the name of the patch embedding and its grid, or (None, (0, 0)) for models without patch tokens."""
-    for name, (layer, grid) in _embeddings(model).items():
-        patches = layer(images)
+    named = ((name, getattr(model, name, None)) for name in ("patch_embed", "stem"))  # the latter is MLP-Mixer's
+    layers: dict[str, Any] = {name: layer for name, layer in named if hasattr(layer, "grid_size")}
+    for layer in layers.values():
+        ratio = getattr(layer, "feat_ratio", None)
+        if ratio and layer.grid_size[0] * ratio() != images.shape[-1]:
+            size = images.shape[-1]
+            raise OODError(f"{what}: the image size {size} is not a multiple of the patch size {ratio()}")
+    for name, layer in layers.items():
+        patches, grid = layer(images), layer.grid_size
         tokens = math.prod(grid) + getattr(model, "num_prefix_tokens", 0)
         if patches.ndim == 3 and features.shape == (len(images), tokens, patches.shape[2]):
             return name, (int(grid[0]), int(grid[1]))
@@ -149,10 +142,7 @@ def _explained(name: str, image_size: int, error: Exception) -> str:
     option = found[2]
     if found[1] == "multiple":
         return f"timm model '{name}' sets the option '{option}' itself; leave it out, or choose another model"
-    return f"timm model '{name}' has no option '{option}'.{suggest(option, _options_of(name))}"
-
-
-def _options_of(name: str) -> list[str]:
     with torch.device("meta"):
         model = create(name, own_image_size(name), {})
-    return sorted(inspect.signature(type(model)).parameters.keys() - _SET_ELSEWHERE)
+    known = sorted(inspect.signature(type(model)).parameters.keys() - _SET_ELSEWHERE)
+    return f"timm model '{name}' has no option '{option}'.{suggest(option, known)}"

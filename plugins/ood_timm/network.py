@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,33 +10,8 @@ from torch import Tensor, nn
 from ood_core.interfaces import Network, PatchNetwork
 from ood_core.interfaces.building_blocks.positions import sines_and_cosines
 
-
-class TimmModel(Protocol):
-    """What all of timm's classifiers share."""
-
-    pretrained_cfg: dict[str, Any]
-    feature_info: Any
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map."""
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits, or embeddings."""
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last layer."""
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer."""
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute activations twice instead of keeping them."""
-
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """Return all parts by name."""
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Return the weights by name."""
+TimmModel: TypeAlias = Any
+"""A classifier of timm: they share the names of methods, but no class."""
 
 
 class TimmNetwork(Network):
@@ -59,15 +33,18 @@ class TimmNetwork(Network):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return timm's features of the normalised images."""
-        return self.model.forward_features((images - self.mean) / self.std)
+        features: Tensor = self.model.forward_features((images - self.mean) / self.std)
+        return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Return timm's logits [B, C], or its pre-logits [B, D]."""
-        return self.model.forward_head(features, pre_logits=pre_logits)
+        outputs: Tensor = self.model.forward_head(features, pre_logits=pre_logits)
+        return outputs
 
     def get_classifier(self) -> nn.Module:
         """Return timm's classifier; a 1x1 convolution in BiT."""
-        return self.model.get_classifier()
+        classifier: nn.Module = self.model.get_classifier()
+        return classifier
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace timm's classifier by a fresh one."""
@@ -77,16 +54,14 @@ class TimmNetwork(Network):
         """Return timm's layers: 0 the patch embedding and what joins it, one for each block, the head the last."""
         from timm.models import group_parameters  # slow
 
-        model: Any = self.model
-        if not hasattr(model, "group_matcher"):
+        if not hasattr(self.model, "group_matcher"):
             return {}
-        found: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        found = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
         return {f"model.{name}": depth for name, depth in found.items()}
 
     def undecayed(self) -> set[str]:
         """Return what timm exempts: class tokens, position embeddings, tables of relative positions."""
-        exempt: set[str] = getattr(self.model, "no_weight_decay", set)()
-        return {f"model.{name}" for name in exempt}
+        return {f"model.{name}" for name in getattr(self.model, "no_weight_decay", set)()}
 
     def set_drop_path(self, rate: float) -> None:
         """Put timm's DropPath on every residual branch, as timm does with `drop_path_rate`; at 0 that option stays.
@@ -167,9 +142,10 @@ class TimmPatchNetwork(TimmNetwork, PatchNetwork):
 
     def tie_position_biases(self) -> None:
         """Have the attention of all blocks use the first block's table, as BEiT does in pre-training."""
-        holders = [layer for layer in self.modules() if isinstance(_table(layer), nn.Parameter)]
+        name = "relative_position_bias_table"
+        holders = [layer for layer in self.modules() if isinstance(getattr(layer, name, None), nn.Parameter)]
         for layer in holders[1:]:
-            layer.relative_position_bias_table = _table(holders[0])
+            setattr(layer, name, getattr(holders[0], name))
 
     def fix_positions(self) -> None:
         """Replace `pos_embed` by fixed sines and cosines, zero for class and register tokens (MoCo v3, MAE).
@@ -191,7 +167,3 @@ def _branches(block: nn.Module) -> list[str]:
     """Return the names under which a timm block keeps what drops its residual branches; ResNets have a None there."""
     names = ("drop_path", "drop_path1", "drop_path2", "drop_path3")
     return [name for name in names if isinstance(getattr(block, name, ""), nn.Module | None)]
-
-
-def _table(layer: nn.Module) -> Any:
-    return getattr(layer, "relative_position_bias_table", None)

@@ -18,7 +18,7 @@ from ood_torchvision.splits import LYING, UNORDERED
 
 
 class TorchvisionImages(ImageSet):
-    """A data set object of torchvision, asked for what those objects have no common name for."""
+    """Images, labels and classes of a data set of torchvision, whose classes have no common attributes for them."""
 
     def __init__(self, name: str, dataset: Dataset[Any]) -> None:
         held = vars(dataset)
@@ -47,7 +47,7 @@ class TorchvisionImages(ImageSet):
 
 
 def _classes(dataset: Dataset[Any], held: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the class names, none where the set knows only numbers."""
+    """Return the class names, none if the set has only numbers."""
     if named := held.get("all_categories", held.get("_characters")):  # iNaturalist, Omniglot
         return tuple(named)
     names: Iterable[str | tuple[str, ...]] = getattr(dataset, "classes", getattr(dataset, "categories", ()))

@@ -37,7 +37,7 @@ def training_data():
         all_classes=10,
         image_size=8,
         sample=lambda count: to_unit(images[:count]),
-        trained=lambda _: {},
+        tokenizer_weights=lambda _: {},
     )
 
 

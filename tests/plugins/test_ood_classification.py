@@ -12,8 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from ood_classification.covariance import EmbeddingCovariance, effective_rank
 from ood_classification.pretext import Classification, OneClass
-from ood_classification.spread import Spread, effective_rank
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, TrainingData
 from ood_core.runtime import distributed
@@ -47,7 +47,7 @@ def data_of(classes, all_classes=None, size=8):
         all_classes=all_classes or classes,
         image_size=size,
         sample=lambda count: torch.rand(count, 3, size, size),
-        trained=lambda tokenizer: {},
+        tokenizer_weights=lambda tokenizer: {},
     )
 
 
@@ -184,7 +184,7 @@ def slow_spread(embeddings):
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_spread_is_that_of_all_embeddings_of_the_epoch_and_each_epoch_is_its_own(offset):
-    generator, spread = np.random.default_rng(0), Spread(5)
+    generator, spread = np.random.default_rng(0), EmbeddingCovariance(5)
     for _ in range(2):
         rows = (generator.normal(size=(60, 5)) * [3, 1, 1, 0.1, 0] + offset).astype(np.float32)
         for batch in np.split(rows, [10, 30]):
@@ -194,7 +194,7 @@ def test_spread_is_that_of_all_embeddings_of_the_epoch_and_each_epoch_is_its_own
 
 def test_effective_rank_counts_equal_directions_and_is_zero_without_any():
     assert effective_rank(torch.diag(torch.tensor([2.0, 2, 2, 0, 0]))) == pytest.approx(3)
-    spread = Spread(3)
+    spread = EmbeddingCovariance(3)
     for _ in range(2):
         spread.add(torch.full((7, 3), 0.1))
     assert spread.close() == {"effective_rank": 0.0, "feature_trace": 0.0}
@@ -203,7 +203,7 @@ def test_effective_rank_counts_equal_directions_and_is_zero_without_any():
 def test_embeddings_of_other_processes_count(monkeypatch):
     mine, theirs = torch.randn(6, 4), torch.randn(6, 4)
     monkeypatch.setattr(distributed, "gathered", lambda rows: torch.cat([rows, theirs]))
-    spread = Spread(4)
+    spread = EmbeddingCovariance(4)
     spread.add(mine)
     assert spread.close() == pytest.approx(slow_spread(torch.cat([mine, theirs]).numpy()), rel=1e-9)
 

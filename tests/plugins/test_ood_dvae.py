@@ -233,7 +233,7 @@ def test_fitted_tokens_are_the_likeliest_codes_and_decode_to_images(trained):
     tokenizer, built, _ = trained
     data = training_data()
     weights = built.product().state_dict()
-    fitted = tokenizer.fit(replace(data, trained=lambda asked: {tokenizer: weights}[asked]), (4, 4))
+    fitted = tokenizer.fit(replace(data, tokenizer_weights=lambda asked: {tokenizer: weights}[asked]), (4, 4))
     images = digits()[0][:20].float() / 255
     tokens = fitted(images)
     assert tokens.shape == (20, 16)
@@ -251,7 +251,7 @@ def test_fitted_tokens_are_the_likeliest_codes_and_decode_to_images(trained):
 def small(trained):
     """Masked image modelling of these codes."""
     tokenizer, built, _ = trained
-    data = replace(training_data(), trained=lambda asked: {tokenizer: built.product().state_dict()}[asked])
+    data = replace(training_data(), tokenizer_weights=lambda asked: {tokenizer: built.product().state_dict()}[asked])
     options = {"epochs": 1, "min_block": 1, "crop_scale": 1.0, "flip": False, "color_jitter": 0.0}
     return small_guessing.trained(MaskedImageModelling(tokenizer=tokenizer, **options), data)
 

@@ -94,7 +94,7 @@ def digits(count=1500):
     return images.unsqueeze(1).repeat(1, 3, 1, 1)
 
 
-DATA = TrainingData(classes=10, all_classes=10, image_size=8, sample=digits, trained=lambda _: {})
+DATA = TrainingData(classes=10, all_classes=10, image_size=8, sample=digits, tokenizer_weights=lambda _: {})
 PRETEXT = MaskedImageModelling(epochs=1, min_block=1, tokenizer=KMeansTokenizer(vocabulary=32, samples=8000))
 
 

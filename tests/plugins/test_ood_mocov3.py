@@ -20,7 +20,11 @@ from .small_training import accuracy_of_probe, digits, outputs_of_two_processes
 
 SMALL = {"epochs": 1, "hidden": 32, "output": 16}
 DATA = TrainingData(
-    classes=4, all_classes=4, image_size=8, sample=lambda count: torch.rand(count, 3, 8, 8), trained=lambda _: {}
+    classes=4,
+    all_classes=4,
+    image_size=8,
+    sample=lambda count: torch.rand(count, 3, 8, 8),
+    tokenizer_weights=lambda _: {},
 )
 
 

@@ -18,7 +18,11 @@ from ood_outliers.pretext import EnergyExposure, OutlierExposure
 from ood_outliers.scorer import FewShotHead
 
 DATA = TrainingData(
-    classes=3, all_classes=3, image_size=4, sample=lambda count: torch.rand(count, 3, 4, 4), trained=lambda _: {}
+    classes=3,
+    all_classes=3,
+    image_size=4,
+    sample=lambda count: torch.rand(count, 3, 4, 4),
+    tokenizer_weights=lambda _: {},
 )
 
 

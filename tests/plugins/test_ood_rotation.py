@@ -16,7 +16,11 @@ from ood_timm.backbone import Timm
 from .small_training import accuracy_of_probe, digits
 
 DATA = TrainingData(
-    classes=1, all_classes=1, image_size=8, sample=lambda count: torch.rand(count, 3, 8, 8), trained=lambda _: {}
+    classes=1,
+    all_classes=1,
+    image_size=8,
+    sample=lambda count: torch.rand(count, 3, 8, 8),
+    tokenizer_weights=lambda _: {},
 )
 
 

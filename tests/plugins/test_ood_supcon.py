@@ -17,7 +17,11 @@ from .small_training import accuracy_of_probe, digits, outputs_of_two_processes
 
 BOTH = pytest.mark.parametrize("pretext", [SupervisedContrast, SimCLR])
 DATA = TrainingData(
-    classes=3, all_classes=3, image_size=8, sample=lambda count: torch.rand(count, 3, 8, 8), trained=lambda _: {}
+    classes=3,
+    all_classes=3,
+    image_size=8,
+    sample=lambda count: torch.rand(count, 3, 8, 8),
+    tokenizer_weights=lambda _: {},
 )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ood_core.runtime import distributed
 
 
-class Spread(nn.Module):
+class EmbeddingCovariance(nn.Module):
     """Sums over the embeddings of an epoch, of all processes, from which their covariance follows.
 
     The sums are buffers: an epoch that was interrupted goes on with them. Embeddings are counted from the mean of the
