@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ood_core.neighbors import Index, nearest
 
-POINTS, QUERIES, CLASSES, DIMENSIONS, NEIGHBOURS, REPETITIONS = 50_000, 2000, 1000, 768, 50, 3
+POINTS, QUERIES, CLASSES, DIMENSIONS, NEIGHBOURS, REPETITIONS = 50_000, 2000, 500, 768, 50, 3
 SPREADS = {"classes": 0.5, "narrow classes": 0.05, "noise": None}
 
 

@@ -88,12 +88,12 @@ def show(prepared: Sequence[Prepared], wanted: Wanted) -> None:
 
 def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
     """Carry out all, write their reports, and return the exit code: 1 if anything failed."""
-    distributed.join()
+    distributed.init()
     store = Store(wanted.store)
     if distributed.rank() > 0:
         for one in prepared:
             follow(one.plan, store)
-        distributed.leave()
+        distributed.shutdown()
         return 0
     require_writable(wanted.store, "--store")
     for one in prepared:
@@ -103,7 +103,7 @@ def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
         report.prepare(one.folder)
     store.prepare()
     code = max([_one(one, store, wanted, len(prepared) > 1) for one in prepared])
-    distributed.leave()
+    distributed.shutdown()
     return code
 
 

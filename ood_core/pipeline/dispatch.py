@@ -84,7 +84,7 @@ def _attempts(
     try:
         done += _execute(group, store, hooks)
     except Exception as error:
-        if distributed.count() > 1:
+        if distributed.world_size() > 1:
             raise
         if len(group) > 1:
             for stage in group:
@@ -131,7 +131,7 @@ def _execute(group: Sequence[Stage], store: Store, hooks: HookRelay) -> list[str
 def _one(left: Sequence[Stage], store: Store, observer: Observer) -> None:
     stage = left[0]
     if isinstance(stage, (TrainStage, ExtractStage)):
-        distributed.told(tuple(stage.key for stage in left))
+        distributed.broadcast(tuple(stage.key for stage in left))
         _together(left, store, observer)
     else:
         _EXECUTE[stage.kind](stage, store, observer)

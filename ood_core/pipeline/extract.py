@@ -90,13 +90,13 @@ def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], obs
     images, done = stage.images.opened, 0
     count, digests = len(images), np.empty(len(images), np.int64)
     how = shown(stage, network)
-    batches = evaluation_batches(images, how, BATCH_SIZE, distributed.rank(), distributed.count())
+    batches = evaluation_batches(images, how, BATCH_SIZE, distributed.rank(), distributed.world_size())
     in_parts = memory.Halving()
     with listening(network, [name for writer in writers for name in writer.layers]) as maps:
         for batch in batches:
             parts = in_parts(partial(_read, network, writers, maps), batch.images)
-            rows = slice(done, min(done + len(batch.digests) * distributed.count(), count))
-            all_digests = distributed.gathered(batch.digests.to(networks.device())).cpu().numpy()
+            rows = slice(done, min(done + len(batch.digests) * distributed.world_size(), count))
+            all_digests = distributed.all_gather(batch.digests.to(networks.device())).cpu().numpy()
             digests[rows] = all_digests[: rows.stop - rows.start]
             for writer, *read in zip(writers, *parts, strict=True):
                 begun = time.monotonic()
@@ -232,7 +232,7 @@ class _Writer(ABC):
             OODError: They are not finite where a picture could be read.
         """
         for name, values in read.items():
-            all_values = distributed.gathered(values)[: len(digests)].cpu()
+            all_values = distributed.all_gather(values)[: len(digests)].cpu()
             self.refuse_not_finite(name, all_values, rows, digests)
             if self.folder is not None:
                 if name not in self.arrays:

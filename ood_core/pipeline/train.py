@@ -1,7 +1,7 @@
-"""Carries out a training stage: the task is built, trained from a checkpoint where there is one, and filed.
+"""Training stages: build the task, train it, from a checkpoint if there is one, and store its weights.
 
-Everything random is seeded by the stage's seed, the step and the image, so a run that was killed and goes on from its
-checkpoint does exactly what an uninterrupted one does, and several processes see the images that one would see.
+Everything random is seeded by the stage's seed, the step and the image, so a training that continues from a checkpoint
+does exactly what an uninterrupted one does, and several processes see the images that one would see.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PretextTask, Task, TokenizerTraining, TrainingData
 from ood_core.pipeline import networks
 from ood_core.pipeline.events import Observer
-from ood_core.pipeline.training.checkpoint import Parts, Progress, broken
-from ood_core.pipeline.training.engine import Engine, memory_errors, shared_mean
+from ood_core.pipeline.training.checkpoint import Progress, TrainingState, non_finite_names
+from ood_core.pipeline.training.engine import Engine, explain_memory_errors, mean_over_processes
 from ood_core.pipeline.training.schedule import learning_rate
 from ood_core.records.stages import TrainStage
 from ood_core.runtime import distributed, torch_state
@@ -31,33 +31,33 @@ from ood_core.store.store import Store, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 10.0
-"""A killed training loses at most this much, and one step; more where writing a checkpoint takes long."""
+"""Seconds between checkpoints, which is what a killed training loses at most, besides one step."""
 
 AGREEMENT_STEPS = 20
-"""How often several processes agree on whether to write a checkpoint."""
+"""Steps after which several processes agree on whether to write a checkpoint."""
 
 PICTURED = 8
-"""Images that a task may make pictures of for the report."""
+"""Images that a task may draw for the report."""
 
 
 def execute(stage: TrainStage, store: Store, observer: Observer) -> None:
-    """Train, going on from a checkpoint where there is one, and file the trained weights."""
+    """Train, from a checkpoint if there is one, and store the trained weights."""
     training = _Training(stage, store)
     training.restore()
-    with memory_errors(stage.task):
+    with explain_memory_errors(stage.task):
         training.run(observer)
     weights = training.engine.weights()
-    if bad := broken(weights):
+    if bad := non_finite_names(weights):
         raise OODError(f"the last step left weights that are not finite, such as {bad[0]}; lower 'learning_rate'")
     if distributed.rank() == 0:
         with store.put(stage) as (folder, facts):
             save_tensors(folder / networks.WEIGHTS, weights)
             facts |= training.facts() | training.pictures(folder) | training.save_task(folder)
-    distributed.wait()
+    distributed.barrier()
 
 
 class _Training:
-    """One training stage at work."""
+    """A training stage in progress."""
 
     def __init__(self, stage: TrainStage, store: Store) -> None:
         self.stage, self.options = stage, stage.task
@@ -67,28 +67,28 @@ class _Training:
         torch_state.seed_all(step_seed(stage.seed, 0, "build"))
         task, self.grid = _build(stage, store)
         self.engine = Engine(task, self.options, networks.device())
-        self.parts = Parts(self.engine.modules(), self.engine.optimizer)
+        self.state = TrainingState(self.engine.modules(), self.engine.optimizer)
         self.totals: dict[str, Tensor] = {}
-        self.unseen: tuple[Tensor, int, float] | None = None
+        self.unchecked: tuple[Tensor, int, float] | None = None
         self.steps = Steps(
             images=len(self.images),
             batch_size=self.options.batch_size,
             epochs=self.options.epochs,
             seed=stage.seed,
             process=distributed.rank(),
-            processes=distributed.count(),
+            processes=distributed.world_size(),
         )
         self._require_equal_parts()
 
     def _require_equal_parts(self) -> None:
-        parts = distributed.count() * self.options.accumulation
+        parts = distributed.world_size() * self.options.accumulation
         outliers = self._outliers()
         sizes = {"batch_size": self.steps.of_a_step}
         sizes |= {"auxiliary_batch_size": outliers.of_a_step} if outliers is not None else {}
         for option, size in sizes.items():
             if size % parts:
                 raise OODError(
-                    f"a batch of {size} images cannot be cut into {distributed.count()} processes x "
+                    f"a batch of {size} images cannot be cut into {distributed.world_size()} processes x "
                     f"{self.options.accumulation} parts of equal size; change '{option}' or 'accumulation'"
                 )
 
@@ -99,7 +99,7 @@ class _Training:
         total = self.progress.step + len(steps)
         begun, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         self.engine.task.train()
-        for batch in self._arriving(training_batches(self.images, self._views(), steps, self._outliers())):
+        for batch in self._timed(training_batches(self.images, self._views(), steps, self._outliers())):
             self.progress.skipped += batch.broken
             self._step(batch, steps.per_epoch, total)
             self.progress.seconds = time.monotonic() - begun
@@ -109,7 +109,7 @@ class _Training:
             if self._should_save(saved) and self.progress.step < total:
                 self.save()
                 saved = time.monotonic()
-        self.progress.skipped = distributed.united(self.progress.skipped)
+        self.progress.skipped = distributed.gather_unique(self.progress.skipped)
 
     def _outliers(self) -> Outliers | None:
         """Return the images of the auxiliary set that come with each batch, for tasks that need them."""
@@ -126,13 +126,13 @@ class _Training:
     def _views(self) -> Any:
         return self.options.views(self.stage.image_size, self.grid)
 
-    def _arriving(self, batches: Iterable[Batch]) -> Iterable[Batch]:
-        """Yield the batches, and note how long they were waited for."""
-        asked = time.monotonic()
+    def _timed(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Yield the batches, and record the time spent waiting for them."""
+        begun = time.monotonic()
         for batch in batches:
-            self.progress.waited += time.monotonic() - asked
+            self.progress.waited += time.monotonic() - begun
             yield batch
-            asked = time.monotonic()
+            begun = time.monotonic()
 
     def _step(self, batch: Batch, per_epoch: int, total: int) -> None:
         step = self.progress.step
@@ -140,19 +140,19 @@ class _Training:
         drawn = self._draw(step)
         with torch_state.restoring():  # a step begins alike, whether it follows another one or a checkpoint
             metrics = self.engine.step(self._on_device(batch)._replace(drawn=drawn), rate, step / total)
-        self._see_loss()  # of the step before: looking at this one's would have a GPU wait
-        self.unseen = (metrics["loss"], step, rate)
+        self._check_loss()  # of the step before: reading this one's would make the GPU wait
+        self.unchecked = (metrics["loss"], step, rate)
         for name, value in metrics.items():
             self.totals[name] = self.totals.get(name, 0) + value
         self.progress.step += 1
 
     def _draw(self, step: int) -> Tensor | None:
-        """Draw for the images of the whole step, and return this process's rows; leave its generator seeded."""
+        """Draw for the images of the whole step, return this process's rows, and seed its generator."""
         torch.manual_seed(step_seed(self.stage.seed, step, "model"))
         drawn = self.engine.task.draw(self.steps.of_a_step)
         if distributed.rank() > 0:
             torch.manual_seed(step_seed(self.stage.seed, step, "model", distributed.rank()))
-        return None if drawn is None else drawn.chunk(distributed.count())[distributed.rank()]
+        return None if drawn is None else drawn.chunk(distributed.world_size())[distributed.rank()]
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.engine.device
@@ -160,12 +160,12 @@ class _Training:
         outliers = None if batch.outliers is None else to_unit(batch.outliers.to(device, non_blocking=True))
         return Batch(views, batch.labels.to(device, non_blocking=True), outliers)
 
-    def _see_loss(self) -> None:
-        """Stop at a loss that is not finite."""
-        if self.unseen is None:
+    def _check_loss(self) -> None:
+        """Raise OODError if the loss of the last step is not finite."""
+        if self.unchecked is None:
             return
-        loss, step, rate = self.unseen
-        self.unseen = None
+        loss, step, rate = self.unchecked
+        self.unchecked = None
         if not torch.isfinite(loss):
             saved = self.checkpoint.is_file()
             good = f"the last good checkpoint is {self.checkpoint}" if saved else "there is no checkpoint yet"
@@ -176,9 +176,9 @@ class _Training:
             )
 
     def _close_epoch(self, per_epoch: int) -> dict[str, float]:
-        self._see_loss()
+        self._check_loss()
         with torch_state.restoring():
-            means = shared_mean(self.totals, per_epoch) | self.engine.task.after_epoch()
+            means = mean_over_processes(self.totals, per_epoch) | self.engine.task.after_epoch()
         self.progress.epochs.append(means)
         self.totals = {}
         return {"epoch": len(self.progress.epochs), "epochs": self.options.epochs} | means
@@ -186,30 +186,30 @@ class _Training:
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def _should_save(self, saved: float) -> bool:
-        """Return what the first process decides by its clock; several agree only now and then."""
-        if distributed.count() > 1 and self.progress.step % AGREEMENT_STEPS:
+        """Return what the first process decides by its clock; several agree only every few steps."""
+        if distributed.world_size() > 1 and self.progress.step % AGREEMENT_STEPS:
             return False
-        return distributed.told(time.monotonic() - saved > CHECKPOINT_SECONDS)
+        return distributed.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS)
 
     def save(self) -> None:
-        self._see_loss()
-        self.progress.skipped = distributed.united(self.progress.skipped)
+        self._check_loss()
+        self.progress.skipped = distributed.gather_unique(self.progress.skipped)
         self.progress.totals = {name: float(total) for name, total in self.totals.items()}
         scaler = self.engine.scaler
         self.progress.scaler = scaler.state_dict() if scaler is not None else {}
-        self.parts.save(self.checkpoint, self.progress)
+        self.state.save(self.checkpoint, self.progress)
 
     def restore(self) -> None:
-        """Take up the state of a checkpoint, if there is one."""
+        """Restore the state of the checkpoint, if there is one."""
         if not self.checkpoint.is_file():
             return
-        self.progress = self.parts.load(self.checkpoint)
+        self.progress = self.state.load(self.checkpoint)
         for name, total in self.progress.totals.items():
             self.totals[name] = torch.tensor(total, dtype=torch.float64, device=self.engine.device)
         if self.progress.scaler and self.engine.scaler is not None:
             self.engine.scaler.load_state_dict(self.progress.scaler)
 
-    # --------------------------------------------------------------------------------------------------- what is kept
+    # ------------------------------------------------------------------------------------------------------- results
 
     def facts(self) -> dict[str, Any]:
         product, seconds = self.engine.task.product(), max(self.progress.seconds, 1e-9)
@@ -222,16 +222,16 @@ class _Training:
             "parameters": sum(parameter.numel() for parameter in product.parameters()),
             "outputs": None if head is None else len(head.bias),
             "device": str(self.engine.device),
-            "processes": distributed.count(),
-            "precision": self.engine.accelerator.mixed_precision.replace("no", "float32"),
+            "processes": distributed.world_size(),
+            "precision": self.engine.precision,
             "epochs": self.progress.epochs,
             "skipped": self.progress.skipped,
         }
 
     @torch.no_grad()
     def pictures(self, folder: Path) -> dict[str, Any]:
-        """Write the task's pictures of a few training images, un-drawn-for, and return their files by name."""
-        if self.engine.sharded:  # the weights of the other processes are not at hand here
+        """Save the task's example images for the report, and return their files by name."""
+        if self.engine.sharded:  # only the first process comes here, and it does not hold all weights
             return {}
         batch = self._on_device(sample_batch(self.images, self._views(), PICTURED))
         torch.manual_seed(0)

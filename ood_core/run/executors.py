@@ -305,7 +305,7 @@ def local(
 ) -> Executor:
     """Return the executor of this machine: processes where several jobs can be at work at once, else none beside it."""
     at_once, threads = places(todo, asked)
-    if at_once == 1 or distributed.count() > 1:
+    if at_once == 1 or distributed.world_size() > 1:
         return InProcess(store, hooks, of_stages)
     stages = {stage.key: stage for stage in plan.stages}
     return LocalProcesses(recipes, stages, store, hooks, at_once, threads, of_stages)

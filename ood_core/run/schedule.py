@@ -57,14 +57,14 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
     hooks.ood_after_run(plan=plan, results=results)
     if not rows:
         raise failures[0].error
-    distributed.told(())
+    distributed.broadcast(())
     return results
 
 
 def follow(plan: Plan, store: Store) -> None:
     """Take part, in every process but the first, in the stages that `run` shares out; return when it is done."""
     stages = {stage.key: stage for stage in plan.stages}
-    while keys := distributed.told(()):
+    while keys := distributed.broadcast(()):
         dispatch.follow(keys, stages, store)
 
 

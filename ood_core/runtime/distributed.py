@@ -1,6 +1,6 @@
 """The processes of one run, started by torchrun or accelerate; a run of a single process is the case of one.
 
-Everything here does nothing, or returns what it was given, where there is only one.
+Collectives return their argument, or do nothing, in a single process.
 """
 
 from __future__ import annotations
@@ -16,43 +16,44 @@ from torch import Tensor, distributed
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
-"""How long processes wait for the first one, which fits and scores alone."""
+"""Timeout of collectives: the first process fits and scores alone while the others wait."""
 
 
-def join() -> None:
-    """Find the other processes where torchrun or accelerate has started several, and take this one's GPU."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState  # slow, and of no use to a single process
+def init() -> None:
+    """Join the process group if several processes were started, and select this one's GPU."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        gpu = torch.cuda.is_available()
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
 
-        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
-
-def leave() -> None:
-    """Part from the other processes."""
-    if count() > 1:
-        distributed.barrier()  # a process that ends while another still talks takes it down
+def shutdown() -> None:
+    """Leave the process group."""
+    if world_size() > 1:
+        distributed.barrier()  # a process that ends while another still communicates takes it down
         distributed.destroy_process_group()
 
 
-def count() -> int:
+def world_size() -> int:
     """Return the number of processes that share the run."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
     """Return this process's number, from 0."""
-    return distributed.get_rank() if count() > 1 else 0
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
-def wait() -> None:
-    """Return when all processes have come here."""
-    if count() > 1:
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
         distributed.barrier()
 
 
-def told(value: T) -> T:
-    """Return what the first process gave; values that can be pickled."""
-    if count() == 1:
+def broadcast(value: T) -> T:
+    """Return the first process's value; it is pickled."""
+    if world_size() == 1:
         return value
     box: list[Any] = [value]
     distributed.broadcast_object_list(box)
@@ -60,48 +61,46 @@ def told(value: T) -> T:
     return result
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Return the sum over all processes, without gradient."""
-    if count() == 1:
+    if world_size() == 1:
         return values
     summed = values.detach().clone()
     distributed.all_reduce(summed)
     return summed
 
 
-def total_with_gradient(values: Tensor) -> Tensor:
+def differentiable_all_reduce(values: Tensor) -> Tensor:
     """Return the sum over all processes; gradients of all of them flow back into each part."""
-    if count() == 1:
+    if world_size() == 1:
         return values
-    summed: Tensor = _Total.apply(values)  # type: ignore[no-untyped-call]
+    summed: Tensor = _AllReduce.apply(values)  # type: ignore[no-untyped-call]
     return summed
 
 
-class _Total(torch.autograd.Function):
-    """Each process's part goes into what all of them get, so it is owed the gradients of all."""
-
+class _AllReduce(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
-        return total(values)
+        return all_reduce_sum(values)
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
-        return total(gradient)
+        return all_reduce_sum(gradient)  # each part went into the sums of all processes
 
 
-def united(lines: Iterable[str]) -> list[str]:
-    """Return the lines of all processes, sorted, each once."""
-    found = [list(lines)]
-    if count() > 1:
-        found = [[] for _ in range(count())]
-        distributed.all_gather_object(found, list(lines))
-    return sorted({line for part in found for line in part})
+def gather_unique(lines: Iterable[str]) -> list[str]:
+    """Return the lines of all processes, sorted, without duplicates."""
+    gathered = [list(lines)]
+    if world_size() > 1:
+        gathered = [[] for _ in range(world_size())]
+        distributed.all_gather_object(gathered, list(lines))
+    return sorted({line for part in gathered for line in part})
 
 
-def gathered(rows: Tensor) -> Tensor:
-    """Return the rows of all processes in the order of their ranks, without gradient; all give the same shape."""
-    if count() == 1:
+def all_gather(rows: Tensor) -> Tensor:
+    """Return the rows of all processes in the order of their ranks, without gradient; shapes must be equal."""
+    if world_size() == 1:
         return rows
-    parts = [torch.empty_like(rows) for _ in range(count())]
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
     distributed.all_gather(parts, rows.detach().contiguous())
     return torch.cat(parts)

@@ -31,7 +31,7 @@ class EmbeddingCovariance(nn.Module):
     def add(self, embeddings: Tensor) -> None:
         """Count the embeddings [B, D] of this step."""
         # gathered, so that the sums are the same in every process: a checkpoint keeps those of the first
-        rows = distributed.gathered(embeddings).double()
+        rows = distributed.all_gather(embeddings).double()
         self.origin.copy_(torch.where(self.count == 0, rows.mean(0), self.origin))  # no `if`: a GPU would be waited for
         rows = rows - self.origin
         self.count += len(rows)

@@ -117,7 +117,7 @@ class DiscreteVAETask(Task):
         At once for all processes: only the buffers of the first one are kept when a training is interrupted.
         """
         found = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(tokens))
-        self.counts += distributed.total(found)
+        self.counts += distributed.all_reduce_sum(found)
 
     def after_epoch(self) -> dict[str, float]:
         """Return how evenly and how many codes were used in the epoch; move unused ones to where many cells are."""

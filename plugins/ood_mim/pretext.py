@@ -60,7 +60,7 @@ class MaskedImageModellingTask(Task):
         logits = self.head(self.network.forward_masked(images, mask, self.mask_token)[mask])
         targets = self.tokens(shown)[mask]
         # of a process, so that the mean over processes is one over patches; no block may have fitted anywhere
-        count = (distributed.total(mask.sum()) / distributed.count()).clamp_min(1)
+        count = (distributed.all_reduce_sum(mask.sum()) / distributed.world_size()).clamp_min(1)
         right = (logits.argmax(1) == targets).sum()
         return {"loss": cross_entropy(logits, targets, reduction="sum") / count, "masked_accuracy": right / count}
 

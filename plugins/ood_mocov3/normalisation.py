@@ -16,12 +16,12 @@ class JoinedBatchNorm(nn.BatchNorm1d):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the normalised rows, [B, D]."""
-        if not self.training or distributed.count() == 1:
+        if not self.training or distributed.world_size() == 1:
             return super().forward(rows)
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        count = len(rows) * distributed.count()
-        mean = distributed.total_with_gradient(wide.sum(0)) / count
-        variance = distributed.total_with_gradient((wide - mean).square().sum(0)) / count
+        count = len(rows) * distributed.world_size()
+        mean = distributed.differentiable_all_reduce(wide.sum(0)) / count
+        variance = distributed.differentiable_all_reduce((wide - mean).square().sum(0)) / count
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None, "it is made with running statistics"
             assert self.num_batches_tracked is not None and self.momentum is not None, "and with a momentum"

@@ -43,7 +43,7 @@ class Contrast:
         dtype = torch.promote_types(queries.dtype, torch.float32)
         # not under autocast, which rounds similarities to two digits before they are divided by the temperature
         with torch.autocast(queries.device.type, enabled=False):
-            unit_keys = distributed.gathered(normalize(keys.to(dtype), dim=1))
+            unit_keys = distributed.all_gather(normalize(keys.to(dtype), dim=1))
             similarities = normalize(queries.to(dtype), dim=1) @ unit_keys.T
             return 2 * self.temperature * cross_entropy(similarities / self.temperature, own)
 

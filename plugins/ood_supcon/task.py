@@ -37,7 +37,7 @@ def contrast(anchors: Tensor, groups: Tensor, temperature: float) -> Tensor:
         groups: int64 [M]; every group has at least two anchors.
         temperature: Of the softmax.
     """
-    everyone, their_groups = _all_gather(anchors), distributed.gathered(groups)
+    everyone, their_groups = _all_gather(anchors), distributed.all_gather(groups)
     itself = _places(anchors).unsqueeze(1) == torch.arange(len(everyone), device=anchors.device)
     positives = (groups.unsqueeze(1) == their_groups) & ~itself
     similarities = anchors @ everyone.T / temperature
@@ -52,11 +52,11 @@ def _places(rows: Tensor) -> Tensor:
 
 def _all_gather(rows: Tensor) -> Tensor:
     """Return the rows of all processes; gradients flow back to each."""
-    if distributed.count() == 1:
+    if distributed.world_size() == 1:
         return rows
-    parts = [torch.zeros_like(rows) for _ in range(distributed.count())]
+    parts = [torch.zeros_like(rows) for _ in range(distributed.world_size())]
     parts[distributed.rank()] = rows
-    return distributed.total_with_gradient(torch.cat(parts))
+    return distributed.differentiable_all_reduce(torch.cat(parts))
 
 
 class ContrastTask(Task):

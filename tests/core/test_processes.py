@@ -139,9 +139,9 @@ def assert_close(root, one, other, recipe):
 
 
 def test_a_single_process_is_told_what_it_said_and_sums_its_own():
-    assert (distributed.count(), distributed.rank()) == (1, 0)
-    assert distributed.told("word") == "word"
-    assert distributed.united(["b", "a", "b"]) == ["a", "b"]
+    assert (distributed.world_size(), distributed.rank()) == (1, 0)
+    assert distributed.broadcast("word") == "word"
+    assert distributed.gather_unique(["b", "a", "b"]) == ["a", "b"]
 
 
 @pytest.mark.slow

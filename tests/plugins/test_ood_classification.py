@@ -202,7 +202,7 @@ def test_effective_rank_counts_equal_directions_and_is_zero_without_any():
 
 def test_embeddings_of_other_processes_count(monkeypatch):
     mine, theirs = torch.randn(6, 4), torch.randn(6, 4)
-    monkeypatch.setattr(distributed, "gathered", lambda rows: torch.cat([rows, theirs]))
+    monkeypatch.setattr(distributed, "all_gather", lambda rows: torch.cat([rows, theirs]))
     spread = EmbeddingCovariance(4)
     spread.add(mine)
     assert spread.close() == pytest.approx(slow_spread(torch.cat([mine, theirs]).numpy()), rel=1e-9)

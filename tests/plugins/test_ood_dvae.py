@@ -145,7 +145,9 @@ def test_the_codes_of_a_forward_pass_are_counted():
 
 
 def test_codes_are_counted_in_all_processes(monkeypatch):
-    monkeypatch.setattr("ood_core.runtime.distributed.total", lambda values: 2 * values)  # the other one saw the same
+    monkeypatch.setattr(
+        "ood_core.runtime.distributed.all_reduce_sum", lambda values: 2 * values
+    )  # the other one saw the same
     small = task()
     small(batch(5))
     assert small.counts.sum() == 2 * 5 * 16

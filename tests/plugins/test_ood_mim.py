@@ -321,8 +321,8 @@ def test_the_mean_is_one_over_the_hidden_patches_of_all_processes(monkeypatch):
         counts.append(task.masks.draw(3).sum().item())
         torch.manual_seed(seed)
         losses.append(task(Batch((images[3 * seed - 3 : 3 * seed],), torch.zeros(3)))["loss"].item() * counts[-1])
-    monkeypatch.setattr(distributed, "count", lambda: 2)
-    monkeypatch.setattr(distributed, "total", lambda values: torch.tensor(sum(counts)))
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda values: torch.tensor(sum(counts)))
     shares = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""What an interrupted training leaves behind, and how it is taken up again, bit for bit.
+"""The checkpoint of a training, from which it continues bit for bit.
 
 One safetensors file: the task, the optimiser's moments and the averaged weights as tensors, the rest as notes, and a
-checksum of both. Random numbers and the order of the images need none: they follow from the seed and the step.
+checksum of both. No random state is saved: random numbers and the order of the images follow from seed and step.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ood_core.store.store import load_notes, load_tensors, reading, replacing, s
 
 @dataclass
 class Progress:
-    """How far a training is, apart from its tensors.
+    """Progress of a training, apart from its tensors.
 
     Attributes:
-        step: Steps of the optimiser that are done.
-        seconds: Time they took.
-        waited: Part of it spent waiting for images.
+        step: Finished steps of the optimiser.
+        seconds: Their duration.
+        waited: Seconds of it spent waiting for images.
         totals: Sums of the metrics since the epoch began.
-        epochs: Mean metrics of the epochs that are over.
+        epochs: Mean metrics of the finished epochs.
         scaler: State of the gradient scaler.
-        skipped: What was wrong with broken pictures that others stood in for.
+        skipped: Errors of broken pictures that were replaced by others.
     """
 
     step: int = 0
@@ -46,12 +46,12 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What of a training is kept: modules by name, and the optimiser.
+class TrainingState:
+    """The tensors of a training.
 
     Attributes:
-        modules: The task, and the averaged weights if there are any.
-        optimizer: Its moments are kept under the position of the parameter.
+        modules: The task, and the averaged weights if there are any, by name.
+        optimizer: Its moments are saved under the position of the parameter.
     """
 
     modules: Mapping[str, nn.Module]
@@ -60,12 +60,12 @@ class Parts:
     def save(self, path: Path, progress: Progress) -> None:
         """Write the whole state once, by the first process; the old file stays until the new one is complete."""
         tensors = {
-            f"{part}.{name}": whole(tensor)
+            f"{part}.{name}": full_tensor(tensor)
             for part, module in self.modules.items()
             for name, tensor in module.state_dict().items()
         }
         for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{slot}": whole(tensor) for slot, tensor in slots.items()}
+            tensors |= {f"optimizer.{index}.{slot}": full_tensor(tensor) for slot, tensor in slots.items()}
         if distributed.rank() == 0:
             tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
             notes = {"progress": asdict(progress), CHECKSUM: checksums.of_tensors(tensors, asdict(progress))}
@@ -73,10 +73,10 @@ class Parts:
                 save_tensors(temporary, tensors, notes)
 
     def load(self, path: Path) -> Progress:
-        """Take up the state of a file.
+        """Restore the state from a file.
 
         Raises:
-            OODError: It is damaged; nothing was taken up.
+            OODError: It is damaged; nothing was restored.
         """
         tensors, notes = load_tensors(path), load_notes(path)
         with reading(path):
@@ -84,41 +84,37 @@ class Parts:
             if checksums.of_tensors(tensors, progress) != notes[CHECKSUM]:
                 raise ValueError("it was changed since it was written")
         for part, module in self.modules.items():
-            _load_module(module, _below(tensors, f"{part}."))
+            current, saved = module.state_dict(), _without_prefix(tensors, f"{part}.")
+            module.load_state_dict({name: _shard_like(tensor, current[name]) for name, tensor in saved.items()})
         state: dict[int, dict[str, Tensor]] = {}
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for name, tensor in _below(tensors, "optimizer.").items():
+        for name, tensor in _without_prefix(tensors, "optimizer.").items():
             index, slot = name.split(".")
             like = parameters[int(index)]
-            state.setdefault(int(index), {})[slot] = _placed(tensor, like) if tensor.ndim else tensor
+            state.setdefault(int(index), {})[slot] = _shard_like(tensor, like) if tensor.ndim else tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
         return Progress(**progress)
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    current = module.state_dict()
-    module.load_state_dict({name: _placed(tensor, current[name]) for name, tensor in tensors.items()})
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor whose parts lie in several processes in one piece, in each of them."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor in one piece, in every process; others as they are."""
     if not isinstance(tensor, DTensor):
         return tensor
     full: Tensor = tensor.full_tensor()
     return full
 
 
-def _placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor cut up as another one is."""
+def _shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor sharded like another one."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def broken(weights: Mapping[str, Tensor]) -> list[str]:
+def non_finite_names(weights: Mapping[str, Tensor]) -> list[str]:
     """Return the names of weights that are not finite."""
     return [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
