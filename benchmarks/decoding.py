@@ -19,7 +19,7 @@ import torch
 from ood_core.data import cache
 from ood_core.data.decoding import decode, to_rgb
 from ood_core.data.files import digest_files
-from ood_core.data.loaders import Shown, evaluation_batches
+from ood_core.data.loaders import EvaluationTransform, evaluation_batches
 from ood_core.data.selection import Selection
 from ood_core.pipeline import networks
 from ood_core.plugins import find
@@ -54,7 +54,9 @@ def backbone(plugins, model, options, shape):
 def loaded(source, size, limit=None):
     """Return the images a second of the loader, anew each time: what is in the cache comes from there."""
     images = Selection(name="images", source=source, limit=limit).open("test")
-    return rate(len(images), lambda: [None for _ in evaluation_batches(images, Shown(image_size=size), 128)])
+    return rate(
+        len(images), lambda: [None for _ in evaluation_batches(images, EvaluationTransform(image_size=size), 128)]
+    )
 
 
 def small(plugins, folder):

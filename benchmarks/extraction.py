@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ood_core.data.loaders import Shown, evaluation_batches
+from ood_core.data.loaders import EvaluationTransform, evaluation_batches
 from ood_core.data.selection import Selection, to_unit
 from ood_core.pipeline import extract
 from ood_core.plugins import find
@@ -65,7 +65,8 @@ def main(folder=None):
     network = stage_of(plugins, folder).backbone.build(SIZE, None).eval()
     images = stage_of(plugins, folder).images.opened
     batches = [
-        to_unit(batch.images) for batch in evaluation_batches(images, Shown(image_size=SIZE), extract.BATCH_SIZE)
+        to_unit(batch.images)
+        for batch in evaluation_batches(images, EvaluationTransform(image_size=SIZE), extract.BATCH_SIZE)
     ]
     bare(network, batches[:2])
     alone, ours = [], []

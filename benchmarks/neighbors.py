@@ -25,13 +25,13 @@ def draw(kind, rows, seed):
 
 
 def best(actions):
-    """Return the best time of each action, taken in turn."""
+    """Return the best CPU time of each action, taken in turn, on which other work on the machine has little effect."""
     times = {name: [] for name in actions}
     for _ in range(REPETITIONS):
         for name, action in actions.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             action()
-            times[name].append(time.perf_counter() - begun)
+            times[name].append(time.process_time() - begun)
     return {name: min(taken) for name, taken in times.items()}
 
 

@@ -1,4 +1,4 @@
-"""From selected images to batches: the augmented stream of a training, the plain one of an evaluation.
+"""Data loading: augmented batches of a training, plain batches of an evaluation.
 
 Randomness is a function of the seed, the step and the image alone, so the order of loading, the number of workers and
 processes and an interruption do not change what is drawn.
@@ -28,7 +28,7 @@ from ood_core.runtime import torch_state
 T = TypeVar("T")
 
 BROKEN = -1
-"""The digest of a picture that cannot be read."""
+"""Digest of a picture that cannot be read."""
 
 INLINE_IMAGES = 50_000
 """Sets up to this size are decoded in the main process: starting workers would cost more than it saves."""
@@ -37,42 +37,46 @@ INLINE_IMAGES = 50_000
 def sample(images: SelectedImages, image_size: int, count: int) -> Tensor:
     """Return up to `count` images in a fixed random order, float32 [n, 3, S, S] in [0, 1]."""
     order = np.random.default_rng(0).permutation(len(images))[:count]
-    with torch_state.restoring(generators=True):  # a task draws before and after it, whether images are decoded or not
+    with torch_state.restoring(
+        generators=True
+    ):  # whether an image is decoded or cached must not shift what a task draws
         return to_unit(torch.stack([evaluation_view(images.readable(int(i)).pixels, image_size) for i in order]))
 
 
 def step_seed(seed: int, step: int, purpose: str, of: int = 0) -> int:
-    """Return the seed of one purpose at one step: "order", the "views" of an image, the "model" in a process.
+    """Return the seed of a purpose at a step.
 
     Args:
-        seed: Of the stage.
+        seed: Seed of the stage.
         step: Counted from 0.
-        purpose: What it is for.
-        of: Which image of the batch, or which process.
+        purpose: Such as "order", "views" or "model".
+        of: Place of an image in the batch, or rank of a process.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{purpose}/{of}".encode()).digest()[:8], "big") >> 1
 
 
-class Step(NamedTuple):
-    """Which images of a training step a process takes, and the place of the first one in the whole batch."""
+class BatchIndices(NamedTuple):
+    """The images of a training step that a process loads."""
 
     number: int
+    """Number of the step."""
     first: int
+    """Place of the first image in the batch of all processes."""
     rows: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps(Sampler[Step]):
-    """The order of the images: a fresh shuffle every epoch, the incomplete last batch dropped.
+class ShuffledBatchSampler(Sampler[BatchIndices]):
+    """Shuffles the images every epoch, drops the incomplete last batch, and cuts batches up between processes.
 
     Attributes:
         images: Size of the set.
         batch_size: Images a step; a smaller set makes one step of all it has.
         epochs: Passes over the set.
-        seed: Decides the shuffles.
-        begin: Step to begin with, for a continued run.
-        process: Number of this process, which takes its part of every batch.
-        processes: How many there are.
+        seed: Seed of the shuffles.
+        begin: First step, for a continued training.
+        process: Rank of this process.
+        processes: Number of processes.
     """
 
     images: int
@@ -84,7 +88,7 @@ class Steps(Sampler[Step]):
     processes: int = 1
 
     @property
-    def of_a_step(self) -> int:
+    def step_size(self) -> int:
         """Images of one step, in all processes."""
         return min(self.batch_size, self.images)
 
@@ -93,44 +97,44 @@ class Steps(Sampler[Step]):
         """Steps of one epoch."""
         return max(self.images // self.batch_size, 1)
 
-    def after(self, step: int) -> Steps:
-        """Return what is left after so many steps."""
+    def after(self, step: int) -> ShuffledBatchSampler:
+        """Return the sampler of the steps from this one on."""
         return replace(self, begin=step)
 
     def __len__(self) -> int:
         return self.per_epoch * self.epochs - self.begin
 
-    def __iter__(self) -> Iterator[Step]:
-        share = self.of_a_step // self.processes
+    def __iter__(self) -> Iterator[BatchIndices]:
+        share = self.step_size // self.processes
         for epoch in range(self.begin // self.per_epoch, self.epochs):
             order = np.random.default_rng(step_seed(self.seed, epoch, "order")).permutation(self.images)
             for index in range(max(self.begin - epoch * self.per_epoch, 0), self.per_epoch):
                 first = index * self.batch_size + self.process * share
                 rows = order[first : first + share].tolist()
-                yield Step(epoch * self.per_epoch + index, self.process * share, rows)
+                yield BatchIndices(epoch * self.per_epoch + index, self.process * share, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outliers:
-    """The images of an auxiliary set that come with every batch of a training.
+class AuxiliarySampler:
+    """Draws the images of an auxiliary set that come with every batch of a training.
 
     Attributes:
         images: The set.
-        of_a_step: How many, in all processes.
-        process: Number of this process, which takes its part of them.
-        processes: How many there are.
+        step_size: Images a step, in all processes.
+        process: Rank of this process.
+        processes: Number of processes.
     """
 
     images: SelectedImages
-    of_a_step: int
+    step_size: int
     process: int = 0
     processes: int = 1
 
-    def drawn(self, seed: int, step: int, views: Views) -> tuple[Tensor, tuple[str, ...]]:
-        """Return this process's images of a step, through the first view, and what was wrong with broken ones."""
+    def draw(self, seed: int, step: int, views: Views) -> tuple[Tensor, tuple[str, ...]]:
+        """Return this process's images of a step, through the first view, and the errors of broken ones."""
         generator = np.random.default_rng(step_seed(seed, step, "outliers"))
-        rows = generator.choice(len(self.images), self.of_a_step, replace=self.of_a_step > len(self.images))
-        share = self.of_a_step // self.processes
+        rows = generator.choice(len(self.images), self.step_size, replace=self.step_size > len(self.images))
+        share = self.step_size // self.processes
         drawn: list[Tensor] = []
         broken: list[str] = []
         for place in range(self.process * share, (self.process + 1) * share):
@@ -146,15 +150,15 @@ class _AugmentedBatches(Dataset[Batch]):
     images: SelectedImages
     views: Views
     seed: int
-    outliers: Outliers | None = None
+    outliers: AuxiliarySampler | None = None
 
     @torch_state.restoring()
-    def __getitems__(self, step: Step) -> Batch:
+    def __getitems__(self, step: BatchIndices) -> Batch:
         samples, rows = [], []
         broken: list[str] = []
         for place, row in enumerate(step.rows, step.first):
             found = self.images.readable(row)
-            # by image: however many processes share the batch, an image is augmented in the same way
+            # by place in the whole batch, so that the number of processes does not matter
             torch_state.seed_cpu(step_seed(self.seed, step.number, "views", place))
             samples.append(check_views(self.views(found.pixels)))
             rows.append(found.index)
@@ -162,19 +166,19 @@ class _AugmentedBatches(Dataset[Batch]):
         views = tuple(stack_views(view) for view in zip(*samples, strict=True))
         if self.outliers is None:
             return Batch(views, self.images.labels[rows], broken=tuple(broken))
-        outliers, unreadable = self.outliers.drawn(self.seed, step.number, self.views)
+        outliers, unreadable = self.outliers.draw(self.seed, step.number, self.views)
         return Batch(views, self.images.labels[rows], outliers, (*broken, *unreadable))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """How images are shown to a network that is evaluated.
+class EvaluationTransform:
+    """What turns an image into the input of a network in evaluation.
 
     Attributes:
         image_size: S, in pixels.
-        view: How an image becomes a square of this size.
-        views: An augmentation whose first view is shown instead.
-        seed: Of the augmentation.
+        view: Resizing and cropping to a square of this size.
+        views: Augmentation whose first view is used instead.
+        seed: Seed of the augmentation.
     """
 
     image_size: int
@@ -182,7 +186,7 @@ class Shown:
     views: Views | None = None
     seed: int = 0
 
-    def show(self, pixels: Tensor, index: int) -> Tensor:
+    def __call__(self, pixels: Tensor, index: int) -> Tensor:
         """Return the view of an image [3, S, S]; `index` is its place in the set."""
         if self.views is None:
             return evaluation_view(pixels, self.image_size, self.view)
@@ -191,71 +195,71 @@ class Shown:
 
 
 class EvaluationBatch(NamedTuple):
-    """Images in their own order."""
+    """Images in the order of their set."""
 
     images: Tensor
-    """[B, 3, S, S]; uint8, or float32 in [0, 1] behind an augmentation. Black for a broken picture."""
+    """[B, 3, S, S]; uint8, or float32 in [0, 1] after an augmentation. Black for a broken picture."""
     digests: Tensor
-    """int64 [B], of the pictures' pixels before any view; -1 for a broken picture that the recipe says to skip."""
+    """int64 [B], of the pixels before any view; `BROKEN` for a broken picture that is skipped."""
 
 
 @dataclass(frozen=True)
 class _PlainBatches(Dataset[EvaluationBatch]):
     images: SelectedImages
-    shown: Shown
+    transform: EvaluationTransform
 
     def __getitems__(self, rows: list[int]) -> EvaluationBatch:
-        shown, digests = zip(*(self._one(row) for row in rows), strict=True)
-        return EvaluationBatch(stack_views(shown), torch.tensor(digests))
+        views, digests = zip(*(self._load(row) for row in rows), strict=True)
+        return EvaluationBatch(stack_views(views), torch.tensor(digests))
 
-    def _one(self, row: int) -> tuple[Tensor, int]:
+    def _load(self, row: int) -> tuple[Tensor, int]:
         try:
             pixels = self.images.pixels(row)
         except OODError:
             if not self.images.skip_broken:
                 raise
-            size = self.shown.image_size
-            return self.shown.show(torch.zeros(3, size, size, dtype=torch.uint8), row), BROKEN
-        return self.shown.show(pixels, row), pixel_digest(pixels)
+            size = self.transform.image_size
+            return self.transform(torch.zeros(3, size, size, dtype=torch.uint8), row), BROKEN
+        return self.transform(pixels, row), pixel_digest(pixels)
 
 
 def sample_batch(images: SelectedImages, views: Views, count: int) -> Batch:
     """Return the views of up to `count` images in a fixed random order, the same each time."""
     rows = np.random.default_rng(0).permutation(len(images))[:count].tolist()
-    return _AugmentedBatches(images, views, 0).__getitems__(Step(0, 0, rows))
+    return _AugmentedBatches(images, views, 0).__getitems__(BatchIndices(0, 0, rows))
 
 
 def training_batches(
-    images: SelectedImages, views: Views, steps: Steps, outliers: Outliers | None = None
+    images: SelectedImages, views: Views, steps: ShuffledBatchSampler, outliers: AuxiliarySampler | None = None
 ) -> Iterable[Batch]:
     """Return the augmented batches of a training, in order."""
     return _loader(_AugmentedBatches(images, views, steps.seed, outliers), steps, len(images))
 
 
 def evaluation_batches(
-    images: SelectedImages, shown: Shown, batch_size: int, process: int = 0, processes: int = 1
+    images: SelectedImages, transform: EvaluationTransform, batch_size: int, process: int = 0, processes: int = 1
 ) -> Iterator[EvaluationBatch]:
     """Return all images in their own order.
 
-    Several processes take turns, a batch each; where the images do not go round, the last one is given more than once.
+    Several processes take turns, a batch each; the last image is repeated until their batches are of equal size.
     """
     rows = []
     for begin in range(0, len(images), batch_size * processes):
         share = -(-min(len(images) - begin, batch_size * processes) // processes)
         first = begin + process * share
         rows.append([min(row, len(images) - 1) for row in range(first, first + share)])
-    return _ahead(_loader(_PlainBatches(images, shown), rows, len(images)), images)
+    return _prefetch(_loader(_PlainBatches(images, transform), rows, len(images)), images)
 
 
-def _ahead(batches: Iterable[T], images: SelectedImages) -> Iterator[T]:
-    """Yield batches, each decoded in a thread while the one before it is at work.
+def _prefetch(batches: Iterable[T], images: SelectedImages) -> Iterator[T]:
+    """Yield batches, each decoded in a thread while the consumer computes on the one before it.
 
     Not for training, where batches and network draw from one random generator. The thread gets one core: a second team
-    of torch's threads would cost the network more than it gains. Images whose first batch changes settings that the
-    network beside the thread would feel are decoded between the batches.
+    of torch's threads would cost the network more than it gains. Sets whose first batch changes process-wide settings
+    are decoded between the batches.
 
     Raises:
-        OODError: A later batch changes such settings, in the midst of a pass.
+        OODError: A later batch changes such settings.
     """
     source = iter(batches)
 
@@ -275,10 +279,10 @@ def _ahead(batches: Iterable[T], images: SelectedImages) -> Iterator[T]:
 
 
 def _loader(batches: Dataset[T], order: Any, images: int) -> Iterable[T]:
-    """Return a loader of whole batches: `order` yields what `__getitems__` of the batches takes."""
+    """Return a loader whose sampler `order` yields the arguments of `__getitems__` of the batches."""
     workers = 0 if images <= INLINE_IMAGES else min(8, max((os.cpu_count() or 1) - 1, 1))
-    return DataLoader(batches, batch_sampler=order, collate_fn=_keep, num_workers=workers)
+    return DataLoader(batches, batch_sampler=order, collate_fn=_identity, num_workers=workers)
 
 
-def _keep(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

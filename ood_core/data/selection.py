@@ -1,4 +1,4 @@
-"""From a data source to the images of one purpose: classes, superclasses, limits, draws, hold-out, decoded pixels."""
+"""Selections from data sources: classes, superclasses, limits, draws, hold-out, decoded pixels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ood_core.data.open_sources import Library, Pictures
+from ood_core.data.open_sources import DecodedImages, SourcePool
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, EvaluationView, ImageSet, Split
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 Part: TypeAlias = Literal["train", "holdout", "known", "auxiliary", "test"]
-"""What a set of images is for: fitting, calibrating the threshold, being known as OOD, being trained on as OOD, or
-measuring."""
+"""Purpose of a set of images: fitting, calibration, known OOD, auxiliary OOD in training, or measuring."""
 
 Groups: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 """Superclasses, each with its classes."""
@@ -35,22 +34,22 @@ PLAIN = EvaluationView()
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The images a recipe asks for from one source.
+    """The images that a recipe selects from one source.
 
     Attributes:
-        name: What the report calls them.
-        source: Where they come from.
-        candidates: Sources that it is a name for; the first that can be opened is used. None where it is its own.
-        otherwise: Whose source stands in where this one's cannot be opened.
-        split: Which split of the source; None takes `test` for measuring and `train` for everything else.
-        superclasses: Classes to take together, each group under one name and label; None leaves classes as they are.
+        name: Name in the report.
+        source: The data source.
+        candidates: Sources that it is a name for; the first that can be opened is used.
+        otherwise: Fallback if the source cannot be opened.
+        split: Split of the source; None takes `test` for measuring and `train` for everything else.
+        superclasses: Classes to merge, each group under one name and label; None leaves classes as they are.
         classes: Names of the classes (or superclasses) to keep, in label order; None keeps all.
         without: Names of classes (or superclasses) to leave out.
-        limit: At most so many images of each class; None keeps all.
-        draw: Seed of which images the limit leaves; None leaves the first ones.
+        limit: Maximum number of images of each class; None keeps all.
+        draw: Seed of a random draw of the images within the limit; None keeps the first ones.
         holdout: Share of every class's training images kept back for calibration.
         minus: Other selections whose images are not among these.
-        skip_broken: Whether broken pictures are counted and left out, instead of stopping the run.
+        skip_broken: Whether broken pictures are counted and skipped, instead of stopping the run.
     """
 
     name: str
@@ -67,13 +66,13 @@ class Selection:
     minus: tuple[Selection, ...] = ()
     skip_broken: bool = False
 
-    def open(self, part: Part, library: Library | None = None) -> SelectedImages:
+    def open(self, part: Part, library: SourcePool | None = None) -> SelectedImages:
         """Return the images for this purpose.
 
         Raises:
             OODError: The source cannot be opened, a class does not exist, or nothing is left.
         """
-        library = library or Library()
+        library = library or SourcePool()
         pictures = self.pictures(part, library)
         images = pictures.images
         groups = self._groups(images)
@@ -92,11 +91,11 @@ class Selection:
         selected.skip_broken, selected.holdout, selected.notes = self.skip_broken, self.holdout, images.notes
         return selected
 
-    def class_names(self, library: Library) -> tuple[str, ...]:
-        """Return the names of the classes (or superclasses) that measuring would have, in label order."""
+    def class_names(self, library: SourcePool) -> tuple[str, ...]:
+        """Return the names of the classes (or superclasses) of the test images, in label order."""
         return self._chosen(tuple(self._groups(self.pictures("test", library).images)))
 
-    def pictures(self, part: Part, library: Library) -> Pictures:
+    def pictures(self, part: Part, library: SourcePool) -> DecodedImages:
         """Return the split of the source that images for this purpose come from.
 
         Raises:
@@ -113,7 +112,7 @@ class Selection:
             except OODError as other:
                 raise OODError(f"{error}; otherwise: {other}") from other
 
-    def stands_in(self, part: Part, library: Library) -> bool:
+    def stands_in(self, part: Part, library: SourcePool) -> bool:
         """Return whether the source `otherwise` is read in place of this one's."""
         try:
             replace(self, otherwise=None).pictures(part, library)
@@ -175,7 +174,7 @@ class Selection:
 
 
 def _rows_by_label(labels: NDArray[np.int64]) -> Callable[[int], Rows]:
-    """Return what gives the rows of a label, in order; sorted once, because there may be a thousand labels."""
+    """Return a function from a label to its rows, in order; sorted once, because there may be a thousand labels."""
     order = np.argsort(labels, kind="stable")
     ordered = labels[order]
 
@@ -196,8 +195,8 @@ def _part_of(rows: Rows, part: Part, holdout: float) -> Rows:
 
 
 @dataclass(frozen=True)
-class Readable:
-    """An image that could be read, and what was wrong with those before it that could not."""
+class ReadImage:
+    """An image, and the errors of broken ones that it replaces."""
 
     index: int
     pixels: Tensor
@@ -205,10 +204,10 @@ class Readable:
 
 
 MUCH = 0.15
-"""Share of the area of the training images above which is said what the central square leaves out."""
+"""Share of the area of the training images that the central crop may lose before a note says so."""
 
 SIZED = 16
-"""Training images by which that is judged."""
+"""Training images from which that share is estimated."""
 
 
 class SelectedImages:
@@ -218,10 +217,10 @@ class SelectedImages:
     """Number of classes (or superclasses) of the source, before some were selected."""
 
     notes: tuple[str, ...]
-    """What the source has to say of its images."""
+    """Notes of the source on its images."""
 
     found: int
-    """Number of images before the hold-out, and before others are taken out of them."""
+    """Number of images before the hold-out and `minus`."""
 
     holdout = 0.0
     """Share of every class's training images that is kept back for calibration."""
@@ -230,7 +229,7 @@ class SelectedImages:
     """Whether a broken picture is counted and left out, instead of stopping the run."""
 
     def __init__(
-        self, pictures: Pictures, classes: tuple[str, ...], rows_by_class: list[Rows], fingerprint: str
+        self, pictures: DecodedImages, classes: tuple[str, ...], rows_by_class: list[Rows], fingerprint: str
     ) -> None:
         rows = np.concatenate(rows_by_class)
         labels = np.concatenate([np.full(len(rows), label) for label, rows in enumerate(rows_by_class)])
@@ -261,7 +260,7 @@ class SelectedImages:
         return set() if places is None else {places[row] for row in self.rows}
 
     def place(self, index: int) -> str:
-        """Return which picture an image is: the file that holds it, or its number in the set."""
+        """Return the file of an image, or its number in the set."""
         places = self._pictures.images.places
         return f"image {index}" if places is None else places[int(self.rows[index])]
 
@@ -271,7 +270,7 @@ class SelectedImages:
         return self._pictures.disturbs
 
     def sizes(self, most: int = SIZED) -> list[tuple[int, int]]:
-        """Return the sides of so many pictures, drawn at random; without those that are broken."""
+        """Return widths and heights of randomly drawn pictures, without broken ones."""
         found = []
         for row in np.random.default_rng(0).permutation(self.rows)[:most]:
             with suppress(OODError):
@@ -291,17 +290,17 @@ class SelectedImages:
                 raise
             raise OODError(f"{error}; 'unreadable: skip' in 'data' goes on without such pictures") from error
 
-    def readable(self, index: int) -> Readable:
-        """Return the image, or the next one that is not broken where such are skipped.
+    def readable(self, index: int) -> ReadImage:
+        """Return the image, or the next one that can be read if broken ones are skipped.
 
         Raises:
-            OODError: The picture is broken and the recipe says to stop, or all are.
+            OODError: The picture is broken and is not to be skipped, or all are.
         """
         broken: list[str] = []
         for place in range(len(self)):
             here = (index + place) % len(self)
             try:
-                return Readable(here, self.pixels(here), tuple(broken))
+                return ReadImage(here, self.pixels(here), tuple(broken))
             except OODError as error:
                 if not self.skip_broken:
                     raise
@@ -325,9 +324,9 @@ def evaluation_view(image: Tensor, image_size: int, view: EvaluationView = PLAIN
 
 
 def cut_away(sizes: Iterable[tuple[int, int]], view: EvaluationView) -> float:
-    """Return which share of their area pictures lose because they are not square; 0 where both sides are resized.
+    """Return the mean share of their area that pictures lose because they are not square; 0 if both sides are resized.
 
-    What a `crop_fraction` cuts off all sides is not counted: that is asked for.
+    What a `crop_fraction` cuts off on purpose is not counted.
     """
     shares = [0.0 if view.squash else 1 - min(size) / max(size) for size in sizes]
     return sum(shares) / len(shares) if shares else 0.0

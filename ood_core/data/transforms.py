@@ -1,4 +1,4 @@
-"""Parts of augmentations: each takes an image, uint8 [3, H, W], and gives another; a view is some of them in a row.
+"""Random transforms of images, uint8 [3, H, W].
 
 All draw from torch's global generator, which is seeded for each image.
 """
@@ -17,75 +17,75 @@ from torch.nn import functional
 from ood_core.data.selection import evaluation_view
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 
-Change: TypeAlias = Callable[[Tensor], Tensor]
+Transform: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class InARow:
-    """Some changes after each other.
+class Compose:
+    """Transforms one after the other.
 
     Attributes:
-        changes: The first one is given the image.
+        transforms: The first one is applied to the image.
     """
 
-    changes: tuple[Change, ...]
+    transforms: tuple[Transform, ...]
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Return the changed image."""
-        for change in self.changes:
-            image = change(image)
+        """Return the transformed image."""
+        for transform in self.transforms:
+            image = transform(image)
         return image
 
 
 @dataclass(frozen=True)
-class Apart:
-    """Views of an image that are drawn apart from each other.
+class MultiView:
+    """Independent views of an image.
 
     Attributes:
-        changes: One for each view.
+        transforms: One for each view.
     """
 
-    changes: tuple[Change, ...]
+    transforms: tuple[Transform, ...]
 
     def __call__(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the views, uint8 [3, S, S] each, of an image [3, H, W]."""
-        return tuple(change(image) for change in self.changes)
+        return tuple(transform(image) for transform in self.transforms)
 
 
-def flipped(image: Tensor) -> Tensor:
+def random_flip(image: Tensor) -> Tensor:
     """Return the image, mirrored half of the time."""
     return image.flip(-1) if torch.rand(()) < 0.5 else image
 
 
 def padded_crop(image: Tensor, padding: int) -> Tensor:
-    """Return a random cut of the same size out of the image with so many black pixels around it."""
+    """Return a random crop of the same size from the image padded with black pixels."""
     height, width = image.shape[-2:]
     top, left = torch.randint(2 * padding + 1, (2,)).tolist()
     return functional.pad(image, [padding] * 4)[:, top : top + height, left : left + width]
 
 
-def jittered(strength: float) -> Change:
-    """Return what changes brightness, contrast and saturation, each by a factor in 1 +- strength."""
+def random_color_jitter(strength: float) -> Transform:
+    """Return a jitter of brightness, contrast and saturation, each by a factor in 1 +- strength."""
     prepare_torchvision()
     from torchvision.transforms import v2  # slow
 
-    jitter: Change = v2.ColorJitter(strength, strength, strength)
+    jitter: Transform = v2.ColorJitter(strength, strength, strength)
     return jitter
 
 
-def random_crop(image_size: int, smallest: float) -> Change:
-    """Return what makes any image S x S: a random crop of at least this share of its area; at 1 the evaluation view."""
+def random_crop(image_size: int, smallest: float) -> Transform:
+    """Return a random crop of at least this share of the area, resized to S x S; at 1 the evaluation view."""
     if smallest == 1:
         return partial(evaluation_view, image_size=image_size)
     prepare_torchvision()
     from torchvision.transforms import InterpolationMode, v2  # slow, and not needed where nothing is cropped
 
-    crop: Change = v2.RandomResizedCrop(image_size, scale=(smallest, 1), interpolation=InterpolationMode.BICUBIC)
+    crop: Transform = v2.RandomResizedCrop(image_size, scale=(smallest, 1), interpolation=InterpolationMode.BICUBIC)
     return crop
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distortions:
+class ContrastiveAugmentation:
     """The augmentation of contrastive learning (SimCLR, Chen et al., 2020; BYOL, Grill et al., 2020).
 
     Attributes:
@@ -93,7 +93,7 @@ class Distortions:
         flip: Whether half of the views are mirrored.
         color_jitter: Strength for brightness and contrast.
         saturation: Strength for saturation, as a share of that.
-        grayscale: Share of views without colour; none where nothing is jittered.
+        grayscale: Share of views without colour; none where nothing is random_color_jitter.
     """
 
     crop_scale: float
@@ -102,12 +102,12 @@ class Distortions:
     saturation: float = 0.5
     grayscale: float = 0.2
 
-    def view(self, image_size: int, blurred: float = 0.0, solarized: float = 0.0) -> Change:
+    def view(self, image_size: int, blurred: float = 0.0, solarized: float = 0.0) -> Transform:
         """Return the augmentation with these probabilities of blur and solarisation, in the order of BYOL."""
         prepare_torchvision()
         from torchvision.transforms import v2  # slow
 
-        steps: list[Change] = [random_crop(image_size, self.crop_scale)]
+        steps: list[Transform] = [random_crop(image_size, self.crop_scale)]
         if strength := self.color_jitter:
             jitter = v2.ColorJitter(strength, strength, strength * self.saturation, min(strength / 4, 0.5))
             steps += [v2.RandomApply([jitter], p=0.8), v2.RandomGrayscale(p=self.grayscale)]
@@ -116,8 +116,8 @@ class Distortions:
         if solarized:
             steps.append(v2.RandomSolarize(threshold=128, p=solarized))
         if self.flip:
-            steps.append(flipped)
-        return InARow(tuple(steps))
+            steps.append(random_flip)
+        return Compose(tuple(steps))
 
 
 def _kernel(image_size: int) -> int:

@@ -69,14 +69,13 @@ class Points:
 
     def measure(self, queries: Tensor, indices: Tensor) -> Tensor:
         """Return the values of each query [N, D] with its points [N, M], float64 [N, M]; no pair depends on others."""
-        queries, step = self.scale(queries), max(1, _PAIR_NUMBERS // max(queries.shape[1], 1))
-        rows = torch.arange(len(queries)).repeat_interleave(indices.shape[1])
+        step = max(1, _PAIR_NUMBERS // max(indices.shape[1] * queries.shape[1], 1))
         parts = []
-        for row, index in zip(torch.split(rows, step), torch.split(indices.reshape(-1), step), strict=True):
-            left, right = queries[row], self.vectors[index].double()
-            terms = left.sub_(right).square_() if self.metric == "l2" else left.mul_(right)
-            parts.append(terms.sum(1))
-        values = torch.cat(parts).view(indices.shape)
+        for some, places in zip(torch.split(self.scale(queries), step), torch.split(indices, step), strict=True):
+            found, rows = self.vectors[places].double(), some[:, None]
+            terms = found.sub_(rows).square_() if self.metric == "l2" else found.mul_(rows)
+            parts.append(terms.sum(2))
+        values = torch.cat(parts)
         return values / self._norms[indices] if self.metric == "cosine" else values
 
     def rank(self, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:

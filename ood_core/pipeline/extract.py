@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ood_core.data.loaders import BROKEN, EvaluationBatch, Shown, evaluation_batches
+from ood_core.data.loaders import BROKEN, EvaluationBatch, EvaluationTransform, evaluation_batches
 from ood_core.data.selection import SelectedImages, to_unit
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import Head, Network, Probe
@@ -76,12 +76,12 @@ def execute(stages: Sequence[ExtractStage], store: Store, observer: Observer) ->
             writer.finish(good, alone)
 
 
-def shown(stage: ExtractStage, network: Network) -> Shown:
+def shown(stage: ExtractStage, network: Network) -> EvaluationTransform:
     """Return how an extraction stage shows images to its network."""
     if stage.augmented_by is None:
-        return Shown(image_size=stage.image_size, view=stage.view)
+        return EvaluationTransform(image_size=stage.image_size, view=stage.view)
     views = stage.augmented_by.views(stage.image_size, getattr(network, "grid", None))
-    return Shown(image_size=stage.image_size, views=views, seed=stage.seed or 0)
+    return EvaluationTransform(image_size=stage.image_size, views=views, seed=stage.seed or 0)
 
 
 @torch.inference_mode()

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_core.data.loaders import Outliers, Steps, sample, sample_batch, step_seed, training_batches
+from ood_core.data.loaders import (
+    AuxiliarySampler,
+    ShuffledBatchSampler,
+    sample,
+    sample_batch,
+    step_seed,
+    training_batches,
+)
 from ood_core.data.selection import to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PretextTask, Task, TokenizerTraining, TrainingData
@@ -70,7 +77,7 @@ class _Training:
         self.state = TrainingState(self.engine.modules(), self.engine.optimizer)
         self.totals: dict[str, Tensor] = {}
         self.unchecked: tuple[Tensor, int, float] | None = None
-        self.steps = Steps(
+        self.steps = ShuffledBatchSampler(
             images=len(self.images),
             batch_size=self.options.batch_size,
             epochs=self.options.epochs,
@@ -83,8 +90,8 @@ class _Training:
     def _require_equal_parts(self) -> None:
         parts = distributed.world_size() * self.options.accumulation
         outliers = self._outliers()
-        sizes = {"batch_size": self.steps.of_a_step}
-        sizes |= {"auxiliary_batch_size": outliers.of_a_step} if outliers is not None else {}
+        sizes = {"batch_size": self.steps.step_size}
+        sizes |= {"auxiliary_batch_size": outliers.step_size} if outliers is not None else {}
         for option, size in sizes.items():
             if size % parts:
                 raise OODError(
@@ -111,14 +118,14 @@ class _Training:
                 saved = time.monotonic()
         self.progress.skipped = distributed.gather_unique(self.progress.skipped)
 
-    def _outliers(self) -> Outliers | None:
+    def _outliers(self) -> AuxiliarySampler | None:
         """Return the images of the auxiliary set that come with each batch, for tasks that need them."""
         if not isinstance(self.options, PretextTask) or not self.options.auxiliary_images():
             return None
         assert self.stage.auxiliary is not None, "the recipe was checked to name an auxiliary set"
-        return Outliers(
+        return AuxiliarySampler(
             images=self.stage.auxiliary.opened,
-            of_a_step=self.options.auxiliary_images(),
+            step_size=self.options.auxiliary_images(),
             process=self.steps.process,
             processes=self.steps.processes,
         )
@@ -149,7 +156,7 @@ class _Training:
     def _draw(self, step: int) -> Tensor | None:
         """Draw for the images of the whole step, return this process's rows, and seed its generator."""
         torch.manual_seed(step_seed(self.stage.seed, step, "model"))
-        drawn = self.engine.task.draw(self.steps.of_a_step)
+        drawn = self.engine.task.draw(self.steps.step_size)
         if distributed.rank() > 0:
             torch.manual_seed(step_seed(self.stage.seed, step, "model", distributed.rank()))
         return None if drawn is None else drawn.chunk(distributed.world_size())[distributed.rank()]
@@ -217,7 +224,7 @@ class _Training:
         return {
             "seconds": round(seconds, 3),
             "steps": self.progress.step,
-            "images_per_second": round(self.steps.of_a_step * self.progress.step / seconds, 1),
+            "images_per_second": round(self.steps.step_size * self.progress.step / seconds, 1),
             "waiting": round(self.progress.waited / seconds, 4),
             "parameters": sum(parameter.numel() for parameter in product.parameters()),
             "outputs": None if head is None else len(head.bias),

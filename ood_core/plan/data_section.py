@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Lt
 
-from ood_core.data.open_sources import Library
+from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import Part
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import EvaluationView, PositiveInt
@@ -51,7 +51,7 @@ DATA_KEYS = ("image_size", "evaluation", *SETTINGS, "id", "auxiliary", *LISTS)
 class Data:
     """The section `data` as it was read, before the protocol takes it apart."""
 
-    def __init__(self, reader: Reader, library: Library, node: Node, protocol: Node | None) -> None:
+    def __init__(self, reader: Reader, library: SourcePool, node: Node, protocol: Node | None) -> None:
         self.reader, self.node = reader, node
         self.entries = reader.keys(node, "'data'", DATA_KEYS)
         before = len(reader.errors)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ood_core.data.open_sources import Library
+from ood_core.data.open_sources import SourcePool
 from ood_core.errors import OODError, OODErrors, suggest
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
 from ood_core.plan import published_cells, sections
@@ -45,7 +45,7 @@ def make_plan(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
     """
     errors: list[OODError] = []
     experiments: list[Experiment] = []
-    library = Library()
+    library = SourcePool()
     for recipe in recipes:
         reader = Reader(plugins)
         experiments += sections.read(recipe, reader, library)

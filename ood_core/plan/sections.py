@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ood_core.data.open_sources import Library
+from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import MUCH, cut_away
 from ood_core.errors import listed, suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
@@ -88,7 +88,7 @@ class Experiment:
     averaged: bool
 
 
-def read(recipe: Recipe, reader: Reader, library: Library) -> list[Experiment]:
+def read(recipe: Recipe, reader: Reader, library: SourcePool) -> list[Experiment]:
     """Return the experiments, one for each case of the protocol; none if the reader has noted any mistake."""
     sections = reader.keys(recipe.root, "a recipe", (*SECTIONS, *OTHERS))
     for name in SECTIONS:

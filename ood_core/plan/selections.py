@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from ood_core.data.open_sources import Library
+from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import Groups, Part, Selection
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, EvaluationView, NonNegativeInt, PositiveInt, Split
@@ -51,7 +51,7 @@ class Selected:
 class SelectionReader:
     """Reads selections, and opens them; mistakes go to the reader."""
 
-    def __init__(self, reader: Reader, library: Library, settings: Settings) -> None:
+    def __init__(self, reader: Reader, library: SourcePool, settings: Settings) -> None:
         self.reader, self.library, self.settings = reader, library, settings
         self.notes: list[str] = []
         self.sources: list[tuple[str, DatasetSource]] = []

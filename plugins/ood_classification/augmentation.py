@@ -11,7 +11,7 @@ from typing import TypeAlias
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ood_core.data.transforms import Change
+from ood_core.data.transforms import Transform
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 Mix: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -25,7 +25,7 @@ POLICIES = re.compile(
 """Names of timm's policies of automatic augmentation."""
 
 
-def recoloured(image_size: int, policy: str | None, jitter: float) -> Change:
+def recoloured(image_size: int, policy: str | None, jitter: float) -> Transform:
     """Return timm's second stage of augmentation: a policy, jitter, or a policy that leaves room for jitter."""
     prepare_torchvision()
     from timm.data.transforms_factory import create_transform  # slow
@@ -46,7 +46,7 @@ def recoloured(image_size: int, policy: str | None, jitter: float) -> Change:
     for operation in operations:
         if operation.name.startswith("Posterize"):
             operation.aug_fn = _posterized
-    change: Change = v2.Compose([v2.ToPILImage(), second, v2.PILToTensor()])
+    change: Transform = v2.Compose([v2.ToPILImage(), second, v2.PILToTensor()])
     return change
 
 
@@ -55,16 +55,16 @@ def _posterized(image: Image.Image, bits: int, **_: object) -> Image.Image:
     return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
 
 
-def erasing(probability: float) -> Change:
+def erasing(probability: float) -> Transform:
     """Return what puts noise in place of a rectangle of some images; all become float32."""
     prepare_torchvision()
     from timm.data.random_erasing import RandomErasing  # slow
 
-    erase: Change = RandomErasing(probability, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
+    erase: Transform = RandomErasing(probability, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
     return partial(_erased, erase)
 
 
-def _erased(erase: Change, image: Tensor) -> Tensor:
+def _erased(erase: Transform, image: Tensor) -> Tensor:
     """The noise is standard normal for a network whose pixels are normalised with mean = std = 0.5, as BEiT's are."""
     return erase(image.float() / 127.5 - 1) / 2 + 0.5
 

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from ood_classification.augmentation import POLICIES, erasing, mixing, recoloured
 from ood_classification.task import ClassificationTask, OneClassTask
-from ood_core.data.transforms import Apart, Change, InARow, flipped, padded_crop, random_crop
+from ood_core.data.transforms import Compose, MultiView, Transform, padded_crop, random_crop, random_flip
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     Network,
@@ -81,16 +81,16 @@ class Supervised(PretextTask):
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, one view, in timm's order; what is switched off costs nothing."""
-        changes: list[Change] = [random_crop(image_size, self.crop_scale)]
+        changes: list[Transform] = [random_crop(image_size, self.crop_scale)]
         if self.crop_padding:
             changes.append(partial(padded_crop, padding=self.crop_padding))
         if self.flip:
-            changes.append(flipped)
+            changes.append(random_flip)
         if self.auto_augment or self.color_jitter:
             changes.append(recoloured(image_size, self.auto_augment, self.color_jitter))
         if self.random_erasing:
             changes.append(erasing(self.random_erasing))
-        return Apart((InARow(tuple(changes)),))
+        return MultiView((Compose(tuple(changes)),))
 
     def task(self, kind: type[T], network: Network, classes: int) -> T:
         """Return the task for so many classes, with a fresh classifier."""

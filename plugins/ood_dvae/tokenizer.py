@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from ood_core.data.transforms import Apart, InARow, flipped, random_crop
+from ood_core.data.transforms import Compose, MultiView, random_crop, random_flip
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     NonNegativeFloat,
@@ -64,7 +64,7 @@ class DiscreteVAETraining(TokenizerTraining):
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, one view."""
         crop = random_crop(image_size, self.tokenizer.crop_scale)
-        return Apart((InARow((crop, flipped) if self.tokenizer.flip else (crop,)),))
+        return MultiView((Compose((crop, random_flip) if self.tokenizer.flip else (crop,)),))
 
     def build(self, data: TrainingData) -> DiscreteVAETask:
         """Return the task; raise OODError if images cannot be cut into whole cells."""

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ood_core.data.selection import evaluation_view
-from ood_core.data.transforms import Change
+from ood_core.data.transforms import Transform
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 
 _ASPECT = [3 / 4, 4 / 3]  # width : height, as in every random crop since Inception's
@@ -26,7 +26,7 @@ class TwoSizeCrop:
         sizes: In pixels; the network's by bicubic interpolation, the tokenizer's by Lanczos's, both antialiased.
     """
 
-    change: Change
+    change: Transform
     smallest: float
     sizes: tuple[int, int]
 

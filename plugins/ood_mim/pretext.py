@@ -10,7 +10,7 @@ from annotated_types import Gt, Le, Lt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from ood_core.data.transforms import Apart, Change, InARow, flipped, jittered, random_crop
+from ood_core.data.transforms import Compose, MultiView, Transform, random_color_jitter, random_crop, random_flip
 from ood_core.errors import OODError
 from ood_core.interfaces import (
     Batch,
@@ -119,12 +119,12 @@ class MaskedImageModelling(PretextTask):
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation: one view, or a second one for a tokenizer that wants another size."""
-        changes: list[Change] = [jittered(self.color_jitter)] if self.color_jitter else []
-        changes += [flipped] if self.flip else []
+        changes: list[Transform] = [random_color_jitter(self.color_jitter)] if self.color_jitter else []
+        changes += [random_flip] if self.flip else []
         size = image_size if grid is None else self.tokenizer.view_size(image_size, grid)
         if size != image_size:
-            return TwoSizeCrop(InARow(tuple(changes)), self.crop_scale, (image_size, size))
-        return Apart((InARow((*changes, random_crop(image_size, self.crop_scale))),))
+            return TwoSizeCrop(Compose(tuple(changes)), self.crop_scale, (image_size, size))
+        return MultiView((Compose((*changes, random_crop(image_size, self.crop_scale))),))
 
     def build(self, network: Network, data: TrainingData) -> MaskedImageModellingTask:
         """Return the task, its tokenizer fitted to the training data.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from ood_core.data.transforms import Apart, Distortions
+from ood_core.data.transforms import ContrastiveAugmentation, MultiView
 from ood_core.interfaces import (
     Network,
     NonNegativeFloat,
@@ -66,9 +66,9 @@ class MoCoV3(PretextTask):
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, two views."""
-        both = Distortions(crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter)
+        both = ContrastiveAugmentation(crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter)
         first, second = (1.0, 0.1) if self.blur else (0.0, 0.0)
-        return Apart((both.view(image_size, first), both.view(image_size, second, self.solarize)))
+        return MultiView((both.view(image_size, first), both.view(image_size, second, self.solarize)))
 
     def build(self, network: Network, data: TrainingData) -> MoCoV3Task:
         """Return the task; the patch embedding of the network is frozen in it."""

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
 
-from ood_core.data.transforms import Apart, Change, InARow, flipped, padded_crop, random_crop
+from ood_core.data.transforms import Compose, MultiView, Transform, padded_crop, random_crop, random_flip
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, NonNegativeFloat, NonNegativeInt, PositiveInt, PretextTask, TrainingData, Views
 from ood_outliers.task import ExposureTask, Penalty, penalize_confidence, penalize_energies
@@ -46,10 +46,10 @@ class Exposure(PretextTask):
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation of ID images and outliers: one view."""
-        changes: list[Change] = [random_crop(image_size, self.crop_scale)]
+        changes: list[Transform] = [random_crop(image_size, self.crop_scale)]
         changes += [partial(padded_crop, padding=self.crop_padding)] if self.crop_padding else []
-        changes += [flipped] if self.flip else []
-        return Apart((InARow(tuple(changes)),))
+        changes += [random_flip] if self.flip else []
+        return MultiView((Compose(tuple(changes)),))
 
     def task(self, network: Network, data: TrainingData, penalty: Penalty, weight: float) -> ExposureTask:
         """Return the task; a classifier without an output for each class is replaced."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ood_core.data.transforms import Apart, InARow, flipped, random_crop
+from ood_core.data.transforms import MultiView, Compose, random_flip, random_crop
 from ood_core.interfaces import Batch, PatchNetwork, Task, Views
 from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
 from ood_core.interfaces.building_blocks.masked_errors import mean_over_masks
@@ -71,4 +71,4 @@ class PixelTask(Task):
 
 def crop_and_flip(image_size: int, crop_scale: float, flip: bool) -> Views:
     """Return an augmentation of one view."""
-    return Apart((InARow((random_crop(image_size, crop_scale), *([flipped] if flip else []))),))
+    return MultiView((Compose((random_crop(image_size, crop_scale), *([random_flip] if flip else []))),))

@@ -10,7 +10,7 @@ from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ood_core.data.transforms import Apart, InARow, flipped, jittered, random_crop
+from ood_core.data.transforms import Compose, MultiView, random_color_jitter, random_crop, random_flip
 from ood_core.interfaces import Batch, Network, NonNegativeFloat, PretextTask, Task, TrainingData, Views
 from ood_core.interfaces.building_blocks.image_grid import tiled
 
@@ -66,9 +66,9 @@ class Rotation(PretextTask):
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, one view that is turned later."""
         changes = [random_crop(image_size, self.crop_scale)]
-        changes += [flipped] if self.flip else []
-        changes += [jittered(self.color_jitter)] if self.color_jitter else []
-        return Apart((InARow(tuple(changes)),))
+        changes += [random_flip] if self.flip else []
+        changes += [random_color_jitter(self.color_jitter)] if self.color_jitter else []
+        return MultiView((Compose(tuple(changes)),))
 
     def build(self, network: Network, data: TrainingData) -> RotationTask:
         """Return the task with a linear layer for the four turns."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Gt, Le
 
-from ood_core.data.transforms import Apart, Distortions
+from ood_core.data.transforms import ContrastiveAugmentation, MultiView
 from ood_core.interfaces import (
     Network,
     NonNegativeFloat,
@@ -49,8 +49,10 @@ class Contrastive(PretextTask):
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation, two views drawn alike."""
-        both = Distortions(crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter, saturation=1.0)
-        return Apart((both.view(image_size), both.view(image_size)))
+        both = ContrastiveAugmentation(
+            crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter, saturation=1.0
+        )
+        return MultiView((both.view(image_size), both.view(image_size)))
 
     def build(self, network: Network, data: TrainingData) -> ContrastTask:
         """Return the task: images of one class are alike, or the views of one image."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ood_core.data import loaders
-from ood_core.data.loaders import Steps
+from ood_core.data.loaders import ShuffledBatchSampler
 from ood_core.data.selection import Selection
 from ood_core.errors import OODError
 
@@ -15,7 +15,7 @@ from .test_data import FlatSource, select
 
 
 def test_each_epoch_visits_every_image_once_in_another_order():
-    steps = list(Steps(images=12, batch_size=4, epochs=2, seed=0))
+    steps = list(ShuffledBatchSampler(images=12, batch_size=4, epochs=2, seed=0))
     assert [step.number for step in steps] == list(range(6))
     first, second = ([row for step in part for row in step.rows] for part in (steps[:3], steps[3:]))
     assert sorted(first) == sorted(second) == list(range(12))
@@ -23,19 +23,19 @@ def test_each_epoch_visits_every_image_once_in_another_order():
 
 
 def test_the_incomplete_batch_is_dropped_but_a_small_set_makes_one_step():
-    assert [len(step.rows) for step in Steps(images=10, batch_size=4, epochs=1, seed=0)] == [4, 4]
-    assert [len(step.rows) for step in Steps(images=3, batch_size=4, epochs=2, seed=0)] == [3, 3]
+    assert [len(step.rows) for step in ShuffledBatchSampler(images=10, batch_size=4, epochs=1, seed=0)] == [4, 4]
+    assert [len(step.rows) for step in ShuffledBatchSampler(images=3, batch_size=4, epochs=2, seed=0)] == [3, 3]
 
 
 @pytest.mark.parametrize("begin", [0, 1, 3, 5, 6])
 def test_a_continued_order_is_the_rest_of_the_whole_order(begin):
-    whole = list(Steps(images=13, batch_size=4, epochs=2, seed=7))
-    rest = Steps(images=13, batch_size=4, epochs=2, seed=7, begin=begin)
+    whole = list(ShuffledBatchSampler(images=13, batch_size=4, epochs=2, seed=7))
+    rest = ShuffledBatchSampler(images=13, batch_size=4, epochs=2, seed=7, begin=begin)
     assert list(rest) == whole[begin:]
     assert len(rest) == len(whole) - begin
 
 
-SHOWN = loaders.Shown(image_size=4)
+SHOWN = loaders.EvaluationTransform(image_size=4)
 
 
 def test_augmentation_depends_on_seed_and_step_alone():
@@ -44,14 +44,22 @@ def test_augmentation_depends_on_seed_and_step_alone():
     def views(image):
         return (image.float() + torch.rand(()),)
 
-    whole = list(loaders.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=3)))
+    whole = list(
+        loaders.training_batches(images, views, ShuffledBatchSampler(images=60, batch_size=16, epochs=2, seed=3))
+    )
     torch.manual_seed(99)
-    rest = list(loaders.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=3, begin=4)))
+    rest = list(
+        loaders.training_batches(
+            images, views, ShuffledBatchSampler(images=60, batch_size=16, epochs=2, seed=3, begin=4)
+        )
+    )
     assert len(rest) == 2
     for one, other in zip(whole[4:], rest, strict=True):
         assert torch.equal(one.views[0], other.views[0])
         assert torch.equal(one.labels, other.labels)
-    another = next(iter(loaders.training_batches(images, views, Steps(images=60, batch_size=16, epochs=2, seed=4))))
+    another = next(
+        iter(loaders.training_batches(images, views, ShuffledBatchSampler(images=60, batch_size=16, epochs=2, seed=4)))
+    )
     assert not torch.equal(another.views[0], whole[0].views[0])
 
 
@@ -104,7 +112,7 @@ def test_a_broken_picture_that_is_skipped_is_black_and_has_no_digest():
 
 def test_equal_pictures_have_equal_digests():
     (batch,) = loaders.evaluation_batches(select(), SHOWN, 60)
-    (again,) = loaders.evaluation_batches(select(), loaders.Shown(image_size=8), 60)
+    (again,) = loaders.evaluation_batches(select(), loaders.EvaluationTransform(image_size=8), 60)
     assert torch.equal(batch.digests, again.digests)
     assert len(batch.digests.unique()) == 60
 
@@ -115,7 +123,7 @@ def levels(image):
 
 def test_the_next_good_picture_stands_in_while_training_and_brings_its_own_label():
     images = with_broken(0, 1, 59)
-    steps = Steps(images=60, batch_size=60, epochs=1, seed=3)
+    steps = ShuffledBatchSampler(images=60, batch_size=60, epochs=1, seed=3)
     (batch,) = loaders.training_batches(images, levels, steps)
     rows = batch.views[0][:, 0, 0, 0].long()
     assert sorted(rows.tolist()) == sorted([*range(2, 59), 2, 2, 2])
@@ -124,26 +132,28 @@ def test_the_next_good_picture_stands_in_while_training_and_brings_its_own_label
 
 
 def test_without_any_good_picture_there_is_nothing_to_train_on():
-    steps = Steps(images=60, batch_size=60, epochs=1, seed=3)
+    steps = ShuffledBatchSampler(images=60, batch_size=60, epochs=1, seed=3)
     with pytest.raises(OODError, match=r"none of the 60 pictures can be read; the first: \d+\.png: not a picture"):
         list(loaders.training_batches(with_broken(*range(60)), levels, steps))
 
 
 def test_a_broken_picture_stops_a_training_that_does_not_skip():
-    steps = Steps(images=60, batch_size=60, epochs=1, seed=3)
+    steps = ShuffledBatchSampler(images=60, batch_size=60, epochs=1, seed=3)
     with pytest.raises(OODError, match=r"^7\.png: not a picture"):
         list(loaders.training_batches(with_broken(7, skip=False), levels, steps))
 
 
 def test_an_augmentation_shows_an_image_alike_each_time_and_each_image_otherwise():
-    shown = loaders.Shown(image_size=4, views=lambda image: (image.float() + torch.rand(()),), seed=5)
+    shown = loaders.EvaluationTransform(image_size=4, views=lambda image: (image.float() + torch.rand(()),), seed=5)
     (one,), (two,) = (loaders.evaluation_batches(select(), shown, 60) for _ in range(2))
     assert torch.equal(one.images, two.images)
     assert len((one.images[:, 0, 0, 0] % 1).unique()) > 50
 
 
 def outliers(**options):
-    return loaders.Outliers(images=Selection(name="aux", source=FlatSource()).open("test"), of_a_step=8, **options)
+    return loaders.AuxiliarySampler(
+        images=Selection(name="aux", source=FlatSource()).open("test"), step_size=8, **options
+    )
 
 
 def test_outliers_come_with_every_batch_the_same_for_any_number_of_processes():
@@ -152,11 +162,11 @@ def test_outliers_come_with_every_batch_the_same_for_any_number_of_processes():
     def views(image):
         return (image.float() + torch.rand(()),)
 
-    whole = list(loaders.training_batches(images, views, Steps(**options), outliers()))
+    whole = list(loaders.training_batches(images, views, ShuffledBatchSampler(**options), outliers()))
     halves = [
         list(
             loaders.training_batches(
-                images, views, Steps(**options, process=p, processes=2), outliers(process=p, processes=2)
+                images, views, ShuffledBatchSampler(**options, process=p, processes=2), outliers(process=p, processes=2)
             )
         )
         for p in (0, 1)
@@ -165,13 +175,13 @@ def test_outliers_come_with_every_batch_the_same_for_any_number_of_processes():
         assert torch.equal(alone.outliers, torch.cat((first.outliers, second.outliers)))
         assert (alone.outliers[:, 0, 0, 0] >= 100).all()  # out of the other set
     assert not torch.equal(whole[0].outliers, whole[1].outliers)
-    resumed = list(loaders.training_batches(images, views, Steps(**options, begin=4), outliers()))
+    resumed = list(loaders.training_batches(images, views, ShuffledBatchSampler(**options, begin=4), outliers()))
     assert torch.equal(resumed[0].outliers, whole[4].outliers)
 
 
 def test_more_outliers_than_there_are_come_twice():
-    many = loaders.Outliers(images=Selection(name="aux", source=FlatSource(test=3)).open("test"), of_a_step=8)
-    drawn, _ = many.drawn(0, 0, levels)
+    many = loaders.AuxiliarySampler(images=Selection(name="aux", source=FlatSource(test=3)).open("test"), step_size=8)
+    drawn, _ = many.draw(0, 0, levels)
     assert len(drawn) == 8
 
 
@@ -187,8 +197,11 @@ def test_the_sample_is_the_same_each_time_and_mixed():
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_every_batch_of_the_one_order(processes):
-    whole = Steps(images=26, batch_size=6, epochs=2, seed=7)
-    parts = [Steps(images=26, batch_size=6, epochs=2, seed=7, process=p, processes=processes) for p in range(processes)]
+    whole = ShuffledBatchSampler(images=26, batch_size=6, epochs=2, seed=7)
+    parts = [
+        ShuffledBatchSampler(images=26, batch_size=6, epochs=2, seed=7, process=p, processes=processes)
+        for p in range(processes)
+    ]
     assert {len(part) for part in parts} == {len(whole)}
     for step, *shares in zip(whole, *parts, strict=True):
         assert [row for share in shares for row in share.rows] == step.rows
@@ -203,8 +216,11 @@ def test_an_image_is_augmented_alike_however_many_processes_share_the_batch():
         return (image.float() + torch.rand(()) + random.random() + np.random.rand(),)
 
     options = {"images": 60, "batch_size": 16, "epochs": 1, "seed": 3}
-    whole = list(loaders.training_batches(images, views, Steps(**options)))
-    halves = [list(loaders.training_batches(images, views, Steps(**options, process=p, processes=2))) for p in (0, 1)]
+    whole = list(loaders.training_batches(images, views, ShuffledBatchSampler(**options)))
+    halves = [
+        list(loaders.training_batches(images, views, ShuffledBatchSampler(**options, process=p, processes=2)))
+        for p in (0, 1)
+    ]
     for alone, first, second in zip(whole, *halves, strict=True):
         assert torch.equal(alone.views[0], torch.cat((first.views[0], second.views[0])))
         assert torch.equal(alone.labels, torch.cat((first.labels, second.labels)))

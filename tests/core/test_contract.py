@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ood_core.data.loaders import Shown, evaluation_batches
+from ood_core.data.loaders import EvaluationTransform, evaluation_batches
 from ood_core.data.selection import Selection
 from ood_core.detector import Detector, from_module
 from ood_core.errors import OODError
@@ -569,4 +569,4 @@ def test_views_that_are_no_tensors_of_one_shape_are_named(make_plan, tiny, tmp_p
     with pytest.raises(OODError, match=re.escape(f"the augmentation gives {what}")):
         train.execute(stage, Store(tmp_path / "store"), QUIET)
     with pytest.raises(OODError, match=re.escape(f"the augmentation gives {what}")):
-        list(evaluation_batches(stage.images.opened, Shown(image_size=8, views=views), 64))
+        list(evaluation_batches(stage.images.opened, EvaluationTransform(image_size=8, views=views), 64))

@@ -1,7 +1,6 @@
 """Selection, hold-out, decoding and the order of training, on small sets made here."""
 
 import copy
-import gc
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from PIL import Image
 
 from ood_core.data import open_sources, selection
-from ood_core.data.open_sources import Library, Pictures
+from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import Selection
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet
@@ -145,7 +144,7 @@ def test_without_any_candidate_all_reasons_are_told():
 def test_selections_of_one_library_open_a_source_once(monkeypatch):
     opened = []
     monkeypatch.setattr(FlatSource, "open", lambda self, split: opened.append(split) or Flat(60))
-    shared = Library()
+    shared = SourcePool()
     for name in ("a", "b"):
         Selection(name=name, source=FlatSource(), classes=(name,)).open("train", shared)
     assert opened == ["train"]
@@ -220,27 +219,34 @@ def test_an_image_that_fits_passes_unchanged():
     assert selection.evaluation_view(image, 8) is image
 
 
-def test_a_decoded_image_is_kept_within_the_budget(monkeypatch):
-    images = select()
-    assert images.pixels(0) is images.pixels(0)
+@pytest.fixture
+def memory(monkeypatch):
+    cache = open_sources.MemoryCache()
+    monkeypatch.setattr(open_sources, "_MEMORY", cache)
+    return cache
+
+
+def test_all_sources_of_a_process_share_a_cache_that_evicts_what_was_not_used_for_longest(memory, monkeypatch):
+    one, two = select(), select()
+    first = one.pixels(0)
+    monkeypatch.setattr(open_sources, "MEMORY_BYTES", 2 * first.nbytes)
+    other = two.pixels(0)
+    assert one.pixels(0) is first
+    one.pixels(1)
+    assert memory.nbytes == open_sources.MEMORY_BYTES
+    assert one.pixels(0) is first
+    assert two.pixels(0) is not other
+
+
+def test_an_image_larger_than_the_cache_is_decoded_each_time(memory, monkeypatch):
     monkeypatch.setattr(open_sources, "MEMORY_BYTES", 0)
     images = select()
     assert images.pixels(0) is not images.pixels(0)
+    assert memory.nbytes == 0
 
 
-def test_all_sources_of_a_process_share_the_budget_and_give_it_back(monkeypatch):
-    gc.collect()
-    monkeypatch.setattr(Pictures, "_kept", 0)
-    monkeypatch.setattr(open_sources, "MEMORY_BYTES", select().pixels(0).nbytes)
-    gc.collect()
-    one, two = select(), select()
-    assert one.pixels(0) is one.pixels(0)
-    assert two.pixels(0) is not two.pixels(0)
-    copied = copy.deepcopy(one)  # as for a process that is handed it
-    assert torch.equal(copied.pixels(0), one.pixels(0))
-    del copied
-    assert Pictures._kept == open_sources.MEMORY_BYTES
-    del one
-    gc.collect()
-    assert Pictures._kept == 0
-    assert two.pixels(0) is two.pixels(0)
+def test_a_copy_for_another_process_has_images_of_its_own(memory):
+    images = select()
+    copied = copy.deepcopy(images)
+    assert torch.equal(copied.pixels(0), images.pixels(0))
+    assert copied.pixels(0) is not images.pixels(0)

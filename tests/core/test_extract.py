@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ood_core.data.decoding import pixel_digest
-from ood_core.data.loaders import Shown, evaluation_batches, step_seed
+from ood_core.data.loaders import EvaluationTransform, evaluation_batches, step_seed
 from ood_core.data.selection import evaluation_view, to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import EvaluationView
@@ -45,7 +45,7 @@ def test_outputs_are_what_the_network_gives_in_the_order_of_the_images(finished)
     plan, store = finished
     for stage in extractions(plan):
         network = networks.trained(stage.weights, store).eval()
-        (batch,) = evaluation_batches(stage.images.opened, Shown(image_size=stage.image_size), 1000)
+        (batch,) = evaluation_batches(stage.images.opened, EvaluationTransform(image_size=stage.image_size), 1000)
         with torch.inference_mode():
             features = network.forward_features(to_unit(batch.images))
             expected = network.forward_head(features, pre_logits=True)

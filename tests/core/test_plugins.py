@@ -10,7 +10,7 @@ from importlib import metadata
 import pytest
 from grimp import build_graph
 
-from ood_core.data.open_sources import Pictures
+from ood_core.data.open_sources import DecodedImages
 from ood_core.errors import OODError
 from ood_core.plan.make import make_plan
 from ood_core.plugins import COMPUTES, DISABLE, Package, core_version, find
@@ -235,7 +235,7 @@ def test_pixels_that_an_edited_source_reads_are_not_those_of_the_cache(install):
 
 
 def grey_levels():
-    pictures = Pictures(find().get("dataset", "squares")().open("test"), "squares")
+    pictures = DecodedImages(find().get("dataset", "squares")().open("test"), "squares")
     return [pictures.pixels(row).float().mean() for row in (0, 1)]  # the first one is read before there is a cache
 
 

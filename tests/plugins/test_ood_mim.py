@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from ood_core.data.selection import evaluation_view
-from ood_core.data.transforms import flipped
+from ood_core.data.transforms import random_flip
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PatchNetwork, Tokenizer, TokenMap, TrainingData
 from ood_core.interfaces.building_blocks.image_grid import uncovered
@@ -433,7 +433,7 @@ def test_both_views_are_jittered_and_mirrored_alike_and_cropped_last():
     views = pretext.views(24, (4, 4))
     assert isinstance(views, TwoSizeCrop)
     jitter, flip = views.change.changes
-    assert type(jitter).__name__ == "ColorJitter" and flip is flipped
+    assert type(jitter).__name__ == "ColorJitter" and flip is random_flip
     # dark on the left, bright on the right: mirrored or not, in both views or in none
     image = torch.linspace(0, 255, 64).byte().repeat(3, 64, 1)
     torch.manual_seed(0)
