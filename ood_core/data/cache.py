@@ -1,6 +1,6 @@
-"""What is kept on this machine to save work: digests of files, and decoded pictures of small sets.
+"""The cache on disk: digests of files, and decoded pictures of small sets.
 
-Nothing here decides a result. Whatever is missing, broken or locked is computed again, and OOD_CACHE=off does without.
+Nothing here decides a result. Whatever is missing, broken or locked is computed again; OOD_CACHE=off disables it.
 """
 
 from __future__ import annotations
@@ -24,41 +24,40 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FOLDER = "OOD_CACHE"
-"""Environment variable: where the cache lies; "off" for none. Else beneath XDG_CACHE_HOME, or ~/.cache."""
+"""Environment variable: folder of the cache, or "off"; default: below XDG_CACHE_HOME, or ~/.cache."""
 
 LARGEST = 2 * 2**30
-"""Bytes of decoded pictures of one set; larger sets are decoded again."""
+"""Maximum bytes of decoded pictures of one set; larger sets are not cached."""
 
-KEPT = 8 * 2**30
-"""Bytes of decoded pictures of all sets; beyond that those that were not used for longest go."""
+CAPACITY = 8 * 2**30
+"""Maximum bytes of decoded pictures of all sets; the least recently used sets are evicted."""
 
 SPARE = 2 * 2**30
-"""Bytes that stay free on the disk."""
+"""Bytes left free on the disk."""
 
 RACY_SECONDS = 2.0
 """A file that changed so shortly before it was read might change again under the same time."""
 
 DECODERS = ("pillow", "simplejpeg")
-"""What pixels depend on besides the files, and besides:"""
+"""Distributions whose versions decide pixels, beside the files."""
 
 CONVERSION = 1
-"""Counts up whenever the core makes other pixels of the same file."""
+"""Version of the core's conversion to RGB."""
 
 PATIENCE = 5.0
-"""Seconds to wait for another process that writes digests."""
+"""Seconds to wait for another process that is writing digests."""
 
 SAVED_EVERY = 5.0
-"""Seconds of reading after which digests are kept, so that an interruption loses no more."""
+"""Seconds between writes of new digests, which is what an interruption loses at most."""
 
 AT_ONCE = 500
 """Rows of a statement to sqlite."""
-
 
 _CHECK = 4  # bytes of a checksum
 
 
 def folder() -> Path | None:
-    """Return where the cache lies, None where there is none."""
+    """Return the folder of the cache, None if it is disabled."""
     chosen = os.environ.get(FOLDER)
     if chosen == "off":
         return None
@@ -72,9 +71,9 @@ def folder() -> Path | None:
 
 
 def digests(paths: Iterable[Path], read: Callable[[Path], str]) -> dict[Path, str]:
-    """Return the digest of each file; only those that changed since they were last read are read.
+    """Return the digest of each file; only files that changed since their last digest are read.
 
-    A file is what it was if place, size, both times and inode are the same. The time of the last change of the inode is
+    A file is unchanged if path, size, both times and inode are the same. The time of the last change of the inode is
     among them because archives are unpacked with times of their own, over files of the same size.
     """
     marks = {path: _mark(path) for path in paths}  # before reading: a file that changes meanwhile is not the marked one
@@ -91,7 +90,7 @@ def digests(paths: Iterable[Path], read: Callable[[Path], str]) -> dict[Path, st
 
 
 def _mark(path: Path) -> str | None:
-    """Return by what a file is known again; None where it is not there, or changed just now."""
+    """Return size, times and inode of a file; None if it does not exist, or was changed just now."""
     with suppress(OSError):
         known = path.stat()
         if time.time() - max(known.st_mtime, known.st_ctime) > RACY_SECONDS:
@@ -100,21 +99,20 @@ def _mark(path: Path) -> str | None:
 
 
 def _name(path: Path) -> str:
-    """Return the whole path as text that sqlite takes, also of names that are no UTF-8."""
+    """Return the absolute path as text that sqlite accepts, also of names that are not UTF-8."""
     return str(path.absolute()).encode("utf-8", "backslashreplace").decode()
 
 
 def _known(marks: Mapping[Path, str | None]) -> dict[Path, str]:
     found: dict[Path, str] = {}
     paths = {_name(path): path for path, mark in marks.items() if mark is not None}
-    names = list(paths)
     with _database() as database:
-        for start in range(0, len(names) if database is not None else 0, AT_ONCE):
-            some = names[start : start + AT_ONCE]
-            assert database is not None, "the loop is empty without one"
-            query = f"SELECT path, mark, digest FROM digests WHERE path IN ({','.join('?' * len(some))})"
-            rows = database.execute(query, some)
-            found |= {paths[name]: digest for name, mark, digest in rows if mark == marks[paths[name]]}
+        if database is not None:
+            for start in range(0, len(paths), AT_ONCE):
+                names = list(paths)[start : start + AT_ONCE]
+                query = f"SELECT path, mark, digest FROM digests WHERE path IN ({','.join('?' * len(names))})"
+                rows = database.execute(query, names)
+                found |= {paths[name]: digest for name, mark, digest in rows if mark == marks[paths[name]]}
     return found
 
 
@@ -128,7 +126,7 @@ def _remember(fresh: Mapping[Path, str], marks: Mapping[Path, str | None]) -> No
 
 @contextmanager
 def _database() -> Iterator[sqlite3.Connection | None]:
-    """Yield the table of digests, None where it cannot be used; trouble on the way ends quietly."""
+    """Yield the table of digests, None if it cannot be used; errors of sqlite are suppressed."""
     root = folder()
     if root is None:
         yield None
@@ -163,7 +161,7 @@ class PixelCache:
 
     @classmethod
     def of(cls, fingerprint: str, rows: int, shape: tuple[int, ...]) -> PixelCache | None:
-        """Return the cache of a set's pictures; None where there is no room for it, or no cache at all."""
+        """Return the cache of a set's pictures; None if there is no room for it, or it is disabled."""
         root, size = folder(), rows * (int(np.prod(shape)) + _CHECK)
         if root is None or size > LARGEST:
             return None
@@ -183,7 +181,7 @@ class PixelCache:
         return cls(file, rows, shape)
 
     def get(self, row: int) -> Tensor | None:
-        """Return a picture, uint8 [3, H, W]; None where it is not there."""
+        """Return a picture, uint8 [3, H, W]; None if it is not cached."""
         record = np.empty(self._bytes + _CHECK, np.uint8)
         try:
             if os.preadv(self._descriptor(), [record.data], row * record.nbytes) < record.nbytes:
@@ -194,7 +192,7 @@ class PixelCache:
         return torch.from_numpy(pixels.reshape(self.shape)) if check.tobytes() == _check(pixels, row) else None
 
     def put(self, row: int, picture: Tensor) -> bool:
-        """Keep a picture, and return whether there was room; one of another size is not kept."""
+        """Cache a picture and return whether there was room; pictures of another size are not cached."""
         if tuple(picture.shape) != self.shape:
             return False
         pixels = np.ascontiguousarray(picture.numpy()).reshape(-1)
@@ -227,11 +225,11 @@ def _create(file: Path, size: int) -> None:
 
 
 def _make_room(root: Path, needed: int) -> None:
-    """Delete what was not used for longest; a process that still has it open keeps it until it ends."""
+    """Delete the least recently used files; processes that have one open can still read it."""
     files = sorted((path for path in root.iterdir() if path.is_file()), key=lambda path: path.stat().st_mtime)
     total = needed + sum(path.stat().st_blocks * 512 for path in files)
     for path in files:
-        if total <= KEPT:
+        if total <= CAPACITY:
             return
         total -= path.stat().st_blocks * 512
         path.unlink(missing_ok=True)

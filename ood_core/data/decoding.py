@@ -1,4 +1,4 @@
-"""From encoded pictures to pixels, with an error that names the picture."""
+"""Decoding of pictures, with errors that name the picture."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torch import Tensor
 from ood_core.errors import OODError
 
 MOST_PIXELS = 178_956_970
-"""Pictures above this are refused: a small file may unpack to whatever size its header claims. Pillow's limit."""
+"""Larger pictures are refused, as a small file may unpack to any size that its header claims; Pillow's limit."""
 
 # What Pillow raises for broken files. Random damage to files of sixteen formats brought up the first line alone.
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, RuntimeError),
     *(EOFError, LookupError, TypeError, ArithmeticError, struct.error),
 )
-_QUICK = {"Gray": "Gray", "YCbCr": "RGB", "RGB": "RGB"}  # what simplejpeg decodes as Pillow does, and into what
-_UNLIMITED = Lock()  # while Pillow's limit is lifted for one header
+_SIMPLEJPEG_MODES = {"Gray": "Gray", "YCbCr": "RGB", "RGB": "RGB"}  # as Pillow decodes them
+_UNLIMITED = Lock()  # held while Pillow's limit is lifted to read one header
 
 
 class _RefusedError(Exception):
@@ -36,20 +36,22 @@ class _RefusedError(Exception):
 
 
 def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
-    """Return the decoded picture, in its own mode; of several frames the first.
+    """Return the decoded picture in its own mode; the first of several frames.
 
     JPEGs are decoded by simplejpeg, which gives the pixels of Pillow bit for bit and refuses what libjpeg only warns
     of: Pillow fills up the holes in a file that has its end. Those in CMYK are checked by it and decoded by Pillow.
 
     Args:
-        source: A picture in any format Pillow knows.
-        where: What the error calls the picture.
+        source: A picture in any format of Pillow.
+        where: Name of the picture in errors.
 
     Raises:
-        OODError: There is no picture, it is broken or cut off, far too large, or of numbers without a range.
+        OODError: It is no picture, broken, truncated, too large, or its values have no defined range.
     """
     try:
-        return _decoded(_read(source))
+        if not isinstance(source, bytes):
+            source = source.read_bytes() if isinstance(source, Path) else source.read()
+        return _decode(source)
     except PIL.UnidentifiedImageError as error:
         raise OODError(f"{where}: not a picture in a known format") from error
     except _RefusedError as error:
@@ -64,19 +66,13 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _read(source: BinaryIO | Path | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    return source.read_bytes() if isinstance(source, Path) else source.read()
-
-
-def _decoded(encoded: bytes) -> PIL.Image.Image:
+def _decode(encoded: bytes) -> PIL.Image.Image:
     _quieten()
     with _opened(BytesIO(encoded)) as picture:
         _require_size(*picture.size)
-        if picture.format in ("JPEG", "MPO") and (quick := _quick(encoded)) is not None:
-            quick.info = picture.info  # which holds the EXIF data
-            return quick
+        if picture.format in ("JPEG", "MPO") and (jpeg := _decode_jpeg(encoded)) is not None:
+            jpeg.info = picture.info  # which holds the EXIF data
+            return jpeg
         picture.load()
         _require_depth(picture)
         return picture
@@ -106,17 +102,17 @@ def _quieten() -> None:
             warnings.filterwarnings("ignore", message, category)
 
 
-def _quick(encoded: bytes) -> PIL.Image.Image | None:
-    """Return a usual JPEG, None for one that Pillow has to look at.
+def _decode_jpeg(encoded: bytes) -> PIL.Image.Image | None:
+    """Decode a JPEG with simplejpeg, or return None for kinds that Pillow has to decode.
 
     Raises:
-        ValueError: Data are lost, whichever it is.
+        ValueError: Data are missing.
     """
     try:
         colours = simplejpeg.decode_jpeg_header(encoded)[2]
     except ValueError:  # rare kinds of subsampling; or it is broken, which Pillow will say
         return None
-    wanted = _QUICK.get(colours)
+    wanted = _SIMPLEJPEG_MODES.get(colours)
     pixels = simplejpeg.decode_jpeg(encoded, wanted or "CMYK", fastdct=False, fastupsample=False, strict=True)
     if wanted is None:
         return None
@@ -124,7 +120,7 @@ def _quick(encoded: bytes) -> PIL.Image.Image | None:
 
 
 def _require_depth(picture: PIL.Image.Image) -> None:
-    """Refuse pixels of which nobody knows what is white."""
+    """Refuse pictures whose value range is undefined."""
     if picture.mode == "F":
         raise _RefusedError("floats have no known range; save it with 8 or 16 bits")
     # of 16 bits a TIFF and an array have another mode; other formats may have this one
@@ -141,7 +137,7 @@ def to_rgb(image: PIL.Image.Image) -> Tensor:
     """Return a picture as uint8 [3, H, W], turned upright, transparency on white, 16 bits scaled to 8.
 
     Raises:
-        OODError: It is broken, empty, or of numbers without a range, as `decode` has it; does not say which picture.
+        OODError: It is broken, empty, or its value range is undefined; the message does not name the picture.
     """
     if not all(image.size):
         raise OODError(f"the image is empty: {image.height} pixels high, {image.width} wide")
@@ -170,7 +166,7 @@ def _rgb(upright: PIL.Image.Image) -> Tensor:
 def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
     try:
         return ImageOps.exif_transpose(image) if image.getexif() else image
-    except _BROKEN:  # nobody looks at EXIF data: a picture is not broken because they are
+    except _BROKEN:  # a picture with broken EXIF data is still a picture
         return image
 
 

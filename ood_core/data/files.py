@@ -1,4 +1,4 @@
-"""Files as data sources see them: what lies in a folder, and a digest over content."""
+"""Digests of files, and listings of folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def file_digest(path: Path) -> str:
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """Return a hash over names and contents; the folder they lie in does not count."""
+    """Return a hash over names and contents, relative to the folder that they share."""
     files = sorted(paths, key=lambda path: path.parts)  # as paths are ordered, in a third of the time
     shared = _shared(files[0].parent.parts, files[-1].parent.parts) if files else 0  # by the first and last, so by all
     total, digests = hashlib.sha256(), cache.digests(files, content_digest)
@@ -32,7 +32,7 @@ def _shared(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's content, which is read whatever the cache knows of it."""
+    """Return the SHA-256 of a file's content, without the cache."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -1,7 +1,7 @@
-"""The one reader of folders: which pictures, classes and splits lie in them, and what is passed over, by reason.
+"""Reading folders: their pictures, classes and splits, and counts of skipped files by reason.
 
-Recipes, detectors and the shell read folders through it, so that they agree. Everything is sorted by name, character
-by character, on every platform. No file is opened: a picture is told by its suffix.
+Recipes, detectors and the shell share it, so that they agree. Everything is sorted by name, character by character, on
+every platform. No file is opened: a picture is recognised by its suffix.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga", ".qoi", ".avif"}
 )
-"""Formats of pictures that Pillow decodes without further libraries; the data formats that it opens are none."""
+"""Suffixes of picture formats that Pillow decodes without further libraries."""
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
-"""What splits are called, as folders or in tables; of several that are there, the first is taken."""
+"""Names of splits, of folders or in tables; the first that exists is used."""
 
 SYSTEM = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
     | {"Thumbs.db", "desktop.ini"}
 )
-"""What operating systems, archives and storage devices put beside pictures; hidden, as what begins with a dot."""
+"""Names that operating systems, archives and storage devices put beside pictures; hidden, like names with a dot."""
 
 AT_ONCE = 20_000
-"""Names of one folder that are in memory at once, where not all are needed."""
+"""Names of one folder that are in memory at once, unless all are needed."""
 
 SHOWN = 5
 """Suffixes that a note lists."""
@@ -52,10 +52,10 @@ BESIDE = "{} folder{s} beside the splits"
 
 @dataclass
 class PassedOver:
-    """What is not read of folders, counted by reason.
+    """Counts of skipped files and folders by reason.
 
     Attributes:
-        reasons: By a template for the count and the plural s.
+        reasons: By message template, with the count and the plural s.
         suffixes: Files of other formats, by suffix.
     """
 
@@ -70,7 +70,7 @@ class PassedOver:
             self.add_name(entry.name)
 
     def add_name(self, name: str) -> None:
-        """Count a file by its name, which is no picture's."""
+        """Count a file that is no picture by its name."""
         suffix = _suffix(name)
         if is_hidden(name):
             self.reasons[HIDDEN_FILE] += 1
@@ -90,11 +90,11 @@ class PassedOver:
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
     def notes(self, where: object) -> tuple[str, ...]:
-        """Return a line that says where what was passed over; none where nothing was."""
+        """Return a line with the counts; none if nothing was skipped."""
         return (f"{where}: {self}",) if self.reasons or self.suffixes else ()
 
     def behind(self, error: str) -> str:
-        """Return an error, with what was passed over behind it."""
+        """Return an error with the counts appended."""
         return f"{error}; {self}" if self.reasons or self.suffixes else error
 
 
@@ -104,7 +104,7 @@ def is_picture(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is left out by its name alone."""
+    """Return whether a file or folder is skipped because of its name."""
     return name.startswith(".") or name in SYSTEM
 
 
@@ -116,7 +116,7 @@ def is_dir(path: Path) -> bool:
     """Return whether this is a folder, or a link to one.
 
     Raises:
-        OODError: It cannot be found out, such as where a folder above may not be read.
+        OODError: It cannot be determined, for example because a parent folder is not readable.
     """
     try:
         return path.is_dir()
@@ -143,9 +143,9 @@ def pictures(folder: str, passed: PassedOver, *, at_once: int | None = AT_ONCE, 
 
     Args:
         folder: The folder; nothing is yielded if it is not there.
-        passed: Counts what is passed over.
+        passed: Counts of skipped files, added to.
         at_once: Names of one folder that are in memory at once; a folder of more is read once for each so many.
-        refuse: Whether a folder that may not be read is an error; otherwise its path is yielded as well.
+        refuse: Whether an unreadable folder is an error; otherwise its path is yielded as well.
 
     Raises:
         OODError: A folder may not be read.
@@ -205,7 +205,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether this is a folder, or a link to one; a link in a circle is none.
 
     Raises:
-        OSError: It cannot be found out.
+        OSError: It cannot be determined.
     """
     try:
         return entry.is_dir()
@@ -216,7 +216,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 class _Links:
-    """Which links to folders lead to what is read only through them."""
+    """Finds links to folders that are read anyway, or lead in a circle."""
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
@@ -246,7 +246,7 @@ def class_folders(folder: Path, passed: PassedOver) -> list[Path]:
 
     Args:
         folder: The folder.
-        passed: Counts what lies beside them.
+        passed: Counts of other entries, added to.
 
     Raises:
         OODError: One is a link that leads nowhere, in a circle, or to a folder above; may not be read; has splits of
@@ -268,7 +268,7 @@ def split_folders(folder: Path, passed: PassedOver) -> dict[Split, Path]:
 
     Args:
         folder: The folder.
-        passed: Counts what lies beside the splits.
+        passed: Counts of other entries, added to.
 
     Raises:
         OODError: As `class_folders`.

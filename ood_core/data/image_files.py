@@ -1,7 +1,8 @@
-"""Parts that data sources are made of: pictures that are files, with their labels, and names for classes."""
+"""Building blocks of data sources: pictures in files with their labels, and checks of lists and class names."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -21,13 +22,13 @@ class FileImages(ImageSet):
     """Pictures by their paths.
 
     Args:
-        paths: Where each one lies.
-        labels: Their classes.
+        paths: Files.
+        labels: Class of each picture.
         classes: Names of the classes, by label.
-        notes: What a reader has to know of the set, such as what was passed over in its folders.
+        notes: Remarks on the set for the report, such as files that were skipped.
 
     Raises:
-        OODError: One is there twice.
+        OODError: A path occurs twice.
     """
 
     encoded = True
@@ -40,8 +41,10 @@ class FileImages(ImageSet):
         self.labels = list(labels)
         self._paths = list(paths)
         self.places = [str(path.absolute()) for path in self._paths]
+        for place, count in Counter(self.places).items():
+            if count > 1:
+                raise OODError(f"{place}: the picture is there twice")
         # The digest is over names in their order; a row's place and label belong to one of them.
-        _require_once(self.places)
         ranks = {path: rank for rank, path in enumerate(sorted(set(self._paths)))}
         content = digest_files(ranks), self.classes, [ranks[path] for path in self._paths], self.labels
         self.fingerprint = sha256(repr(content).encode()).hexdigest()
@@ -52,24 +55,16 @@ class FileImages(ImageSet):
         return decode(path, str(path))
 
 
-def _require_once(places: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for place in places:
-        if place in seen:
-            raise OODError(f"{place}: the picture is there twice")
-        seen.add(place)
-
-
 def numbers_first(name: str) -> tuple[bool, int, str]:
-    """Return what sorts class numbers by their value, and names by the alphabet."""
+    """Return a sort key: class numbers by their value, before names by the alphabet."""
     return (False, int(name), "") if name.isdecimal() else (True, 0, name)
 
 
 def require_files(paths: Iterable[Path], listed: str) -> None:
-    """Refuse a list of pictures of which some are not there, or are folders, pipes and the like.
+    """Require that all pictures of a list are regular files.
 
     Raises:
-        OODError: Names the first one, and how many there are.
+        OODError: Names the first one that is not, and their number.
     """
     absent = [path for path in paths if not path.is_file()]
     if irregular := [path for path in absent if path.exists()]:
@@ -79,7 +74,7 @@ def require_files(paths: Iterable[Path], listed: str) -> None:
 
 
 def require_distinct(classes: Iterable[str], where: str) -> None:
-    """Refuse class names that differ by case or by blanks around them alone: most likely one class, written twice.
+    """Refuse class names that differ only by case or surrounding blanks: most likely one class, written twice.
 
     Raises:
         OODError: Names both.

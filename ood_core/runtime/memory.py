@@ -1,4 +1,4 @@
-"""How much memory a stage takes, how much is left for another, and what is done where it does not suffice."""
+"""Peak memory of a stage, free memory, and batches that are halved if memory runs out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peaks() -> None:
-    """Begin to look for the peaks anew; of main memory only Linux can, elsewhere it stays that of the process."""
+    """Reset the peaks; that of main memory can be reset on Linux only, elsewhere it is the peak of the process."""
     with suppress(OSError):
         _RESET.write_text("5")  # proc(5): resets the peak resident set size
     if torch.cuda.is_available():
@@ -34,7 +34,7 @@ def reset_peaks() -> None:
 
 
 def peaks() -> dict[str, float]:
-    """Return the peaks since then in MiB: of this process, and of the GPU's memory where there is one."""
+    """Return the peaks since the reset in MiB: of this process, and of the GPU's memory if there is one."""
     found = {"peak_memory_mb": round(_peak_resident() / MIB, 1)}
     if torch.cuda.is_available():
         found["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / MIB, 1)
@@ -42,12 +42,12 @@ def peaks() -> dict[str, float]:
 
 
 def available() -> float:
-    """Return how many MiB of main memory could be had without swapping."""
+    """Return the main memory in MiB that is available without swapping."""
     return float(psutil.virtual_memory().available) / MIB
 
 
 def much(name: str, count: int) -> str:
-    """Return what to say before a scorer takes over 1 GiB, or over a quarter of what is free; "" if it takes less."""
+    """Return a note if a scorer takes over 1 GiB, or over a quarter of the free memory; "" if it takes less."""
     free = available() * MIB
     if count <= min(GIB, free / 4):
         return ""
@@ -66,7 +66,7 @@ def _peak_resident() -> int:
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Return whether an error says that memory has run out."""
+    """Return whether an error means that memory has run out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
@@ -74,7 +74,7 @@ def is_exhausted(error: BaseException) -> bool:
 
 @contextmanager
 def exhaustion_explained(advice: str) -> Iterator[None]:
-    """Turn torch's many lines about memory into one that says what to change."""
+    """Replace torch's many lines about memory by one with advice."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -84,7 +84,7 @@ def exhaustion_explained(advice: str) -> Iterator[None]:
 
 
 class Halving:
-    """Passes batches in as few parts as memory allows; where it does not suffice, parts become half as large for good.
+    """Computes batches in as few parts as memory allows: when it runs out, parts become half as large for good.
 
     A result may differ in its last bits by the size of the parts, as it does between machines.
     """
@@ -93,10 +93,10 @@ class Halving:
         self.largest: int | None = None
 
     def __call__(self, compute: Callable[[Any], T], batch: Any) -> list[T]:
-        """Return what is computed of each part of a batch, a tensor or `Outputs`, in order.
+        """Return the results for the parts of a batch, a tensor or `Outputs`, in order.
 
         Raises:
-            OODError: A single image takes more memory than there is.
+            OODError: Memory does not suffice for a single image.
         """
         left, found = deque([batch]), list[T]()
         while left:

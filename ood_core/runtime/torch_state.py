@@ -1,8 +1,8 @@
-"""What numbers depend on besides their inputs: the state of process and thread in a stage, and in a detector's pass.
+"""Process-wide and thread-wide settings that numbers depend on, fixed in stages and detectors.
 
-torch, numpy, random and Pillow keep defaults, flags and generators for the whole process or thread. What a plugin or
-the caller has set there would change results whose keys are equal. So a stage and a pass of a detector begin with what
-stands in the tables below, and the caller's values are back afterwards. Float32 is true: no TF32, no autocast.
+torch, numpy, random and Pillow keep defaults, flags and generators for the whole process or thread. Values that a
+plugin or the caller has set would change results whose keys are equal. So a stage and a pass of a detector begin with
+the values of the tables below, and restore the caller's afterwards. Float32 is full precision: no TF32, no autocast.
 `os.environ`, the locale and the working folder are left alone: libraries set variables for good when they are imported.
 """
 
@@ -23,11 +23,11 @@ import torch
 from torch.backends import cuda, cudnn, mkldnn
 
 AS_FOUND = object()
-"""In place of a stated value: what the command or its user has set stays, changes are undone."""
+"""In place of a stated value: the value set by the user stays, changes are undone."""
 
 
 class Setting(NamedTuple):
-    """One value of the process or thread: how it is read and written, and what it is while something is computed."""
+    """One value of the process or thread: how to read and write it, and its value during computations."""
 
     name: str
     read: Callable[[], Any]
@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 
 
 def _attribute(owner: Any, name: str, stated: Any = AS_FOUND) -> list[Setting]:
-    """Return the setting of a module's attribute; none where this version of the library has no such attribute."""
+    """Return the setting of a module's attribute; none if this version of the library has no such attribute."""
     if not hasattr(owner, name):
         return []
     title = f"{getattr(owner, '__name__', 'torch.backends.cuda.matmul')}.{name}"
@@ -51,7 +51,7 @@ _OPERATORS: list[Any] = [
     for name in ("conv", "rnn", "matmul")
     if hasattr(getattr(backend, name, None), "fp32_precision")
 ]
-"""What torch >= 2.9 keeps a precision of, besides the older settings; both have to agree, or reading those raises."""
+"""Operators with a precision of their own, since torch 2.9; reading the older settings raises unless they agree."""
 
 
 def _precision() -> tuple[Any, ...]:
@@ -82,7 +82,7 @@ def _set_precision(wanted: tuple[Any, ...]) -> None:
 
 
 def _set_threads(count: int) -> None:
-    """Set how many threads torch uses in this thread; where it is one of `use_one_core`, in no other."""
+    """Set the number of threads that torch uses in this thread; for a thread of `use_one_core`, in no other."""
     torch.set_num_threads(count)
     if (default := getattr(_OWN_CORE, "default", None)) is not None:
         other = threading.Thread(target=torch.set_num_threads, args=(default,))
@@ -153,7 +153,7 @@ OF_PROCESS = (
         True,
     ),
 )
-"""What all threads of the process share."""
+"""Settings that all threads of the process share."""
 
 
 def _autocast(device: str, dtype: torch.dtype) -> list[Setting]:
@@ -199,7 +199,7 @@ GENERATORS = (
 )
 
 OF_STAGE = (
-    Setting("torch.set_num_threads", torch.get_num_threads, _set_threads),  # what the user or --jobs gives is no key's
+    Setting("torch.set_num_threads", torch.get_num_threads, _set_threads),  # set by the user or --jobs, and in no key
     Setting(
         "torch.multiprocessing.set_sharing_strategy",
         torch.multiprocessing.get_sharing_strategy,
@@ -209,7 +209,7 @@ OF_STAGE = (
     *_attribute(PIL.Image, "MAX_IMAGE_PIXELS"),
     *_attribute(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", False),
 )
-"""What a stage begins with and undoes besides; detectors leave it to their caller."""
+"""Further settings of a stage; detectors leave them to their caller."""
 
 
 # --------------------------------------------------------------------------------------------------- setting, restoring
@@ -275,13 +275,13 @@ _SHARED = _Shared()
 
 @contextmanager
 def computing(seed: int = 0) -> Iterator[None]:
-    """Compute in the stated state of process and thread; the caller's is back afterwards.
+    """Compute in the stated state of process and thread, and restore the caller's afterwards.
 
     Threads may do so at the same time. Generators belong to the process: a thread that draws from one beside this
     disturbs what is drawn here, and the numbers that it draws are drawn again.
 
     Args:
-        seed: Of the generators of torch, numpy and random.
+        seed: Seed of the generators of torch, numpy and random.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -294,20 +294,20 @@ def computing(seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def stage_state() -> Iterator[None]:
-    """Begin a stage, or the import of plugins, or a plan, in the stated state, and leave none behind."""
+    """Run a stage, the import of plugins or a plan in the stated state, and restore the caller's afterwards."""
     with _within(OF_STAGE), computing():
         yield
 
 
 @contextmanager
 def restoring(generators: bool = False) -> Iterator[list[str]]:
-    """Undo what foreign code changes within a stage.
+    """Undo what a plugin changes within a stage.
 
     Args:
-        generators: Whether what it draws is undone as well.
+        generators: Whether to restore the random generators as well.
 
     Yields:
-        What was changed that other threads share; filled at the end.
+        Names of changed settings that other threads share; filled at the end.
     """
     own = (*OF_THREAD, *OF_STAGE, *(GENERATORS if generators else ()))
     before, shared, changed = _read(own), _read(OF_PROCESS), list[str]()

@@ -23,10 +23,10 @@ _SCHEMAS = (
 
 @cache
 def prepare_torchvision() -> torch.library.Library | None:
-    """Declare the operators torchvision lacks here; to be called before the first `import torchvision` or `timm`.
+    """Declare the operators torchvision lacks here; call it before the first `import torchvision` or `timm`.
 
     Returns:
-        The library that keeps the declarations alive, or None where torchvision's own library loads.
+        The library that keeps the declarations alive, or None if torchvision's own library loads.
     """
     spec = find_spec("torchvision")
     assert spec is not None and spec.origin is not None, "torchvision is a dependency of this package"

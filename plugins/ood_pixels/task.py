@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ood_core.data.transforms import MultiView, Compose, random_flip, random_crop
+from ood_core.data.transforms import Compose, MultiView, random_crop, random_flip
 from ood_core.interfaces import Batch, PatchNetwork, Task, Views
 from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
 from ood_core.interfaces.building_blocks.masked_errors import mean_over_masks

@@ -270,7 +270,7 @@ def test_what_was_not_used_for_longest_goes_first(root, monkeypatch):
         for row in range(50):
             kept.put(row, torch.full((3, 40, 40), 1, dtype=torch.uint8))
         os.utime(kept.file, (time.time() - 100 * age,) * 2)
-    monkeypatch.setattr(cache, "KEPT", 3 * 50 * 4800)
+    monkeypatch.setattr(cache, "CAPACITY", 3 * 50 * 4800)
     PixelCache.of("another", 50, (3, 40, 40))
     assert [PixelCache.of(name, 50, (3, 40, 40)).get(0) is not None for name in ("new", "oldest")] == [True, False]
 

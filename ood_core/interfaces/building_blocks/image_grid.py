@@ -1,4 +1,4 @@
-"""Pictures for the report, out of images and what a network makes of them."""
+"""Grids of images for the report."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 COLUMNS = 8
-"""Images beside each other, at most."""
+"""Maximum number of images in a row."""
 
 _TILE = 96  # pixels, about; smaller images are enlarged
 _MARGIN = 2  # pixels of white around each tile
 
 
 def tiled(rows: Sequence[Tensor]) -> Tensor:
-    """Return a picture [3, H, W] in [0, 1] of rows of images [B, 3, S, S]; small ones show their pixels as squares."""
+    """Return a grid [3, H, W] in [0, 1] of rows of images [B, 3, S, S]; small images are enlarged without smoothing."""
     tiles = torch.stack([row[:COLUMNS] for row in rows]).float().clamp(0, 1)
     times = max(round(_TILE / tiles.shape[-1]), 1)
     enlarged = tiles.repeat_interleave(times, -2).repeat_interleave(times, -1)
@@ -25,11 +25,11 @@ def tiled(rows: Sequence[Tensor]) -> Tensor:
 
 
 def uncovered(images: Tensor, predicted: Tensor, mask: Tensor) -> Tensor:
-    """Return a picture of three rows: images with grey in hidden places, with what was predicted there, and whole.
+    """Return a grid of three rows: images with hidden places in grey, with the predictions there, and complete.
 
     Args:
         images: [B, 3, S, S] in [0, 1].
-        predicted: [B, 3, S', S']; it counts at hidden places only.
+        predicted: [B, 3, S', S']; used at hidden places only.
         mask: bool [B, h, w] over a grid of equal cells; True is hidden.
     """
     size = images.shape[-2:]
