@@ -5,9 +5,11 @@ Starting processes takes longer than what they do here, so each launch carries o
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -72,14 +74,34 @@ def root(tmp_path_factory):
     return folder
 
 
-def in_two(root, name, *recipes, **environment):
-    """Carry out recipes in two processes; the store is the folder `name`, the reports lie beside it."""
-    launch = [BIN / "torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command = [*launch, BIN / "ood-run", *(f"{recipe}.yaml" for recipe in recipes), "--store", name]
-    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+@pytest.fixture(scope="module")
+def launch(root):
+    """`launch(name, *recipes, path=(), **environment)`: carries recipes out in two processes; exit codes and output.
+
+    The store is the folder `name`, the reports lie beside it.
+    """
+    launcher = [sys.executable, str(Path(__file__).with_name("forking_launcher.py"))]
+    settings = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(launcher, cwd=root, env=settings, text=True, stdin=PIPE, stdout=PIPE) as process:
+
+        def in_two(name, *recipes, path=(), **environment):
+            order = {"arguments": command(name, *recipes), "log": f"{name}.log", "path": path}
+            process.stdin.write(json.dumps(order | {"environment": environment}) + "\n")
+            process.stdin.flush()
+            codes = json.loads(process.stdout.readline())
+            log = root / f"{name}.log"
+            output = log.read_text()
+            log.unlink()
+            return codes, output
+
+        yield in_two
+        process.stdin.close()
+
+
+def command(name, *recipes):
     # of several recipes each report has a folder of its name
     out = f"out {name}" if len(recipes) > 1 else f"out {name}/{recipes[0]}"
-    return subprocess.run([*command, "--out", out], cwd=root, env=settings, capture_output=True, text=True)
+    return [*(f"{recipe}.yaml" for recipe in recipes), "--store", name, "--out", out]
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +111,7 @@ def one(root):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        recipes = ["plain.yaml", "mim.yaml", "outliers.yaml"]
-        patch.setattr(sys, "argv", ["ood-run", *recipes, "--store", "one", "--out", "out one"])
+        patch.setattr(sys, "argv", ["ood-run", *command("one", "plain", "mim", "outliers")])
         with pytest.raises(SystemExit) as caught:
             run.main()
     assert not caught.value.code
@@ -99,18 +120,21 @@ def one(root):
 
 @pytest.fixture(scope="module")
 def two(root):
-    """What two processes make of them, and of those that cut their batches up."""
-    done = in_two(root, "two", "plain", "accumulated", "mim", "mim_accumulated", "outliers")
+    """What two processes make of them, and of those that cut their batches up; started by torchrun."""
+    torchrun = [BIN / "torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    ood_run = [BIN / "ood-run", *command("two", "plain", "accumulated", "mim", "mim_accumulated", "outliers")]
+    settings = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun, *ood_run], cwd=root, env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report:") == 5
     return "two"
 
 
 @pytest.fixture(scope="module")
-def cut(root):
+def cut(launch):
     """What two processes make that hold half of the weights each."""
-    done = in_two(root, "cut", "plain", "mim", OOD_SHARD="1")
-    assert done.returncode == 0, done.stderr
+    codes, output = launch("cut", "plain", "mim", OOD_SHARD="1")
+    assert codes == [0, 0], output
     return "cut"
 
 
@@ -179,17 +203,17 @@ def ood_on_progress(stage, done):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", ["0", "1"])
-def test_pre_training_survives_kill_9_in_two_processes(root, request, shard):
+def test_pre_training_survives_kill_9_in_two_processes(root, launch, request, shard):
     whole = request.getfixturevalue("cut" if shard == "1" else "two")
     broken = f"broken {shard}"
     killer = write_package(root / "killer", "ood-killer", KILLER)
-    killed = in_two(root, broken, "mim", OOD_SHARD=shard, PYTHONPATH=str(killer))
-    assert killed.returncode != 0
-    assert "SIGKILL" in killed.stderr
+    codes, _ = launch(broken, "mim", path=[str(killer)], OOD_SHARD=shard)
+    assert codes[0] == -signal.SIGKILL
+    assert codes[1] != 0
     assert len(list((root / broken).glob("unfinished/*/checkpoint.safetensors"))) == 1
     assert not list((root / broken).glob("train/*"))
-    done = in_two(root, broken, "mim", OOD_SHARD=shard)
-    assert done.returncode == 0, done.stderr
+    codes, output = launch(broken, "mim", OOD_SHARD=shard)
+    assert codes == [0, 0], output
     first, second = weights(root, broken, "mim"), weights(root, whole, "mim")
     assert len(first) == 2
     for title, tensors in first.items():
@@ -197,12 +221,12 @@ def test_pre_training_survives_kill_9_in_two_processes(root, request, shard):
 
 
 @pytest.mark.slow
-def test_the_first_process_says_what_is_wrong(root):
-    both = in_two(root, "wrong", "uncut")
-    assert both.returncode != 0
-    told = [line for line in both.stderr.splitlines() if "cannot be cut into 2 processes x 5 parts" in line]
-    assert told
-    assert not any(line.startswith("process 1") for line in told)
+def test_the_first_process_says_what_is_wrong(launch):
+    codes, output = launch("wrong", "uncut")
+    assert all(codes)
+    # the other one may get to say it as well before it is ended, with its number in front
+    found = [line for line in output.splitlines() if "cannot be cut into 2 processes x 5 parts" in line]
+    assert [line.partition(":")[0] for line in found if not line.startswith("process 1: ")] == ["train classification"]
 
 
 @pytest.mark.slow
