@@ -9,7 +9,7 @@ from ood_core.detector import Detector, bundle
 from ood_core.detector.from_run import build_detector
 from ood_core.pipeline.events import Observer
 from ood_core.plan import make
-from ood_core.plugins import find
+from ood_core.plugins import find, hook_manager
 from ood_core.recipe.read import Recipe, read_recipes
 from ood_core.records.results import Results
 from ood_core.records.stages import Plan
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-QUIET = Observer(None, None)
+QUIET = Observer(hook_manager().hook, None)
 """For stages that a test carries out without a run."""
 
 

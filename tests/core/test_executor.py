@@ -186,7 +186,7 @@ def test_processes_give_what_one_process_gives(tiny, tmp_path):
     recipes, made = planned(tiny, SEEDS)
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     alone = run(made, one)
-    together = run(made, two, HOOKS, local(recipes, made, two, jobs(made, two), 2, {}))
+    together = run(made, two, HOOKS, local(recipes, made, two, HOOKS, jobs(made, two), 2, {}))
     assert together.rows == alone.rows
     assert not any(record.stored for record in together.records)
     for stage in made.stages:

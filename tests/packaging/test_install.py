@@ -158,7 +158,7 @@ def importable(python, folder):
 
 @pytest.mark.slow
 def test_the_version_is_shown(installed):
-    assert call([installed.ood_run, "--version"], installed.folder) == f"ood-run {version(ROOT)}\n"
+    assert call([installed.ood_run, "--version"], installed.folder) == f"ood-framework {version(ROOT)}\n"
 
 
 def version(project):
