@@ -33,6 +33,7 @@ def photos(tmp_path, monkeypatch, tiny_run):
         Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"photos/{row}.jpg")
 
 
+@pytest.mark.slow
 def test_the_tutorial_of_detectors_runs(photos):
     names: dict[str, object] = {}
     exec(compile(blocks("detector.md"), "detector.md", "exec"), names)
