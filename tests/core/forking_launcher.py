@@ -10,8 +10,6 @@ import signal
 import socket
 import sys
 
-import accelerate  # noqa: F401  imported here, once, for all processes
-
 from ood_core.cli import run
 from ood_core.plugins import find
 
