@@ -42,7 +42,7 @@ def stage_of(plugins, folder):
     backbone = plugins.get("backbone", "timm")(model="vit_tiny_patch16_224", options={"patch_size": 4})
     return ExtractStage(
         key="benchmark",
-        passage="benchmark",
+        pass_key="benchmark",
         backbone=backbone,
         weights=None,
         images=Images("images", "test", opened),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, StageFacts, Tokenizer
+    from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, Tokenizer
+    from ood_core.records.facts import StageFacts
     from ood_core.records.findings import Findings
     from ood_core.records.results import Results
     from ood_core.records.stages import Plan, Stage
@@ -76,7 +77,7 @@ def ood_on_progress(stage: Stage, done: int, total: int) -> None:
 
 
 @hookspec
-def ood_after_epoch(stage: Stage, metrics: StageFacts) -> None:
+def ood_after_epoch(stage: Stage, metrics: Mapping[str, float]) -> None:
     """Observe the mean loss and other metrics of an epoch of training."""
 
 

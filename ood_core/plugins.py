@@ -41,6 +41,7 @@ COMPUTES = (
     "interfaces",
     "neighbors",
     "pipeline",
+    "records/facts.py",
     "records/stages.py",
     "runtime/distributed.py",
     "runtime/torch_state.py",

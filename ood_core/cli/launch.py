@@ -21,9 +21,9 @@ from ood_core.plugins import Plugins, find
 from ood_core.recipe.read import Recipe, find_recipe, read_recipes
 from ood_core.records.stages import Plan
 from ood_core.run import lock
-from ood_core.run.executors import local, places
+from ood_core.run.executors import local_executor, places
 from ood_core.run.lock import Lock
-from ood_core.run.schedule import follow, jobs, missing, run
+from ood_core.run.schedule import follow, jobs, run
 from ood_core.runtime import distributed
 from ood_core.runtime.shipped import shipped_folder
 from ood_core.store.store import DamagedError, Store, require_writable
@@ -98,7 +98,7 @@ def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
     require_writable(wanted.store, "--store")
     for one in prepared:
         require_writable(one.folder, "--out")
-        if missing(one.plan, store):
+        if jobs(one.plan, store):
             one.plan.check()
         report.prepare(one.folder)
     store.prepare()
@@ -151,7 +151,7 @@ def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
     threads = {} if one.lock is None else one.lock.threads
     try:
         hooks = one.plugins.hook
-        executor = local(one.recipes, one.plan, store, hooks, jobs(one.plan, store), wanted.jobs, threads)
+        executor = local_executor(one.plan, store, hooks, jobs(one.plan, store), wanted.jobs, threads)
         results = run(one.plan, store, hooks, executor)
     except OODError as error:
         if not go_on:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from ood_core.records.stages import KINDS, ExtractStage, FitStage, MeasureStage, Plan, ScoreStage, Stage, TrainStage
-from ood_core.store.cost_model import alike, work
+from ood_core.store.cost_model import cost_key, image_count
 from ood_core.store.store import Store
 
 NAMED = 6
@@ -52,7 +52,7 @@ class _Outline:
         self.extractions = [stage for stage in self.stages if isinstance(stage, ExtractStage)]
         self.stored = {stage.key for stage in self.stages if store.facts(stage) is not None}
         to_do = [stage for stage in self.stages if stage.key not in self.stored]
-        self.rates = store.rates({alike(stage) for stage in to_do})
+        self.rates = store.rates({cost_key(stage) for stage in to_do})
         self.variants: dict[str, dict[str, None]] = {}
         for row in plan.rows:
             for key in _behind(row.measure):
@@ -102,7 +102,7 @@ class _Outline:
 
     def _sum(self, stages: Sequence[Stage]) -> _Sum:
         to_do = [stage for stage in stages if stage.key not in self.stored]
-        known = [self.rates[alike(stage)] * work(stage) for stage in to_do if alike(stage) in self.rates]
+        known = [self.rates[cost_key(stage)] * image_count(stage) for stage in to_do if cost_key(stage) in self.rates]
         return _Sum(len(stages), len(to_do), sum(known) if len(known) == len(to_do) else None)
 
     def _summary(self, at_once: int) -> Iterator[str]:
@@ -112,8 +112,8 @@ class _Outline:
         yield f"{len(self.plan.rows)} rows, {len(self.stages)} stages, {len(self.stages) - len(to_do)} stored; {what}"
         if not to_do:
             return
-        unknown = [stage for stage in to_do if alike(stage) not in self.rates and stage.kind in ("train", "extract")]
-        seconds = sum(self.rates.get(alike(stage), 0.0) * work(stage) for stage in to_do)
+        unknown = [stage for stage in to_do if cost_key(stage) not in self.rates and stage.kind in ("train", "extract")]
+        seconds = sum(self.rates.get(cost_key(stage), 0.0) * image_count(stage) for stage in to_do)
         side = f", {at_once} jobs side by side" if at_once > 1 else ""
         if len(unknown) < sum(kinds[kind] for kind in ("train", "extract")) or not unknown:
             without = f", without {len(unknown)} trainings and extractions whose like was never run" if unknown else ""

@@ -20,7 +20,7 @@ from ood_core.detector.predictions import ScoredBatch
 from ood_core.detector.state import DetectorState, FittedScorer, device_of
 from ood_core.interfaces import Head, Network, Outputs, Probe
 from ood_core.interfaces.checks import check_rows, check_scores
-from ood_core.pipeline.extract import listening
+from ood_core.pipeline.extract import capture_layers
 from ood_core.runtime import memory, torch_state
 
 BLOCK = 32
@@ -75,7 +75,10 @@ def compute_outputs(network: Network, images: Tensor, wanted: OutputSpec = EMBED
 def _passed(network: Network, images: Tensor, wanted: OutputSpec) -> tuple[Outputs, Tensor]:
     probes = wanted.probes
     shown = to_unit(images.to(device_of(network)))
-    with torch.inference_mode(), listening(network, [name for of in probes for name in of.layers(network)]) as maps:
+    with (
+        torch.inference_mode(),
+        capture_layers(network, [name for of in probes for name in of.layers(network)]) as maps,
+    ):
         features = network.forward_features(shown)
         found = network.forward_head(features, pre_logits=True)
         embeddings = check_rows("the network gives embeddings", found, len(images), network.num_features).float().cpu()

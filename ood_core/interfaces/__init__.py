@@ -19,9 +19,6 @@ Scores: float64, higher means more out-of-distribution, everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
-
 from ood_core.interfaces.data import DatasetSource, EvaluationView, ImageSet, TrainingData
 from ood_core.interfaces.network import Backbone, Network, PatchNetwork
 from ood_core.interfaces.outputs import Head, Outputs
@@ -73,7 +70,6 @@ __all__ = (
     "ShapedScore",
     "ShapedScorer",
     "Split",
-    "StageFacts",
     "Task",
     "TokenMap",
     "Tokenizer",
@@ -93,5 +89,3 @@ PLUGIN_KINDS: dict[str, type[Plugin]] = {
     "dataset": DatasetSource,
 }
 """The kinds of plugin by the word that messages use for them."""
-
-StageFacts: TypeAlias = Mapping[str, Any]

@@ -1,11 +1,10 @@
-"""Carries out stages one after another in this process, and lets what does not need a failed one go on."""
+"""Carries out the stages of a job in this process; stages that do not need a failed one go on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pluggy import HookRelay
@@ -21,12 +20,12 @@ from ood_core.store.store import Store
 
 
 @dataclass(frozen=True)
-class Done:
-    """What became of stages.
+class JobResult:
+    """The stages of a job that are done and those that failed.
 
     Attributes:
-        finished: Keys of those whose results are in the store.
-        carried_out: Of these, those that were carried out here and not by another run meanwhile.
+        finished: Keys of the stages whose results are in the store.
+        carried_out: Of these, the ones that were carried out here and not by another run meanwhile.
     """
 
     finished: tuple[str, ...]
@@ -34,75 +33,62 @@ class Done:
     failures: tuple[Failure, ...]
 
 
-def carry_out(stages: Sequence[Stage], store: Store, hooks: HookRelay, threads: Mapping[str, int]) -> Done:
-    """Carry out stages, each behind its inputs; a stage whose input fails here is left out.
+def carry_out(stages: Sequence[Stage], store: Store, hooks: HookRelay, threads: Mapping[str, int]) -> JobResult:
+    """Carry out the stages of a job, each behind its inputs; a stage whose input fails here is left out.
 
     Where several processes share the run an error is raised instead: the others are in the midst of the same stage.
 
     Args:
-        stages: What to do.
+        stages: All of one `job_key`.
         store: Where results are found and filed.
         hooks: Lifecycle hooks to notify.
-        threads: With how many threads of torch to compute a stage, by key; others with as many as there are.
+        threads: Number of torch threads of single stages, by key (default: unchanged).
     """
     usual = torch.get_num_threads()
-    done: list[str] = []
+    carried_out: list[str] = []
     failures: list[Failure] = []
     lost: set[str] = set()
-    for group in _passes(stages):
-        left = [stage for stage in group if not any(earlier.key in lost for earlier in stage.inputs)]
-        lost |= {stage.key for stage in group} - {stage.key for stage in left}
+    shared = isinstance(stages[0], ExtractStage)  # all extractions of a job are one pass over the images
+    for group in [list(stages)] if shared else [[stage] for stage in stages]:
+        ready = [stage for stage in group if not any(earlier.key in lost for earlier in stage.inputs)]
         torch.set_num_threads(threads.get(group[0].key, usual))
         try:
-            lost |= {failed.key for failed in _attempts(left, store, hooks, done, failures)}
+            failed = _execute_with_fallback(ready, store, hooks, carried_out)
         finally:
             torch.set_num_threads(usual)
+        failures += failed
+        lost |= {stage.key for stage in group if stage not in ready} | {failure.stage.key for failure in failed}
     finished = tuple(stage.key for stage in stages if stage.key not in lost)
-    return Done(finished, tuple(done), tuple(failures))
+    return JobResult(finished, tuple(carried_out), tuple(failures))
 
 
-def follow(keys: Sequence[str], stages: dict[str, Stage], store: Store) -> None:
-    """Take part in what the first process has begun."""
+def follow(keys: Sequence[str], stages: Mapping[str, Stage], store: Store) -> None:
+    """Take part in the stages that the first process has begun."""
     with torch_state.stage_state():
-        _together([stages[key] for key in keys], store, Observer(hook_manager().hook, stages[keys[0]]))
+        _execute_shared([stages[key] for key in keys], store, Observer(hook_manager().hook, stages[keys[0]]))
 
 
-def _passes(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
-    """Yield what is carried out together: extractions that can share a pass over the images, all else alone."""
-    passes: dict[Any, list[Stage]] = {}
-    for stage in stages:
-        passes.setdefault(stage.passage if isinstance(stage, ExtractStage) else stage.key, []).append(stage)
-    yield from passes.values()
-
-
-def _attempts(
-    group: Sequence[Stage], store: Store, hooks: HookRelay, done: list[str], failures: list[Failure]
-) -> Iterator[Stage]:
-    """Yield the stages of a group that fail; if they fail together, each is tried alone: one probe may be at fault."""
+def _execute_with_fallback(
+    group: Sequence[Stage], store: Store, hooks: HookRelay, carried_out: list[str]
+) -> list[Failure]:
+    """Execute a group of stages; if it fails, each of them alone: one probe may be at fault. Return the failures."""
     if not group:
-        return
+        return []
     try:
-        done += _execute(group, store, hooks)
+        carried_out += _execute_group(group, store, hooks)
+        return []
     except Exception as error:
         if distributed.world_size() > 1:
             raise
-        if len(group) > 1:
-            for stage in group:
-                yield from _attempts([stage], store, hooks, done, failures)
-            return
-        told = error.__cause__ if isinstance(error, OODError) and error.__cause__ is not None else error
-        hooks.ood_on_error(stage=group[0], error=told)
-        failures.append(Failure(group[0], _line(error), error))
-        yield group[0]
+        if len(group) == 1:
+            cause = error.__cause__ if isinstance(error, OODError) and error.__cause__ is not None else error
+            hooks.ood_on_error(stage=group[0], error=cause)
+            return [Failure.of(group[0], error)]
+    return [failure for stage in group for failure in _execute_with_fallback([stage], store, hooks, carried_out)]
 
 
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, OODError) else f"{type(error).__name__}: {text}"
-
-
-def _execute(group: Sequence[Stage], store: Store, hooks: HookRelay) -> list[str]:
-    """Carry out what another process has not done while this one waited; return the keys."""
+def _execute_group(group: Sequence[Stage], store: Store, hooks: HookRelay) -> list[str]:
+    """Execute the stages that another process has not finished while this one waited; return their keys."""
     stage = group[0]
     hooks.ood_before_stage(stage=stage, stored=False)
     try:
@@ -113,7 +99,7 @@ def _execute(group: Sequence[Stage], store: Store, hooks: HookRelay) -> list[str
             if left:
                 memory.reset_peaks()
                 with torch_state.stage_state():
-                    _one(left, store, Observer(hooks, stage))
+                    _execute_stages(left, store, Observer(hooks, stage))
     except OODError as error:
         raise OODError(f"{stage}: {error}") from error
     except BaseException as error:
@@ -128,17 +114,16 @@ def _execute(group: Sequence[Stage], store: Store, hooks: HookRelay) -> list[str
     return [stage.key for stage in left]
 
 
-def _one(left: Sequence[Stage], store: Store, observer: Observer) -> None:
-    stage = left[0]
-    if isinstance(stage, (TrainStage, ExtractStage)):
-        distributed.broadcast(tuple(stage.key for stage in left))
-        _together(left, store, observer)
+def _execute_stages(stages: Sequence[Stage], store: Store, observer: Observer) -> None:
+    if isinstance(stages[0], (TrainStage, ExtractStage)):
+        distributed.broadcast(tuple(stage.key for stage in stages))
+        _execute_shared(stages, store, observer)
     else:
-        _EXECUTE[stage.kind](stage, store, observer)
+        _EXECUTE[stages[0].kind](stages[0], store, observer)
 
 
-def _together(stages: Sequence[Stage], store: Store, observer: Observer) -> None:
-    """Carry out what all processes share: a training, or the extractions of one pass."""
+def _execute_shared(stages: Sequence[Stage], store: Store, observer: Observer) -> None:
+    """Execute a training, or the extractions of one pass, in which all processes take part."""
     if isinstance(stages[0], TrainStage):
         train.execute(stages[0], store, observer)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pluggy import HookRelay
 
@@ -24,7 +23,7 @@ class Observer:
         with torch_state.restoring():
             self.hooks.ood_on_progress(stage=self.stage, done=done, total=total)
 
-    def epoch(self, metrics: Mapping[str, Any]) -> None:
+    def epoch(self, metrics: Mapping[str, float]) -> None:
         """Report the mean metrics of an epoch."""
         with torch_state.restoring():
             self.hooks.ood_after_epoch(stage=self.stage, metrics=metrics)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, Head, Network, PretextTask, Task
 from ood_core.interfaces.building_blocks.masked_errors import state_differences
+from ood_core.records.facts import TrainFacts
 from ood_core.records.stages import ExtractStage, TrainStage
 from ood_core.runtime import torch_state
 from ood_core.store.store import Store, load_tensors
@@ -57,9 +58,9 @@ def trained(stage: TrainStage, store: Store) -> Network:
         OODError: The stage is damaged or not in the store, or `build_empty` of the backbone gives another network.
     """
     weights, facts = trained_weights(stage, store), store.facts(stage)
-    assert facts is not None and stage.backbone is not None, "the stage has trained a network"
+    assert isinstance(facts, TrainFacts) and stage.backbone is not None, "the stage has trained a network"
     # as many outputs as the task has given it; without a classifier the backbone decides as it did in the training
-    outputs = facts["outputs"] or len(stage.images.opened.classes)
+    outputs = facts.outputs or len(stage.images.opened.classes)
     with torch_state.restoring():
         empty = stage.backbone.build_empty(stage.image_size, outputs)
     network = _network(stage.backbone, empty)

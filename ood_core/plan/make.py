@@ -6,9 +6,7 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ood_core.data.open_sources import SourcePool
@@ -53,8 +51,8 @@ def make_plan(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
     if errors:
         raise OODErrors(each_once(errors))
     baseline = _baseline(recipes, experiments)
-    builder = _Builder(plugins, core_version())
-    rows = tuple(row for experiment in experiments for row in builder.rows(experiment))
+    core = core_version()
+    rows = tuple(row for experiment in experiments for row in _Builder(experiment, plugins, core).rows())
     resolved = {f"{e.recipe.variant}, seed {e.recipe.seed}": e.resolved for e in experiments}
     return Plan(
         name=recipes[0].name,
@@ -85,35 +83,37 @@ def _baseline(recipes: Sequence[Recipe], experiments: Sequence[Experiment]) -> B
     return Baseline(variant, scorer or (names[0] if alone else ""))
 
 
-@dataclass(frozen=True)
 class _Builder:
-    """Lays out the stages of experiments; what makes up each key stands in one place."""
+    """Lays out the stages of an experiment; the fields of each key are named in one place."""
 
-    plugins: Plugins
-    core: str
+    def __init__(self, experiment: Experiment, plugins: Plugins, core: str) -> None:
+        self.experiment, self.plugins, self.core = experiment, plugins, core
+        self.data, self.seed = experiment.data, experiment.recipe.seed
+        self.image_size = experiment.settings.image_size
+        self.weights = self._training()
 
-    def rows(self, experiment: Experiment) -> list[Row]:
-        weights = self._training(experiment)
-        rows = []
-        for name, scorer in experiment.scorers:
-            fit = self._fit(experiment, weights, name, scorer)
-            for inside in self._inside(experiment, fit, weights):
-                for group, images in experiment.data.ood:
-                    outside = self._score(fit, self._extraction(experiment, weights, scorer, images))
-                    rows.append(_row(experiment, name, group, self._measure(experiment, inside, outside)))
-        return rows
-
-    def _inside(self, experiment: Experiment, fit: FitStage, weights: TrainStage | None) -> list[_Inside]:
-        """Return what OOD is compared with: the ID test set, and where there is any the shifted ID images with it."""
-        data = experiment.data
-
-        def scores(images: Images) -> ScoreStage:
-            return self._score(fit, self._extraction(experiment, weights, fit.scorer, images))
-
-        held = scores(data.holdout) if data.holdout is not None else None
-        plain = _Inside(scores(data.test), held)
-        shifted = tuple(scores(images) for images in data.shifted)
-        return [plain, replace(plain, shifted=shifted)] if shifted else [plain]
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows: ID against each OOD set, once without the shifted ID images and, if there are any, with."""
+        data = self.data
+        for name, scorer in self.experiment.scorers:
+            fit = self._fit(name, scorer)
+            held = None if data.holdout is None else self._score(fit, data.holdout)
+            test, shifted = self._score(fit, data.test), tuple(self._score(fit, images) for images in data.shifted)
+            for counted in [(), shifted] if shifted else [()]:
+                for group, images in data.ood:
+                    measure = self._measure(test, counted, held, self._score(fit, images))
+                    yield Row(
+                        variant=self.experiment.recipe.variant,
+                        case=data.case,
+                        draw=data.draw,
+                        seed=self.seed,
+                        scorer=name,
+                        spectrum=measure.spectrum,
+                        id_set=measure.id_set,
+                        ood_set=images.name,
+                        group=group,
+                        measure=measure,
+                    )
 
     def _key(self, kind: str, **decides: Any) -> str:
         return digest({"kind": kind, "core": self.core} | decides)
@@ -122,32 +122,31 @@ class _Builder:
         """Return what decides the pixels and labels of a set: its content, and the code that reads it."""
         return {"content": images.opened.fingerprint, "code": self.plugins.code(images.opened.reader)}
 
-    def _training(self, experiment: Experiment) -> TrainStage | None:
+    def _training(self) -> TrainStage | None:
         stage: TrainStage | None = None
-        data, seed = experiment.data, experiment.recipe.seed
-        for step in experiment.steps:
-            task, images = step.task, step.images or data.train
-            auxiliary = data.auxiliary if task.auxiliary_images() else None
-            tokenizers = self._tokenizers(experiment, task, images)
+        for step in self.experiment.steps:
+            task, images = step.task, step.images or self.data.train
+            auxiliary = self.data.auxiliary if task.auxiliary_images() else None
+            tokenizers = self._tokenizers(task, images)
             key = self._key(
                 "train",
                 task=identity(task, self.plugins),
-                backbone=identity(experiment.backbone, self.plugins),
+                backbone=identity(self.experiment.backbone, self.plugins),
                 images=self._images(images),
                 all_classes=images.opened.all_classes,
                 auxiliary=None if auxiliary is None else self._images(auxiliary),
-                image_size=experiment.settings.image_size,
-                seed=seed,
+                image_size=self.image_size,
+                seed=self.seed,
                 start=stage.key if stage is not None else None,
                 tokenizers=[trained.key for _, trained in tokenizers],
             )
             stage = TrainStage(
                 key=key,
-                backbone=experiment.backbone,
+                backbone=self.experiment.backbone,
                 task=task,
                 images=images,
-                image_size=experiment.settings.image_size,
-                seed=seed,
+                image_size=self.image_size,
+                seed=self.seed,
                 auxiliary=auxiliary,
                 id_classes=step.images is None,
                 start=stage,
@@ -155,12 +154,9 @@ class _Builder:
             )
         return stage
 
-    def _tokenizers(
-        self, experiment: Experiment, task: PretextTask, images: Images
-    ) -> tuple[tuple[Tokenizer, TrainStage], ...]:
-        """Return the stages that train the task's tokenizers, where those need any training."""
+    def _tokenizers(self, task: PretextTask, images: Images) -> tuple[tuple[Tokenizer, TrainStage], ...]:
+        """Return the stages that train the task's tokenizers, if these need any training."""
         stages = {}
-        size, seed = experiment.settings.image_size, experiment.recipe.seed
         for tokenizer in with_nested(task):
             if not isinstance(tokenizer, Tokenizer) or (training := tokenizer.training()) is None:
                 continue
@@ -170,129 +166,85 @@ class _Builder:
                 code=self.plugins.code(type(training)),
                 images=self._images(images),
                 all_classes=images.opened.all_classes,
-                image_size=size,
-                seed=seed,
+                image_size=self.image_size,
+                seed=self.seed,
             )
             stages[tokenizer] = TrainStage(
-                key=key, backbone=None, task=training, images=images, image_size=size, seed=seed
+                key=key, backbone=None, task=training, images=images, image_size=self.image_size, seed=self.seed
             )
         return tuple(stages.items())
 
-    def _fit(self, experiment: Experiment, weights: TrainStage | None, name: str, scorer: Scorer) -> FitStage:
-        data, needs, seed = experiment.data, scorer.all_needs(), experiment.recipe.seed
-        read = partial(self._extraction, experiment, weights, scorer)
-        train = read(data.train)
-        held_out = read(data.holdout) if data.holdout is not None and "held_out" in needs else None
-        known_ood = tuple(read(images) for images in data.known) if "known_ood" in needs else ()
+    def _fit(self, name: str, scorer: Scorer) -> FitStage:
+        data, needs = self.data, scorer.all_needs()
+        train = self._extraction(scorer, data.train)
+        with_held_out = data.holdout is not None and "held_out" in needs
+        held_out = self._extraction(scorer, data.holdout) if with_held_out else None
+        known_ood = tuple(self._extraction(scorer, images) for images in data.known) if "known_ood" in needs else ()
         key = self._key(
             "fit",
             scorer=identity(scorer, self.plugins),
             train=_keys(train),
             held_out=None if held_out is None else _keys(held_out),
             known_ood=[_keys(extraction) for extraction in known_ood],
-            seed=seed,
+            seed=self.seed,
         )
         return FitStage(
-            key=key, name=name, scorer=scorer, train=train, held_out=held_out, known_ood=known_ood, seed=seed
+            key=key, name=name, scorer=scorer, train=train, held_out=held_out, known_ood=known_ood, seed=self.seed
         )
 
-    def _extraction(
-        self, experiment: Experiment, weights: TrainStage | None, scorer: Scorer, images: Images
-    ) -> Extraction:
-        """Return what this scorer is given of the images."""
+    def _extraction(self, scorer: Scorer, images: Images) -> Extraction:
+        """Return the outputs, and what the probes of this scorer add to them."""
         probes = [(part, probe) for part in scorer.parts() if (probe := part.probe()) is not None]
-        stages = {
-            stage.key: stage
-            for part, probe in probes
-            if (stage := self._extract(experiment, weights, images, probe, part))
-        }
-        return Extraction(self._extract(experiment, weights, images), tuple(stages.values()))
+        stages = [self._extract(images, probe, part) for part, probe in probes]
+        return Extraction(self._extract(images), tuple({stage.key: stage for stage in stages}.values()))
 
-    def _extract(
-        self,
-        experiment: Experiment,
-        weights: TrainStage | None,
-        images: Images,
-        probe: Probe | None = None,
-        asked_by: Scorer | None = None,
-    ) -> ExtractStage:
-        size, classes = experiment.settings.image_size, len(experiment.data.train.opened.classes)
-        augmented = _augmented_by(experiment, images)
+    def _extract(self, images: Images, probe: Probe | None = None, part: Scorer | None = None) -> ExtractStage:
+        experiment, weights, classes = self.experiment, self.weights, len(self.data.train.opened.classes)
+        # images that scorers are fitted to may be shown through the augmentation of the last training
+        augmented = experiment.settings.fit_images == "augmented" and images.part == "train"
+        augmented_by = experiment.steps[-1].task if augmented else None
         shared = {
             "network": weights.key if weights is not None else identity(experiment.backbone, self.plugins),
             "trains_head": weights.trains_head if weights is not None else None,
             "images": self._images(images),
-            "image_size": size,
-            "view": vars(experiment.view) if augmented is None else identity(augmented, self.plugins),
+            "image_size": self.image_size,
+            "view": vars(experiment.view) if augmented_by is None else identity(augmented_by, self.plugins),
             "classes": classes,
         }
-        read = {} if probe is None or asked_by is None else {"probe": probe_identity(probe, asked_by, self.plugins)}
+        own = {} if probe is None or part is None else {"probe": probe_identity(probe, part, self.plugins)}
         return ExtractStage(
-            key=self._key("extract", **shared, **read),
-            passage=self._key("pass", **shared),
+            key=self._key("extract", **shared, **own),
+            pass_key=self._key("pass", **shared),
             backbone=experiment.backbone,
             weights=weights,
             images=images,
-            image_size=size,
+            image_size=self.image_size,
             classes=classes,
             view=experiment.view,
-            augmented_by=augmented,
+            augmented_by=augmented_by,
             probe=probe,
         )
 
-    def _score(self, fit: FitStage, outputs: Extraction) -> ScoreStage:
+    def _score(self, fit: FitStage, images: Images) -> ScoreStage:
+        outputs = self._extraction(fit.scorer, images)
         return ScoreStage(key=self._key("score", fit=fit.key, outputs=_keys(outputs)), fit=fit, outputs=outputs)
 
-    def _measure(self, experiment: Experiment, inside: _Inside, outside: ScoreStage) -> MeasureStage:
-        overlap = experiment.settings.overlap
+    def _measure(
+        self, test: ScoreStage, shifted: tuple[ScoreStage, ...], held: ScoreStage | None, ood: ScoreStage
+    ) -> MeasureStage:
+        overlap = self.experiment.settings.overlap
         key = self._key(
             "measure",
-            id=inside.test.key,
-            shifted=[stage.key for stage in inside.shifted],
-            held=inside.held.key if inside.held is not None else None,
-            ood=outside.key,
-            classes=[inside.test.images.opened.classes, outside.images.opened.classes],
+            id=test.key,
+            shifted=[stage.key for stage in shifted],
+            held=held.key if held is not None else None,
+            ood=ood.key,
+            classes=[test.images.opened.classes, ood.images.opened.classes],
             overlap=overlap,
         )
         return MeasureStage(
-            key=key,
-            id_scores=inside.test,
-            shifted_scores=inside.shifted,
-            held_scores=inside.held,
-            ood_scores=outside,
-            overlap=overlap,
+            key=key, id_scores=test, shifted_scores=shifted, held_scores=held, ood_scores=ood, overlap=overlap
         )
-
-
-@dataclass(frozen=True)
-class _Inside:
-    """Scores of ID images: of the test set, of the held-out ones, and of shifted ones that count as ID."""
-
-    test: ScoreStage
-    held: ScoreStage | None
-    shifted: tuple[ScoreStage, ...] = ()
-
-
-def _row(experiment: Experiment, scorer: str, group: str, measure: MeasureStage) -> Row:
-    data, recipe = experiment.data, experiment.recipe
-    return Row(
-        variant=recipe.variant,
-        case=data.case,
-        draw=data.draw,
-        seed=recipe.seed,
-        scorer=scorer,
-        id_set=measure.id_set,
-        ood_set=measure.ood_scores.images.name,
-        group=group,
-        measure=measure,
-    )
-
-
-def _augmented_by(experiment: Experiment, images: Images) -> PretextTask | None:
-    """Return the task through whose augmentation the images are shown: those that scorers are fitted to, if asked."""
-    if experiment.settings.fit_images == "augmented" and images.part == "train":
-        return experiment.steps[-1].task
-    return None
 
 
 def _keys(extraction: Extraction) -> list[str]:

@@ -53,11 +53,18 @@ def read(
     """
     reader = Reader(plugins)
     sections = {recipe.variant: _section(recipe, reader) for recipe in recipes}
-    exposed = {name for name, of in sections.items() if _flag(of, reader)}
-    first = next(iter(sections.values()))
-    known = _Known(recipes, rows, resolved)
-    lines = [(row, _line(row, row.variant in exposed)) for row in rows if row.measure.spectrum == "standard"]
-    found = [mapping.table(lines) for mapping in _mappings(first, reader, known)]
+    exposed = {
+        variant
+        for variant, section in sections.items()
+        if "exposed" in section and reader.value(section["exposed"], bool, "'exposed'", False)
+    }
+    lines = [
+        (row, Line(row.variant, row.case, row.scorer, row.id_set, row.ood_set, row.variant in exposed or _is_seen(row)))
+        for row in rows
+        if row.spectrum == "standard"
+    ]
+    known = _KnownValues(recipes, rows, resolved)
+    found = [mapping.table(lines) for mapping in _mappings(next(iter(sections.values())), reader, known)]
     if reader.errors:
         raise OODErrors(each_once(reader.errors))
     return tuple(table for table in found if any(cell.asked for _, cells in table.rows for cell in cells))
@@ -70,37 +77,20 @@ def _section(recipe: Recipe, reader: Reader) -> dict[str, Node]:
     return reader.keys(section, "'paper'", ("exposed", "remark", "columns", "tables"))
 
 
-def _mappings(section: Mapping[str, Node], reader: Reader, known: _Known) -> Iterator[_Mapping]:
+def _mappings(section: Mapping[str, Node], reader: Reader, known: _KnownValues) -> Iterator[_TableMapping]:
     """Yield the tables that are named, each with the columns that are given for all."""
     everything = published.entries()
-    remark = (reader.value(section["remark"], str, "'remark'", ""),) if "remark" in section else ()
+    remarks = (reader.value(section["remark"], str, "'remark'", ""),) if "remark" in section else ()
     labels = list(dict.fromkeys(entry.column for of in everything.values() for entry in of))
     shared = reader.keys(section["columns"], "'paper.columns'", labels) if "columns" in section else {}
     given = reader.keys(section["tables"], "'paper.tables'", tuple(everything)) if "tables" in section else {}
     for name, node in given.items():
         if node.value is not None:
-            yield _Mapping(reader, known, _Of(name, tuple(everything[name]), remark), node, shared)
+            yield _TableMapping(reader, known, name, node, shared, remarks)
 
 
-@dataclass(frozen=True)
-class _Of:
-    """A published table before anything stands beside it, and what the recipe remarks below it."""
-
-    name: str
-    entries: tuple[Entry, ...]
-    remarks: tuple[str, ...]
-
-
-def _flag(section: Mapping[str, Node], reader: Reader) -> bool:
-    return "exposed" in section and bool(reader.value(section["exposed"], bool, "'exposed'", False))
-
-
-def _line(row: Row, exposed: bool) -> Line:
-    return Line(row.variant, row.case, row.scorer, row.id_set, row.ood_set, exposed or _was_told(row))
-
-
-def _was_told(row: Row) -> bool:
-    """Return whether a stage that is given labels was given those of classes that measure as OOD here."""
+def _is_seen(row: Row) -> bool:
+    """Return whether a training used labels of classes that measure as OOD in this row."""
     stage: TrainStage | None = row.measure.id_scores.fit.train.base.weights
     outside = set(row.measure.ood_scores.images.opened.classes)
     while stage is not None:
@@ -111,8 +101,8 @@ def _was_told(row: Row) -> bool:
     return False
 
 
-class _Known:
-    """Which values the fields of result rows have, and might have."""
+class _KnownValues:
+    """The values that the fields of result rows have, and might have."""
 
     def __init__(self, recipes: Sequence[Recipe], rows: Sequence[Row], resolved: Mapping[str, Any]) -> None:
         self.coordinates = {recipe.variant: recipe.coordinates for recipe in recipes}
@@ -155,14 +145,23 @@ class _Selector:
         return _Selector(both, self.of_cell | other.of_cell)
 
 
-class _Mapping:
-    """One table of the paper, and what the recipe says of its rows and columns."""
+class _TableMapping:
+    """One table of the paper, and the selectors that the recipe gives for its rows and columns."""
 
-    def __init__(self, reader: Reader, known: _Known, of: _Of, node: Node, shared: Mapping[str, Node]) -> None:
-        self.reader, self.known, self.name, self.remarks = reader, known, of.name, of.remarks
-        self.entries = {(entry.row, entry.column): entry for entry in of.entries}
-        self.row_labels = list(dict.fromkeys(entry.row for entry in of.entries))
-        self.column_labels = list(dict.fromkeys(entry.column for entry in of.entries))
+    def __init__(
+        self,
+        reader: Reader,
+        known: _KnownValues,
+        name: str,
+        node: Node,
+        shared: Mapping[str, Node],
+        remarks: tuple[str, ...],
+    ) -> None:
+        self.reader, self.known, self.name, self.remarks = reader, known, name, remarks
+        entries = published.entries()[name]
+        self.entries = {(entry.row, entry.column): entry for entry in entries}
+        self.row_labels = list(dict.fromkeys(entry.row for entry in entries))
+        self.column_labels = list(dict.fromkeys(entry.column for entry in entries))
         given = reader.keys(node, f"table {self.name}", ("where", "rows", "columns"))
         self.where = self._selector(given["where"]) if "where" in given else _Selector({})
         self.rows = self._selectors(self._labelled(given.get("rows"), "row", self.row_labels))

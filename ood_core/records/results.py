@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from ood_core.interfaces import StageFacts
-from ood_core.records.stages import Stage
+from ood_core.errors import OODError
+from ood_core.records.facts import MeasureFacts, Measurement, StageFacts
+from ood_core.records.stages import Row, RowKey, Stage
 
 
-@dataclass(frozen=True)
-class ResultRow:
-    """One line of the table; rates are fractions in [0, 1], None where they cannot be had."""
+@dataclass(frozen=True, kw_only=True)
+class ResultRow(Measurement, RowKey):
+    """One line of the result table: its key, then its numbers."""
 
-    variant: str
-    case: str
-    draw: int
-    seed: int
-    scorer: str
-    spectrum: str
-    id_set: str
-    ood_set: str
-    group: str
-    id_images: int
-    ood_images: int
-    auroc: float
-    fpr95: float
-    fpr95_ood_recall: float
-    aupr_in: float
-    aupr_out: float
-    aupr_in_trapezoid: float
-    aupr_out_trapezoid: float
-    ties: float
-    duplicates_test: int
-    duplicates_train: int
-    id_accuracy: float | None
-    ece: float | None
-    threshold: float | None = None
-    id_accepted: float | None = None
-    ood_accepted: float | None = None
-    auroc_low: float | None = None
-    auroc_high: float | None = None
-    fpr95_low: float | None = None
-    fpr95_high: float | None = None
-    aupr_in_low: float | None = None
-    aupr_in_high: float | None = None
-    aupr_out_low: float | None = None
-    aupr_out_high: float | None = None
-    images: str = ""
-    """A digest of the measured images, pixel for pixel and in order: rows that have it in common are paired."""
+    @classmethod
+    def of(cls, row: Row, facts: StageFacts) -> ResultRow:
+        """Return the row of a plan with what its measurement recorded."""
+        assert isinstance(facts, MeasureFacts), "a row is measured by its last stage"
+        numbers = {field.name: getattr(facts, field.name) for field in fields(Measurement)}
+        return cls(**vars(row.key), **numbers)
 
 
 @dataclass(frozen=True)
@@ -71,6 +42,12 @@ class Failure:
     stage: Stage
     message: str
     error: Exception = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, stage: Stage, error: Exception) -> Failure:
+        """Return the failure of a stage by an error."""
+        text = " ".join(str(error).split())
+        return cls(stage, text if isinstance(error, OODError) else f"{type(error).__name__}: {text}", error)
 
 
 @dataclass(frozen=True)

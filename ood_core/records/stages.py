@@ -1,4 +1,4 @@
-"""The stages of a run and the plan that holds them: values, made by `plan.make`, carried out by `run.run`.
+"""The stages of a run and the plan that holds them: values, made by `plan.make`, carried out by `run.schedule`.
 
     TrainStage -> ExtractStage -> FitStage -> ScoreStage -> MeasureStage
 
@@ -8,14 +8,16 @@ Each knows the stages it needs. Its key is made of all that decides its result, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from ood_core.data.selection import Part, SelectedImages
 from ood_core.errors import OODError, OODErrors
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Probe, Scorer, Tokenizer, Training
-from ood_core.records.published import Table
 from ood_core.runtime import torch_state
+
+if TYPE_CHECKING:  # no stage computes with it, so it belongs into no key
+    from ood_core.records.published import Table
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class TrainStage:
     auxiliary: Images | None = field(default=None, compare=False)
     """OOD images that may be trained on."""
     id_classes: bool = True
-    """Whether the images are those of the ID classes, so that a classifier tells these apart."""
+    """Whether the images have the ID classes, so that a classifier distinguishes these."""
     start: TrainStage | None = field(default=None, compare=False)
     tokenizers: tuple[tuple[Tokenizer, TrainStage], ...] = field(default=(), compare=False)
 
@@ -80,8 +82,8 @@ class ExtractStage:
 
     kind: ClassVar[str] = "extract"
     key: str
-    passage: str
-    """Key of the pass; stages that have it in common can share one."""
+    pass_key: str
+    """Key of the pass; stages that have it in common share one."""
     backbone: Backbone = field(compare=False)
     weights: TrainStage | None = field(compare=False)
     images: Images = field(compare=False)
@@ -90,7 +92,7 @@ class ExtractStage:
     """Number of ID classes, which is that of the network's outputs."""
     view: EvaluationView = field(default_factory=EvaluationView)
     augmented_by: PretextTask | None = field(default=None, compare=False)
-    """Whose augmentation the images are shown through, instead of the evaluation view."""
+    """Task with the augmentation through which the images are shown, instead of the evaluation view."""
     probe: Probe | None = field(default=None, compare=False)
 
     @property
@@ -191,7 +193,7 @@ class MeasureStage:
 
     @property
     def fit(self) -> FitStage:
-        """Whose scores are compared."""
+        """The scorer of the compared scores."""
         return self.id_scores.fit
 
     @property
@@ -214,18 +216,41 @@ KINDS = ("train", "extract", "fit", "score", "measure")
 Stage: TypeAlias = TrainStage | ExtractStage | FitStage | ScoreStage | MeasureStage
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the result table."""
+def job_key(stage: Stage) -> str:
+    """Return the key of a stage's job: a training, a pass over images, or a fit with everything scored by it."""
+    if isinstance(stage, ExtractStage):
+        return stage.pass_key
+    return stage.fit.key if isinstance(stage, (ScoreStage, MeasureStage)) else stage.key
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowKey:
+    """What distinguishes a line of the result table from all others.
+
+    Attributes:
+        spectrum: "full" where shifted ID images count as ID.
+    """
 
     variant: str
     case: str
     draw: int
     seed: int
     scorer: str
+    spectrum: str
     id_set: str
     ood_set: str
     group: str
+
+    @property
+    def key(self) -> RowKey:
+        """The key alone, of a row that has more."""
+        return RowKey(**{field.name: getattr(self, field.name) for field in fields(RowKey)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(RowKey):
+    """One line of the result table before it is measured."""
+
     measure: MeasureStage
 
 
@@ -254,19 +279,18 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The stages and rows of a run: a value, which pickles and compares.
 
     Attributes:
-        name: The recipe's.
         rows: The table to be filled.
         resolved: Every option of every variant, also those a recipe leaves at their default.
         versions: Of Python, the libraries that decide numbers, the core and every plugin package.
-        checks: Plugin objects with the place in the recipe that asks for them.
-        notes: What makes the numbers hard to compare with a benchmark's.
+        checks: Plugin objects with their places in the recipe.
+        notes: Differences from a benchmark that make the numbers hard to compare.
         averaged: Whether the mean over the cases of the protocol means something.
         coordinates: For each variant its value on each axis that the recipe varies; {} where nothing varies.
         baseline: What the rows are compared with.
-        published: Tables beside whose numbers those of the rows are put.
+        published: Published tables to compare the rows with.
     """
 
     name: str
@@ -308,9 +332,9 @@ class Plan:
             except OODError as error:
                 errors.append(OODError(f"{place}: {error}"))
         if errors:
-            raise OODErrors(each_once(errors))
+            raise OODErrors(deduplicate(errors))
 
 
-def each_once(errors: Sequence[OODError]) -> list[OODError]:
+def deduplicate(errors: Sequence[OODError]) -> list[OODError]:
     """Return the errors without repetitions: variants and seeds share most of a recipe."""
     return list({str(error): error for error in errors}.values())

@@ -1,19 +1,21 @@
-"""Where the jobs of a run are carried out: in this process, or in several beside it. Another place is another class.
+"""Executors of jobs: in this process, or in several beside it. Another place is another class.
 
-A job is a list of stages. Whoever carries it out needs three things: the recipes, out of which it makes the same plan;
-the keys of the stages; and the store, through which stages find each other's results. Nothing else is handed over, so
-an executor may send jobs as far as the store can be seen. `run.run` decides what is ready; executors only carry out.
+A job is a list of stages, which are values: with the store, through which stages find each other's results, an executor
+may send them as far as the store can be seen. `schedule.run` decides which jobs are ready; executors only carry out.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import pickle
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -21,29 +23,27 @@ import torch
 from pluggy import HookRelay
 
 from ood_core.errors import OODError
-from ood_core.pipeline.dispatch import Done, carry_out
-from ood_core.recipe.read import Recipe
+from ood_core.pipeline.dispatch import JobResult, carry_out
 from ood_core.records.results import Failure
 from ood_core.records.stages import Plan, Stage, TrainStage
-from ood_core.run import worker
-from ood_core.run.worker import Message, Told
+from ood_core.run.worker import Assignment, HookCall, Message, work
 from ood_core.runtime import distributed, memory
-from ood_core.store.cost_model import work
+from ood_core.store.cost_model import image_count
 from ood_core.store.store import Store
 
+_LOG = logging.getLogger(__name__)
+
 FIRST_GUESS_MB = 1024.0
-"""Memory that a process is expected to take before any has told; a process without a job takes about half of it."""
+"""Memory that a process is expected to take before the first peak is measured; one without a job takes about half."""
 
 SPARE = 1.2
 """How much more than the largest peak seen must be free before another job begins."""
 
-
 SMALL = 20_000
 """Images that trainings see in all, each epoch counted, up to which processes take longer to start than they save."""
 
-
-PATIENCE_SECONDS = 5.0
-"""What a process that is told to end is given for it."""
+TERMINATION_SECONDS = 5.0
+"""Seconds to wait before a terminated worker is killed."""
 
 
 @dataclass(frozen=True)
@@ -63,57 +63,49 @@ class Job:
         return {earlier.key for stage in self.stages for earlier in stage.inputs} - own
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job."""
-
-    job: Job
-    done: Done
-
-
 class Executor(ABC):
     """Carries out jobs that are ready, as many at once as there is room for."""
 
     @abstractmethod
     def has_room(self) -> bool:
-        """Return whether another job may begin now; true whenever none is at work."""
+        """Return whether another job may begin now; true whenever none is running."""
 
     @abstractmethod
-    def begin(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         """Take a job, all of whose needs are in the store; return at once."""
 
     @abstractmethod
-    def outcome(self) -> Outcome:
-        """Return what became of one of the jobs at work, and tell the hooks how all get on until then."""
+    def next_result(self) -> tuple[Job, JobResult]:
+        """Wait for one of the running jobs; notify the hooks of the progress of all until then."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is held, also in the midst of jobs: their checkpoints stay."""
+        """Release all resources, terminating running jobs; their checkpoints are kept."""
 
 
 class InProcess(Executor):
     """Carries out one job after another in this process; with torchrun, together with the processes beside it."""
 
-    def __init__(self, store: Store, hooks: HookRelay, of_stages: Mapping[str, int] | None = None) -> None:
-        self.store, self.hooks, self.of_stages = store, hooks, of_stages or {}
+    def __init__(self, store: Store, hooks: HookRelay, stage_threads: Mapping[str, int] | None = None) -> None:
+        self.store, self.hooks, self.stage_threads = store, hooks, stage_threads or {}
         self.job: Job | None = None
 
     def has_room(self) -> bool:
         """Return whether the last job is done."""
         return self.job is None
 
-    def begin(self, job: Job) -> None:
-        """Keep the job until its outcome is asked for."""
+    def submit(self, job: Job) -> None:
+        """Keep the job until `next_result`."""
         self.job = job
 
-    def outcome(self) -> Outcome:
+    def next_result(self) -> tuple[Job, JobResult]:
         """Carry out the job."""
-        assert self.job is not None, "a job was begun"
+        assert self.job is not None, "a job was submitted"
         job, self.job = self.job, None
-        return Outcome(job, carry_out(job.stages, self.store, self.hooks, self.of_stages))
+        return job, carry_out(job.stages, self.store, self.hooks, self.stage_threads)
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: nothing is held."""
 
 
 # ------------------------------------------------------------------------------------------------ several processes
@@ -121,152 +113,150 @@ class InProcess(Executor):
 
 @dataclass
 class _Worker:
-    """A process that takes jobs, and what it is doing."""
+    """A worker process, its job, and the stage of its last message."""
 
     process: Any
     connection: Connection
     slot: int
     job: Job | None = None
-    at: Stage | None = None
-    """The stage in which it was last heard of."""
+    stage: Stage | None = None
 
 
 @dataclass
 class LocalProcesses(Executor):
     """Carries out jobs side by side in processes of this machine, each with its share of cores, or a GPU of its own.
 
-    A process that dies takes down the job it was at, no other; the next job gets a new one.
+    A process that dies takes down its own job, no other; the next job gets a new one.
 
     Attributes:
-        recipes: Out of which each process makes the plan again.
-        stages: Of that plan, by key.
+        stages: Of the plan, by key.
         places: How many jobs at once.
-        threads: Of each.
-        of_stages: With how many threads some stages are computed instead, by key.
     """
 
-    recipes: Sequence[Recipe]
-    stages: dict[str, Stage]
+    stages: Mapping[str, Stage]
     store: Store
     hooks: HookRelay
     places: int
-    threads: int
-    of_stages: Mapping[str, int] = field(default_factory=dict)
+    assignment: Assignment
     _workers: list[_Worker] = field(default_factory=list)
     _largest_mb: float = FIRST_GUESS_MB
 
     def has_room(self) -> bool:
         """Return whether a place is free, and memory for one job more."""
-        busy = sum(of.job is not None for of in self._workers)
+        busy = sum(worker.job is not None for worker in self._workers)
         return busy == 0 or (busy < self.places and memory.available() > SPARE * self._largest_mb)
 
-    def begin(self, job: Job) -> None:
-        """Hand the job to a process without one, which is started if there is none."""
-        self._workers = [of for of in self._workers if of.job is not None or of.process.is_alive()]
-        idle = next((of for of in self._workers if of.job is None), None) or self._start()
-        idle.job, idle.at = job, job.stages[0]
+    def submit(self, job: Job) -> None:
+        """Send the job to an idle process, which is started if there is none."""
+        self._workers = [worker for worker in self._workers if worker.job is not None or worker.process.is_alive()]
+        idle = next((worker for worker in self._workers if worker.job is None), None) or self._start()
+        idle.job, idle.stage = job, job.stages[0]
         idle.connection.send([stage.key for stage in job.stages])
 
-    def outcome(self) -> Outcome:
-        """Listen to all processes until one is through with its job, or dead."""
+    def next_result(self) -> tuple[Job, JobResult]:
+        """Receive messages of all processes until one has finished its job, or died."""
         try:
             while True:
-                for ready in wait([of.connection for of in self._workers]):
-                    speaker = next(of for of in self._workers if of.connection is ready)
-                    if (outcome := self._heard(speaker)) is not None:
-                        return outcome
+                for ready in wait([worker.connection for worker in self._workers]):
+                    worker = next(worker for worker in self._workers if worker.connection is ready)
+                    if (result := self._receive(worker)) is not None:
+                        return result
         except KeyboardInterrupt as error:
-            for of in self._workers:
-                if of.job is not None and of.at is not None:
-                    self.hooks.ood_on_error(stage=of.at, error=error)
+            for worker in self._workers:
+                if worker.job is not None and worker.stage is not None:
+                    self.hooks.ood_on_error(stage=worker.stage, error=error)
             raise
 
     def close(self) -> None:
         """End all processes."""
-        for of in self._workers:
-            of.connection.close()
-            of.process.terminate()
-        for of in self._workers:
-            of.process.join(PATIENCE_SECONDS)
-            of.process.kill()
-            of.process.join()
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(TERMINATION_SECONDS)
+            worker.process.kill()
+            worker.process.join()
         self._workers.clear()
 
-    def _heard(self, at_work: _Worker) -> Outcome | None:
+    def _receive(self, worker: _Worker) -> tuple[Job, JobResult] | None:
         try:
-            message: Message = at_work.connection.recv()
+            message: Message = worker.connection.recv()
         except (EOFError, ConnectionResetError):
-            return self._lost(at_work)
-        if isinstance(message, Told):
-            self._tell(at_work, message)
+            return self._remove_dead(worker)
+        if isinstance(message, HookCall):
+            self._call_hook(worker, message)
             return None
-        assert at_work.job is not None, "only a process at work speaks"
-        job, at_work.job = at_work.job, None
-        failures = tuple(failed.failure(self.stages[failed.key]) for failed in message.failures)
-        return Outcome(job, Done(message.finished, message.carried_out, failures))
+        assert worker.job is not None, "only a process with a job sends its result"
+        job, worker.job = worker.job, None
+        if isinstance(message, OODError):
+            return job, JobResult((), (), tuple(Failure.of(stage, message) for stage in job.stages))
+        return job, message
 
-    def _tell(self, at_work: _Worker, told: Told) -> None:
-        at_work.at = stage = self.stages[told.key]
-        values = dict(told.values)
-        if told.hook == "ood_after_stage":
+    def _call_hook(self, worker: _Worker, call: HookCall) -> None:
+        worker.stage = stage = self.stages[call.key]
+        values = dict(call.values)
+        if call.hook == "ood_after_stage":
             values["facts"] = self.store.facts(stage) or {}
             self._largest_mb = max(self._largest_mb, values["facts"].get("peak_memory_mb", 0.0))
-        getattr(self.hooks, told.hook)(stage=stage, **values)
+        getattr(self.hooks, call.hook)(stage=stage, **values)
 
-    def _lost(self, dead: _Worker) -> Outcome | None:
-        """Take what a dead process leaves: its job failed at the stage in which it was."""
-        dead.process.join()
-        self._workers.remove(dead)
-        if dead.job is None:
+    def _remove_dead(self, worker: _Worker) -> tuple[Job, JobResult] | None:
+        """Return what is left of a dead process: its job failed at the stage of its last message."""
+        worker.process.join()
+        self._workers.remove(worker)
+        if worker.job is None:
             return None
-        left = [stage for stage in dead.job.stages if self.store.facts(stage) is None]
-        finished = tuple(stage.key for stage in dead.job.stages if stage not in left)
+        left = [stage for stage in worker.job.stages if self.store.facts(stage) is None]
+        finished = tuple(stage.key for stage in worker.job.stages if stage not in left)
         if not left:
-            return Outcome(dead.job, Done(finished, finished, ()))
-        at = dead.at if dead.at in left else left[0]
-        error = OODError(f"{at}: its process {_ended(dead.process.exitcode)}; what it had done is kept")
-        self.hooks.ood_on_error(stage=at, error=error)
-        return Outcome(dead.job, Done(finished, finished, (Failure(at, str(error), error),)))
+            return worker.job, JobResult(finished, finished, ())
+        stage = worker.stage if worker.stage in left else left[0]
+        error = OODError(f"{stage}: its process {_ended(worker.process.exitcode)}; what it had done is kept")
+        self.hooks.ood_on_error(stage=stage, error=error)
+        return worker.job, JobResult(finished, finished, (Failure.of(stage, error),))
 
     def _start(self) -> _Worker:
-        slot = next(slot for slot in range(self.places) if slot not in [of.slot for of in self._workers])
+        slot = next(slot for slot in range(self.places) if slot not in [worker.slot for worker in self._workers])
         here, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")  # threads of this process, and its GPU, do not survive a fork
-        process = context.Process(
-            target=worker.work, args=(there, self.recipes, self.store.root, self.threads, self.of_stages)
-        )
-        with _environment(slot, self.threads):
+        process = context.Process(target=work, args=(there, self.assignment))
+        with _environment(slot, self.assignment.threads), _blocked_interrupts():
             process.start()
         there.close()
-        started = _Worker(process, here, slot)
-        self._workers.append(started)
-        return started
+        self._workers.append(_Worker(process, here, slot))
+        return self._workers[-1]
 
 
 @contextmanager
 def _environment(slot: int, threads: int) -> Iterator[None]:
-    """Let a process that is started meanwhile see one GPU alone, and as many threads as it may use."""
+    """Give a process that is started meanwhile one GPU of its own, and its number of threads."""
     own = {"OMP_NUM_THREADS": str(threads)}
-    if gpus := _gpus():
+    if torch.cuda.is_available():
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]
         own["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    before = {name: os.environ.get(name) for name in own}
+    before = {name: os.environ[name] for name in own.keys() & os.environ.keys()}
     os.environ.update(own)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in own:
+            del os.environ[name]
+        os.environ.update(before)
 
 
-def _gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    if not torch.cuda.is_available():
-        return []
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]
+@contextmanager
+def _blocked_interrupts() -> Iterator[None]:
+    """Let a process that is started meanwhile never see an interrupt from the keyboard, not even while it starts."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which would unblock it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ended(code: int | None) -> str:
@@ -275,37 +265,41 @@ def _ended(code: int | None) -> str:
     return f"ended by itself with exit code {code}"
 
 
-def places(jobs: Sequence[Job], asked: int | None) -> tuple[int, int]:
+def places(jobs: Sequence[Job], requested: int | None) -> tuple[int, int]:
     """Return how many jobs to carry out at once, and how many threads each may use.
 
     Args:
         jobs: What is to be done.
-        asked: What the user wants; None is as many as there are GPUs, or else trainings that do not wait for each
-            other, up to the number of cores, and one where those are small. One extraction, fit or score uses all
+        requested: The user's number of jobs; None is as many as there are GPUs, or else trainings that do not wait for
+            each other, up to the number of cores, and one where those are small. One extraction, fit or score uses all
             cores by itself.
     """
     cores, gpus = torch.get_num_threads(), torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if asked is None:
+    if requested is None:
         trainings = [stage for job in jobs for stage in job.stages if isinstance(stage, TrainStage)]
         continued = {earlier.key for stage in trainings for earlier in stage.inputs}
         chains = len({stage.key for stage in trainings} - continued)
-        small = sum(work(stage) for stage in trainings) < SMALL
-        asked = min(gpus, len(jobs)) if gpus else 1 if small else min(cores, chains)
-    return max(asked, 1), max(cores // max(asked, 1), 1)
+        small = sum(image_count(stage) for stage in trainings) < SMALL
+        requested = min(gpus, len(jobs)) if gpus else 1 if small else min(cores, chains)
+    return max(requested, 1), max(cores // max(requested, 1), 1)
 
 
-def local(
-    recipes: Sequence[Recipe],
+def local_executor(
     plan: Plan,
     store: Store,
     hooks: HookRelay,
     todo: Sequence[Job],
-    asked: int | None,
-    of_stages: Mapping[str, int],
+    requested: int | None,
+    stage_threads: Mapping[str, int],
 ) -> Executor:
-    """Return the executor of this machine: processes where several jobs can be at work at once, else none beside it."""
-    at_once, threads = places(todo, asked)
+    """Return the executor of this machine: several processes if several jobs can run at once, else this process."""
+    at_once, threads = places(todo, requested)
     if at_once == 1 or distributed.world_size() > 1:
-        return InProcess(store, hooks, of_stages)
-    stages = {stage.key: stage for stage in plan.stages}
-    return LocalProcesses(recipes, stages, store, hooks, at_once, threads, of_stages)
+        return InProcess(store, hooks, stage_threads)
+    try:
+        pickled = pickle.dumps(plan.stages)  # at once, so that stages share their opened images in each process
+    except Exception as error:  # whatever the image set of a plugin raises
+        _LOG.warning("one job after another: stages cannot be sent to other processes: %s", error)
+        return InProcess(store, hooks, stage_threads)
+    assignment = Assignment(pickled, plan.versions, store.root, threads, stage_threads)
+    return LocalProcesses({stage.key: stage for stage in plan.stages}, store, hooks, at_once, assignment)

@@ -1,4 +1,4 @@
-"""recipe.lock.yaml: what a run was made of, so that it can be run again bit for bit, or told what differs.
+"""recipe.lock.yaml: what a run was made of, to run it again bit for bit, or to say what differs.
 
 lock           the version of this format
 experiments    every variant under every seed with every option resolved, as `recipe` reads it
@@ -15,15 +15,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from ood_core.errors import OODError, OODErrors
 from ood_core.recipe.build import digest
 from ood_core.recipe.read import Recipe
-from ood_core.recipe.yaml import Node, parse, with_new_names
-from ood_core.records.results import ResultRow, Results
+from ood_core.recipe.yaml import parse, with_new_names
+from ood_core.records.results import Results
 from ood_core.records.stages import ExtractStage, Plan, TrainStage
 from ood_core.runtime.machine import machine
 from ood_core.store.store import write_text
@@ -34,26 +34,20 @@ FORMAT = 1
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+( [A-Za-z0-9_./+-]+)*")
 """Words that YAML reads as they stand, unless they are numbers or flags."""
 
-TOLD = 5
-"""Stages whose keys differ that are told."""
+MOST_LISTED = 5
+"""Maximum number of differing stages to list."""
 
 SECTIONS = {"versions": dict, "machine": dict, "data": dict, "stages": list, "measurements": dict}
 
 HARDWARE = ("processor", "accelerator")
-"""What of the machine may change the last bits."""
+"""Parts of the machine that may change the last bits."""
 
 MEASURED = ("auroc", "fpr95", "aupr_in", "aupr_out", "threshold", "id_accuracy")
 
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock as it was read.
-
-    Attributes:
-        path: Its file.
-        recipes: The experiments.
-        entries: All of it, in plain values.
-    """
+    """A lock as it was read; `entries` are all of it, in plain values."""
 
     path: Path
     recipes: list[Recipe]
@@ -61,7 +55,7 @@ class Lock:
 
     @property
     def threads(self) -> dict[str, int]:
-        """With how many threads each stage was computed, by key."""
+        """Number of threads that each stage was computed with, by key."""
         return {stage["key"]: stage["threads"] for stage in self.entries["stages"]}
 
 
@@ -88,7 +82,7 @@ def read(path: Path) -> Lock:
         node = parse(path.read_text(encoding="utf-8"), path.name)
     except (OSError, UnicodeDecodeError) as error:
         raise OODError(f"{path}: cannot be read: {error}") from None
-    entries = node.plain()
+    entries: Any = node.plain()
     if not isinstance(entries, dict) or "lock" not in entries:
         raise OODError(f"{path}: is no lock: the key 'lock' is missing")
     if entries["lock"] != FORMAT:
@@ -96,10 +90,11 @@ def read(path: Path) -> Lock:
             f"{path}: is a lock of format {entries['lock']}, this version reads {FORMAT}; run its recipe again"
         )
     try:
-        recipes = _recipes(node)
-        for name, kind in SECTIONS.items():
-            if not isinstance(entries[name], kind):
-                raise TypeError(f"'{name}' is no {'list' if kind is list else 'mapping'}")
+        name, nodes = str(entries["recipe"]), cast(Any, node.value)
+        recipes = [_recipe(name, each.value) for each in nodes["experiments"].value]
+        for section, kind in SECTIONS.items():
+            if not isinstance(entries[section], kind):
+                raise TypeError(f"'{section}' is no {'list' if kind is list else 'mapping'}")
         for stage in entries["stages"]:
             stage["key"], stage["stage"], int(stage["threads"])
         return Lock(path, recipes, entries)
@@ -113,12 +108,27 @@ def require_same(lock: Lock, plan: Plan) -> None:
     Raises:
         OODErrors: With a line for each input that differs.
     """
-    if different := [OODError(f"{lock.path.name}: {line}") for line in _differences(lock.entries, plan)]:
-        raise OODErrors(different)
+    then = lock.entries
+    lines = [*_changed(then["versions"], plan.versions, "version of "), *_changed(then["data"], _data(plan), "data ")]
+    here = {stage.key for stage in plan.stages}
+    gone = [stage["stage"] for stage in then["stages"] if stage["key"] not in here]
+    if gone and not lines:  # other inputs change the keys too
+        more = f" and {len(gone) - MOST_LISTED} more" if len(gone) > MOST_LISTED else ""
+        lines.append(f"options differ: another key has {', '.join(gone[:MOST_LISTED])}{more}")
+    if lines:
+        raise OODErrors([OODError(f"{lock.path.name}: {line}") for line in lines])
+
+
+def _changed(then: Mapping[str, str], now: Mapping[str, str], what: str) -> Iterator[str]:
+    for name, value in then.items():
+        if name not in now:
+            yield f"{what}{name} was {value}, is missing now"
+        elif now[name] != value:
+            yield f"{what}{name} was {value}, is {now[name]}"
 
 
 def notes(lock: Lock) -> list[str]:
-    """Return what differs and may change the last bits, but need not."""
+    """Return a line for each part of the machine that differs: it may change the last bits, but need not."""
     now, then = machine(), lock.entries["machine"]
     return [
         f"{name} is {now[name]}, was {was}: bits may differ"
@@ -148,7 +158,7 @@ def _entries(plan: Plan, recipes: Sequence[Recipe], results: Results) -> dict[st
         "machine": machine(),
         "data": _data(plan),
         "stages": [
-            {"key": record.stage.key, "stage": str(record.stage), "threads": record.facts["threads"]}
+            {"key": record.stage.key, "stage": str(record.stage), "threads": record.facts.threads}
             for record in results.records
         ],
         "measurements": _measurements(results),
@@ -181,22 +191,13 @@ def _data(plan: Plan) -> dict[str, str]:
 
 def _measurements(results: Results) -> dict[str, str]:
     """Return a digest of each row's numbers, to the last bit of the floats."""
-    return {_title(row): digest([_hexadecimal(getattr(row, name)) for name in MEASURED]) for row in results.rows}
-
-
-def _title(row: ResultRow) -> str:
-    within = [row.variant, *([row.case] if row.case else []), f"draw {row.draw}", f"seed {row.seed}"]
-    return ", ".join([*within, row.scorer, row.spectrum, row.ood_set])
-
-
-def _hexadecimal(value: float | None) -> str | None:
-    return None if value is None else float(value).hex()
-
-
-def _recipes(node: Node) -> list[Recipe]:
-    entries: Any = node.value
-    name = str(entries["recipe"].value)
-    return [_recipe(name, experiment.value) for experiment in entries["experiments"].value]
+    found = {}
+    for row in results.rows:
+        within = [row.variant, *([row.case] if row.case else []), f"draw {row.draw}", f"seed {row.seed}"]
+        title = ", ".join([*within, row.scorer, row.spectrum, row.ood_set])
+        values = [getattr(row, name) for name in MEASURED]
+        found[title] = digest([None if value is None else float(value).hex() for value in values])
+    return found
 
 
 def _recipe(name: str, of: Any) -> Recipe:
@@ -212,30 +213,6 @@ def _recipe(name: str, of: Any) -> Recipe:
         baseline_scorer=baseline.value["scorer"].value,
         baseline_place=baseline.place,
     )
-
-
-# ------------------------------------------------------------------------------------------------- what differs
-
-
-def _differences(then: Mapping[str, Any], plan: Plan) -> list[str]:
-    inputs = [
-        *_changed(then["versions"], plan.versions, "version of "),
-        *_changed(then["data"], _data(plan), "data "),
-    ]
-    here = {stage.key for stage in plan.stages}
-    gone = [stage["stage"] for stage in then["stages"] if stage["key"] not in here]
-    if inputs or not gone:  # which change the keys too
-        return inputs
-    more = f" and {len(gone) - TOLD} more" if len(gone) > TOLD else ""
-    return [f"options differ: another key has {', '.join(gone[:TOLD])}{more}"]
-
-
-def _changed(then: Mapping[str, str], now: Mapping[str, str], what: str) -> Iterator[str]:
-    for name, value in then.items():
-        if name not in now:
-            yield f"{what}{name} was {value}, is missing now"
-        elif now[name] != value:
-            yield f"{what}{name} was {value}, is {now[name]}"
 
 
 class _Dumper(yaml.SafeDumper):

@@ -1,13 +1,14 @@
-"""A process that carries out jobs for another one: what it is sent, and what it sends back."""
+"""A process that carries out jobs for another one, and the messages that it sends back."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,129 +17,116 @@ import torch
 
 from ood_core.errors import OODError
 from ood_core.hookspecs import hookimpl
-from ood_core.interfaces import StageFacts
-from ood_core.pipeline.dispatch import carry_out
-from ood_core.plan.make import make_plan
+from ood_core.pipeline.dispatch import JobResult, carry_out
+from ood_core.plan.versions import versions
 from ood_core.plugins import find, hook_manager
-from ood_core.recipe.read import Recipe
 from ood_core.records.results import Failure
 from ood_core.records.stages import Stage
 from ood_core.store.store import Store
 
 PROGRESS_SECONDS = 0.1
-"""How often progress is told."""
+"""Shortest time between two messages of progress."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one of the lifecycle hooks is to hear of a stage."""
+class HookCall:
+    """A call of a lifecycle hook, to be made by the parent process."""
 
     hook: str
     key: str
     values: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Failed:
-    """A stage that failed; of anything but a user's mistake with its traceback."""
-
-    key: str
-    message: str
-    trace: str | None
-
-    def failure(self, stage: Stage) -> Failure:
-        """Return it as if it had happened here."""
-        if self.trace is None:
-            return Failure(stage, self.message, OODError(self.message))
-        error = RuntimeError(self.message)
-        error.add_note(self.trace)
-        return Failure(stage, self.message, error)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The end of a job."""
-
-    finished: tuple[str, ...]
-    carried_out: tuple[str, ...]
-    failures: tuple[Failed, ...]
-
-
-Message: TypeAlias = Told | Finished
+Message: TypeAlias = HookCall | JobResult | OODError
+"""An OODError says why the jobs of this process cannot begin."""
 
 
 class _Sender:
-    """A plugin that sends the calls of lifecycle hooks to the parent process, which repeats them."""
+    """A plugin that sends the calls of lifecycle hooks to the parent process."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.told = 0.0
+        self.last_progress = 0.0
 
-    def _tell(self, hook: str, stage: Stage, **values: Any) -> None:
-        self.connection.send(Told(hook, stage.key, values))
+    def _send(self, hook: str, stage: Stage, **values: Any) -> None:
+        self.connection.send(HookCall(hook, stage.key, values))
 
     @hookimpl
     def ood_before_stage(self, stage: Stage, stored: bool) -> None:
-        self._tell("ood_before_stage", stage, stored=stored)
+        self._send("ood_before_stage", stage, stored=stored)
 
     @hookimpl
     def ood_on_progress(self, stage: Stage, done: int, total: int) -> None:
-        if done == total or time.monotonic() - self.told > PROGRESS_SECONDS:
-            self.told = time.monotonic()
-            self._tell("ood_on_progress", stage, done=done, total=total)
+        if done == total or time.monotonic() - self.last_progress > PROGRESS_SECONDS:
+            self.last_progress = time.monotonic()
+            self._send("ood_on_progress", stage, done=done, total=total)
 
     @hookimpl
-    def ood_after_epoch(self, stage: Stage, metrics: StageFacts) -> None:
-        self._tell("ood_after_epoch", stage, metrics=dict(metrics))
+    def ood_after_epoch(self, stage: Stage, metrics: Mapping[str, float]) -> None:
+        self._send("ood_after_epoch", stage, metrics=dict(metrics))
 
     @hookimpl
     def ood_after_stage(self, stage: Stage) -> None:
-        self._tell("ood_after_stage", stage)  # the facts lie in the store
+        self._send("ood_after_stage", stage)  # the facts are in the store
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:
-        self._tell("ood_on_error", stage, error=OODError(str(error)))
+        self._send("ood_on_error", stage, error=OODError(str(error)))
 
 
-def work(
-    connection: Connection, recipes: Sequence[Recipe], store: Path, threads: int, of_stages: Mapping[str, int]
-) -> None:
-    """Carry out jobs, lists of keys, until the other side is gone.
+@dataclass(frozen=True)
+class Assignment:
+    """Everything that a worker process needs besides the keys of its jobs.
 
-    Args:
-        connection: Jobs come and messages go through it.
-        recipes: The plan is made out of them, as the other side made it.
-        store: Where results lie.
-        threads: How many torch may use.
-        of_stages: How many it is to use for some stages, by key.
+    Attributes:
+        stages: All stages of the plan, pickled: plugins are found before their classes are imported.
+        versions: The plan's; a worker whose own differ refuses its jobs.
+        threads: Number of torch threads.
+        stage_threads: Number of torch threads of single stages instead, by key.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side is interrupted too, and ends this process
-    torch.set_num_threads(threads)
-    stages, problem = _planned(recipes)
-    hooks = hook_manager()
-    hooks.register(_Sender(connection))
+
+    stages: bytes
+    versions: Mapping[str, str]
+    store: Path
+    threads: int
+    stage_threads: Mapping[str, int]
+
+
+def work(connection: Connection, assignment: Assignment) -> None:
+    """Carry out jobs, lists of keys that arrive through the connection, until the parent process has exited."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
+    torch.set_num_threads(assignment.threads)
+    store, manager = Store(assignment.store), hook_manager()
+    manager.register(_Sender(connection))
+    stages = _unpickled(assignment)
     try:
         while True:
             keys: list[str] = connection.recv()
-            if unknown := [Failed(key, problem, None) for key in keys if key not in stages]:
-                connection.send(Finished((), (), tuple(unknown)))
+            if isinstance(stages, OODError):
+                connection.send(stages)
                 continue
-            done = carry_out([stages[key] for key in keys], Store(store), hooks.hook, of_stages)
-            connection.send(Finished(done.finished, done.carried_out, tuple(map(_failed, done.failures))))
+            result = carry_out([stages[key] for key in keys], store, manager.hook, assignment.stage_threads)
+            connection.send(replace(result, failures=tuple(map(_portable, result.failures))))
     except (EOFError, OSError):
-        os._exit(0)  # nobody is left to hear of it
+        os._exit(0)  # the parent process has exited
 
 
-def _planned(recipes: Sequence[Recipe]) -> tuple[dict[str, Stage], str]:
-    """Return the stages by key, and what is to be said of a key that is not among them."""
+def _unpickled(assignment: Assignment) -> dict[str, Stage] | OODError:
+    """Return the stages by key, or why they cannot be carried out here."""
     try:
-        made = make_plan(recipes, find())
+        now = versions(find())
     except OODError as error:
-        return {}, f"data or code changed since the run began: {error}"
-    return {stage.key: stage for stage in made.stages}, "data or code changed since the run began; run it again"
+        return OODError(f"code changed since the run began: {error}")
+    names = assignment.versions.keys() | now.keys()
+    if changed := sorted(name for name in names if assignment.versions.get(name) != now.get(name)):
+        return OODError(f"code changed since the run began: {', '.join(changed)}; run it again")
+    return {stage.key: stage for stage in pickle.loads(assignment.stages)}  # noqa: S301 - our own
 
 
-def _failed(failure: Failure) -> Failed:
-    mistake = isinstance(failure.error, OODError)
-    trace = None if mistake else "".join(traceback.format_exception(failure.error))
-    return Failed(failure.stage.key, failure.message, trace)
+def _portable(failure: Failure) -> Failure:
+    """Return the failure with an error that can be pickled, of anything but a user's mistake with its traceback."""
+    if isinstance(failure.error, OODError):
+        return replace(failure, error=OODError(failure.message))
+    error = RuntimeError(failure.message)
+    error.add_note("".join(traceback.format_exception(failure.error)))
+    return replace(failure, error=error)

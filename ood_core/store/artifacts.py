@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs, Score, Scorer
+from ood_core.records.facts import ExtractFacts
 from ood_core.records.stages import Extraction, ExtractStage
 from ood_core.store.store import Store, load_notes, load_tensors, map_array, reading, save_tensors
 
@@ -42,14 +43,15 @@ def load_outputs(extraction: Extraction, store: Store) -> Outputs:
     embeddings, logits, labels = (
         map_array(store.file(base, f"{name}.npy")) for name in ("embeddings", "logits", "labels")
     )
-    has_head = (store.facts(base) or {}).get("head", logits.shape[1] > 0)
+    facts = store.facts(base)
+    assert isinstance(facts, ExtractFacts), "its files were found"
     layers = {name: array for stage in extraction.probes for name, array in _layers(stage, store).items()}
     return Outputs(
         torch.from_numpy(embeddings),
         torch.from_numpy(logits),
         torch.from_numpy(labels),
         base.classes,
-        head=Head(**load_tensors(store.file(base, HEAD))) if has_head else None,
+        head=Head(**load_tensors(store.file(base, HEAD))) if facts.head else None,
         layers={name: torch.from_numpy(array) for name, array in layers.items()},
         release=_release([embeddings, logits, labels, *layers.values()]),
     )

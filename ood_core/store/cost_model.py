@@ -11,22 +11,22 @@ SCHEDULE = ("epochs", "warmup_epochs", "learning_rate", "min_learning_rate", "we
 """Options of a training that do not change what an image costs."""
 
 
-def alike(stage: Stage) -> str:
+def cost_key(stage: Stage) -> str:
     """Return a digest that stages have in common whose cost differs by the number of images alone."""
     return digest(_likeness(stage))
 
 
-def work(stage: Stage) -> int:
+def image_count(stage: Stage) -> int:
     """Return how many images a stage goes through, each epoch counted; at least 1."""
     if isinstance(stage, TrainStage):
         return stage.task.epochs * len(stage.images.opened)
     if isinstance(stage, ExtractStage):
         return max(len(stage.images.opened), 1)
     if isinstance(stage, FitStage):
-        return work(stage.train.base)
+        return image_count(stage.train.base)
     if isinstance(stage, ScoreStage):
-        return work(stage.outputs.base)
-    return work(stage.id_scores) + work(stage.ood_scores)
+        return image_count(stage.outputs.base)
+    return image_count(stage.id_scores) + image_count(stage.ood_scores)
 
 
 def _likeness(stage: Stage) -> dict[str, Any]:

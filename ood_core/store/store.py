@@ -37,11 +37,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import StageFacts
+from ood_core.records.facts import StageFacts, read_facts
 from ood_core.records.stages import Stage
 from ood_core.runtime import memory
 from ood_core.store import checksums
-from ood_core.store.cost_model import alike, work
+from ood_core.store.cost_model import cost_key, image_count
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,12 +78,12 @@ class Store:
         A damaged stage.json counts as absent, with a warning: the stage is computed again where it is needed.
         """
         noted = self._noted(stage)
-        return noted and {name: value for name, value in noted.items() if name != FILES}
+        return None if noted is None else noted[0]
 
     def names(self, stage: Stage) -> Collection[str]:
         """Return the names of the files of a finished stage."""
         noted = self._noted(stage)
-        return () if noted is None else noted[FILES]
+        return () if noted is None else noted[1]
 
     def file(self, stage: Stage, name: str) -> Path:
         """Return the path of a file of a finished stage, whose content is what was filed.
@@ -101,33 +101,37 @@ class Store:
             raise OODError(f"{stage}: is not in the store {self.root}; with another --store it is computed again")
         with reading(path):
             state = _state(path)  # before reading: a file that changes meanwhile is not the one that was verified
-            if (found := checksums.of_file(path)) != noted[FILES].get(name):
-                raise ValueError(f"its checksum is {found}, not {noted[FILES].get(name)}")
+            if (found := checksums.of_file(path)) != (wanted := noted[1].get(name)):
+                raise ValueError(f"its checksum is {found}, not {wanted}")
         self._verified[path] = state
         return path
 
-    def _noted(self, stage: Stage) -> dict[str, Any] | None:
+    def _noted(self, stage: Stage) -> tuple[StageFacts, dict[str, str]] | None:
+        """Return what stage.json holds: the facts, and the checksum of each file."""
         path = self.folder(stage) / FACTS
         if not os.path.isfile(path):  # noqa: PTH113 - that of pathlib raises OSError for names that are too long
             return None
         try:
-            return _read_facts(path, stage.key)
+            entries = _read_entries(path, stage.key)
+            with reading(path):
+                files = dict(entries.pop(FILES))
+                return read_facts(stage.kind, entries), files
         except DamagedError as error:
             _warn(f"{path} is damaged ({_line(error.__cause__)}): '{stage}' counts as not stored")
             return None
 
     def rates(self, wanted: Collection[str]) -> dict[str, float]:
-        """Return, for each likeness of stages (`costs.alike`), the seconds that an image took the last time.
+        """Return, by the cost key of stages (`cost_model.cost_key`), the seconds that an image took the last time.
 
         Args:
-            wanted: The likenesses to look for, among the newest stages.
+            wanted: The cost keys to look for, among the newest stages.
         """
         found: dict[str, float] = {}
         for path in heapq.nlargest(RATES, self.root.glob(f"*/*/{FACTS}"), key=_modified):
             if len(found) == len(wanted):
                 break
             with suppress(DamagedError):
-                facts = _read_facts(path, path.parent.name)
+                facts = _read_entries(path, path.parent.name)
                 if facts["alike"] in wanted:
                     found.setdefault(facts["alike"], facts["seconds"] / facts["work"])
         return found
@@ -184,17 +188,17 @@ class Store:
                 temporary.mkdir(parents=True)
                 facts: dict[str, Any] = {}
                 yield temporary, facts
-                facts = {"stage": str(stage), "key": stage.key, "seconds": round(time.monotonic() - begun, 3)} | facts
-                facts |= {"threads": torch.get_num_threads(), **memory.peaks(), "alike": alike(stage)}
-                self._file(stage, temporary, facts | {"work": work(stage)})
+                common = {"stage": str(stage), "key": stage.key, "seconds": round(time.monotonic() - begun, 3)}
+                common |= {"threads": torch.get_num_threads(), "alike": cost_key(stage), "work": image_count(stage)}
+                self._file(stage, temporary, read_facts(stage.kind, common | memory.peaks() | facts))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.root / "unfinished" / stage.key, ignore_errors=True)
 
-    def _file(self, stage: Stage, temporary: Path, facts: dict[str, Any]) -> None:
+    def _file(self, stage: Stage, temporary: Path, facts: StageFacts) -> None:
         """Note the checksums, and put the folder in its place."""
         files = {file.name: checksums.of_file(file) for file in sorted(temporary.iterdir())}
-        text = json.dumps(checksums.signed(facts | {FILES: files}), indent=1)
+        text = json.dumps(checksums.signed({**facts, FILES: files}), indent=1)
         (temporary / FACTS).write_text(text, encoding="utf-8")
         for file in temporary.iterdir():
             flush(file)
@@ -219,7 +223,7 @@ def _modified(path: Path) -> float:
     return 0.0
 
 
-def _read_facts(path: Path, key: str) -> dict[str, Any]:
+def _read_entries(path: Path, key: str) -> dict[str, Any]:
     with reading(path):
         facts = checksums.verified(json.loads(path.read_text(encoding="utf-8")))
         if facts["key"] != key:

@@ -12,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ood_console.table import Output, tables
 from ood_core.hookspecs import hookimpl
-from ood_core.interfaces import StageFacts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ood_core.records.facts import StageFacts
     from ood_core.records.findings import Findings
     from ood_core.records.stages import Plan, Stage
 
@@ -68,7 +70,7 @@ class Console:
             self._progress.update(self._tasks[stage.key], completed=done, total=total)
 
     @hookimpl
-    def ood_after_epoch(self, stage: Stage, metrics: StageFacts) -> None:
+    def ood_after_epoch(self, stage: Stage, metrics: Mapping[str, float]) -> None:
         """Show the epoch's metrics beside the bar; without a bar, a line now and then."""
         if stage.key in self._tasks:
             self._progress.update(self._tasks[stage.key], metrics=_metrics(metrics))
@@ -118,7 +120,7 @@ class Console:
         return f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
 
 
-def _metrics(metrics: StageFacts) -> str:
+def _metrics(metrics: Mapping[str, float]) -> str:
     rest = " ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in ("epoch", "epochs"))
     return f"epoch {metrics['epoch']}/{metrics['epochs']} {rest}"
 

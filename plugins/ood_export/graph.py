@@ -13,7 +13,7 @@ from ood_core.detector.predictions import DecisionRule
 from ood_core.detector.state import DetectorState
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Outputs
-from ood_core.pipeline.extract import listening
+from ood_core.pipeline.extract import capture_layers
 
 IMAGES = "images"
 IS_OOD, P_VALUE, PREDICTED = "is_ood", "p_value", "predicted"
@@ -64,7 +64,7 @@ class Graph(nn.Module):
     def read(self, images: Tensor) -> Outputs:
         """Return what scorers see of images."""
         state, network = self.state, self.network
-        with listening(network, [name for probe in self.probes for name in probe.layers(network)]) as maps:
+        with capture_layers(network, [name for probe in self.probes for name in probe.layers(network)]) as maps:
             features = network.forward_features(images)
             embeddings = network.forward_head(features, pre_logits=True).float()
             logits = embeddings.new_empty((images.shape[0], 0))

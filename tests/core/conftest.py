@@ -64,8 +64,8 @@ def ood_run(command_line):
 @pytest.fixture
 def fake_stages(monkeypatch):
     """Stages without plugins and images, whose costs are those of no other, can be put into a store."""
-    monkeypatch.setattr(store, "alike", lambda stage: "alike")
-    monkeypatch.setattr(store, "work", lambda stage: 1)
+    monkeypatch.setattr(store, "cost_key", lambda stage: "alike")
+    monkeypatch.setattr(store, "image_count", lambda stage: 1)
 
 
 @pytest.fixture(scope="session")

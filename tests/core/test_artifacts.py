@@ -118,6 +118,7 @@ def test_the_report_is_told_plain_values_also_of_what_lies_within():
 # --------------------------------------------------------------------------------------------------- outputs
 
 ROWS, WIDTH = 40_000, 256
+FACTS = {"images": 1, "skipped": [], "images_per_second": 1.0, "dimensions": 1}
 
 
 pytestmark = pytest.mark.usefixtures("fake_stages")
@@ -125,14 +126,15 @@ pytestmark = pytest.mark.usefixtures("fake_stages")
 
 def extract_stage(key, images=None):
     backbone = SimpleNamespace(name="backbone")
-    return ExtractStage(key=key, passage="p", backbone=backbone, weights=None, images=images, image_size=8, classes=2)
+    return ExtractStage(key=key, pass_key="p", backbone=backbone, weights=None, images=images, image_size=8, classes=2)
 
 
 @pytest.fixture
 def extraction(tmp_path):
     """An extraction of 41 MB of embeddings, and its store."""
     stage, store = extract_stage("k"), Store(tmp_path)
-    with store.put(stage) as (folder, _):
+    with store.put(stage) as (folder, facts):
+        facts |= FACTS
         embeddings = create_array(folder / "embeddings.npy", (ROWS, WIDTH))
         embeddings[:] = np.arange(ROWS, dtype=np.float32)[:, None]
         create_array(folder / "logits.npy", (ROWS, 0))
@@ -172,7 +174,8 @@ def small_set(store, key, labels, classes):
     """Return the extraction of one embedding a label, from a set with so many classes."""
     images = SimpleNamespace(opened=SimpleNamespace(classes=("class",) * classes))
     stage = extract_stage(key, images)
-    with store.put(stage) as (folder, _):
+    with store.put(stage) as (folder, facts):
+        facts |= FACTS
         np.save(folder / "embeddings.npy", np.full((len(labels), 4), len(labels), np.float32))
         np.save(folder / "logits.npy", np.empty((len(labels), 0), np.float32))
         np.save(folder / "labels.npy", np.array(labels))

@@ -2,32 +2,37 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
+from ood_core.errors import OODError
 from ood_core.hookspecs import hookimpl
-from ood_core.pipeline.dispatch import Done
+from ood_core.pipeline.dispatch import JobResult
 from ood_core.plugins import hook_manager
 from ood_core.records.results import Failure
 from ood_core.run import executors
-from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, Outcome, local, places
+from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, local_executor, places
 from ood_core.run.schedule import jobs, run
-from ood_core.run.worker import Failed, work
+from ood_core.run.worker import Assignment, _portable, work
 from ood_core.store.store import Store, load_tensors
 
-from ..conftest import planned
+from .. import conftest
 
 HOOKS = hook_manager().hook
 SEEDS = "seeds=[0, 1]"
 LONG = "vary: {short: {}, long: {training.0.epochs: 100000}}\n"
+
+
+def planned(path, *overrides):
+    return conftest.planned(path, *overrides)[1]
 
 
 @pytest.fixture
@@ -43,28 +48,28 @@ class Recording(Executor):
 
     def __init__(self, places, failing=(), deadly=None):
         self.places, self.failing, self.deadly = places, failing, deadly
-        self.began, self.at_work = [], []
+        self.began, self.running = [], []
 
     def has_room(self):
-        return len(self.at_work) < self.places
+        return len(self.running) < self.places
 
-    def begin(self, job):
+    def submit(self, job):
         self.began.append(job)
-        self.at_work.append(job)
+        self.running.append(job)
 
-    def outcome(self):
-        job = self.at_work.pop()
+    def next_result(self):
+        job = self.running.pop()
         keys = [stage.key for stage in job.stages]
         if self.deadly in keys:
             done = tuple(keys[: keys.index(self.deadly)])
-            return Outcome(job, Done(done, done, (failure(job.stages[len(done)]),)))
+            return job, JobResult(done, done, (failure(job.stages[len(done)]),))
         failed = [stage for stage in job.stages if stage.key in self.failing]
         lost = {stage.key for stage in failed}
         for stage in job.stages:
             if any(earlier.key in lost for earlier in stage.inputs):
                 lost.add(stage.key)
         done = tuple(stage.key for stage in job.stages if stage.key not in lost)
-        return Outcome(job, Done(done, done, tuple(map(failure, failed))))
+        return job, JobResult(done, done, tuple(map(failure, failed)))
 
     def close(self):
         self.closed = True
@@ -74,14 +79,14 @@ def failure(stage):
     return Failure(stage, "broken", RuntimeError("broken"))
 
 
-def schedule(todo, at_work):
+def schedule(todo, executor):
     from ood_core.run.schedule import _Schedule
 
-    return _Schedule(todo, at_work).work()
+    return _Schedule(todo, executor).run()
 
 
 def test_a_job_begins_when_all_that_it_needs_is_done(tiny, store):
-    _, made = planned(tiny, SEEDS)
+    made = planned(tiny, SEEDS)
     recording = Recording(places=3)
     done, failures = schedule(jobs(made, store), recording)
     assert done == {stage.key for stage in made.stages}
@@ -93,7 +98,7 @@ def test_a_job_begins_when_all_that_it_needs_is_done(tiny, store):
 
 
 def test_what_needs_a_failed_stage_is_left_out_and_all_else_is_done(tiny, store):
-    _, made = planned(tiny, SEEDS)
+    made = planned(tiny, SEEDS)
     broken = next(stage for stage in made.stages if stage.kind == "train" and stage.seed == 0)
     done, failures = schedule(jobs(made, store), Recording(places=2, failing=[broken.key]))
     assert [failed.stage.key for failed in failures] == [broken.key]
@@ -105,7 +110,7 @@ def behind(stage):
 
 
 def test_what_a_dead_process_did_not_come_to_is_begun_again(tiny, store):
-    _, made = planned(tiny)
+    made = planned(tiny)
     fit = next(job for job in jobs(made, store) if job.stages[0].kind == "fit")
     deadly = fit.stages[1]
     assert deadly.kind == "score"
@@ -116,7 +121,7 @@ def test_what_a_dead_process_did_not_come_to_is_begun_again(tiny, store):
 
 
 def test_jobs_are_trainings_passes_and_all_of_one_fitted_scorer(tiny, store):
-    _, made = planned(tiny)
+    made = planned(tiny)
     kinds = [[stage.kind for stage in job.stages] for job in jobs(made, store)]
     assert kinds[0] == ["train"]
     assert kinds[1:-2] == [["extract"]] * 5
@@ -128,14 +133,14 @@ def test_jobs_are_trainings_passes_and_all_of_one_fitted_scorer(tiny, store):
 
 
 def test_as_many_jobs_as_asked_for_share_the_cores(tiny, store, monkeypatch):
-    todo = jobs(planned(tiny, SEEDS)[1], store)
+    todo = jobs(planned(tiny, SEEDS), store)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert places(todo, 3) == (3, 2)
     assert places(todo, 16) == (16, 1)
 
 
 def test_small_trainings_are_not_worth_a_process(tiny, store, monkeypatch):
-    todo = jobs(planned(tiny, SEEDS)[1], store)
+    todo = jobs(planned(tiny, SEEDS), store)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert places(todo, None) == (1, 8)
     monkeypatch.setattr(executors, "SMALL", 0)
@@ -146,14 +151,14 @@ def test_trainings_that_wait_for_each_other_are_one_chain(tiny, store, monkeypat
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(executors, "SMALL", 0)
     chain = "training=[{use: rotation, epochs: 1, batch_size: 16}, {use: classification, epochs: 1, batch_size: 16}]"
-    assert places(jobs(planned(tiny, chain)[1], store), None) == (1, 8)
+    assert places(jobs(planned(tiny, chain), store), None) == (1, 8)
 
 
 def test_with_gpus_each_has_its_jobs(tiny, store, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert places(jobs(planned(tiny)[1], store), None) == (2, 4)
+    assert places(jobs(planned(tiny), store), None) == (2, 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     with executors._environment(1, 4):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
@@ -162,14 +167,14 @@ def test_with_gpus_each_has_its_jobs(tiny, store, monkeypatch):
 
 
 def test_one_place_is_this_process(tiny, store):
-    recipes, made = planned(tiny, SEEDS)
-    assert isinstance(local(recipes, made, store, HOOKS, jobs(made, store), 1, {}), InProcess)
-    assert isinstance(local(recipes, made, store, HOOKS, jobs(made, store), 2, {}), LocalProcesses)
+    made = planned(tiny, SEEDS)
+    assert isinstance(local_executor(made, store, HOOKS, jobs(made, store), 1, {}), InProcess)
+    assert isinstance(local_executor(made, store, HOOKS, jobs(made, store), 2, {}), LocalProcesses)
 
 
 def test_no_job_begins_without_memory_for_it_unless_none_is_at_work(tiny, store, monkeypatch):
-    recipes, made = planned(tiny, SEEDS)
-    at_work = local(recipes, made, store, HOOKS, [], 2, {})
+    made = planned(tiny, SEEDS)
+    at_work = local_executor(made, store, HOOKS, [], 2, {})
     monkeypatch.setattr(executors.memory, "available", lambda: 0.0)
     assert at_work.has_room()
     at_work._workers.append(executors._Worker(None, None, 0, Job(made.stages[:1])))
@@ -183,10 +188,10 @@ def test_no_job_begins_without_memory_for_it_unless_none_is_at_work(tiny, store,
 
 @pytest.mark.slow
 def test_processes_give_what_one_process_gives(tiny, tmp_path):
-    recipes, made = planned(tiny, SEEDS)
+    made = planned(tiny, SEEDS)
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     alone = run(made, one)
-    together = run(made, two, HOOKS, local(recipes, made, two, HOOKS, jobs(made, two), 2, {}))
+    together = run(made, two, HOOKS, local_executor(made, two, HOOKS, jobs(made, two), 2, {}))
     assert together.rows == alone.rows
     assert not any(record.stored for record in together.records)
     for stage in made.stages:
@@ -198,14 +203,14 @@ def test_processes_give_what_one_process_gives(tiny, tmp_path):
 class Killer:
     """Kills the process that trains the variant of many epochs, as soon as it does."""
 
-    def __init__(self, at_work):
-        self.at_work = at_work
+    def __init__(self, executor):
+        self.executor = executor
         self.killed = 0
 
     @hookimpl
     def ood_on_progress(self, stage, done, total):
         if stage.kind == "train" and stage.task.epochs == 100_000 and not self.killed:
-            worker = next(one for one in self.at_work._workers if one.at is not None and one.at.key == stage.key)
+            worker = next(one for one in self.executor._workers if one.stage is not None and one.stage.key == stage.key)
             self.killed = worker.process.pid
             os.kill(worker.process.pid, signal.SIGKILL)
 
@@ -213,9 +218,9 @@ class Killer:
 @pytest.mark.slow
 def test_a_process_that_is_killed_costs_its_own_variant_alone(tiny, store):
     tiny.write_text(tiny.read_text() + LONG)
-    recipes, made = planned(tiny)
+    made = planned(tiny)
     manager = hook_manager()
-    at_work = local(recipes, made, store, manager.hook, jobs(made, store), 2, {})
+    at_work = local_executor(made, store, manager.hook, jobs(made, store), 2, {})
     killer = Killer(at_work)
     manager.register(killer)
     results = run(made, store, manager.hook, at_work)
@@ -250,25 +255,37 @@ def test_an_interrupted_run_leaves_no_process_behind(tiny, tmp_path):
 
 
 def test_a_mistake_from_another_process_is_one_line_and_a_bug_keeps_its_traceback(tiny):
-    stage = planned(tiny)[1].stages[0]
-    mistake = Failed(stage.key, "too large", None).failure(stage)
+    stage = planned(tiny).stages[0]
+    mistake = _portable(Failure.of(stage, OODError("too\nlarge")))
+    assert pickle.loads(pickle.dumps(mistake)) == mistake  # noqa: S301 - our own
     assert str(mistake.error) == "too large"
-    bug = Failed(stage.key, "ZeroDivisionError: by zero", "Traceback ...").failure(stage)
+    try:
+        stage.seed / 0
+    except ZeroDivisionError as error:
+        bug = pickle.loads(pickle.dumps(_portable(Failure.of(stage, error))))  # noqa: S301 - our own
+    assert bug.message == "ZeroDivisionError: division by zero"
     assert isinstance(bug.error, RuntimeError)
-    assert bug.error.__notes__ == ["Traceback ..."]
+    assert "stage.seed / 0" in bug.error.__notes__[0]
 
 
-def test_a_process_whose_plan_differs_says_so_and_goes_on(tiny, store):
-    recipes, made = planned(tiny)
+def test_a_process_with_other_code_says_so_and_goes_on(tiny, store):
+    made = planned(tiny)
     here, there = multiprocessing.Pipe()
-    other = [replace(read, seed=9) for read in recipes]
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(there, other, store.root, 1, {}))
+    other = made.versions | {"ood-framework": "0.1+00000000"}
+    assignment = Assignment(pickle.dumps(made.stages), other, store.root, 1, {})
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(there, assignment))
     process.start()
     there.close()
     for _ in range(2):
         here.send([made.stages[0].key])
-        (failed,) = here.recv().failures
-        assert failed.message == "data or code changed since the run began; run it again"
+        assert str(here.recv()) == "code changed since the run began: ood-framework; run it again"
     here.close()
     process.join(20)
     assert process.exitcode == 0
+
+
+def test_stages_that_cannot_be_sent_are_carried_out_in_this_process(tiny, store, caplog):
+    made = planned(tiny)
+    made.stages[0].images.opened.open_file = tiny.open()
+    assert isinstance(local_executor(made, store, HOOKS, jobs(made, store), 2, {}), InProcess)
+    assert "one job after another: stages cannot be sent to other processes: cannot pickle" in caplog.text

@@ -148,7 +148,7 @@ def broken(make_plan, tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(opened, "pixels", some)
     monkeypatch.setattr(opened, "skip_broken", True)
-    monkeypatch.setattr(extract, "COPIED", 5)
+    monkeypatch.setattr(extract, "COPIED_ROWS", 5)
     return store, base, probed
 
 

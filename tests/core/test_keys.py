@@ -22,7 +22,7 @@ NOT_IN_THE_KEY = {
 }
 """Fields that may differ under one key: results have the same bits, which a test below compares."""
 
-KEYS = {"key", "passage"}
+KEYS = {"key", "pass_key"}
 """Fields that are made of the others."""
 
 UNTRAINED = ("training=[]", "scorers=[mahalanobis]")
@@ -236,10 +236,10 @@ def test_two_backbones_that_are_spelt_alike_do_not_share_a_pass(make_plan, tiny,
     passages = {}
     for stage in made.stages:
         if isinstance(stage, ExtractStage):
-            passages.setdefault(stage.passage, set()).add(stage.backbone.name)
+            passages.setdefault(stage.pass_key, set()).add(stage.backbone.name)
     assert all(len(names) == 1 for names in passages.values())
 
 
 def test_what_probes_read_shares_the_pass_of_the_outputs(make_plan, tiny):
     stages = [stage for stage in make_plan(tiny, "scorers=[gram, energy]").stages if isinstance(stage, ExtractStage)]
-    assert len({stage.key for stage in stages}) == 2 * len({stage.passage for stage in stages})
+    assert len({stage.key for stage in stages}) == 2 * len({stage.pass_key for stage in stages})

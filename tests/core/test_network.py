@@ -98,7 +98,7 @@ def downloaded(make_plan, tiny, monkeypatch):
 
 
 def test_initial_weights_are_read_for_the_training_alone(downloaded, tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "alike", lambda stage: "alike")  # the plugin is not registered
+    monkeypatch.setattr(stores, "cost_key", lambda stage: "alike")  # the plugin is not registered
     store = Store(tmp_path)
     results = run(downloaded, store)
     assert not results.failures
@@ -110,7 +110,7 @@ def test_initial_weights_are_read_for_the_training_alone(downloaded, tmp_path, m
 
 
 def test_an_empty_network_that_is_another_one_is_named(downloaded, tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "alike", lambda stage: "alike")
+    monkeypatch.setattr(stores, "cost_key", lambda stage: "alike")
     monkeypatch.setattr(Downloaded, "build_empty", lambda *_: Fixed(nn.Linear(3, 7)))
     with pytest.raises(
         OODError, match=r"backbone 'downloaded': 'build_empty' makes another network than 'build': .*classifie"

@@ -247,6 +247,7 @@ def test_the_core_has_the_version_of_its_distribution_and_a_digest():
 NO_RESULT = {
     "errors": "what messages say",
     "hookspecs": "the names of hooks",
+    "plugins": "observers of a run",
     "records.results": "the table of a run",
     "runtime.memory": "what a stage has taken",
     "runtime.source_digest": "keys themselves",

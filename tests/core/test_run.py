@@ -17,7 +17,7 @@ from ood_core.errors import OODError
 from ood_core.pipeline import extract, score, train
 from ood_core.pipeline.train import execute as really_train
 from ood_core.pipeline.training.engine import Engine
-from ood_core.run.schedule import missing, run
+from ood_core.run.schedule import jobs, run
 from ood_core.store.store import Store, load_array, load_tensors
 
 from ..conftest import QUIET
@@ -63,7 +63,7 @@ def test_a_second_run_does_nothing_again(make_plan, tiny, store, monkeypatch):
 def test_another_scorer_needs_no_training_and_no_extraction(make_plan, tiny, store):
     run(make_plan(tiny), store)
     plan = make_plan(tiny, "scorers=[energy, mahalanobis, softmax, gradnorm, entropy]")
-    needed = missing(plan, store)
+    needed = {stage.key for job in jobs(plan, store) for stage in job.stages}
     assert {stage.kind for stage in plan.stages if stage.key in needed} == {"fit", "score", "measure"}
 
 

@@ -1,6 +1,7 @@
 """The store: a folder that is there is whole, whatever happens while it is written."""
 
 import errno
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ood_core.store.store import Store, create_array, load_array, load_notes, lo
 @dataclass(frozen=True)
 class FakeStage:
     key: str
-    kind: str = "train"
+    kind: str = "score"
 
     def __str__(self):
         return f"fake {self.key}"
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("fake_stages")
 def put(store, content="x"):
     with store.put(STAGE) as (folder, facts):
         (folder / "a.txt").write_text(content)
-        facts["loss"] = 1.5
+        facts["images"] = 15
 
 
 def test_what_was_put_is_found_again_with_its_facts(tmp_path):
@@ -44,7 +45,7 @@ def test_what_was_put_is_found_again_with_its_facts(tmp_path):
     assert store.facts(STAGE) is None
     put(store)
     facts = store.facts(STAGE)
-    assert facts["loss"] == 1.5
+    assert facts["images"] == 15
     assert (facts["stage"], facts["key"]) == ("fake abc", "abc")
     assert facts["seconds"] >= 0
     assert (store.folder(STAGE) / "a.txt").read_text() == "x"
@@ -88,15 +89,36 @@ def test_a_stage_with_damaged_facts_counts_as_absent_and_is_replaced(tmp_path, c
     store = Store(tmp_path)
     put(store, "old")
     file = store.folder(STAGE) / "stage.json"
-    file.write_text(file.read_text().replace("1.5", "1.6") if old_text is None else old_text)
+    file.write_text(file.read_text().replace('"images": 15', '"images": 16') if old_text is None else old_text)
     assert store.facts(STAGE) is None
     assert store.facts(STAGE) is None
     (message,) = caplog.messages  # once
     assert message.startswith(f"{file} is damaged (")
     assert message.endswith("): 'fake abc' counts as not stored")
     put(store, "new")
-    assert store.facts(STAGE)["loss"] == 1.5
+    assert store.facts(STAGE)["images"] == 15
     assert store.file(STAGE, "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"images": "15"}, "images: Input should be a valid integer"),
+        ({"images": 15, "loss": 0.5}, "loss: Unexpected keyword argument"),
+        ({}, "images: Field required"),
+    ],
+)
+def test_facts_that_are_not_those_of_the_kind_count_as_absent(tmp_path, caplog, wrong, message):
+    store = Store(tmp_path)
+    put(store)
+    file = store.folder(STAGE) / "stage.json"
+    entries = checksums.verified(json.loads(file.read_text()))
+    del entries["images"]
+    file.write_text(json.dumps(checksums.signed(entries | wrong)))
+    assert store.facts(STAGE) is None
+    assert caplog.messages == [f"{file} is damaged ({message}): 'fake abc' counts as not stored"]
+    with pytest.raises(ValueError, match=message), store.put(STAGE) as (_, facts):
+        facts |= wrong
 
 
 def test_a_file_is_read_for_its_checksum_once_for_each_state(tmp_path, monkeypatch):
@@ -189,17 +211,17 @@ def test_a_lock_keeps_others_out_also_after_one_that_failed(tmp_path):
 
 def test_costs_are_read_of_a_bounded_number_of_stages_and_damage_does_not_stop_that(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    monkeypatch.setattr(stores, "alike", lambda stage: stage.key)
+    monkeypatch.setattr(stores, "cost_key", lambda stage: stage.key)
     for key in ("a", "b", "c", "d"):
         with store.put(FakeStage(key)) as (_, facts):
-            facts["seconds"] = 2.0
+            facts |= {"seconds": 2.0, "images": 1}
         os.utime(store.folder(FakeStage(key)) / "stage.json", (0, ord(key)))
     (store.folder(FakeStage("d")) / "stage.json").write_text("{")
     assert store.rates({"a", "b", "d"}) == {"a": 2.0, "b": 2.0}
     monkeypatch.setattr(stores, "RATES", 3)
     assert store.rates({"a", "b", "d"}) == {"b": 2.0}
     read = []
-    monkeypatch.setattr(stores, "_read_facts", lambda path, key: read.append(key) or {"alike": "x", **RATE})
+    monkeypatch.setattr(stores, "_read_entries", lambda path, key: read.append(key) or {"alike": "x", **RATE})
     assert store.rates({"x"}) == {"x": 2.0}
     assert read == ["d"]
 

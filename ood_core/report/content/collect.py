@@ -55,14 +55,9 @@ def gather(plan: Plan, results: Results, store: Store, folder: Path) -> Findings
 
 def paired(plan: Plan, results: Results) -> Iterator[tuple[Row, ResultRow]]:
     """Yield each row that was measured with that of the plan; both are in the same order."""
-    planned = iter(plan.rows)
+    planned = {row.key: row for row in plan.rows}
     for result in results.rows:
-        yield next(row for row in planned if _is(row, result)), result
-
-
-def _is(row: Row, result: ResultRow) -> bool:
-    names = ("variant", "case", "draw", "seed", "scorer", "id_set", "ood_set", "group")
-    return all(getattr(row, name) == getattr(result, name) for name in names)
+        yield planned[result.key], result
 
 
 @dataclass
