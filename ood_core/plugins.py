@@ -234,19 +234,14 @@ def _register(manager: pluggy.PluginManager, entry: metadata.EntryPoint, package
         plugin = loaded() if isinstance(loaded, type) else loaded
         manager.register(plugin, name=package.entry)
         manager.check_pending()
-        _require_marks(plugin)
+        for name in dir(plugin):  # pluggy would pass over it without a word
+            member = getattr(plugin, name)
+            if name.startswith("ood_") and callable(member) and not hasattr(member, f"{hookspecs.GROUP}_impl"):
+                raise TypeError(f"{name} is not marked with @hookimpl")
     except pluggy.PluginValidationError as error:
         raise OODError(f"plugin {package} {_wrong_hook(manager, error)}") from None
     except Exception as error:  # whatever a foreign module raises at import
         raise OODError(_broken(package, error)) from error
-
-
-def _require_marks(plugin: Any) -> None:
-    """Raise for a function that bears a hook's name and is none: pluggy would pass over it without a word."""
-    for name in dir(plugin):
-        member = getattr(plugin, name)
-        if name.startswith("ood_") and callable(member) and not hasattr(member, f"{hookspecs.GROUP}_impl"):
-            raise TypeError(f"{name} is not marked with @hookimpl")
 
 
 def _broken(package: Package, error: Exception) -> str:

@@ -29,8 +29,8 @@ from ood_core.interfaces import Backbone, EvaluationView, Head, Network, Outputs
 from ood_core.interfaces.checks import EXPLAINED, check_alone, fit_scorer, is_explained, require_finite, unmet_needs
 from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
-from ood_core.recipe.build import Reader, label
-from ood_core.recipe.yaml import Node
+from ood_core.recipe.build import RecipeReader, label
+from ood_core.recipe.yaml import LocatedValue
 from ood_core.runtime import memory, torch_state
 
 Module: TypeAlias = "Backbone | nn.Module | Callable[[Tensor], Any]"
@@ -319,7 +319,7 @@ def named(scorers: Sequence[Any], plugins: Plugins) -> list[tuple[str, Scorer]]:
     Raises:
         OODError: There is none of this name, or two go by one.
     """
-    reader = Reader(plugins)
+    reader = RecipeReader(plugins)
     found: list[tuple[str, Scorer]] = []
     for given in [scorers] if isinstance(scorers, (str, Scorer, dict)) else scorers:
         scorer = given if isinstance(given, Scorer) else reader.plugin("scorer", _node(given))
@@ -334,9 +334,9 @@ def named(scorers: Sequence[Any], plugins: Plugins) -> list[tuple[str, Scorer]]:
     return found
 
 
-def _node(value: Any) -> Node:
+def _node(value: Any) -> LocatedValue:
     if isinstance(value, dict):
-        return Node({key: _node(inner) for key, inner in value.items() if key != "name"}, "scorers")
+        return LocatedValue({key: _node(inner) for key, inner in value.items() if key != "name"}, "scorers")
     if isinstance(value, (list, tuple)):
-        return Node([_node(inner) for inner in value], "scorers")
-    return Node(value, "scorers")
+        return LocatedValue([_node(inner) for inner in value], "scorers")
+    return LocatedValue(value, "scorers")

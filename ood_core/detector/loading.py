@@ -25,7 +25,7 @@ from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Backbone, EvaluationView, Network, Plugin, PretextTask, Scorer
 from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
-from ood_core.recipe.build import Reader
+from ood_core.recipe.build import RecipeReader
 from ood_core.recipe.yaml import parse
 from ood_core.runtime import torch_state
 from ood_core.store.artifacts import load_score
@@ -64,7 +64,7 @@ class _Reading:
 
     def __init__(self, folder: Path, manifest: Manifest, plugins: Plugins) -> None:
         self.folder, self.manifest = folder, manifest
-        self.reader = Reader(plugins, files=False)
+        self.reader = RecipeReader(plugins, files=False)
 
     def state(self, module: Any, device: torch.device) -> DetectorState:
         manifest, witness = self.manifest, load_file(self.folder / WITNESS)

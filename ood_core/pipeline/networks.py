@@ -24,7 +24,7 @@ TASK = "task.safetensors"
 
 
 def device() -> torch.device:
-    """Return where networks run: the GPU if there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

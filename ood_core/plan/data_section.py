@@ -6,7 +6,7 @@ Everything wrong is noted in the reader with its line; what makes numbers hard t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,12 +17,11 @@ from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import Part
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import EvaluationView, PositiveInt
-from ood_core.plan.leakage import DataSets, gaps, mistakes
+from ood_core.plan.image_sets import SelectedSource, SelectionReader, Settings, described
+from ood_core.plan.leakage import CaseData, gaps, mistakes
 from ood_core.plan.protocols import PROTOCOLS, Case, FewShot, MultiClass, Protocol, Sets
-from ood_core.plan.selections import Selected, SelectionReader, Settings, described
-from ood_core.recipe.build import Reader
-from ood_core.recipe.yaml import Node
-from ood_core.records.stages import Images
+from ood_core.recipe.build import RecipeReader
+from ood_core.recipe.yaml import LocatedValue
 
 HOLDOUT = 0.1
 """Share of the ID training images kept back for the threshold where a recipe does not say."""
@@ -51,7 +50,9 @@ DATA_KEYS = ("image_size", "evaluation", *SETTINGS, "id", "auxiliary", *LISTS)
 class Data:
     """The section `data` as it was read, before the protocol takes it apart."""
 
-    def __init__(self, reader: Reader, library: SourcePool, node: Node, protocol: Node | None) -> None:
+    def __init__(
+        self, reader: RecipeReader, library: SourcePool, node: LocatedValue, protocol: LocatedValue | None
+    ) -> None:
         self.reader, self.node = reader, node
         self.entries = reader.keys(node, "'data'", DATA_KEYS)
         before = len(reader.errors)
@@ -61,7 +62,7 @@ class Data:
         self.settings = _settings(reader, self.entries)
         self.selections = SelectionReader(reader, library, self.settings)
         self._require()
-        self.inside = self._inside()
+        self.inside = self.selections.read(self.entries["id"], self.settings.holdout) if "id" in self.entries else None
         self.named = {group: self._listed(group) for group in LISTS}
         self.auxiliary = self.selections.read(self.entries["auxiliary"]) if "auxiliary" in self.entries else None
         self._require_names()
@@ -74,10 +75,7 @@ class Data:
             wanted = "'near' or 'far', the sets that are not in-distribution"
             self.reader.wrong(self.node, f"'data' needs {wanted}; {WITHOUT_OOD}")
 
-    def _inside(self) -> Selected | None:
-        return self.selections.read(self.entries["id"], self.settings.holdout) if "id" in self.entries else None
-
-    def _listed(self, group: str) -> list[Selected]:
+    def _listed(self, group: str) -> list[SelectedSource]:
         if group not in self.entries:
             return []
         nodes = self.entries[group].value
@@ -108,7 +106,7 @@ class Data:
 
     # -------------------------------------------------------------------------------------------------------- cases
 
-    def cases(self) -> list[DataSets]:
+    def cases(self) -> list[CaseData]:
         """Return the data of each case, opened; none after a mistake."""
         if self.inside is None or self.reader.errors:
             return []
@@ -127,101 +125,78 @@ class Data:
             for selected in self.named[group]
             if self.selections.is_there(selected, "test")
         )
-        known = tuple(selected.selection for selected in self.named["known"])
+        sets = Sets(inside, tuple(selected.selection for selected in self.named["known"]), outside)
         try:
-            yield from self.protocol.cases(
-                Sets(inside, known, outside), lambda: inside.class_names(self.selections.library)
-            )
+            yield from self.protocol.cases(sets, lambda: inside.class_names(self.selections.library))
         except OODError as error:
             self.reader.wrong(self.protocol_node, str(error))
 
-    def _opened(self, case: Case, shifted: Sequence[Selected]) -> DataSets | None:
-        return _Opening(self, case).sets(shifted)
-
-    def place(self, name: str) -> Node:
+    def place(self, name: str) -> LocatedValue:
         """Return where the recipe names a set; the protocol for one that it makes."""
         every = [*(s for sets in self.named.values() for s in sets), *filter(None, (self.inside, self.auxiliary))]
         return next((s.node for s in every if s.selection.name == name), self.protocol_node)
 
-
-@dataclass(frozen=True)
-class _Opening:
-    """Opens the sets of one case, and checks how they go together."""
-
-    data: Data
-    case: Case
-
-    def sets(self, shifted: Sequence[Selected]) -> DataSets | None:
-        inside, given = self.case.sets.inside, self.data.selections
-        node = self.data.place(inside.name) if self.data.inside is None else self.data.inside.node
+    def _opened(self, case: Case, shifted: Sequence[SelectedSource]) -> CaseData | None:
+        """Open the sets of one case, and check how they go together."""
+        inside, opened = case.sets.inside, self.selections.images
+        assert self.inside is not None, "there is an ID set"
         parts: tuple[Part, ...] = ("train", "holdout", "test") if inside.holdout > 0 else ("train", "test")
-        own = {part: given.images(node, inside, part) for part in parts}
-        known = [(of, given.images(self.data.place(of.name), of, "known")) for of in self.case.sets.known]
-        ood = [(group, of, given.images(self.data.place(of.name), of, "test")) for group, of in self.case.sets.outside]
-        train, test, auxiliary = own["train"], own["test"], self._auxiliary()
-        other = [(s, given.images(s.node, s.selection, "test")) for s in shifted]
-        if train is None or test is None or self.data.reader.errors:
+        own = {part: opened(self.inside.node, inside, part) for part in parts}
+        known = [opened(self.place(of.name), of, "known") for of in case.sets.known]
+        ood = [(group, opened(self.place(of.name), of, "test")) for group, of in case.sets.outside]
+        aux = self.auxiliary
+        auxiliary = None if aux is None else opened(aux.node, aux.selection, "auxiliary")
+        other = [opened(selected.node, selected.selection, "test") for selected in shifted]
+        train, test = own["train"], own["test"]
+        if train is None or test is None or self.reader.errors:
             return None
-        found = DataSets(
-            case=self.case.name,
-            draw=self.case.draw,
+        found = CaseData(
+            case=case.name,
+            draw=case.draw,
             train=train,
             holdout=own.get("holdout"),
             test=test,
-            known=tuple(images for _, images in known if images is not None),
+            known=tuple(images for images in known if images is not None),
             auxiliary=auxiliary,
-            shifted=tuple(images for _, images in other if images is not None),
-            ood=tuple((group, images) for group, _, images in ood if images is not None),
+            shifted=tuple(images for images in other if images is not None),
+            ood=tuple((group, images) for group, images in ood if images is not None),
         )
-        self._check(found)
+        self._check(case, found)
         return found
-
-    def _auxiliary(self) -> Images | None:
-        selected = self.data.auxiliary
-        return None if selected is None else self.data.selections.images(selected.node, selected.selection, "auxiliary")
 
     # -------------------------------------------------------------------------------------------------------- checks
 
-    def _check(self, sets: DataSets) -> None:
+    def _check(self, case: Case, sets: CaseData) -> None:
         for images, message in mistakes(sets):
-            self._wrong(images, message)
-        self._check_shots()
-        self.data.selections.notes.extend(gaps(sets))
-        self._note_sizes(sets)
+            self.reader.wrong(self.place(images.name), message)
+        if isinstance(self.protocol, FewShot):
+            self._check_shots(case)
+        self.selections.notes.extend(gaps(sets))
+        if self.inside is not None and case.sets.inside == self.inside.selection:
+            self.selections.note_size(self.inside, "train", sets.train.opened.found)
+            self.selections.note_size(self.inside, "test", sets.test.opened.found)
+        named = {selected.selection.name: selected for group in LISTS for selected in self.named[group]}
+        for images in (*(images for _, images in sets.ood), *sets.shifted):
+            if images.name in named:
+                self.selections.note_size(named[images.name], "test", images.opened.found)
         if not sets.ood:
-            named = any(self.data.named[group] for group in GROUPS)
-            why = "all OOD sets were left out" if named else "neither 'near' nor 'far' names an OOD set"
-            self._wrong(sets.test, f"{why}; {WITHOUT_OOD}")
+            given = any(self.named[group] for group in GROUPS)
+            why = "all OOD sets were left out" if given else "neither 'near' nor 'far' names an OOD set"
+            self.reader.wrong(self.place(sets.test.name), f"{why}; {WITHOUT_OOD}")
 
-    def _wrong(self, images: Images, message: str) -> None:
-        self.data.reader.wrong(self.data.place(images.name), message)
-
-    def _check_shots(self) -> None:
-        """Every class of a set that few shots are drawn from must have so many."""
-        if not isinstance(self.data.protocol, FewShot):
-            return
-        library = self.data.selections.library
-        for drawn in self.case.sets.known:
+    def _check_shots(self, case: Case) -> None:
+        """Require as many images of every class as are drawn."""
+        for drawn in case.sets.known:
             if drawn.draw is None or drawn.limit is None:
                 continue
-            opened = drawn.open("known", library)
+            opened = drawn.open("known", self.selections.library)
             counts = np.bincount(opened.labels.numpy(), minlength=len(opened.classes))
             if counts.min() < drawn.limit:
                 few = f"{counts.min()} images of the class '{opened.classes[int(counts.argmin())]}'"
-                self.data.reader.wrong(self.data.protocol_node, f"'{drawn.name}' has {few}, not {drawn.limit}")
-
-    def _note_sizes(self, sets: DataSets) -> None:
-        selections = self.data.selections
-        if self.data.inside is not None and self.case.sets.inside == self.data.inside.selection:
-            selections.note_size(self.data.inside, "train", sets.train.opened.found)
-            selections.note_size(self.data.inside, "test", sets.test.opened.found)
-        named = {s.selection.name: s for group in LISTS for s in self.data.named[group]}
-        for images in (*(images for _, images in sets.ood), *sets.shifted):
-            if images.name in named:
-                selections.note_size(named[images.name], "test", images.opened.found)
+                self.reader.wrong(self.protocol_node, f"'{drawn.name}' has {few}, not {drawn.limit}")
 
 
-def _protocol(reader: Reader, node: Node | None) -> Protocol:
+def _protocol(reader: RecipeReader, node: LocatedValue | None) -> Protocol:
     if node is None:
         return MultiClass()
     entries = {"use": node} if isinstance(node.value, str) else node.value
@@ -236,7 +211,7 @@ def _protocol(reader: Reader, node: Node | None) -> Protocol:
     return reader.build(PROTOCOLS[name], options, node, f"protocol '{name}'") or MultiClass()
 
 
-def _settings(reader: Reader, entries: Mapping[str, Node]) -> Settings:
+def _settings(reader: RecipeReader, entries: Mapping[str, LocatedValue]) -> Settings:
     values = {
         name: reader.value(entries[name], hint, f"'{name}'", default) if name in entries else default
         for name, (hint, default) in SETTINGS.items()

@@ -1,4 +1,4 @@
-"""The image sets of one case, each with its role, and what they must not have in common."""
+"""The image sets of one case by their roles, and checks that no image has two of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ood_core.records.stages import Images
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSets:
+class CaseData:
     """The data of one case: the ID set in its parts, OOD sets that may be known, and those that measure.
 
     Attributes:
-        case: Its name; empty where the protocol has only one.
-        draw: Which random draw of it.
+        case: Its name; empty if the protocol has only one.
+        draw: Number of its random draw.
         train: ID images to train on and to fit scorers to.
         holdout: ID images kept back from `train`, for the threshold.
         test: ID images that measure.
@@ -52,14 +52,25 @@ class DataSets:
         return sets + ([("auxiliary set", self.auxiliary)] if self.auxiliary is not None else [])
 
 
-def mistakes(sets: DataSets) -> Iterator[tuple[Images, str]]:
-    """Yield what is wrong with which set."""
-    yield from _inside(sets)
-    yield from _classes(sets)
-    yield from _shared(sets)
+def mistakes(sets: CaseData) -> Iterator[tuple[Images, str]]:
+    """Yield the mistakes, each with its set."""
+    train, test, name = sets.train.opened, sets.test.opened, sets.test.name
+    if train.source == test.source:
+        notes = "".join(f"; {note}" for note in test.notes)  # such as what the source could take splits from
+        yield sets.test, f"ID set '{name}' gives the same images for training and test; it needs a split of each{notes}"
+    if train.classes != test.classes:
+        differ = next((pair for pair in zip(train.classes, test.classes, strict=False) if len(set(pair)) > 1), None)
+        first = f"'{differ[0]}' and '{differ[1]}'" if differ else f"{len(train.classes)} and {len(test.classes)}"
+        yield sets.test, f"ID set '{name}' has other classes for training than for test: {first}"
+    # images of the ID classes, out of the ID set itself, are not OOD
+    for images in (*(images for _, images in sets.ood), *sets.known):
+        shared = [name for name in images.opened.classes if name in test.classes]
+        if shared and images.opened.source in (test.source, train.source):
+            yield images, f"OOD set '{images.name}' shares classes with the ID set: {listed(shared)}"
+    yield from _shared_images(sets)
 
 
-def gaps(sets: DataSets) -> list[str]:
+def gaps(sets: CaseData) -> list[str]:
     """Return a note on ID classes without images for training, and one for test."""
     notes = []
     for part in (sets.train, sets.test):
@@ -72,27 +83,7 @@ def gaps(sets: DataSets) -> list[str]:
     return notes
 
 
-def _inside(sets: DataSets) -> Iterator[tuple[Images, str]]:
-    train, test, name = sets.train.opened, sets.test.opened, sets.test.name
-    if train.source == test.source:
-        notes = "".join(f"; {note}" for note in test.notes)  # such as what the source could take splits from
-        yield sets.test, f"ID set '{name}' gives the same images for training and test; it needs a split of each{notes}"
-    if train.classes != test.classes:
-        differ = next((pair for pair in zip(train.classes, test.classes, strict=False) if len(set(pair)) > 1), None)
-        first = f"'{differ[0]}' and '{differ[1]}'" if differ else f"{len(train.classes)} and {len(test.classes)}"
-        yield sets.test, f"ID set '{name}' has other classes for training than for test: {first}"
-
-
-def _classes(sets: DataSets) -> Iterator[tuple[Images, str]]:
-    """Images of the ID classes, out of the ID set itself, are not OOD."""
-    own = (sets.test.opened.source, sets.train.opened.source)
-    for images in (*(images for _, images in sets.ood), *sets.known):
-        shared = [name for name in images.opened.classes if name in sets.test.opened.classes]
-        if shared and images.opened.source in own:
-            yield images, f"OOD set '{images.name}' shares classes with the ID set: {listed(shared)}"
-
-
-def _shared(sets: DataSets) -> Iterator[tuple[Images, str]]:
+def _shared_images(sets: CaseData) -> Iterator[tuple[Images, str]]:
     """No image has two roles; none that something is fitted to or tuned on may measure."""
     for role, images in sets.fitted:
         for kind, tested in sets.measuring:

@@ -12,11 +12,11 @@ from typing import Any
 from ood_core.data.open_sources import SourcePool
 from ood_core.errors import OODError, OODErrors, suggest
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
-from ood_core.plan import published_cells, sections
-from ood_core.plan.sections import Experiment
+from ood_core.plan import published_cells
+from ood_core.plan.experiments import Experiment, read_experiments
 from ood_core.plan.versions import versions
 from ood_core.plugins import Plugins, core_version
-from ood_core.recipe.build import Reader, digest, identity, probe_identity, with_nested
+from ood_core.recipe.build import RecipeReader, digest, identity, probe_identity, with_nested
 from ood_core.recipe.read import Recipe
 from ood_core.records.stages import (
     Baseline,
@@ -29,7 +29,7 @@ from ood_core.records.stages import (
     Row,
     ScoreStage,
     TrainStage,
-    each_once,
+    deduplicate,
 )
 from ood_core.runtime import torch_state
 
@@ -45,11 +45,11 @@ def make_plan(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
     experiments: list[Experiment] = []
     library = SourcePool()
     for recipe in recipes:
-        reader = Reader(plugins)
-        experiments += sections.read(recipe, reader, library)
+        reader = RecipeReader(plugins)
+        experiments += read_experiments(recipe, reader, library)
         errors += reader.errors
     if errors:
-        raise OODErrors(each_once(errors))
+        raise OODErrors(deduplicate(errors))
     baseline = _baseline(recipes, experiments)
     core = core_version()
     rows = tuple(row for experiment in experiments for row in _Builder(experiment, plugins, core).rows())
@@ -177,8 +177,8 @@ class _Builder:
     def _fit(self, name: str, scorer: Scorer) -> FitStage:
         data, needs = self.data, scorer.all_needs()
         train = self._extraction(scorer, data.train)
-        with_held_out = data.holdout is not None and "held_out" in needs
-        held_out = self._extraction(scorer, data.holdout) if with_held_out else None
+        holdout = data.holdout if "held_out" in needs else None
+        held_out = None if holdout is None else self._extraction(scorer, holdout)
         known_ood = tuple(self._extraction(scorer, images) for images in data.known) if "known_ood" in needs else ()
         key = self._key(
             "fit",

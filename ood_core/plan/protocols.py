@@ -104,7 +104,9 @@ class OneClass(Protocol):
     def cases(self, sets: Sets, class_names: Callable[[], Names]) -> Iterator[Case]:
         """Yield a case for each class."""
         known = class_names()
-        groups = _superclasses(self.superclasses, known) if self.superclasses else {name: (name,) for name in known}
+        groups = superclasses.load(self.superclasses) if self.superclasses else {name: (name,) for name in known}
+        for name in (name for classes in groups.values() for name in classes):
+            _checked(name, known)
         turns = groups if self.classes is None else [_checked(str(name), tuple(groups)) for name in self.classes]
         for turn in turns:
             yield Case(turn, _split(sets, groups[turn], known, "rest"))
@@ -225,12 +227,11 @@ def _split(sets: Sets, inside: Names, of: Names, group: str) -> Sets:
     others = tuple(name for name in of if name not in inside)
     if not others:
         raise OODError("no class is left to be OOD")
-    outside = replace(sets.inside, classes=others, without=(), holdout=0.0, name=_others(others))
-    return replace(
-        sets,
-        inside=replace(sets.inside, classes=inside, without=(), name=_joined(inside)),
-        outside=((group, outside), *sets.outside),
-    )
+    own_name = inside[0] if len(inside) == 1 else f"{len(inside)} classes"
+    other_name = others[0] if len(others) == 1 else f"other {len(others)} classes"
+    outside = replace(sets.inside, classes=others, without=(), holdout=0.0, name=other_name)
+    own = replace(sets.inside, classes=inside, without=(), name=own_name)
+    return replace(sets, inside=own, outside=((group, outside), *sets.outside))
 
 
 def _require_once(option: str, values: Sequence[object]) -> None:
@@ -238,21 +239,6 @@ def _require_once(option: str, values: Sequence[object]) -> None:
         if value in values[:number]:
             shown = sorted(map(str, value)) if isinstance(value, frozenset) else value
             raise OODError(f"'{option}' has {shown} twice")
-
-
-def _joined(names: Names) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)} classes"
-
-
-def _others(names: Names) -> str:
-    return names[0] if len(names) == 1 else f"other {len(names)} classes"
-
-
-def _superclasses(name: str, known: Names) -> dict[str, Names]:
-    groups = superclasses.load(name)
-    for one in (one for classes in groups.values() for one in classes):
-        _checked(one, known)
-    return groups
 
 
 def _checked(name: str, known: Names) -> str:

@@ -23,12 +23,12 @@ from ood_core.errors import OODErrors, suggest
 from ood_core.interfaces import PretextTask
 from ood_core.plugins import Plugins
 from ood_core.recipe.axes import text
-from ood_core.recipe.build import Reader
+from ood_core.recipe.build import RecipeReader
 from ood_core.recipe.read import Recipe
-from ood_core.recipe.yaml import Node
+from ood_core.recipe.yaml import LocatedValue
 from ood_core.records import published
 from ood_core.records.published import METRICS, Cell, Entry, Label, Line, Table
-from ood_core.records.stages import Row, TrainStage, each_once
+from ood_core.records.stages import Row, TrainStage, deduplicate
 
 FIELDS = ("variant", "scorer", "case", "id_set", "ood_set", "group")
 """Of a result row, by which lines are selected, besides the axes of the recipe."""
@@ -51,7 +51,7 @@ def read(
     Raises:
         OODErrors: Table, row, column, field or value are unknown.
     """
-    reader = Reader(plugins)
+    reader = RecipeReader(plugins)
     sections = {recipe.variant: _section(recipe, reader) for recipe in recipes}
     exposed = {
         variant
@@ -66,18 +66,20 @@ def read(
     known = _KnownValues(recipes, rows, resolved)
     found = [mapping.table(lines) for mapping in _mappings(next(iter(sections.values())), reader, known)]
     if reader.errors:
-        raise OODErrors(each_once(reader.errors))
+        raise OODErrors(deduplicate(reader.errors))
     return tuple(table for table in found if any(cell.asked for _, cells in table.rows for cell in cells))
 
 
-def _section(recipe: Recipe, reader: Reader) -> dict[str, Node]:
+def _section(recipe: Recipe, reader: RecipeReader) -> dict[str, LocatedValue]:
     section = recipe.root.value.get("paper") if isinstance(recipe.root.value, dict) else None
     if section is None or section.value is None:
         return {}
     return reader.keys(section, "'paper'", ("exposed", "remark", "columns", "tables"))
 
 
-def _mappings(section: Mapping[str, Node], reader: Reader, known: _KnownValues) -> Iterator[_TableMapping]:
+def _mappings(
+    section: Mapping[str, LocatedValue], reader: RecipeReader, known: _KnownValues
+) -> Iterator[_TableMapping]:
     """Yield the tables that are named, each with the columns that are given for all."""
     everything = published.entries()
     remarks = (reader.value(section["remark"], str, "'remark'", ""),) if "remark" in section else ()
@@ -150,11 +152,11 @@ class _TableMapping:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: RecipeReader,
         known: _KnownValues,
         name: str,
-        node: Node,
-        shared: Mapping[str, Node],
+        node: LocatedValue,
+        shared: Mapping[str, LocatedValue],
         remarks: tuple[str, ...],
     ) -> None:
         self.reader, self.known, self.name, self.remarks = reader, known, name, remarks
@@ -170,7 +172,7 @@ class _TableMapping:
         self.columns = self._selectors({**shared, **own})
         self.footnotes: dict[str, int] = {}
 
-    def _labelled(self, node: Node | None, what: str, labels: Sequence[str]) -> dict[str, Node]:
+    def _labelled(self, node: LocatedValue | None, what: str, labels: Sequence[str]) -> dict[str, LocatedValue]:
         if node is None or node.value is None:
             return {}
         if not isinstance(node.value, dict):
@@ -181,10 +183,10 @@ class _TableMapping:
                 self.reader.wrong(entry, f"table {self.name} has no {what} '{label}'.{suggest(label, labels)}")
         return {label: entry for label, entry in node.value.items() if label in labels}
 
-    def _selectors(self, nodes: Mapping[str, Node]) -> dict[str, _Selector]:
+    def _selectors(self, nodes: Mapping[str, LocatedValue]) -> dict[str, _Selector]:
         return {label: self._selector(node) for label, node in nodes.items() if node.value is not None}
 
-    def _selector(self, node: Node) -> _Selector:
+    def _selector(self, node: LocatedValue) -> _Selector:
         entries = self.reader.keys(node, "a selector", (*self.known.fields, *OF_CELL))
         of_cell = {key: self.reader.value(entries[key], str, f"'{key}'", "") for key in OF_CELL if key in entries}
         if of_cell.get("metric", "auroc") not in METRICS:
@@ -192,7 +194,7 @@ class _TableMapping:
             self.reader.wrong(entries["metric"], f"no metric '{wrong}'.{suggest(wrong, METRICS)}")
         return _Selector({key: self._values(key, of) for key, of in entries.items() if key not in OF_CELL}, of_cell)
 
-    def _values(self, name: str, node: Node) -> set[str]:
+    def _values(self, name: str, node: LocatedValue) -> set[str]:
         values = {text(item) for item in (node.value if isinstance(node.value, list) else [node])}
         for value in sorted(values):
             if wrong := self.known.missing(name, value):

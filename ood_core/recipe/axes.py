@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from ood_core.errors import OODError, suggest
-from ood_core.recipe.yaml import Node, mapping, with_new_names
+from ood_core.recipe.yaml import LocatedValue, mapping, with_new_names
 
-Axes: TypeAlias = dict[str, dict[str, Node]]
+Axes: TypeAlias = dict[str, dict[str, LocatedValue]]
 """For each axis its values by name, each with what it changes."""
 
 SINGLE = "variant"
@@ -17,14 +17,14 @@ SINGLE = "variant"
 KEYS = ("axes", "zip", "exclude")
 
 
-def has_axes(vary: Node) -> bool:
+def has_axes(vary: LocatedValue) -> bool:
     """Return whether `vary:` speaks of axes, rather than of variants by name."""
     entries = vary.value if isinstance(vary.value, dict) else {}
     listed = [entries[key].value for key in ("zip", "exclude") if key in entries]
     return "axes" in entries or any(value is None or isinstance(value, list) for value in listed)
 
 
-def single(vary: Node) -> Axes:
+def single(vary: LocatedValue) -> Axes:
     """Return the one axis of a `vary:` that names variants.
 
     Raises:
@@ -35,7 +35,7 @@ def single(vary: Node) -> Axes:
     return {SINGLE: {name: _changes(node, f"variant '{name}'") for name, node in vary.value.items()}}
 
 
-def several(vary: Node) -> Axes:
+def several(vary: LocatedValue) -> Axes:
     """Return what stands behind `axes:`.
 
     Raises:
@@ -47,7 +47,7 @@ def several(vary: Node) -> Axes:
     return {name: _values(name, axis) for name, axis in node.value.items()}
 
 
-def _values(axis: str, node: Node) -> dict[str, Node]:
+def _values(axis: str, node: LocatedValue) -> dict[str, LocatedValue]:
     if axis in ("seed", "seeds"):
         raise node.error("seeds are no axis: 'seeds: [0, 1, 2]' beside 'vary' repeats every variant")
     if isinstance(node.value, list) and node.value:
@@ -57,25 +57,21 @@ def _values(axis: str, node: Node) -> dict[str, Node]:
     return {name: _changes(value, f"value '{name}' of axis '{axis}'") for name, value in node.value.items()}
 
 
-def _listed(axis: str, items: Sequence[Node]) -> dict[str, Node]:
-    values: dict[str, Node] = {}
+def _listed(axis: str, items: Sequence[LocatedValue]) -> dict[str, LocatedValue]:
+    values: dict[str, LocatedValue] = {}
     for item in items:
-        name = _value_name(axis, item)
+        use = item.value.get("use") if isinstance(item.value, dict) else None
+        if isinstance(item.value, dict | list) and use is None:
+            named = f"'{axis}: {{NAME: {{{axis}: ...}}}}'"
+            raise item.error(f"a value of axis '{axis}' that is a list or mapping needs a name: {named}")
+        name = text(use or item)
         if name in values:
             raise item.error(f"axis '{axis}' has two values '{name}'; name them: '{axis}: {{NAME: {{...}}}}'")
-        values[name] = with_new_names(Node({axis: item}, item.place))
+        values[name] = with_new_names(LocatedValue({axis: item}, item.place))
     return values
 
 
-def _value_name(axis: str, item: Node) -> str:
-    use = item.value.get("use") if isinstance(item.value, dict) else None
-    if isinstance(item.value, dict | list) and use is None:
-        named = f"'{axis}: {{NAME: {{{axis}: ...}}}}'"
-        raise item.error(f"a value of axis '{axis}' that is a list or mapping needs a name: {named}")
-    return text(use or item)
-
-
-def _changes(node: Node, what: str) -> Node:
+def _changes(node: LocatedValue, what: str) -> LocatedValue:
     if node.value is None:
         raise node.error(f"{what} is empty; {{}} changes nothing, null takes out what a base names")
     for key, entry in mapping(node, what).items():
@@ -84,12 +80,12 @@ def _changes(node: Node, what: str) -> Node:
     return with_new_names(node)
 
 
-def text(node: Node) -> str:
+def text(node: LocatedValue) -> str:
     """Return a scalar as it was written, by which values are named."""
     return "null" if node.value is None else node.text or str(node.value)
 
 
-def chosen(axes: Axes, entries: Mapping[str, Node]) -> dict[str, set[str]]:
+def chosen(axes: Axes, entries: Mapping[str, LocatedValue]) -> dict[str, set[str]]:
     """Return the values of each axis that a mapping names, one or a list of them.
 
     Raises:
@@ -116,7 +112,7 @@ def check(axes: Axes, axis: str, value: str | None, place: str) -> None:
         raise OODError(f"{place}: no value '{value}' of axis '{axis}'.{suggest(value, axes[axis])}")
 
 
-def items(node: Node | None, right: str) -> list[Node]:
+def items(node: LocatedValue | None, right: str) -> list[LocatedValue]:
     """Return the items of a list, none if there is no list.
 
     Raises:

@@ -17,7 +17,7 @@ from ood_core.data.files import file_digest
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin, Probe, Scorer
 from ood_core.plugins import Plugins
-from ood_core.recipe.yaml import Node
+from ood_core.recipe.yaml import LocatedValue
 
 _ABSENT = object()
 
@@ -25,23 +25,23 @@ Made = TypeVar("Made")
 """A dataclass whose fields are options: a plugin's, or a protocol's."""
 
 
-class Reader:
+class RecipeReader:
     """Makes objects of nodes; collects mistakes instead of stopping at the first.
 
     Args:
-        plugins: What is installed.
-        files: Whether files that options name must be there.
+        plugins: The installed plugins.
+        files: Whether to require the files that options name.
     """
 
     def __init__(self, plugins: Plugins, files: bool = True) -> None:
         self.plugins, self.files = plugins, files
         self.errors: list[OODError] = []
 
-    def wrong(self, node: Node, message: str) -> None:
+    def wrong(self, node: LocatedValue, message: str) -> None:
         """Note a mistake."""
         self.errors.append(node.error(message))
 
-    def keys(self, node: Node, what: str, known: Collection[str]) -> dict[str, Node]:
+    def keys(self, node: LocatedValue, what: str, known: Collection[str]) -> dict[str, LocatedValue]:
         """Return a mapping's entries that are known; others, and what is no mapping, are mistakes."""
         if not isinstance(node.value, dict):
             self.wrong(node, f"{what} must be a mapping of {', '.join(known)}")
@@ -51,12 +51,12 @@ class Reader:
                 self.wrong(entry, f"no key of {what}: '{key}'.{suggest(key, known)}")
         return {key: entry for key, entry in node.value.items() if key in known}
 
-    def value(self, node: Node, hint: Any, what: str, default: Any = None) -> Any:
+    def value(self, node: LocatedValue, hint: Any, what: str, default: Any = None) -> Any:
         """Return a plain value of the annotated type, or the default after a mistake."""
         found = self._validated(node, hint, what)
         return default if found is _ABSENT else found
 
-    def plugin(self, kind: str, node: Node, reserved: Collection[str] = ()) -> Plugin | None:
+    def plugin(self, kind: str, node: LocatedValue, reserved: Collection[str] = ()) -> Plugin | None:
         """Return the plugin object of a `{use: name, option: value}` mapping or of a bare name; None after a mistake.
 
         Args:
@@ -77,16 +77,21 @@ class Reader:
         return self.build(cls, options, node, f"{kind} '{cls.name}'", reserved)
 
     def build(
-        self, cls: type[Made], options: Mapping[str, Node], node: Node, what: str, others: Collection[str] = ()
+        self,
+        cls: type[Made],
+        options: Mapping[str, LocatedValue],
+        node: LocatedValue,
+        what: str,
+        others: Collection[str] = (),
     ) -> Made | None:
         """Return a dataclass made of these options; None after a mistake.
 
         Args:
             cls: The class.
-            options: What the recipe says.
-            node: Where it says so.
-            what: How messages call it.
-            others: Keys that might have been meant besides the options.
+            options: Of the recipe.
+            node: Their mapping.
+            what: Its name in messages.
+            others: Keys to suggest besides the options.
         """
         before = len(self.errors)
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -111,7 +116,7 @@ class Reader:
             self.wrong(node, f"{what}: {error}")
             return None
 
-    def _option(self, node: Node, hint: Any, what: str) -> Any:
+    def _option(self, node: LocatedValue, hint: Any, what: str) -> Any:
         kind = _kind_of(hint)
         if kind is not None and not (node.value is None and NoneType in get_args(hint)):
             return self.plugin(kind, node)
@@ -123,7 +128,7 @@ class Reader:
             return ()
         return tuple(self.plugin(item, entry) for entry in node.value)
 
-    def _validated(self, node: Node, hint: Any, what: str) -> Any:
+    def _validated(self, node: LocatedValue, hint: Any, what: str) -> Any:
         plain = node.plain()
         try:
             text = json.dumps(plain, allow_nan=False)
@@ -158,8 +163,7 @@ def _kind_of(hint: Any) -> str | None:
 def with_nested(plugin: Plugin) -> Iterator[Plugin]:
     """Yield a plugin object and those among its options."""
     yield plugin
-    for field in dataclasses.fields(plugin):  # type: ignore[arg-type]
-        value = getattr(plugin, field.name)
+    for _, value in _options(plugin):
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Plugin):
                 yield from with_nested(item)
@@ -170,10 +174,13 @@ def with_nested(plugin: Plugin) -> Iterator[Plugin]:
 
 def describe(plugin: Plugin) -> dict[str, Any]:
     """Return name and all options as plain values, for the report."""
-    return {"use": plugin.name} | {
-        field.name: _plain(getattr(plugin, field.name))
-        for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
-    }
+    return {"use": plugin.name} | {name: _plain(value) for name, value in _options(plugin)}
+
+
+def _options(made: Any) -> Iterator[tuple[str, Any]]:
+    """Yield names and values of a plugin's or a probe's fields."""
+    for field in dataclasses.fields(made):
+        yield field.name, getattr(made, field.name)
 
 
 def _plain(value: Any) -> Any:
@@ -188,10 +195,7 @@ def _plain(value: Any) -> Any:
 
 def identity(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
     """Return what decides a plugin's results: class, version, code, options; of a file its content, not its path."""
-    options = {
-        field.name: _identity(getattr(plugin, field.name), plugins)
-        for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
-    }
+    options = {name: _identity(value, plugins) for name, value in _options(plugin)}
     code = plugins.code(type(plugin))
     return {"use": plugin.name, "from": plugins.version(plugin), "code": code, "options": options}
 
@@ -199,7 +203,7 @@ def identity(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
 def probe_identity(probe: Probe, scorer: Scorer, plugins: Plugins) -> dict[str, Any]:
     """Return what decides what a probe reads: its class, code and fields, and the version of the scorer's package."""
     cls, code = type(probe), plugins.code(type(probe))
-    options = {field.name: _identity(getattr(probe, field.name), plugins) for field in dataclasses.fields(probe)}
+    options = {name: _identity(value, plugins) for name, value in _options(probe)}
     name = f"{cls.__module__}.{cls.__qualname__}"
     return {"probe": name, "from": plugins.version(scorer), "code": code, "options": options}
 

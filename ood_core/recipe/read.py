@@ -8,9 +8,9 @@ from functools import reduce
 from pathlib import Path
 
 from ood_core.errors import OODError, suggest
-from ood_core.recipe import variants as grid
 from ood_core.recipe.axes import has_axes
-from ood_core.recipe.yaml import Node, mapping, merge, parse, put, with_new_names, without_left_out
+from ood_core.recipe.variants import expand
+from ood_core.recipe.yaml import LocatedValue, drop_removed, mapping, merge, parse, set_at_path, with_new_names
 from ood_core.runtime.shipped import recipe_names, shipped_folder
 
 
@@ -33,7 +33,7 @@ class Recipe:
     name: str
     variant: str
     seed: int
-    root: Node
+    root: LocatedValue
     coordinates: dict[str, str] = field(default_factory=dict)
     baseline_variant: str = ""
     baseline_scorer: str = ""
@@ -75,24 +75,24 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
         root = _overridden(root, keys, value) if keys[0] == "baseline" else root
     entries = mapping(root, "a recipe")
     vary, baseline = entries.pop("vary", None), entries.pop("baseline", None)
-    variants = grid.expand(vary, path.stem)
+    variants = expand(vary, path.stem)
     kept = variants.only(only)
     named, scorer = variants.baseline(baseline, kept)
     within = variants.within(baseline, kept)
     left_out = tuple(one.coordinates for one in (*variants.variants, *variants.excluded) if one not in kept)
     recipes = []
     for variant in kept:
-        node = _varied(Node(entries, root.place), variant.changes)
+        node = _varied(LocatedValue(entries, root.place), variant.changes)
         for keys, value in changes:
             node = node if keys[0] == "baseline" else _overridden(node, keys, value)
-        for seed, rest in _seeds(without_left_out(node)):
+        for seed, rest in _seeds(drop_removed(node)):
             other = within.get(variant.name, named)
             compared = (other, "", "") if scorer is None else (other, str(scorer.value), scorer.place)
             recipes.append(Recipe(path.stem, variant.name, seed, rest, variant.coordinates, *compared, left_out))
     return recipes
 
 
-def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
+def _with_base(path: Path, derived: tuple[Path, ...]) -> LocatedValue:
     """Return a file's mapping laid over that of its `base:`; of several, each laid over the one before."""
     if path.resolve() in derived:
         raise OODError(f"{path.name}: its base leads back to itself")
@@ -102,14 +102,14 @@ def _with_base(path: Path, derived: tuple[Path, ...]) -> Node:
         raise OODError(f"{path}: cannot be read: {error}") from None
     entries = mapping(node, "a recipe")
     base = entries.pop("base", None)
-    layers = [Node(entries, node.place)]
+    layers = [LocatedValue(entries, node.place)]
     if base is not None:
         bases = base.value if isinstance(base.value, list) else [base]
         layers = [_with_base(_base(one, path), (*derived, path.resolve())) for one in bases] + layers
     return reduce(_lay, layers)
 
 
-def _base(named: Node, path: Path) -> Path:
+def _base(named: LocatedValue, path: Path) -> Path:
     """Return the file of a base: beside the recipe, or shipped."""
     if not isinstance(named.value, str):
         raise named.error("'base' must be the path of a recipe, or a list of them")
@@ -122,7 +122,7 @@ def _base(named: Node, path: Path) -> Path:
         raise named.error(f"no recipe '{named.value}' beside {path.name}; {error}") from None
 
 
-def _lay(below: Node, above: Node) -> Node:
+def _lay(below: LocatedValue, above: LocatedValue) -> LocatedValue:
     """Return a recipe, or what a variant changes, laid over another.
 
     Mappings merge key by key, but of 'seed' and 'seeds' the one above replaces both below, 'baseline' is replaced, and
@@ -135,10 +135,10 @@ def _lay(below: Node, above: Node) -> Node:
     if "vary" in kept and "vary" in added:
         vary = _lay_vary(kept.pop("vary"), added.pop("vary"))
         added |= {} if vary.value is None else {"vary": vary}
-    return merge(Node(kept, below.place), Node(added, above.place))
+    return merge(LocatedValue(kept, below.place), LocatedValue(added, above.place))
 
 
-def _lay_vary(below: Node, above: Node) -> Node:
+def _lay_vary(below: LocatedValue, above: LocatedValue) -> LocatedValue:
     if has_axes(below) != has_axes(above):
         return above
     if not has_axes(above):
@@ -147,7 +147,9 @@ def _lay_vary(below: Node, above: Node) -> Node:
     return _laid(below, above, lambda old, new: _laid(old, new, lambda one, other: _laid(one, other, merge)))
 
 
-def _laid(below: Node, above: Node, combine: Callable[[Node, Node], Node]) -> Node:
+def _laid(
+    below: LocatedValue, above: LocatedValue, combine: Callable[[LocatedValue, LocatedValue], LocatedValue]
+) -> LocatedValue:
     """Lay named things over others; null takes one out."""
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
@@ -157,29 +159,29 @@ def _laid(below: Node, above: Node, combine: Callable[[Node, Node], Node]) -> No
             del entries[key]
         else:
             entries[key] = combine(entries[key], node) if key in entries else node
-    return Node(entries, above.place)
+    return LocatedValue(entries, above.place)
 
 
-def _varied(common: Node, changes: Sequence[Node]) -> Node:
+def _varied(common: LocatedValue, changes: Sequence[LocatedValue]) -> LocatedValue:
     """Return the common recipe with whole sections laid over it, then with what stands behind dotted paths."""
     entries = [(key, node) for change in changes for key, node in mapping(change, "a change").items()]
     for key, node in entries:
         if "." not in key:
-            common = _lay(common, Node({key: node}, node.place))
+            common = _lay(common, LocatedValue({key: node}, node.place))
     # from the outside in, whatever the order of the axes: a whole stage, then what is inside it
     for key, node in sorted(entries, key=lambda entry: entry[0].count(".")):
         if "." in key:
-            common = put(common, key.split("."), node)
+            common = set_at_path(common, key.split("."), node)
     return common
 
 
-def _seeds(root: Node) -> Iterator[tuple[int, Node]]:
+def _seeds(root: LocatedValue) -> Iterator[tuple[int, LocatedValue]]:
     entries = mapping(root, "a recipe")
     one, many = entries.pop("seed", None), entries.pop("seeds", None)
-    rest = Node(entries, root.place)
+    rest = LocatedValue(entries, root.place)
     if one is not None and many is not None:
         raise many.error("either 'seed' or 'seeds', not both")
-    nodes = [one or Node(0, root.place)] if many is None else many.value
+    nodes = [one or LocatedValue(0, root.place)] if many is None else many.value
     if not isinstance(nodes, list) or not nodes or any(type(node.value) is not int or node.value < 0 for node in nodes):
         raise (many or one or root).error("a seed must be a whole number from 0 on, 'seeds' a list of them")
     seeds = [int(str(node.value)) for node in nodes]
@@ -188,7 +190,7 @@ def _seeds(root: Node) -> Iterator[tuple[int, Node]]:
     yield from ((seed, rest) for seed in seeds)
 
 
-def _override(override: str) -> tuple[list[str], Node]:
+def _override(override: str) -> tuple[list[str], LocatedValue]:
     """Return path and value of an "a.b=value"."""
     path, equals, text = override.partition("=")
     place = f"--set {override}"
@@ -196,12 +198,12 @@ def _override(override: str) -> tuple[list[str], Node]:
         raise OODError(f"{place}: must read a.b=value")
     if path.partition(".")[0] in ("base", "vary"):
         raise OODError(f"{place}: '{path.partition('.')[0]}' can only stand in a recipe")
-    change = mapping(with_new_names(Node({path: parse(text, place, line_numbers=False)}, place)), "a change")
+    change = mapping(with_new_names(LocatedValue({path: parse(text, place, line_numbers=False)}, place)), "a change")
     ((path, value),) = change.items()
     return path.split("."), value
 
 
-def _overridden(root: Node, keys: Sequence[str], value: Node) -> Node:
+def _overridden(root: LocatedValue, keys: Sequence[str], value: LocatedValue) -> LocatedValue:
     replaced = {"seed": "seeds", "seeds": "seed"}.get(keys[0])
     entries = {key: node for key, node in mapping(root, "a recipe").items() if key != replaced}
-    return put(Node(entries, root.place), keys, value)
+    return set_at_path(LocatedValue(entries, root.place), keys, value)

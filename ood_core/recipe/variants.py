@@ -9,7 +9,7 @@ from itertools import product
 from ood_core.errors import OODError, suggest
 from ood_core.recipe import axes as reading
 from ood_core.recipe.axes import Axes
-from ood_core.recipe.yaml import Node, mapping
+from ood_core.recipe.yaml import LocatedValue, mapping
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Variant:
 
     name: str
     coordinates: dict[str, str]
-    changes: tuple[Node, ...] = ()
+    changes: tuple[LocatedValue, ...] = ()
 
 
 @dataclass(frozen=True)
-class Grid:
+class Variants:
     """All variants of a recipe.
 
     Attributes:
@@ -69,7 +69,7 @@ class Grid:
             reading.check(self.axes, axis, value, place)
         return axis, set(values)
 
-    def baseline(self, node: Node | None, kept: Sequence[Variant]) -> tuple[str, Node | None]:
+    def baseline(self, node: LocatedValue | None, kept: Sequence[Variant]) -> tuple[str, LocatedValue | None]:
         """Return the name of the variant that others are compared with, and the scorer, of what `baseline:` says.
 
         The variant is the first unless given, and "" where only one is kept, where only a scorer is named, and where
@@ -88,7 +88,7 @@ class Grid:
             raise node.error(f"--only leaves out the baseline '{named.name}'; --set baseline=NAME takes another")
         return "" if len(names) == 1 else named.name if named is not None else names[0], scorer
 
-    def within(self, node: Node | None, kept: Sequence[Variant]) -> dict[str, str]:
+    def within(self, node: LocatedValue | None, kept: Sequence[Variant]) -> dict[str, str]:
         """Return for each variant the one that it is compared with, where `baseline:` gives values of some axes alone.
 
         It has these values, and the variant's own on all other axes; a variant without any is compared with itself.
@@ -109,7 +109,7 @@ class Grid:
             raise node.error("--only leaves out the baseline; --set baseline=NAME takes another")
         return found
 
-    def _named(self, node: Node | None) -> tuple[Variant | None, Node | None]:
+    def _named(self, node: LocatedValue | None) -> tuple[Variant | None, LocatedValue | None]:
         if node is None or node.value is None:
             return None, None
         if not isinstance(node.value, dict):
@@ -120,7 +120,7 @@ class Grid:
             raise scorer.error("the baseline's scorer must be a name")
         return self._by_values(node) if entries else None, scorer
 
-    def _by_name(self, node: Node) -> Variant:
+    def _by_name(self, node: LocatedValue) -> Variant:
         every = {variant.name: variant for variant in (*self.variants, *self.excluded)}
         if isinstance(node.value, list):
             raise node.error("'baseline' must be a variant's name, or a mapping of axes to values")
@@ -128,7 +128,7 @@ class Grid:
             raise node.error(f"no variant '{name}'.{suggest(name, [variant.name for variant in self.variants])}")
         return every[name]
 
-    def _wanted(self, node: Node) -> dict[str, str]:
+    def _wanted(self, node: LocatedValue) -> dict[str, str]:
         """Return the values of axes that a baseline names."""
         entries = mapping(node, "'baseline'")
         if "scorer" not in self.axes:
@@ -138,7 +138,7 @@ class Grid:
                 raise given.error("'baseline' takes one value of an axis")
         return {axis: value for axis, (value,) in reading.chosen(self.axes, entries).items()}
 
-    def _by_values(self, node: Node) -> Variant | None:
+    def _by_values(self, node: LocatedValue) -> Variant | None:
         """Return the variant that the values single out; None if they fit several."""
         wanted = self._wanted(node)
         found = [variant for variant in self.variants if _has(variant, wanted)]
@@ -150,7 +150,7 @@ class Grid:
         return found[0]
 
 
-def expand(vary: Node | None, name: str) -> Grid:
+def expand(vary: LocatedValue | None, name: str) -> Variants:
     """Return the variants of a recipe.
 
     Args:
@@ -161,7 +161,7 @@ def expand(vary: Node | None, name: str) -> Grid:
         OODError: Something about it is wrong.
     """
     if vary is None:
-        return Grid({}, (Variant(name, {}),))
+        return Variants({}, (Variant(name, {}),))
     if not reading.has_axes(vary):
         return _product(reading.single(vary), [(reading.SINGLE,)], vary)
     entries = mapping(vary, "'vary'")
@@ -169,31 +169,30 @@ def expand(vary: Node | None, name: str) -> Grid:
         if key not in reading.KEYS:
             raise node.error(f"no key of 'vary' with axes: '{key}'.{suggest(key, reading.KEYS)}")
     axes = reading.several(vary)
-    grid = _without(_product(axes, _zipped(axes, entries.get("zip")), vary), entries.get("exclude"))
-    for variant in grid.variants:
+    found = _without(_product(axes, _zipped(axes, entries.get("zip")), vary), entries.get("exclude"))
+    for variant in found.variants:
         _refuse_conflicts(variant)
-    return grid
+    return found
 
 
-def _product(axes: Axes, groups: Sequence[tuple[str, ...]], vary: Node) -> Grid:
+def _product(axes: Axes, groups: Sequence[tuple[str, ...]], vary: LocatedValue) -> Variants:
     variants = []
-    for combination in product(*(_steps(axes, group) for group in groups)):
-        chosen = {axis: value for step in combination for axis, value in step.items()}
+    for combination in product(*(zip(*(axes[axis] for axis in group), strict=True) for group in groups)):
+        chosen = {
+            axis: value
+            for group, values in zip(groups, combination, strict=True)
+            for axis, value in zip(group, values, strict=True)
+        }
         coordinates = {axis: chosen[axis] for axis in axes}
         changes = tuple(axes[axis][value] for axis, value in coordinates.items())
         variants.append(Variant(", ".join(coordinates.values()), coordinates, changes))
     names = [variant.name for variant in variants]
     if twice := [name for name in names if names.count(name) > 1]:
         raise vary.error(f"two variants are called '{twice[0]}'; name their values differently")
-    return Grid(axes, tuple(variants))
+    return Variants(axes, tuple(variants))
 
 
-def _steps(axes: Axes, group: Sequence[str]) -> list[dict[str, str]]:
-    together = zip(*(axes[axis] for axis in group), strict=True)
-    return [dict(zip(group, values, strict=True)) for values in together]
-
-
-def _zipped(axes: Axes, node: Node | None) -> list[tuple[str, ...]]:
+def _zipped(axes: Axes, node: LocatedValue | None) -> list[tuple[str, ...]]:
     """Return the axes in groups that advance together, in the order of their first axes."""
     right = "'zip' must be a list of lists of axes, as [[a, b]]"
     groups = [_group(axes, item, right) for item in reading.items(node, right)]
@@ -204,7 +203,7 @@ def _zipped(axes: Axes, node: Node | None) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(group_of.get(axis, (axis,)) for axis in axes))
 
 
-def _group(axes: Axes, node: Node, right: str) -> tuple[str, ...]:
+def _group(axes: Axes, node: LocatedValue, right: str) -> tuple[str, ...]:
     names = tuple(reading.text(item) for item in reading.items(node, right))
     if len(names) < 2:
         raise node.error(right)
@@ -216,24 +215,24 @@ def _group(axes: Axes, node: Node, right: str) -> tuple[str, ...]:
     return names
 
 
-def _without(grid: Grid, node: Node | None) -> Grid:
+def _without(every: Variants, node: LocatedValue | None) -> Variants:
     names: set[str] = set()
     for item in reading.items(node, "'exclude' must be a list of mappings of axes to values"):
-        wanted = reading.chosen(grid.axes, mapping(item, "what is excluded"))
-        found = [variant for variant in grid.variants if _fits(variant, wanted)]
+        wanted = reading.chosen(every.axes, mapping(item, "what is excluded"))
+        found = [variant for variant in every.variants if _fits(variant, wanted)]
         if not wanted:
             raise item.error("what is excluded must name an axis")
         if not found:
             raise item.error("this excludes no variant: 'zip' keeps these values apart")
         names |= {variant.name for variant in found}
-    kept = tuple(variant for variant in grid.variants if variant.name not in names)
+    kept = tuple(variant for variant in every.variants if variant.name not in names)
     if node is not None and not kept:
         raise node.error("'exclude' leaves no variant")
-    return Grid(grid.axes, kept, tuple(variant for variant in grid.variants if variant.name in names))
+    return Variants(every.axes, kept, tuple(variant for variant in every.variants if variant.name in names))
 
 
 def _refuse_conflicts(variant: Variant) -> None:
-    seen: dict[str, tuple[str, Node]] = {}
+    seen: dict[str, tuple[str, LocatedValue]] = {}
     for axis, change in zip(variant.coordinates, variant.changes, strict=True):
         for path, node in _leaves(change, ""):
             other, earlier = seen.setdefault(path, (axis, node))
@@ -241,7 +240,7 @@ def _refuse_conflicts(variant: Variant) -> None:
                 raise node.error(f"the axes '{other}' and '{axis}' both change '{path}' in variant '{variant.name}'")
 
 
-def _leaves(node: Node, path: str) -> Iterator[tuple[str, Node]]:
+def _leaves(node: LocatedValue, path: str) -> Iterator[tuple[str, LocatedValue]]:
     if not isinstance(node.value, dict) or not node.value:
         yield path, node
         return

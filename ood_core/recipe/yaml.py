@@ -14,7 +14,7 @@ from ood_core.errors import OODError
 
 _LOG = logging.getLogger(__name__)
 
-Value: TypeAlias = "bool | int | float | str | list[Node] | dict[str, Node] | None"
+Value: TypeAlias = "bool | int | float | str | list[LocatedValue] | dict[str, LocatedValue] | None"
 
 # YAML 1.2's numbers: 1e-4 is one, 0x10, 1_000 and 12:30:00 are words. `no`, `off` and dates are words as well.
 _INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -34,7 +34,7 @@ RENAMED = {
 
 
 @dataclass(frozen=True)
-class Node:
+class LocatedValue:
     """A value of a recipe.
 
     Attributes:
@@ -61,14 +61,14 @@ class Node:
 
 
 @dataclass(frozen=True)
-class LeftOut(Node):
+class Removed(LocatedValue):
     """An item that a change takes out of its list; it keeps its place, so that the numbers of the others stay right."""
 
 
 # ------------------------------------------------------------------------------------------------ one YAML file
 
 
-def parse(text: str, origin: str, line_numbers: bool = True) -> Node:
+def parse(text: str, origin: str, line_numbers: bool = True) -> LocatedValue:
     """Return YAML text as nodes.
 
     Raises:
@@ -84,7 +84,7 @@ def parse(text: str, origin: str, line_numbers: bool = True) -> Node:
     except yaml.YAMLError as error:
         raise OODError(f"{origin}: not YAML: {str(error).splitlines()[0]}") from None
     if composed is None:
-        return Node(None, origin)
+        return LocatedValue(None, origin)
     return _Converter(origin, line_numbers).convert(composed, composed)
 
 
@@ -97,21 +97,21 @@ class _Converter:
     def place(self, node: yaml.Node) -> str:
         return f"{self.origin}: line {node.start_mark.line + 1}" if self.line_numbers else self.origin
 
-    def convert(self, node: yaml.Node, at: yaml.Node) -> Node:
+    def convert(self, node: yaml.Node, at: yaml.Node) -> LocatedValue:
         """Convert a node; its place is that of its key, or its own in a list."""
         if id(node) in self._open:
             raise OODError(f"{self.place(at)}: an alias that contains itself")
         if node.tag not in _TAGS:
             raise OODError(f"{self.place(at)}: tags are not read: {node.tag}")
         if isinstance(node, yaml.ScalarNode):
-            return Node(self._scalar(node), self.place(at), node.value)
+            return LocatedValue(self._scalar(node), self.place(at), node.value)
         inner = _Converter(self.origin, self.line_numbers, (*self._open, id(node)))
         if isinstance(node, yaml.MappingNode):
-            return Node(inner._mapping(node), self.place(at))
-        return Node([inner.convert(item, item) for item in node.value], self.place(at))
+            return LocatedValue(inner._mapping(node), self.place(at))
+        return LocatedValue([inner.convert(item, item) for item in node.value], self.place(at))
 
-    def _mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
-        entries: dict[str, Node] = {}
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, LocatedValue]:
+        entries: dict[str, LocatedValue] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise OODError(f"{self.place(key)}: a key must be a word")
@@ -134,21 +134,21 @@ class _Converter:
 # ------------------------------------------------------------------------------------------- laid over each other
 
 
-def merge(below: Node, above: Node) -> Node:
+def merge(below: LocatedValue, above: LocatedValue) -> LocatedValue:
     """Return `above` laid over `below`: mappings key by key, all else replaced; so is a mapping with another `use:`."""
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)) or _use(above) not in (None, _use(below)):
         return above
     merged = dict(below.value)
     for key, node in above.value.items():
         merged[key] = merge(merged[key], node) if key in merged else node
-    return Node(merged, above.place)
+    return LocatedValue(merged, above.place)
 
 
-def _use(node: Node) -> Any:
+def _use(node: LocatedValue) -> Any:
     return node.value["use"].value if isinstance(node.value, dict) and "use" in node.value else None
 
 
-def put(node: Node, path: Sequence[str], new: Node) -> Node:
+def set_at_path(node: LocatedValue, path: Sequence[str], new: LocatedValue) -> LocatedValue:
     """Return a copy of the tree in which the value at the path is the new one; null leaves an item of a list out.
 
     Raises:
@@ -157,43 +157,43 @@ def put(node: Node, path: Sequence[str], new: Node) -> Node:
     if not path:
         return new
     if isinstance(node.value, list):
-        return Node(_put_in_list(node.value, path, new), node.place)
+        return LocatedValue(_set_in_list(node.value, path, new), node.place)
     if isinstance(node.value, bool | int | float):
         raise OODError(f"{new.place}: there is a single value above '{path[0]}', not a mapping")
     # a bare name is a plugin with all options at their defaults
     entries = {"use": node} if isinstance(node.value, str) else dict(node.value or {})
-    entries[path[0]] = put(entries.get(path[0], Node(None, new.place)), path[1:], new)
-    return Node(entries, node.place)
+    entries[path[0]] = set_at_path(entries.get(path[0], LocatedValue(None, new.place)), path[1:], new)
+    return LocatedValue(entries, node.place)
 
 
-def _put_in_list(items: list[Node], path: Sequence[str], new: Node) -> list[Node]:
+def _set_in_list(items: list[LocatedValue], path: Sequence[str], new: LocatedValue) -> list[LocatedValue]:
     if not path[0].isdecimal() or int(path[0]) >= len(items):
         raise OODError(f"{new.place}: '{path[0]}' must be one of the numbers 0 to {len(items) - 1}, a place in a list")
     index = int(path[0])
     if len(path) == 1:
-        item = LeftOut(None, new.place) if new.value is None else new
+        item = Removed(None, new.place) if new.value is None else new
     else:  # what is left out stays so, whatever changes inside it
-        item = items[index] if isinstance(items[index], LeftOut) else put(items[index], path[1:], new)
+        item = items[index] if isinstance(items[index], Removed) else set_at_path(items[index], path[1:], new)
     return [*items[:index], item, *items[index + 1 :]]
 
 
-def without_left_out(node: Node) -> Node:
-    """Return a copy of the tree whose lists have closed up."""
+def drop_removed(node: LocatedValue) -> LocatedValue:
+    """Return a copy of the tree without the removed items of lists."""
     if isinstance(node.value, dict):
-        return Node({key: without_left_out(entry) for key, entry in node.value.items()}, node.place)
+        return LocatedValue({key: drop_removed(entry) for key, entry in node.value.items()}, node.place)
     if isinstance(node.value, list):
-        kept = [without_left_out(item) for item in node.value if not isinstance(item, LeftOut)]
-        return Node(kept, node.place)
+        kept = [drop_removed(item) for item in node.value if not isinstance(item, Removed)]
+        return LocatedValue(kept, node.place)
     return node
 
 
-def with_new_names(node: Node, path: tuple[str, ...] = ()) -> Node:
+def with_new_names(node: LocatedValue, path: tuple[str, ...] = ()) -> LocatedValue:
     """Return a recipe, or a change of it with dotted paths, with today's names of its keys; log each old one.
 
     Done before anything is laid over anything else, so that the old and the new name of a key are one.
     """
     if isinstance(node.value, list):
-        return Node([with_new_names(item, (*path, "#")) for item in node.value], node.place)
+        return LocatedValue([with_new_names(item, (*path, "#")) for item in node.value], node.place)
     if not isinstance(node.value, dict):
         return node
     entries = {}
@@ -205,10 +205,10 @@ def with_new_names(node: Node, path: tuple[str, ...] = ()) -> Node:
             if at in RENAMED:
                 _LOG.warning("%s: '%s' is now called '%s'; the next release drops it", entry.place, name, names[-1])
         entries[".".join(names)] = with_new_names(entry, at)
-    return Node(entries, node.place)
+    return LocatedValue(entries, node.place)
 
 
-def mapping(node: Node, what: str) -> dict[str, Node]:
+def mapping(node: LocatedValue, what: str) -> dict[str, LocatedValue]:
     """Return a copy of a node's entries.
 
     Raises:

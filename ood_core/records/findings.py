@@ -1,4 +1,4 @@
-"""What one run found, as its reports show it: it lies whole in the run's folder, so that no report needs the store."""
+"""The content of a run's reports; the run's folder holds all of it, so that no report needs the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ood_core.records.stages import Baseline
 
 @dataclass(frozen=True)
 class WhichRow:
-    """By what a row of the table is told from the others."""
+    """Key of a row of the table, as it stands in accepted.csv and classes.csv."""
 
     variant: str
     case: str
@@ -30,11 +30,7 @@ class WhichRow:
 
 @dataclass(frozen=True)
 class AcceptedPair(WhichRow):
-    """How many images of an OOD class are accepted and taken for an ID class, at the threshold of FPR@95.
-
-    Attributes:
-        images: How many images the OOD class has.
-    """
+    """Number of images of an OOD class that are accepted as an ID class at the threshold of FPR@95, of all `images`."""
 
     ood_class: str
     id_class: str
@@ -44,12 +40,7 @@ class AcceptedPair(WhichRow):
 
 @dataclass(frozen=True)
 class ClassRow(WhichRow):
-    """How well the images of one OOD class are told from all ID test images.
-
-    Attributes:
-        images: How many were measured.
-        accepted: How many of them are accepted when 95 % of the ID test images are.
-    """
+    """AUROC of one OOD class against all ID test images, and its images accepted at the threshold of FPR@95."""
 
     ood_class: str
     images: int
@@ -59,23 +50,14 @@ class ClassRow(WhichRow):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the report.
-
-    Attributes:
-        title: What it shows, of which stage.
-        file: Its path, as seen from the report.
-    """
+    """A picture of the report: its title, and its path relative to the report."""
 
     title: str
     file: str
 
 
 def work(stages: Iterable[tuple[str, bool]]) -> str:
-    """Return what a run had to do: "trained 9, extracted 36, reused 0".
-
-    Args:
-        stages: The kind of each, and whether it was in the store already.
-    """
+    """Return a summary, "trained 9, extracted 36, reused 0", of the kinds of stages and whether each was stored."""
     found = Counter("reused" if stored else kind for kind, stored in stages)
     return f"trained {found['train']}, extracted {found['extract']}, reused {found['reused']}"
 
@@ -93,13 +75,10 @@ class StageRecord:
     """A stage that was carried out or found in the store.
 
     Attributes:
-        kind: train, extract, fit, score or measure.
-        title: What it is, in words.
-        key: Under which it lies in the store.
-        seed: None where there is none.
-        variants: Whose it is; several share it.
+        key: Of the store.
+        variants: Variants that use this stage.
         stored: Whether it was in the store already.
-        facts: What it recorded: seconds, and what is particular to its kind.
+        facts: Its `StageFacts` in plain values.
     """
 
     kind: str
@@ -113,7 +92,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Failed:
-    """A stage that failed, whose variants miss rows."""
+    """A stage that failed, and the variants that lack rows for it."""
 
     title: str
     variants: tuple[str, ...]
@@ -122,7 +101,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Shown:
-    """One image of the gallery: its file as seen from the report, its own class or "", its score."""
+    """One image of the gallery: its path relative to the report, its own class or "", its score."""
 
     file: str
     label: str
@@ -145,7 +124,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class MapSet:
-    """The points of one image set on a map, float32 [N, 2], and each one's class, or "" where there is none."""
+    """The points of one image set on a map, float32 [N, 2], and the class of each, "" if there is none."""
 
     name: str
     inside: bool
@@ -165,18 +144,17 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the reports of a run show.
+    """The content of a run's reports.
 
     Attributes:
         name: The recipe's.
         started: UTC, ISO 8601, to the second.
+        scores: For each of `rows`; shared arrays where rows share an ID set.
         coordinates: For each variant its value on each axis that is varied.
         averaged: Whether the mean over the cases of the protocol means something.
-        notes: What a reader has to know beside the numbers.
-        scores: For each of `rows`, what it was measured with; shared arrays where rows share an ID set.
-        classes: How well each OOD class of each row is told from ID.
+        notes: Remarks that a reader of the numbers needs.
         machine: The hardware, in words: processor, cores, threads, memory, accelerator, system.
-        published: Tables beside whose numbers those of the rows are put.
+        published: Published tables to compare the rows with.
     """
 
     name: str
@@ -202,7 +180,7 @@ class Findings:
 
     @property
     def work(self) -> str:
-        """How many stages were carried out, and how many were in the store: "trained 9, extracted 36, reused 0"."""
+        """Number of stages that were carried out, and that were in the store: "trained 9, extracted 36, reused 0"."""
         return work((stage.kind, stage.stored) for stage in self.stages)
 
     @property

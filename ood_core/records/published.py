@@ -14,20 +14,15 @@ from pathlib import Path
 from ood_core.runtime.shipped import shipped_folder
 
 AVERAGES = ("avg", "average")
-"""What an average over rows or columns is called; behind ">" one over those with the same beginning."""
-
+"""Names of averages over rows or columns; after ">" one over those with the same beginning."""
 
 METRICS = ("auroc", "id_accuracy", "accepted")
-"""What a cell may show; `accepted` are accepted images of `ood_class` taken for `id_class`, of a hundred."""
+"""Numbers of a cell; `accepted` is the percentage of images of `ood_class` accepted as `id_class`."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the result table, whatever the seed and the draw.
-
-    Attributes:
-        exposed: Whether the network was trained with names of the OOD classes.
-    """
+    """A line of the result table over all seeds and draws; `exposed` networks were trained with OOD class names."""
 
     variant: str
     case: str
@@ -39,18 +34,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Cell:
-    """A published number, as printed, and what of ours stands beside it.
+    """A published number, as printed or "", and the lines of the result table to compare it with.
 
     Attributes:
-        value: "" where there is none.
-        deviation: "" where there is none.
         exposed: Whether the published run was trained with names of the OOD classes.
-        asked: Whether the recipe says what of ours belongs here.
+        asked: Whether the recipe names lines for this cell.
         lines: Ours is the mean over these.
         mean_of: Places of the cells that an average is the mean of, instead of lines.
         metric: One of METRICS.
-        ood_class: For accepted images.
-        id_class: For accepted images.
+        ood_class: For accepted images; so is `id_class`.
         instead: Whether ours is something else, of other images or another system.
         notes: Numbers of the footnotes, from 1.
     """
@@ -83,11 +75,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Table:
-    """A published table with what of ours belongs into its cells.
+    """A published table with our lines for its cells.
 
     Attributes:
-        footnotes: Numbered from 1, by which rows, columns and cells name them.
-        remarks: What concerns all of it.
+        footnotes: Numbered from 1 in rows, columns and cells.
+        remarks: Footnotes to all of it.
     """
 
     name: str
@@ -98,18 +90,14 @@ class Table:
     remarks: tuple[str, ...] = ()
 
     def renamed(self, names: Mapping[str, str], run: str) -> Table:
-        """Return the table of a run among others, whose variants have other names there."""
+        """Return the table among those of several runs, with the new names of the variants."""
         rows = tuple((label, tuple(cell.renamed(names) for cell in cells)) for label, cells in self.rows)
         return replace(self, title=f"{run}: {self.title}", rows=rows)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell of a published table, as printed.
-
-    Attributes:
-        seen: Whether the network had been trained with the names of OOD classes, by those of ImageNet-21k.
-    """
+    """A cell of a published table, as printed; `seen` if ImageNet-21k had names of OOD classes for its network."""
 
     row: str = ""
     column: str = ""
@@ -120,7 +108,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Note:
-    """A footnote to the whole table, to a row, to a column or to a cell; what is "" does not narrow it down."""
+    """A footnote to a cell; to its row, its column or all of the table where the others are ""."""
 
     table: str
     row: str
@@ -129,7 +117,7 @@ class Note:
 
     @property
     def of(self) -> tuple[str, str, str]:
-        """What it concerns."""
+        """Table, row and column."""
         return self.table, self.row, self.column
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs, Score, Scorer
 from ood_core.records.facts import ExtractFacts
-from ood_core.records.stages import Extraction, ExtractStage
+from ood_core.records.stages import Extraction
 from ood_core.store.store import Store, load_notes, load_tensors, map_array, reading, save_tensors
 
 HEAD = "head.safetensors"
@@ -45,7 +45,12 @@ def load_outputs(extraction: Extraction, store: Store) -> Outputs:
     )
     facts = store.facts(base)
     assert isinstance(facts, ExtractFacts), "its files were found"
-    layers = {name: array for stage in extraction.probes for name, array in _layers(stage, store).items()}
+    layers: dict[str, np.memmap[Any, Any]] = {}
+    for stage in extraction.probes:
+        path = store.file(stage, LAYERS)
+        with reading(path):
+            names = list(json.loads(path.read_text(encoding="utf-8")))
+        layers |= {name: map_array(store.file(stage, layer_file(index))) for index, name in enumerate(names)}
     return Outputs(
         torch.from_numpy(embeddings),
         torch.from_numpy(logits),
@@ -80,13 +85,6 @@ def save_layers(folder: Path, names: Sequence[str]) -> None:
 def layer_file(index: int) -> str:
     """Return the name of the file of a probe's array."""
     return f"{index}.npy"
-
-
-def _layers(stage: ExtractStage, store: Store) -> dict[str, np.memmap[Any, Any]]:
-    path = store.file(stage, LAYERS)
-    with reading(path):
-        names = list(json.loads(path.read_text(encoding="utf-8")))
-    return {name: map_array(store.file(stage, layer_file(index))) for index, name in enumerate(names)}
 
 
 def _release(arrays: Sequence[np.memmap[Any, Any]]) -> Callable[[int, int], None] | None:

@@ -1,4 +1,4 @@
-"""What a stage will cost, from what stages like it took: same plugins and options, whatever seed, data or epochs."""
+"""Cost of a stage, from that of stages with the same plugins and options, whatever seed, data or epochs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SCHEDULE = ("epochs", "warmup_epochs", "learning_rate", "min_learning_rate", "we
 
 
 def cost_key(stage: Stage) -> str:
-    """Return a digest that stages have in common whose cost differs by the number of images alone."""
+    """Return a digest that is equal for stages whose costs differ by the number of images alone."""
     return digest(_likeness(stage))
 
 
 def image_count(stage: Stage) -> int:
-    """Return how many images a stage goes through, each epoch counted; at least 1."""
+    """Return the number of images that a stage goes through, each epoch counted; at least 1."""
     if isinstance(stage, TrainStage):
         return stage.task.epochs * len(stage.images.opened)
     if isinstance(stage, ExtractStage):

@@ -51,7 +51,7 @@ FILES = "files"
 """The entry of stage.json that holds the checksum of each other file."""
 
 RATES = 1000
-"""Stages whose costs are looked at for an estimate, the newest first."""
+"""Maximum number of stages to read for an estimate, the newest first."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -177,8 +177,8 @@ class Store:
     def put(self, stage: Stage) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield a temporary folder to write the artifact into, and a dict for its facts; then file both as finished.
 
-        The seconds between are among the facts, unless the stage notes its own. After an error nothing is left. To be
-        called under the stage's lock.
+        The facts are those of the kind in `records.facts`; the common ones are added, `seconds` only if the stage has
+        none. After an error nothing is left. To be called under the stage's lock.
         """
         begun = time.monotonic()
         temporary = self.root / "temporary" / stage.key
@@ -212,7 +212,7 @@ class Store:
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """Return by what a file is known again."""
+    """Return what changes when the file does."""
     known = path.stat()
     return known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns
 
@@ -233,7 +233,7 @@ def _read_entries(path: Path, key: str) -> dict[str, Any]:
 
 @cache
 def _warn(message: str) -> None:
-    """Say it on stderr, once in a process."""
+    """Log a warning once in a process."""
     _LOG.warning(message)
 
 
@@ -242,7 +242,7 @@ def _line(error: BaseException | None) -> str:
 
 
 def flush(path: Path) -> None:
-    """Have the file's or the folder's content written to disk, so that a power cut leaves no half artifact."""
+    """Write the content of a file or folder to disk, so that a power cut leaves no half artifact."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -12,9 +12,9 @@ import torch
 
 from ood_core.data.selection import to_unit
 from ood_core.interfaces import NEEDS, PLUGIN_KINDS, Batch, Plugin
-from ood_core.plan.selections import SELECTION_KEYS
+from ood_core.plan.image_sets import SELECTION_KEYS
 from ood_core.plugins import find
-from ood_core.recipe.build import Reader, describe, digest, identity
+from ood_core.recipe.build import RecipeReader, describe, digest, identity
 from ood_core.recipe.yaml import parse
 
 from ..plugins.small_training import build_network, digits, training_data
@@ -54,7 +54,7 @@ def documented(cls):
 
 @each_class
 def test_its_options_come_back_from_a_recipe_with_or_without_defaults(kind, cls):
-    plugin, reader = cls(**required(cls)), Reader(PLUGINS)
+    plugin, reader = cls(**required(cls)), RecipeReader(PLUGINS)
     spelt_out = describe(plugin)
     needed = {name: spelt_out[name] for name in ("use", *required(cls))}
     for options in (spelt_out, needed):

@@ -239,7 +239,7 @@ def test_many_classes_without_images_are_one_note(make_plan, tiny, tmp_path):
 def test_a_scorer_that_will_take_much_memory_is_noted(make_plan, tiny, monkeypatch):
     scorers = "scorers=[mahalanobis, mahalanobis-class, {use: react, score: mahalanobis-class, name: clipped}]"
     assert make_plan(tiny, scorers).notes == ()
-    monkeypatch.setattr("ood_core.plan.sections.GIB", 8 * 3 * 768 * 768 - 1)
+    monkeypatch.setattr("ood_core.plan.experiments.GIB", 8 * 3 * 768 * 768 - 1)
     size = "takes at least 1.0 GiB of memory for 3 classes, if embeddings have 768 dimensions, and with the square of"
     assert [note.split(" these")[0] for note in make_plan(tiny, scorers).notes] == [
         f"scorer 'mahalanobis-class' {size}",

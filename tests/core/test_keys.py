@@ -6,7 +6,8 @@ import pytest
 
 from ood_core.data.selection import Selection
 from ood_core.interfaces import EvaluationView, Plugin
-from ood_core.plan import make, sections
+from ood_core.plan import make
+from ood_core.plan.experiments import read_experiments
 from ood_core.records.stages import Extraction, ExtractStage, FitStage, Images, MeasureStage, ScoreStage, TrainStage
 from ood_core.run.schedule import run
 from ood_core.store.store import Store
@@ -131,10 +132,11 @@ def values(stage):
 @pytest.fixture
 def plan_changed(make_plan, tiny, monkeypatch):
     """`plan_changed(change, *overrides)`: the plan of the tiny recipe whose experiments are changed."""
-    read = sections.read
 
     def planned(change, *overrides):
-        monkeypatch.setattr(make.sections, "read", lambda *arguments: list(map(change, read(*arguments))))
+        monkeypatch.setattr(
+            make, "read_experiments", lambda *arguments: list(map(change, read_experiments(*arguments)))
+        )
         return make_plan(tiny, *overrides)
 
     return planned

@@ -3,7 +3,7 @@
 import pytest
 
 from ood_core.errors import OODError
-from ood_core.recipe.yaml import Node, merge, parse, put, without_left_out
+from ood_core.recipe.yaml import LocatedValue, drop_removed, merge, parse, set_at_path
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,19 @@ def test_an_alias_gives_the_same_value_twice():
 
 
 def changed(text, path, value):
-    return without_left_out(put(parse(text, "r"), path.split("."), parse(value, "s"))).plain()
+    return drop_removed(set_at_path(parse(text, "r"), path.split("."), parse(value, "s"))).plain()
 
 
 def test_a_scalar_remembers_how_it_was_written():
     root = parse("a: 1e-3\nb: '07'\nc: 0.10\nd: no\n", "r")
     assert [node.text for node in root.value.values()] == ["1e-3", "07", "0.10", "no"]
-    assert root.value["a"] == Node(0.001, "r: line 1")
+    assert root.value["a"] == LocatedValue(0.001, "r: line 1")
 
 
 def test_a_value_is_put_at_the_end_of_its_path_and_the_original_stays():
     root = parse("a: {b: [1, {c: 2}]}\n", "r")
-    assert put(root, ["a", "b", "1", "c"], Node(3, "s")).plain() == {"a": {"b": [1, {"c": 3}]}}
-    assert put(root, ["d", "e"], Node(3, "s")).plain() == {"a": {"b": [1, {"c": 2}]}, "d": {"e": 3}}
+    assert set_at_path(root, ["a", "b", "1", "c"], LocatedValue(3, "s")).plain() == {"a": {"b": [1, {"c": 3}]}}
+    assert set_at_path(root, ["d", "e"], LocatedValue(3, "s")).plain() == {"a": {"b": [1, {"c": 2}]}, "d": {"e": 3}}
     assert root.plain() == {"a": {"b": [1, {"c": 2}]}}
 
 
@@ -74,15 +74,15 @@ def test_null_leaves_an_item_out_but_stays_the_value_of_a_key():
 
 
 def test_what_is_left_out_stays_so_when_something_inside_it_changes():
-    gone = put(parse("a: [{b: 1}, 2]\n", "r"), ["a", "0"], Node(None, "s"))
-    assert without_left_out(put(gone, ["a", "0", "b"], Node(5, "s"))).plain() == {"a": [2]}
-    assert without_left_out(put(gone, ["a", "0"], Node(5, "s"))).plain() == {"a": [5, 2]}
+    gone = set_at_path(parse("a: [{b: 1}, 2]\n", "r"), ["a", "0"], LocatedValue(None, "s"))
+    assert drop_removed(set_at_path(gone, ["a", "0", "b"], LocatedValue(5, "s"))).plain() == {"a": [2]}
+    assert drop_removed(set_at_path(gone, ["a", "0"], LocatedValue(5, "s"))).plain() == {"a": [5, 2]}
 
 
 @pytest.mark.parametrize(("path", "message"), [("a.2", "0 to 1"), ("a.-1", "0 to 1"), ("a.0.x", "above 'x'")])
 def test_a_path_that_leads_nowhere_is_told_at_the_change(path, message):
     with pytest.raises(OODError, match=f"^s: line 1: .*{message}"):
-        put(parse("a: [1, 2]\n", "r"), path.split("."), parse("x: 3", "s").value["x"])
+        set_at_path(parse("a: [1, 2]\n", "r"), path.split("."), parse("x: 3", "s").value["x"])
 
 
 def test_mappings_merge_key_by_key_unless_another_plugin_is_used():

@@ -9,7 +9,7 @@ import pytest
 
 from ood_core.interfaces import PositiveFloat, PositiveInt, Scorer
 from ood_core.plugins import Package, Plugins, Registered
-from ood_core.recipe.build import Reader, describe, digest, identity, label
+from ood_core.recipe.build import RecipeReader, describe, digest, identity, label
 from ood_core.recipe.yaml import parse
 
 
@@ -57,7 +57,7 @@ PLUGINS = Plugins(
 
 
 def read(text):
-    reader = Reader(PLUGINS)
+    reader = RecipeReader(PLUGINS)
     plugin = reader.plugin("scorer", parse(f"x: {text}", "r.yaml").value["x"])
     return plugin, [str(error) for error in reader.errors]
 

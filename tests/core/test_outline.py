@@ -12,7 +12,7 @@ from ood_core.plugins import find
 from ood_core.recipe.read import read_recipes
 from ood_core.run.schedule import run
 from ood_core.store import checksums
-from ood_core.store.cost_model import alike, work
+from ood_core.store.cost_model import cost_key, image_count
 from ood_core.store.store import Store
 
 SCORERS = """\
@@ -90,13 +90,13 @@ def test_a_backbone_that_is_not_trained_has_a_branch_of_its_own(planned, store):
 
 def test_the_cost_of_a_training_grows_with_its_epochs_and_images(planned):
     (short,), (long,) = ([s for s in planned(f"training.0.epochs={n}").stages if s.kind == "train"] for n in (1, 5))
-    assert alike(short) == alike(long)
-    assert work(long) == 5 * work(short) == 5 * len(short.images.opened)
+    assert cost_key(short) == cost_key(long)
+    assert image_count(long) == 5 * image_count(short) == 5 * len(short.images.opened)
 
 
 def test_other_options_are_another_cost(planned):
     plans = [planned("training.0.batch_size=8"), planned("training.0.batch_size=16")]
-    first, second = (alike(made.stages[0]) for made in plans)
+    first, second = (cost_key(made.stages[0]) for made in plans)
     assert first != second
 
 
@@ -107,4 +107,4 @@ def test_the_last_of_several_stages_alike_decides(planned, store):
     path = store.folder(training) / "stage.json"
     facts = checksums.verified(json.loads(path.read_text())) | {"seconds": 1000.0}
     path.write_text(json.dumps(checksums.signed(facts)))
-    assert store.rates({alike(training)})[alike(training)] == 1000.0 / work(training)
+    assert store.rates({cost_key(training)})[cost_key(training)] == 1000.0 / image_count(training)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ood_core.errors import OODErrors
+from ood_core.plan.experiments import BENCHMARK_KEYS
 from ood_core.plan.make import make_plan
-from ood_core.plan.sections import BENCHMARK_KEYS
 from ood_core.recipe.read import find_recipe, read_recipes
 from ood_core.run.schedule import run
 from ood_core.store.store import Store

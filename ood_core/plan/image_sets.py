@@ -14,8 +14,8 @@ from ood_core.data.selection import Groups, Part, Selection
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, EvaluationView, NonNegativeInt, PositiveInt, Split
 from ood_core.plan import superclasses
-from ood_core.recipe.build import Reader, describe, label
-from ood_core.recipe.yaml import Node
+from ood_core.recipe.build import RecipeReader, describe, label
+from ood_core.recipe.yaml import LocatedValue
 from ood_core.records.stages import Images
 
 _CHOICES = ("split", "superclasses", "classes", "without", "limit", "draw")
@@ -40,10 +40,10 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedSource:
     """A selection, where it stands in the recipe, and how many images it should have."""
 
-    node: Node
+    node: LocatedValue
     selection: Selection
     expected: Mapping[Split, int]
 
@@ -51,12 +51,12 @@ class Selected:
 class SelectionReader:
     """Reads selections, and opens them; mistakes go to the reader."""
 
-    def __init__(self, reader: Reader, library: SourcePool, settings: Settings) -> None:
+    def __init__(self, reader: RecipeReader, library: SourcePool, settings: Settings) -> None:
         self.reader, self.library, self.settings = reader, library, settings
         self.notes: list[str] = []
         self.sources: list[tuple[str, DatasetSource]] = []
 
-    def read(self, node: Node, holdout: float = 0.0) -> Selected | None:
+    def read(self, node: LocatedValue, holdout: float = 0.0) -> SelectedSource | None:
         """Return what is selected from one source; None after a mistake."""
         source = cast(DatasetSource | None, self.reader.plugin("dataset", node, SELECTION_KEYS))
         if source is None:
@@ -79,12 +79,12 @@ class SelectionReader:
         )
         if not selection.candidates and selection.otherwise is None and self.settings.missing_files == "stop":
             self.sources.append((node.place, source))  # to be checked; of others it is no mistake to be missing
-        return Selected(node, selection, self._value(entries, "expected", dict[Split, PositiveInt], {}))
+        return SelectedSource(node, selection, self._value(entries, "expected", dict[Split, PositiveInt], {}))
 
-    def _value(self, entries: Mapping[str, Node], key: str, hint: Any, default: Any) -> Any:
+    def _value(self, entries: Mapping[str, LocatedValue], key: str, hint: Any, default: Any) -> Any:
         return self.reader.value(entries[key], hint, f"'{key}'", default) if key in entries else default
 
-    def _otherwise(self, node: Node) -> Selection | None:
+    def _otherwise(self, node: LocatedValue) -> Selection | None:
         """Return what is read where the first source cannot be opened."""
         other = node.value.get(OTHERWISE) if isinstance(node.value, dict) else None
         if other is None:
@@ -96,18 +96,18 @@ class SelectionReader:
         candidates = self._alternatives(source, other)
         return Selection(name=_own_name(source), source=source, candidates=candidates, otherwise=self._otherwise(other))
 
-    def _alternatives(self, source: DatasetSource, node: Node) -> tuple[DatasetSource, ...]:
+    def _alternatives(self, source: DatasetSource, node: LocatedValue) -> tuple[DatasetSource, ...]:
         """Return the sources that this one is a name for, as far as they are installed."""
         try:
             alternatives = source.alternatives()
         except OODError as error:
             self.reader.wrong(node, str(error))
             return ()
-        reader = Reader(self.reader.plugins)
+        reader = RecipeReader(self.reader.plugins)
         found = [reader.plugin("dataset", _noded(dict(alternative), node.place)) for alternative in alternatives]
         return tuple(cast(DatasetSource, made) for made in found if made is not None)
 
-    def _superclasses(self, node: Node) -> Groups | None:
+    def _superclasses(self, node: LocatedValue) -> Groups | None:
         if isinstance(node.value, str):
             try:
                 return tuple(superclasses.load(node.value).items())
@@ -120,7 +120,7 @@ class SelectionReader:
             self.reader.wrong(node, f"'superclasses' has the class '{twice}' twice")
         return tuple((name, tuple(map(str, classes))) for name, classes in groups.items())
 
-    def _class_names(self, entries: Mapping[str, Node], key: str) -> tuple[str, ...] | None:
+    def _class_names(self, entries: Mapping[str, LocatedValue], key: str) -> tuple[str, ...] | None:
         names = self._value(entries, key, tuple[str | int, ...], None)
         if names is None:
             return None
@@ -132,7 +132,7 @@ class SelectionReader:
 
     # ----------------------------------------------------------------------------------------------------- opening
 
-    def images(self, node: Node, selection: Selection, part: Part) -> Images | None:
+    def images(self, node: LocatedValue, selection: Selection, part: Part) -> Images | None:
         """Return the opened images; None after a mistake."""
         try:
             opened = selection.open(part, self.library)
@@ -144,7 +144,7 @@ class SelectionReader:
             self.reader.wrong(node, str(error))
             return None
 
-    def is_there(self, selected: Selected, part: Part) -> bool:
+    def is_there(self, selected: SelectedSource, part: Part) -> bool:
         """Return whether the files are there; leaving a set out where they are not is noted for the report."""
         if self.settings.missing_files == "stop":
             return True
@@ -155,7 +155,7 @@ class SelectionReader:
             return False
         return True
 
-    def note_size(self, selected: Selected, split: Split, found: int) -> None:
+    def note_size(self, selected: SelectedSource, split: Split, found: int) -> None:
         """Note where there are not as many images as the benchmark says."""
         wanted = selected.expected.get(split, found)
         if wanted != found:
@@ -197,10 +197,10 @@ def _rooted(source: DatasetSource, root: Path) -> DatasetSource:
     return replace(source, **{name: root / path for name, path in paths.items() if isinstance(path, Path)})
 
 
-def _noded(value: Any, place: str) -> Node:
+def _noded(value: Any, place: str) -> LocatedValue:
     """Return plain values as a recipe's nodes."""
     if isinstance(value, dict):
-        return Node({key: _noded(item, place) for key, item in value.items()}, place)
+        return LocatedValue({key: _noded(item, place) for key, item in value.items()}, place)
     if isinstance(value, (list, tuple)):
-        return Node([_noded(item, place) for item in value], place)
-    return Node(str(value) if isinstance(value, Path) else value, place)
+        return LocatedValue([_noded(item, place) for item in value], place)
+    return LocatedValue(str(value) if isinstance(value, Path) else value, place)

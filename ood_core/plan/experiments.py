@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import MUCH, cut_away
@@ -15,11 +15,11 @@ from ood_core.errors import listed, suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
 from ood_core.interfaces.checks import unmet_needs
 from ood_core.plan.data_section import Data
-from ood_core.plan.leakage import DataSets
-from ood_core.plan.selections import Selected, Settings, described
-from ood_core.recipe.build import Reader, describe, label, with_nested
+from ood_core.plan.image_sets import SelectedSource, Settings, described
+from ood_core.plan.leakage import CaseData
+from ood_core.recipe.build import RecipeReader, describe, label, with_nested
 from ood_core.recipe.read import Recipe
-from ood_core.recipe.yaml import Node
+from ood_core.recipe.yaml import LocatedValue
 from ood_core.records.stages import Images
 from ood_core.runtime.memory import GIB
 
@@ -39,14 +39,13 @@ ALL_CLASSES = "all-classes"
 """What may stand behind it: the ID set as the recipe names it, before a protocol takes classes out of it."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One training stage of an experiment.
+NamedScorers: TypeAlias = "Sequence[tuple[LocatedValue, str, Scorer]]"
+"""Scorers with their places in the recipe and their names in the report."""
 
-    Attributes:
-        task: What the network is asked to do.
-        images: What it is trained on; None is the ID training set of the case.
-    """
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """One training stage of an experiment; without `images` it trains on the ID training set of the case."""
 
     task: PretextTask
     images: Images | None
@@ -62,11 +61,8 @@ class Experiment:
     """One case of a recipe with everything resolved.
 
     Attributes:
-        recipe: Where it comes from.
-        data: Its image sets.
         settings: What holds for all cases.
         view: How images are shown when they are evaluated.
-        backbone: What is trained.
         steps: The training stages in order.
         scorers: Names in the report, and scorers.
         resolved: All of it in plain values, for the report.
@@ -76,11 +72,11 @@ class Experiment:
     """
 
     recipe: Recipe
-    data: DataSets
+    data: CaseData
     settings: Settings
     view: EvaluationView
     backbone: Backbone
-    steps: tuple[Step, ...]
+    steps: tuple[TrainingStep, ...]
     scorers: tuple[tuple[str, Scorer], ...]
     resolved: dict[str, Any]
     checks: tuple[tuple[str, Plugin], ...]
@@ -88,18 +84,16 @@ class Experiment:
     averaged: bool
 
 
-def read(recipe: Recipe, reader: Reader, library: SourcePool) -> list[Experiment]:
+def read_experiments(recipe: Recipe, reader: RecipeReader, library: SourcePool) -> list[Experiment]:
     """Return the experiments, one for each case of the protocol; none if the reader has noted any mistake."""
     sections = reader.keys(recipe.root, "a recipe", (*SECTIONS, *OTHERS))
     for name in SECTIONS:
         if name not in sections:
             reader.wrong(recipe.root, f"the recipe needs the section '{name}'")
     reading = _Reading(reader)
-    benchmark = reading.benchmark(sections.get("benchmark"))
+    resolved = reading.benchmark(sections["benchmark"]) if "benchmark" in sections else {}
     data = Data(reader, library, sections["data"], sections.get("protocol")) if "data" in sections else None
-    backbone = (
-        cast(Backbone | None, reading.plugin("backbone", sections["backbone"])) if "backbone" in sections else None
-    )
+    backbone = reading.plugin("backbone", sections["backbone"]) if "backbone" in sections else None
     tasks = reading.tasks(sections["training"], data) if "training" in sections else []
     scorers = reading.scorers(sections["scorers"]) if "scorers" in sections else []
     if data is None:
@@ -107,69 +101,43 @@ def read(recipe: Recipe, reader: Reader, library: SourcePool) -> list[Experiment
     cases = [(case, reading.steps(tasks, data, case)) for case in data.cases()]
     for case, steps in cases:
         reading.check_together(steps, scorers, case, data.settings)
-    if reader.errors or backbone is None:
+    if reader.errors or not isinstance(backbone, Backbone):
         return []
-    reading.checks += data.selections.sources
-    read = _Read(recipe, data, backbone, tasks, scorers)
-    paper = {"paper": sections["paper"].plain()} if "paper" in sections else {}  # read again where a lock is run
-    resolved = benchmark | paper | read.resolved()
-    notes = (*data.selections.notes, *_seen_before(cases), *_cut(cases, read.view), *_large(cases, scorers))
-    return [read.experiment(case, steps, resolved, tuple(reading.checks), notes) for case, steps in cases]
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A recipe without a mistake."""
-
-    recipe: Recipe
-    data: Data
-    backbone: Backbone
-    tasks: Sequence[_Task]
-    scorers: Sequence[tuple[Node, str, Scorer]]
-
-    @property
-    def view(self) -> EvaluationView:
-        return self.data.settings.evaluation or self.backbone.evaluation_view()
-
-    def resolved(self) -> dict[str, Any]:
-        protocol = self.data.protocol
-        return {
-            "seed": self.recipe.seed,
-            "protocol": {"use": protocol.name} | vars(protocol),
-            "data": self.data.resolved() | {"evaluation": vars(self.view)},
-            "backbone": describe(self.backbone),
-            "training": [task.described() for task in self.tasks],
-            "scorers": [{"name": name} | describe(scorer) for _, name, scorer in self.scorers],
-        }
-
-    def experiment(
-        self,
-        case: DataSets,
-        steps: tuple[Step, ...],
-        resolved: dict[str, Any],
-        checks: tuple[tuple[str, Plugin], ...],
-        notes: tuple[str, ...],
-    ) -> Experiment:
-        return Experiment(
-            recipe=self.recipe,
+    view = data.settings.evaluation or backbone.evaluation_view()
+    if "paper" in sections:  # read again where a lock is run
+        resolved["paper"] = sections["paper"].plain()
+    resolved |= {
+        "seed": recipe.seed,
+        "protocol": {"use": data.protocol.name} | vars(data.protocol),
+        "data": data.resolved() | {"evaluation": vars(view)},
+        "backbone": describe(backbone),
+        "training": [task.described() for task in tasks],
+        "scorers": [{"name": name} | describe(scorer) for _, name, scorer in scorers],
+    }
+    notes = (*data.selections.notes, *_seen_before(cases), *_cut(cases, view), *_large(cases, scorers))
+    return [
+        Experiment(
+            recipe=recipe,
             data=case,
-            settings=self.data.settings,
-            view=self.view,
-            backbone=self.backbone,
+            settings=data.settings,
+            view=view,
+            backbone=backbone,
             steps=steps,
-            scorers=tuple((name, scorer) for _, name, scorer in self.scorers),
+            scorers=tuple((name, scorer) for _, name, scorer in scorers),
             resolved=resolved,
-            checks=checks,
+            checks=(*reading.checks, *data.selections.sources),
             notes=notes,
-            averaged=self.data.protocol.averaged,
+            averaged=data.protocol.averaged,
         )
+        for case, steps in cases
+    ]
 
 
 @dataclass(frozen=True)
 class _Task:
-    node: Node
+    node: LocatedValue
     task: PretextTask
-    train_on: Selected | None
+    train_on: SelectedSource | None
     on_id_set: bool
     """Whether that is the ID set as the recipe names it."""
 
@@ -180,32 +148,30 @@ class _Task:
 
 
 class _Reading:
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: RecipeReader) -> None:
         self.reader = reader
         self.checks: list[tuple[str, Plugin]] = []
 
-    def plugin(self, kind: str, node: Node, reserved: Sequence[str] = ()) -> Plugin | None:
+    def plugin(self, kind: str, node: LocatedValue, reserved: Sequence[str] = ()) -> Plugin | None:
         plugin = self.reader.plugin(kind, node, reserved)
         if plugin is not None:
             self.checks += [(node.place, part) for part in with_nested(plugin)]
         return plugin
 
-    def _items(self, node: Node, what: str) -> list[Node]:
+    def _items(self, node: LocatedValue, what: str) -> list[LocatedValue]:
         if isinstance(node.value, list):
             return [item for item in node.value if item.value is not None]  # a place that variants may fill
         self.reader.wrong(node, f"{what} must be a list")
         return []
 
-    def benchmark(self, node: Node | None) -> dict[str, Any]:
-        """Return what a recipe says of the benchmark that it is."""
-        if node is None:
-            return {}
+    def benchmark(self, node: LocatedValue) -> dict[str, Any]:
+        """Return the section on the benchmark that a recipe is."""
         entries = self.reader.keys(node, "'benchmark'", BENCHMARK_KEYS)
         return {"benchmark": {key: self.reader.value(entry, str, f"'{key}'", "") for key, entry in entries.items()}}
 
     # ---------------------------------------------------------------------------------------------------- training
 
-    def tasks(self, node: Node, data: Data | None) -> list[_Task]:
+    def tasks(self, node: LocatedValue, data: Data | None) -> list[_Task]:
         tasks = []
         for item in self._items(node, "'training'"):
             task = cast(PretextTask | None, self.plugin("pretext", item, (TRAIN_ON,)))
@@ -219,7 +185,7 @@ class _Reading:
             tasks.append(_Task(item, task, train_on, data is not None and train_on is data.inside))
         return tasks
 
-    def _train_on(self, item: Node, data: Data | None) -> Selected | None:
+    def _train_on(self, item: LocatedValue, data: Data | None) -> SelectedSource | None:
         node = item.value.get(TRAIN_ON) if isinstance(item.value, dict) else None
         if node is None or data is None:
             return None
@@ -231,34 +197,32 @@ class _Reading:
             return None
         return data.selections.read(node)
 
-    def steps(self, tasks: Sequence[_Task], data: Data, case: DataSets) -> tuple[Step, ...]:
+    def steps(self, tasks: Sequence[_Task], data: Data, case: CaseData) -> tuple[TrainingStep, ...]:
         """Return the training stages of a case, their own images opened."""
         steps = []
         for task in tasks:
             images = None
             if task.train_on is not None:
                 images = data.selections.images(task.node, task.train_on.selection, "train")
-                self._refuse_measured(task.node, images, case)
+            held = () if case.holdout is None else (case.holdout,)
+            for tested in (*held, case.test, *case.shifted, *(of for _, of in case.ood)):
+                if images is not None and (shared := images.opened.shared_with(tested.opened)):
+                    what = f"'{images.name}' shares {shared} images with '{tested.name}'"
+                    message = f"{what}; what is trained on must neither measure nor set the threshold"
+                    self.reader.wrong(task.node, message)
             known = images or case.train
             classes = len(known.opened.classes)
             if classes < task.task.least_classes:
                 needed = f"pretext '{task.task.name}' needs at least {task.task.least_classes} classes"
                 what = "the ID set" if images is None else f"'{images.name}'"
                 self.reader.wrong(task.node, f"{needed}, {what} has {classes}")
-            steps.append(Step(task.task, images))
+            steps.append(TrainingStep(task.task, images))
         return tuple(steps)
-
-    def _refuse_measured(self, node: Node, images: Images | None, case: DataSets) -> None:
-        held = () if case.holdout is None else (case.holdout,)
-        for tested in (*held, case.test, *case.shifted, *(of for _, of in case.ood)):
-            if images is not None and (shared := images.opened.shared_with(tested.opened)):
-                what = f"'{images.name}' shares {shared} images with '{tested.name}'"
-                self.reader.wrong(node, f"{what}; what is trained on must neither measure nor set the threshold")
 
     # ----------------------------------------------------------------------------------------------------- scorers
 
-    def scorers(self, node: Node) -> list[tuple[Node, str, Scorer]]:
-        scorers: list[tuple[Node, str, Scorer]] = []
+    def scorers(self, node: LocatedValue) -> list[tuple[LocatedValue, str, Scorer]]:
+        scorers: list[tuple[LocatedValue, str, Scorer]] = []
         for item in self._items(node, "'scorers'"):
             scorer = cast(Scorer | None, self.plugin("scorer", item, ("name",)))
             if scorer is None:
@@ -273,7 +237,11 @@ class _Reading:
         return scorers
 
     def check_together(
-        self, steps: Sequence[Step], scorers: Sequence[tuple[Node, str, Scorer]], case: DataSets, settings: Settings
+        self,
+        steps: Sequence[TrainingStep],
+        scorers: NamedScorers,
+        case: CaseData,
+        settings: Settings,
     ) -> None:
         """Note what the parts of a recipe need of each other and do not get."""
         missing = {}
@@ -288,11 +256,11 @@ class _Reading:
             for unmet in unmet_needs(scorer, missing):
                 self.reader.wrong(node, f"scorer '{name}' needs {unmet}")
         if settings.fit_images == "augmented" and not steps:
-            place = scorers[0][0] if scorers else Node(None, "the recipe")
+            place = scorers[0][0] if scorers else LocatedValue(None, "the recipe")
             self.reader.wrong(place, "'fit_images: augmented' needs a training stage, whose augmentation it is")
 
 
-def _cut(cases: Sequence[tuple[DataSets, Sequence[Step]]], view: EvaluationView) -> list[str]:
+def _cut(cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]], view: EvaluationView) -> list[str]:
     """Return a note where the central square leaves much of the ID images out; the first case stands for all."""
     for case, _ in cases[:1]:
         if (share := cut_away(case.train.opened.sizes(), view)) > MUCH:
@@ -303,7 +271,7 @@ def _cut(cases: Sequence[tuple[DataSets, Sequence[Step]]], view: EvaluationView)
     return []
 
 
-def _large(cases: Sequence[tuple[DataSets, Sequence[Step]]], scorers: Sequence[tuple[Node, str, Scorer]]) -> list[str]:
+def _large(cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]], scorers: NamedScorers) -> list[str]:
     """Return notes on scorers that take much memory if embeddings are as large as a ViT-B's."""
     classes = max((len(case.train.opened.classes) for case, _ in cases), default=0)
     sizes = {
@@ -317,7 +285,7 @@ def _large(cases: Sequence[tuple[DataSets, Sequence[Step]]], scorers: Sequence[t
     ]
 
 
-def _seen_before(cases: Sequence[tuple[DataSets, Sequence[Step]]]) -> list[str]:
+def _seen_before(cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]]) -> list[str]:
     """Return notes on training stages that were shown images of classes that measure as OOD, in whatever case."""
     seen: dict[str, set[str]] = {}
     for case, steps in cases:
