@@ -1,4 +1,4 @@
-"""How far the scores of an image differ between batch sizes, relative to the score.
+"""Relative difference of the scores of an image between batch sizes.
 
 OMP_NUM_THREADS=1 python benchmarks/batch_sizes.py
 """

@@ -1,8 +1,8 @@
-"""Whether decoding is the bottleneck: images a second of the loader beside those of the backbone.
+"""Throughput of the loader in images per second, beside that of the backbone.
 
-    python benchmarks/decoding.py [FOLDER]        FOLDER holds cifar10/test-*.parquet; ../shared/data unless given
+    python benchmarks/decoding.py [FOLDER]        FOLDER holds cifar10/test-*.parquet; default: ../shared/data
 
-Small pictures: 32 x 32 WebP in parquet, decoded for the first time, then out of the cache. Large: JPEGs of 500 x 375.
+Small pictures: 32 x 32 WebP in parquet, decoded, then from the cache. Large: JPEGs of 500 x 375.
 """
 
 import os

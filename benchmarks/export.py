@@ -1,4 +1,4 @@
-"""Exported graphs beside the detector they were made of: size, time to write, time per image.
+"""Exported graphs beside their detector: size, time to write, time per image.
 
 OMP_NUM_THREADS=1 python benchmarks/export.py
 """

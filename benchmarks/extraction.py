@@ -2,7 +2,7 @@
 
     python benchmarks/extraction.py [PARQUET_FOLDER]
 
-The bare loop has its batches in memory and keeps its results there; the stage decodes, resizes, copies and writes.
+The bare loop reads its batches from memory and leaves its results there; the stage decodes, resizes, copies and writes.
 Without a folder of CIFAR-10 parquet the images are noise of the same size, drawn one by one.
 """
 

@@ -41,61 +41,61 @@ def peak(function):
     return found / 1e6
 
 
-def loop(function, known, foreign, resamples):
+def loop(function, id_scores, ood_scores, resamples):
     """Resample and call the function on each, as one would write it down."""
     random = np.random.default_rng(0)
     for _ in range(resamples):
-        function(random.choice(known, len(known)), random.choice(foreign, len(foreign)))
+        function(random.choice(id_scores, len(id_scores)), random.choice(ood_scores, len(ood_scores)))
 
 
-def by_measure(known, foreign):
-    measure(torch.from_numpy(known), torch.from_numpy(foreign))
+def by_measure(id_scores, ood_scores):
+    measure(torch.from_numpy(id_scores), torch.from_numpy(ood_scores))
 
 
-def area(known, foreign):
-    roc_auc_score(np.repeat([0, 1], [len(known), len(foreign)]), np.concatenate([known, foreign]))
+def area(id_scores, ood_scores):
+    roc_auc_score(np.repeat([0, 1], [len(id_scores), len(ood_scores)]), np.concatenate([id_scores, ood_scores]))
 
 
-def by_scikit_learn(known, foreign):
-    scores, is_ood = np.concatenate([known, foreign]), np.repeat([0, 1], [len(known), len(foreign)])
+def by_scikit_learn(id_scores, ood_scores):
+    scores, is_ood = np.concatenate([id_scores, ood_scores]), np.repeat([0, 1], [len(id_scores), len(ood_scores)])
     roc_auc_score(is_ood, scores)
     average_precision_score(is_ood, scores)
     average_precision_score(1 - is_ood, -scores)
-    np.mean(foreign <= np.quantile(known, 0.95))
+    np.mean(ood_scores <= np.quantile(id_scores, 0.95))
 
 
-def kernel(known, foreign):
+def kernel(id_scores, ood_scores):
     """The components of DeLong's variance from the N x M matrix of the kernel."""
-    psi = (foreign > known[:, None]) + 0.5 * (foreign == known[:, None])
+    psi = (ood_scores > id_scores[:, None]) + 0.5 * (ood_scores == id_scores[:, None])
     return psi.mean(0), psi.mean(1)
 
 
-def intervals(known, foreign):
-    """Print what intervals of one row cost, beside the loops; those run a tenth of the resamples."""
-    tenth = RESAMPLES // 10
+def intervals(id_scores, ood_scores):
+    """Print the cost of the intervals of one row, beside the loops; those run a tenth of the resamples."""
+    tenth, both = RESAMPLES // 10, (id_scores, ood_scores)
     rows = {
-        "bootstrap": best(lambda: bootstrap(known, foreign, RESAMPLES)),
-        "... scores rounded to two digits": best(lambda: bootstrap(known.round(2), foreign.round(2), RESAMPLES)),
-        "loop over ood_core.evaluation.metrics.measure": best(lambda: loop(by_measure, known, foreign, tenth), 2) * 10,
-        "loop over scikit-learn, AUROC alone": best(lambda: loop(area, known, foreign, tenth), 2) * 10,
-        "loop over scikit-learn, the same numbers": best(lambda: loop(by_scikit_learn, known, foreign, tenth), 1) * 10,
+        "bootstrap": best(lambda: bootstrap(id_scores, ood_scores, RESAMPLES)),
+        "... scores rounded to two digits": best(lambda: bootstrap(id_scores.round(2), ood_scores.round(2), RESAMPLES)),
+        "loop over ood_core.evaluation.metrics.measure": best(lambda: loop(by_measure, *both, tenth), 2) * 10,
+        "loop over scikit-learn, AUROC alone": best(lambda: loop(area, *both, tenth), 2) * 10,
+        "loop over scikit-learn, the same numbers": best(lambda: loop(by_scikit_learn, *both, tenth), 1) * 10,
     }
-    print(f"{RESAMPLES} resamples of {len(known)} + {len(foreign)} scores")
+    print(f"{RESAMPLES} resamples of {len(id_scores)} + {len(ood_scores)} scores")
     for name, seconds in rows.items():
         print(f"  {name:42} {seconds:8.3f} s  {seconds / rows['bootstrap']:7.1f}")
-    print(f"  memory at most {peak(lambda: bootstrap(known, foreign, tenth)):.1f} MB")
+    print(f"  memory at most {peak(lambda: bootstrap(id_scores, ood_scores, tenth)):.1f} MB")
 
 
-def difference(known, foreign):
+def difference(id_scores, ood_scores):
     """Print what DeLong's test of two detectors costs, beside their matrices of pairs."""
 
     def ours():
-        delong(placements(known, foreign), placements(-known, -foreign))
+        delong(placements(id_scores, ood_scores), placements(-id_scores, -ood_scores))
 
-    seconds, slow = best(ours), best(lambda: (kernel(known, foreign), kernel(-known, -foreign)), 1)
-    print(f"DeLong's test of two detectors, {len(known)} + {len(foreign)} scores")
+    seconds, slow = best(ours), best(lambda: (kernel(id_scores, ood_scores), kernel(-id_scores, -ood_scores)), 1)
+    print(f"DeLong's test of two detectors, {len(id_scores)} + {len(ood_scores)} scores")
     print(f"  {'placements and delong':42} {seconds:8.3f} s  {1:7.1f}  {peak(ours):8.1f} MB")
-    memory = peak(lambda: kernel(known, foreign))
+    memory = peak(lambda: kernel(id_scores, ood_scores))
     print(f"  {'the kernel of every pair':42} {slow:8.3f} s  {slow / seconds:7.1f}  {memory:8.1f} MB")
 
 
@@ -103,9 +103,9 @@ def main():
     """Print seconds, ratios and megabytes."""
     random = np.random.default_rng(0)
     many = random.standard_normal(MANY), random.standard_normal(MANY) + 1
-    known, foreign = (scores[:SCORES] for scores in many)
-    intervals(known, foreign)
-    difference(known, foreign)
+    id_scores, ood_scores = (scores[:SCORES] for scores in many)
+    intervals(id_scores, ood_scores)
+    difference(id_scores, ood_scores)
     few = best(lambda: bootstrap(*many, 10), 2) - best(lambda: bootstrap(*many, 1), 2)
     print(f"{MANY} + {MANY} scores")
     print(f"  each resample {few / 9:.3f} s, memory at most {peak(lambda: bootstrap(*many, 2)):.0f} MB")

@@ -1,4 +1,4 @@
-"""Scoring with each scorer of the logits, beside one float32 softmax; GradNorm beside a backward pass for each image.
+"""Scoring with each logit scorer, beside one float32 softmax; GradNorm beside a backward pass for each image.
 
 python benchmarks/logits.py [--rows N]
 """

@@ -1,7 +1,7 @@
-"""The Mahalanobis distance at the size of ImageNet, beside its bare matrix products and beside pytorch-ood's.
+"""The Mahalanobis distance at the size of ImageNet, beside its bare matrix products and pytorch-ood.
 
 python benchmarks/mahalanobis.py           100 000 x 768, 1000 classes; then 5.2 GB of mapped features
-python benchmarks/mahalanobis.py small     a look at both in seconds
+python benchmarks/mahalanobis.py small     both, smaller, in seconds
 
 The comparison needs pytorch-ood: pip install '.[bench]', as `make bench` does.
 """

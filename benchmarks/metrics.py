@@ -25,32 +25,35 @@ def best(function, repeats=3):
     return min(seconds)
 
 
-def scikit_learn(known, foreign):
+def scikit_learn(id_scores, ood_scores):
     """Compute what `measure` does, without ties, out of scikit-learn's parts."""
-    scores, is_ood = np.concatenate([known, foreign]), np.arange(len(known) + len(foreign)) >= len(known)
+    scores, is_ood = (
+        np.concatenate([id_scores, ood_scores]),
+        np.repeat([False, True], [len(id_scores), len(ood_scores)]),
+    )
     roc_auc_score(is_ood, scores)
     roc_curve(is_ood, scores)
     for positive, sign in ((is_ood, 1), (~is_ood, -1)):
         average_precision_score(positive, sign * scores)
         precision, recall, _ = precision_recall_curve(positive, sign * scores)
         auc(recall, precision)
-    np.quantile(known, 0.95)
+    np.quantile(id_scores, 0.95)
 
 
 def main():
     """Print seconds and ratios."""
     random = np.random.default_rng(0)
-    known, foreign = random.standard_normal(SCORES), random.standard_normal(SCORES) + 1
-    together = np.concatenate([known, foreign])
+    id_scores, ood_scores = random.standard_normal(SCORES), random.standard_normal(SCORES) + 1
+    together = np.concatenate([id_scores, ood_scores])
     one_sort = best(lambda: np.sort(together))
-    ours = best(lambda: measure(torch.from_numpy(known), torch.from_numpy(foreign)))
-    tied = [torch.from_numpy(np.round(scores, 3)) for scores in (known, foreign)]
+    ours = best(lambda: measure(torch.from_numpy(id_scores), torch.from_numpy(ood_scores)))
+    tied = [torch.from_numpy(np.round(scores, 3)) for scores in (id_scores, ood_scores)]
     rows = {
         "np.sort of all scores": one_sort,
         "np.argsort, stable, as scikit-learn sorts": best(lambda: np.argsort(together, kind="stable"), 1),
         "ood_core.evaluation.metrics.measure": ours,
         "the same, scores rounded to three digits": best(lambda: measure(*tied)),
-        "scikit-learn, the same numbers": best(lambda: scikit_learn(known, foreign), 1),
+        "scikit-learn, the same numbers": best(lambda: scikit_learn(id_scores, ood_scores), 1),
     }
     for name, seconds in rows.items():
         print(f"{name:45} {seconds:7.2f} s  {seconds / one_sort:6.2f} sorts")

@@ -1,4 +1,4 @@
-"""What the pages of two big ablations weigh, how long they take to be written, and how soon a browser has opened them.
+"""Size of the report pages of two big ablations, time to write them, and to open them in a browser.
 
 python benchmarks/page.py
 """

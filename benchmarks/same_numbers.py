@@ -1,4 +1,4 @@
-"""Whether two commits give the same bits: core scorers, protocols and a detector's scores, through the command lines.
+"""Bitwise comparison of two commits: core scorers, protocols and a detector's scores, through the command lines.
 
 python benchmarks/same_numbers.py before.json     at one commit; minutes
 python benchmarks/same_numbers.py after.json      at another, with its own environment, on the same machine

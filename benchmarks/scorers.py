@@ -1,6 +1,6 @@
-"""What scorers cost: each beside one softmax, the five of a recipe beside its extraction, and three families in detail.
+"""Cost of scorers: each beside one softmax, the five of a recipe beside its extraction, and three families in detail.
 
-python benchmarks/scorers.py             everything; the families want the machine for themselves
+python benchmarks/scorers.py             everything; the families need an idle machine
 python benchmarks/scorers.py table       only fitting and scoring of each scorer
 python benchmarks/scorers.py recipe      only the recipe
 

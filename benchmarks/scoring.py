@@ -1,9 +1,9 @@
 """Throughput of `ood score`, from files to rows, beside a bare loop over the same files and the same network.
 
-    python benchmarks/scoring.py [CASE ...]        of digits, tiny, base; all unless given
+    python benchmarks/scoring.py [CASE ...]        of digits, tiny, base; default: all
 
-The bare loop is a DataLoader around Pillow and the same view, and the network's forward; it has the number of workers
-that is best for it, and keeps its logits. `ood score` also scores, decides, and writes each batch to a file. Loading
+The bare loop is a DataLoader around Pillow and the same view, and the network's forward pass, with its best number
+of workers; it stores the logits. `ood score` also scores, decides, and writes each batch to a file. Loading
 the detector is not counted. The detectors have random weights; nothing here depends on them.
 """
 

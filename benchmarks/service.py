@@ -1,10 +1,10 @@
 """The service beside a bare forward pass of the same network, one image at a time; then 64 clients beside one.
 
-python benchmarks/service.py [NAME...]     vit_base_patch16_224, vit_tiny_patch16_224, small; all of them unless named
+python benchmarks/service.py [NAME...]     vit_base_patch16_224, vit_tiny_patch16_224, small; default: all
 
-Everything goes over 127.0.0.1 to an `ood serve` that was started as a user starts it, and that is warm. The
+Everything goes over 127.0.0.1 to an `ood serve` that was started from the shell, and is warm. The
 photograph is a JPEG of 640 x 427 pixels, which the service decodes and resizes for each request. Load comes from
-autocannon, through `npx`, which has to be able to install it; without it that part is left out.
+autocannon, through `npx`, which must be able to install it; without it that part is skipped.
 """
 
 import http.client

@@ -1,4 +1,4 @@
-"""What the command line costs before anything runs, beside a bare `import torch`.
+"""Startup time of the command line, beside a bare `import torch`.
 
 python benchmarks/startup.py
 """
@@ -9,12 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
-OOD_RUN = str(Path(sys.executable).with_name("ood-run"))
+OOD, OOD_RUN = (str(Path(sys.executable).with_name(name)) for name in ("ood", "ood-run"))
 COMMANDS = {
     "import torch": [sys.executable, "-c", "import torch"],
     "ood-run --help": [OOD_RUN, "--help"],
-    "ood-run --plugins": [OOD_RUN, "--plugins"],
-    "ood-run mood --plan": [OOD_RUN, "mood", "--plan"],
+    "ood list plugins": [OOD, "list", "plugins"],
+    "ood plan mood": [OOD, "plan", "mood"],
 }
 REPETITIONS = 5
 

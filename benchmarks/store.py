@@ -1,9 +1,9 @@
-"""What checksums of the store cost: CPU time of work with them beside that without, the best of several repetitions.
+"""Cost of the store's checksums: CPU time with and without them, the best of several repetitions.
 
     python benchmarks/store.py
 
-A run over a network that is fast for its wide outputs, first all of it, then further scorers on what is stored, as
-another process does. Then a checkpoint of a training, without the rest of the training.
+A run with a network that is fast for its wide outputs, then further scorers on its stored outputs, as in
+another process; then a checkpoint of a training, without the rest of the training.
 """
 
 import hashlib

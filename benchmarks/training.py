@@ -5,8 +5,8 @@
 
 Bare: a timm model, images in memory, AdamW, forward, loss, backward and step. `classification` makes one pass forward
 and backward; `mim` as well, and its tokenizer besides; `mocov3` two forward and backward and two forward alone. The
-engine does all that a stage does but loading: schedule, clipping, metrics. The last column is of a whole stage on
-images of CIFAR's size: the share of time that it waits for them. Medians of interleaved repetitions.
+engine does all steps of a stage but loading: schedule, clipping, metrics. The last column is of a whole stage on
+images of CIFAR's size: the share of time spent waiting for them. Medians of interleaved repetitions.
 """
 
 import copy
