@@ -12,10 +12,10 @@ END = "<!-- end -->"
 
 def written(page: str) -> str:
     """Return the page with the sources and sets of this distribution."""
-    lying = "\n".join(
-        ["| set | how it may lie in `root` |", "|---|---|", *(f"| `{n}` | {layouts(n)} |" for n in names())]
+    table = "\n".join(
+        ["| set | layouts in `root` |", "|---|---|", *(f"| `{n}` | {layouts(n)} |" for n in names())]
     )
-    filled = _filled(page, "<!-- layouts -->\n", lying + "\n")
+    filled = _filled(page, "<!-- layouts -->\n", table + "\n")
     return _filled(filled, "<!-- ood-run --datasets -->\n", datasets_table(find()))
 
 
