@@ -12,9 +12,7 @@ END = "<!-- end -->"
 
 def written(page: str) -> str:
     """Return the page with the sources and sets of this distribution."""
-    table = "\n".join(
-        ["| set | layouts in `root` |", "|---|---|", *(f"| `{n}` | {layouts(n)} |" for n in names())]
-    )
+    table = "\n".join(["| set | layouts in `root` |", "|---|---|", *(f"| `{n}` | {layouts(n)} |" for n in names())])
     filled = _filled(page, "<!-- layouts -->\n", table + "\n")
     return _filled(filled, "<!-- ood-run --datasets -->\n", datasets_table(find()))
 
