@@ -98,7 +98,7 @@ def tiny_run(tmp_path_factory, plugins) -> TinyRun:
     changes = ["scorers=[mahalanobis, softmax, entropy, energy, gradnorm]", "data.holdout=0.2"]
     made, store = make.make_plan(read_recipes(folder / "tiny.yaml", changes), plugins), Store(folder / "store")
     results = run(made, store)
-    bundle.save(build_detector(made, store), folder / "detector", plugins)
+    bundle.save_detector(build_detector(made, store), folder / "detector", plugins)
     return TinyRun(made, store, results, folder / "detector")
 
 

@@ -30,10 +30,10 @@ def command(
     """
     from dataclasses import replace
 
-    from ood_core.detector import bundle
-    from ood_core.detector.describe import lines
+    from ood_core.detector.bundle import save_detector
     from ood_core.detector.detector import DETECTOR
     from ood_core.detector.from_run import NetworkChoice, build_detector
+    from ood_core.detector.predictions import summary_lines
     from ood_core.errors import OODError
     from ood_core.evaluation.calibration import TPR
     from ood_core.plan.make import make_plan
@@ -49,6 +49,6 @@ def command(
     state = replace(state, tpr=TPR if tpr is None else tpr, per_class=per_class)
     state = state if examples else replace(state, examples=None)
     target = folder / DETECTOR if out is None else out
-    bundle.save(state, target, plugins)
-    typer.echo("\n".join(lines(state)))
+    save_detector(state, target, plugins)
+    typer.echo("\n".join(summary_lines(state)))
     typer.echo(f"detector: {target}")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ood_core import report
 from ood_core.cli.plan_tree import outline
-from ood_core.detector import bundle
+from ood_core.detector.bundle import save_detector
 from ood_core.detector.detector import DETECTOR
 from ood_core.detector.from_run import build_detector, has_one_network
 from ood_core.errors import OODError
@@ -137,7 +137,7 @@ def _make_detector(one: Prepared, store: Store) -> None:
         typer.echo(f"detector: `ood detector {one.folder} --variant NAME` makes that of one network")
         return
     try:
-        bundle.save(build_detector(one.plan, store), one.folder / DETECTOR, one.plugins)
+        save_detector(build_detector(one.plan, store), one.folder / DETECTOR, one.plugins)
     except DamagedError:
         raise
     except OODError as error:

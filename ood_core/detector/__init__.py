@@ -4,7 +4,7 @@
 
 | module | content |
 |---|---|
-| `detector` | `Detector`, the public class |
+| `detector`, `options` | `Detector`, the public class, and its options |
 | `state` | `DetectorState`, all that a detector has learned, as values |
 | `image_inputs` | paths, pictures, arrays, tensors, loaders to batches; decoded in threads, in constant memory |
 | `forward` | a batch through the network and all scorers: `ScoredBatch` |

@@ -1,8 +1,7 @@
-"""Whether a network recognises the held-out ID images, and what would explain it where it does not.
+"""Whether a network recognises the held-out ID images, and likely reasons if not.
 
-Detectors score whatever they are given. Pixels that are normalised otherwise than in the module's training, or classes
-in another order than its outputs, leave scores that look like any others and rank images at random. The labels of the
-held-out images show it.
+Pixels that are normalised otherwise than in the module's training, or classes in another order than its outputs, give
+scores that look plausible and rank images at random. The labels of the held-out images reveal it.
 """
 
 from __future__ import annotations
@@ -26,25 +25,24 @@ from ood_core.evaluation import metrics
 from ood_core.interfaces import Network, Outputs
 
 TRIED = 256
-"""Images by which another normalisation is compared with the given one."""
+"""Images on which another normalisation is compared with the given one."""
 
 SCREENED = 64
-"""Of these, by which the best of the other ones is chosen."""
+"""Of these, on which the best of the others is chosen."""
 
 BATCH = 32
-"""Images that pass at once."""
 
 GAIN = 0.05
-"""By how much the accuracy must grow before another normalisation or order is named; 0.05 is five points."""
+"""Least gain in accuracy of another normalisation or order that is reported."""
 
 LEVEL = 0.001
-"""Of the sign test between both, and of the binomial test against chance."""
+"""Significance level of the sign test between both, and of the binomial test against chance."""
 
 LISTED = 20
-"""Classes up to which another order of them is shown as a whole."""
+"""Largest number of classes whose order is shown completely."""
 
 MOST_CLASSES = 5000
-"""For which another order is looked for; the assignment takes the square of them in memory."""
+"""Largest number for which another order is searched; the assignment takes its square in memory."""
 
 _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR = Normalisation((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
@@ -61,34 +59,34 @@ USUAL: tuple[tuple[str, Normalisation | None, bool], ...] = (
     (_SWAP, None, True),
     (f"{_SWAP}, mean=(0.485, 0.458, 0.4076) and std=(1/255, 1/255, 1/255)", _CAFFE, True),
 )
-"""What else modules are trained with: what to do about it, mean and std (None: as given), whether channels are BGR."""
+"""Usual inputs of modules: description, normalisation (None: as given), whether channels are BGR."""
 
 
 def explain(
-    network: Network, held: Outputs, classes: Sequence[str], show: Callable[[NDArray[np.int64]], Tensor]
+    network: Network, held: Outputs, classes: Sequence[str], load_rows: Callable[[NDArray[np.int64]], Tensor]
 ) -> str:
-    """Return what is wrong with the accuracy on held-out ID images, in one line; "" where nothing seems to be.
+    """Return one line about a suspicious accuracy on held-out ID images; "" if it is not.
 
     Args:
-        network: Gives the logits.
-        held: Of the held-out images; with labels.
+        network: That gave the logits.
+        held: Outputs for the held-out images, with labels.
         classes: Names, by label.
-        show: Returns the images of these rows, [n, 3, S, S], uint8 or float in [0, 1].
+        load_rows: Returns the images of some rows, [n, 3, S, S], uint8 or float in [0, 1].
     """
     found = metrics.accuracy(held.logits, held.labels)
     if found > 1 - GAIN:  # nothing could be that much better
         return ""
-    reason = _other_order(held, classes) or _other_normalisation(network, held, show)
+    reason = _other_order(held, classes) or _other_normalisation(network, held, load_rows)
     if not reason and _near_chance(held):
         reason = "that is near chance: are mean, std, image_size and the order of the classes those of its training?"
     return reason and f"the module classifies {found:.1%} of {len(held)} held-out images correctly; {reason}"
 
 
 def _near_chance(held: Outputs) -> bool:
-    """Return whether labels and predictions agree hardly more often than independent ones of their frequencies.
+    """Return whether labels and predictions agree hardly more often than independent ones of the same frequencies.
 
-    That is so below twice chance and a fifth of the way from chance to 1 (p < 0.05), or where they agree no more often
-    and the images are enough to exclude half of the way (p < 0.05).
+    That is so below twice chance and a fifth of the way from chance to 1 (p < 0.05), or if they agree no more often and
+    the images suffice to exclude half of the way (p < 0.05).
     """
     count, classes = len(held), held.logits.shape[1]
     predicted, labels = held.logits.argmax(1), held.labels
@@ -105,7 +103,7 @@ def _near_chance(held: Outputs) -> bool:
 
 
 def _better(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> bool:
-    """Return whether more of the same images are right: by `GAIN`, and in a sign test."""
+    """Return whether more of the same images are classified correctly: by `GAIN`, and in a sign test."""
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     return gained - lost >= GAIN * len(after) and float(binom.sf(gained - 1, gained + lost, 0.5)) < LEVEL
 
@@ -114,9 +112,9 @@ def _better(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> bool:
 
 
 def _other_order(held: Outputs, classes: Sequence[str]) -> str:
-    """Return which order of the classes fits the outputs far better.
+    """Describe an order of the classes that fits the outputs far better, if there is one.
 
-    It is fitted to one half of the images and judged by the other, or it would find one in noise as well.
+    It is fitted to one half of the images and tested on the other, or noise would have one as well.
     """
     count = held.logits.shape[1]
     if count != len(classes) or not 1 < count <= MOST_CLASSES:
@@ -130,10 +128,10 @@ def _other_order(held: Outputs, classes: Sequence[str]) -> str:
         return ""
     order, name = _assigned(predicted, labels, count).tolist(), "another order"
     best = float((np.array(order)[predicted] == labels).mean())
-    for known, key in (("numerical order", _numerical), ("alphabetical order", str)):
+    for usual, key in (("numerical order", _natural_key), ("alphabetical order", str)):
         places = sorted(range(count), key=lambda place: key(classes[place]))
         if float((np.array(places)[predicted] == labels).mean()) >= best - 0.02:
-            order, name = places, known
+            order, name = places, usual
             break
     names = listed([f"'{classes[place]}'" for place in order], count if count <= LISTED else 5)
     return (
@@ -143,7 +141,7 @@ def _other_order(held: Outputs, classes: Sequence[str]) -> str:
 
 
 def _assigned(predicted: NDArray[np.int64], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return the label for each output, each used once, that makes most predictions right; the same in doubt."""
+    """Return the label for each output, each used once, with most correct predictions; ties keep the order."""
     matrix = np.zeros((count, count))
     np.add.at(matrix, (predicted, labels), 1.0)
     matrix += 1e-6 * np.eye(count)
@@ -151,20 +149,20 @@ def _assigned(predicted: NDArray[np.int64], labels: NDArray[np.int64], count: in
     return found
 
 
-def _numerical(name: str) -> list[tuple[int, str]]:
-    """Return a key by which 'class2' comes before 'class10'."""
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts 'class2' before 'class10'."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 # ------------------------------------------------------------------------------------------------------- normalisation
 
 
-def _other_normalisation(network: Network, held: Outputs, show: Callable[[NDArray[np.int64]], Tensor]) -> str:
-    """Return which usual normalisation gives far more correct classes than the one the network has."""
+def _other_normalisation(network: Network, held: Outputs, load_rows: Callable[[NDArray[np.int64]], Tensor]) -> str:
+    """Describe a usual normalisation with a far higher accuracy than the network's, if there is one."""
     if not isinstance(network, ModuleNetwork) or len(network.mean) != 3:  # a plugin's own knows its pixels
         return ""
     rows = np.random.default_rng(0).permutation(len(held))[:TRIED]
-    images, labels = show(rows), held.labels.numpy()[rows]
+    images, labels = load_rows(rows), held.labels.numpy()[rows]
     few = images[:SCREENED]
     shares = [float((_predicted(network, few, of, bgr) == labels[:SCREENED]).mean()) for _, of, bgr in USUAL]
     name, normalisation, swapped = USUAL[int(np.argmax(shares))]  # the more usual one of those that are alike
@@ -176,21 +174,17 @@ def _other_normalisation(network: Network, held: Outputs, show: Callable[[NDArra
     return f"{gained}; give the normalisation of the module's training"
 
 
-def _shown(network: ModuleNetwork, images: Tensor, normalisation: Normalisation | None, swapped: bool) -> Tensor:
-    """Return images that the network's own normalisation makes those of the other one."""
-    unit, mean, std = to_unit(images.to(device_of(network))), network.mean, network.std
-    if normalisation is not None:
-        mean, std = (unit.new_tensor(of).view(3, 1, 1) for of in (normalisation.mean, normalisation.std))
-    wanted = (unit - mean) / std
-    return (wanted.flip(1) if swapped else wanted) * network.std + network.mean
-
-
 def _predicted(
     network: ModuleNetwork, images: Tensor, normalisation: Normalisation | None, swapped: bool
 ) -> NDArray[np.int64]:
-    """Return the class of the largest logit of images under another normalisation."""
-    shown = (_shown(network, part, normalisation, swapped) for part in torch.split(images, BATCH))
-    found: NDArray[np.int64] = torch.cat(
-        [compute_outputs(network, part, OutputSpec(logits=True))[0].logits.argmax(1) for part in shown]
-    ).numpy()
-    return found
+    """Return the predicted classes under another normalisation, undone by the inverse of the network's own."""
+    found = []
+    for part in torch.split(images, BATCH):
+        unit, mean, std = to_unit(part.to(device_of(network))), network.mean, network.std
+        if normalisation is not None:
+            mean, std = (unit.new_tensor(of).view(3, 1, 1) for of in (normalisation.mean, normalisation.std))
+        inputs = (unit - mean) / std
+        shown = (inputs.flip(1) if swapped else inputs) * network.std + network.mean
+        found.append(compute_outputs(network, shown, OutputSpec(logits=True))[0].logits.argmax(1))
+    predicted: NDArray[np.int64] = torch.cat(found).numpy()
+    return predicted

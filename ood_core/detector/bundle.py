@@ -1,14 +1,14 @@
-"""A detector as a folder.
+"""Writes a detector as a folder.
 
-    manifest.json             what it is, and the digests of the other files
+    manifest.json             description, and the digests of the other files
     weights.safetensors       of the network
     score-0.safetensors ...   the fitted scores
-    calibration.safetensors   the scores of the held-out ID images, ascending, and the classes they were taken for
-    witness.safetensors       a few images with their embeddings, by which a changed network is noticed
+    calibration.safetensors   the scores of the held-out ID images, ascending, and their predicted classes
+    witness.safetensors       the reference images with their embeddings
     examples.safetensors      ID images for explanations, if there are any
-    pretext.safetensors       the stage of masked image modelling, if there was any
+    pretext.safetensors       the stage of masked image modelling, if there was one
 
-Nothing is pickled. The folder is written beside its place and renamed, so that a detector that is there is whole.
+Nothing is pickled. The folder is written beside its place and renamed, so that an existing detector is complete.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from ood_core.data.files import content_digest
 from ood_core.detector import manifest as manifests
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
 from ood_core.detector.predictions import decision_rule
-from ood_core.detector.state import DetectorState, Examples
+from ood_core.detector.state import DetectorState
 from ood_core.detector.wrapped_module import ModuleNetwork
 from ood_core.errors import OODError
-from ood_core.evaluation.calibration import Calibration
-from ood_core.interfaces import Plugin
 from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
 from ood_core.recipe.build import describe
@@ -41,11 +39,11 @@ WITNESS, EXAMPLES, PRETEXT = "witness.safetensors", "examples.safetensors", "pre
 SCORE = "score-{}.safetensors"
 
 READABLE = 0o644
-"""Files of safetensors can be read by their owner alone; a service may be run by somebody else."""
+"""Files of safetensors can be read by their owner alone; a service may run as another user."""
 
 
-def save(state: DetectorState, folder: Path, plugins: Plugins) -> None:
-    """Write a detector into a folder of its own; what lay there is replaced when all is written.
+def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
+    """Write a detector into a folder of its own; a detector in it is replaced when all is written.
 
     Raises:
         OODError: The folder cannot be written, or holds something else.
@@ -81,20 +79,23 @@ def _replace(state: DetectorState, folder: Path, plugins: Plugins) -> None:
 
 def _write(state: DetectorState, folder: Path, plugins: Plugins) -> None:
     save_tensors(folder / WEIGHTS, state.network.state_dict())
-    tensors: dict[str, Tensor] = {}
+    calibrations: dict[str, Tensor] = {}
     entries = []
-    for place, of in enumerate(state.scorers):
-        file = folder / SCORE.format(place)
-        save_score(folder, of.score, file.name)
-        tensors |= _calibration(place, of.calibration)
+    for index, of in enumerate(state.scorers):
+        file = SCORE.format(index)
+        save_score(folder, of.score, file)
+        calibrations[f"scores.{index}"] = torch.from_numpy(of.calibration.scores)
+        if of.calibration.predicted is not None:
+            calibrations[f"predicted.{index}"] = torch.from_numpy(of.calibration.predicted)
         threshold = decision_rule(state, of.name).thresholds.tolist()
-        entries.append(
-            ScorerEntry(of.name, describe(of.scorer), file.name, threshold if state.per_class else threshold[0])
-        )
-    save_tensors(folder / CALIBRATION, tensors)
+        entries.append(ScorerEntry(of.name, describe(of.scorer), file, threshold if state.per_class else threshold[0]))
+    save_tensors(folder / CALIBRATION, calibrations)
     save_tensors(folder / WITNESS, {"images": state.reference_images, "embeddings": state.reference_embeddings})
-    if state.examples is not None:
-        save_tensors(folder / EXAMPLES, _example_tensors(state.examples))
+    if (examples := state.examples) is not None:
+        sizes = torch.tensor([len(picture) for picture in examples.pictures])
+        pictures = torch.frombuffer(bytearray(b"".join(examples.pictures)), dtype=torch.uint8)
+        tensors = {"embeddings": examples.embeddings, "labels": examples.labels, "sizes": sizes, "pictures": pictures}
+        save_tensors(folder / EXAMPLES, tensors)
     if (stage := state.trained_task) is not None:
         named = {f"network.{name}": tensor for name, tensor in stage.weights.items()}
         save_tensors(folder / PRETEXT, named | {f"task.{name}": tensor for name, tensor in stage.state.items()})
@@ -102,26 +103,12 @@ def _write(state: DetectorState, folder: Path, plugins: Plugins) -> None:
     (folder / FILE).write_text(manifests.text_of(_manifest(state, entries, files, plugins)), encoding="utf-8")
 
 
-def _calibration(place: int, calibration: Calibration) -> dict[str, Tensor]:
-    found = {f"scores.{place}": torch.from_numpy(calibration.scores)}
-    if calibration.predicted is not None:
-        found[f"predicted.{place}"] = torch.from_numpy(calibration.predicted)
-    return found
-
-
-def _example_tensors(examples: Examples) -> dict[str, Tensor]:
-    sizes = torch.tensor([len(picture) for picture in examples.pictures])
-    pictures = torch.frombuffer(bytearray(b"".join(examples.pictures)), dtype=torch.uint8)
-    return {"embeddings": examples.embeddings, "labels": examples.labels, "sizes": sizes, "pictures": pictures}
-
-
 def _manifest(
     state: DetectorState, entries: Sequence[ScorerEntry], files: Mapping[str, str], plugins: Plugins
 ) -> Manifest:
     origin, network, stage = state.origin, state.network, state.trained_task
-    parts: list[Plugin] = [of.scorer for of in state.scorers]
-    parts += [] if state.backbone is None else [state.backbone]
-    parts += [] if stage is None else [stage.pretext]
+    parts = [*(of.scorer for of in state.scorers), state.backbone, None if stage is None else stage.pretext]
+    own = network if isinstance(network, ModuleNetwork) else None
     head = networks.head_of(network)
     other_outputs = len(state.classes) if state.classifier else None  # of a classifier that is no linear layer
     return Manifest(
@@ -135,8 +122,8 @@ def _manifest(
         outputs=other_outputs if head is None else len(head.bias),
         image_size=state.preprocessing.image_size,
         view=vars(state.preprocessing.view),
-        normalisation=_normalisation(network) if isinstance(network, ModuleNetwork) else None,
-        module=network.entry() if isinstance(network, ModuleNetwork) else None,
+        normalisation=None if own is None else {name: list(of) for name, of in vars(own.normalisation).items()},
+        module=None if own is None else own.manifest_entry(),
         classes=list(state.classes),
         classifier=state.classifier,
         scorers=list(entries),
@@ -151,12 +138,8 @@ def _manifest(
         pretext=None if stage is None else describe(stage.pretext),
         pretext_outputs=None if stage is None else stage.outputs,
         exact=False,  # scores depend on the batch by rounding; earlier versions tried to prevent it
-        packages=manifests.packages_of(parts, plugins),
+        packages=manifests.packages_of([part for part in parts if part is not None], plugins),
         versions=manifests.versions(),
         recipe=dict(origin.recipe),
         files=dict(files),
     )
-
-
-def _normalisation(network: ModuleNetwork) -> dict[str, list[float]]:
-    return {name: list(map(float, values)) for name, values in vars(network.normalisation).items()}

@@ -7,6 +7,7 @@ padded, or on one image at a time if they need the network: equal outputs give s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,18 +25,18 @@ from ood_core.pipeline.extract import capture_layers
 from ood_core.runtime import memory, torch_state
 
 BLOCK = 32
-"""Rows that scorers are asked of at once."""
+"""Rows for one call of a scorer."""
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What is read of a batch.
+    """Outputs to read besides the embeddings.
 
     Attributes:
         classes: Number of ID classes.
-        logits: Whether logits mean anything.
-        head: The linear layer that makes them, None where there is none.
-        probes: What else is read.
+        logits: Whether logits distinguish them.
+        head: The linear layer that makes the logits, if there is one.
+        probes: Further outputs.
     """
 
     classes: int = 0
@@ -45,94 +46,89 @@ class OutputSpec:
 
 
 EMBEDDINGS = OutputSpec()
-"""These alone."""
 
 
 @torch_state.computing()
-def compute_outputs(network: Network, images: Tensor, wanted: OutputSpec = EMBEDDINGS) -> tuple[Outputs, Tensor]:
-    """Pass a batch; return what scorers see of it, on the CPU, and the images as the network was given them.
+def compute_outputs(network: Network, images: Tensor, spec: OutputSpec = EMBEDDINGS) -> tuple[Outputs, Tensor]:
+    """Return a network's outputs for a batch, on the CPU, and its input images in [0, 1].
 
     Args:
         network: In evaluation mode.
         images: [B, 3, S, S], uint8 or float in [0, 1].
-        wanted: What is read.
+        spec: The outputs to read.
     """
-    found = memory.Halving()(partial(_passed, network, wanted=wanted), images)
+    found = memory.Halving()(partial(_forward, network, spec=spec), images)
     if len(found) == 1:
         return found[0]
-    read = [part for part, _ in found]
-    layers = {name: torch.cat([part.layers[name] for part in read]) for name in read[0].layers}
-    joined = replace(
-        read[0],
-        embeddings=torch.cat([part.embeddings for part in read]),
-        logits=torch.cat([part.logits for part in read]),
-        labels=torch.cat([part.labels for part in read]),
+    return concatenate_outputs([part for part, _ in found]), torch.cat([shown for _, shown in found])
+
+
+def concatenate_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Return the outputs of consecutive batches, at least one, as one."""
+    layers = {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers}
+    return replace(
+        parts[0],
+        embeddings=torch.cat([part.embeddings for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
         layers=layers,
     )
-    return joined, torch.cat([shown for _, shown in found])
 
 
-def _passed(network: Network, images: Tensor, wanted: OutputSpec) -> tuple[Outputs, Tensor]:
-    probes = wanted.probes
+def _forward(network: Network, images: Tensor, spec: OutputSpec) -> tuple[Outputs, Tensor]:
+    count, probes = len(images), spec.probes
     shown = to_unit(images.to(device_of(network)))
-    with (
-        torch.inference_mode(),
-        capture_layers(network, [name for of in probes for name in of.layers(network)]) as maps,
-    ):
+
+    def checked(what: str, rows: Tensor, width: int | None = None) -> Tensor:
+        # a clone: tensors made in inference mode may not take part in the gradients that some scorers need
+        return check_rows(what, rows, count, width).float().cpu().clone()
+
+    names = [name for of in probes for name in of.layers(network)]
+    with torch.inference_mode(), capture_layers(network, names) as maps:
         features = network.forward_features(shown)
-        found = network.forward_head(features, pre_logits=True)
-        embeddings = check_rows("the network gives embeddings", found, len(images), network.num_features).float().cpu()
-        logits = embeddings.new_empty((len(images), 0))
-        if wanted.logits:
-            found = network.forward_head(features)
-            logits = check_rows("the network gives logits", found, len(images)).float().cpu()
-        layers: dict[str, Tensor] = {}
-        for probe in probes:
-            what = f"probe '{type(probe).__name__}' reads"
-            for name, rows in probe.read(network, features, maps).items():
-                layers[name] = check_rows(f"{what} {name}", rows, len(images)).float().cpu()
-    labels = torch.full((len(images),), -1)
-    # clones: what was made in inference mode may not take part in the gradients that some scorers need
-    read = {name: rows.clone() for name, rows in layers.items()}
-    return Outputs(embeddings.clone(), logits.clone(), labels, wanted.classes, wanted.head, read), shown
+        embeddings = network.forward_head(features, pre_logits=True)
+        logits = network.forward_head(features) if spec.logits else None
+        layers = [(of, name, rows) for of in probes for name, rows in of.read(network, features, maps).items()]
+    embeddings = checked("the network gives embeddings", embeddings, network.num_features)
+    return Outputs(
+        embeddings,
+        embeddings.new_empty((count, 0)) if logits is None else checked("the network gives logits", logits),
+        torch.full((count,), -1),
+        spec.classes,
+        spec.head,
+        {name: checked(f"probe '{type(of).__name__}' reads {name}", rows) for of, name, rows in layers},
+    ), shown
 
 
 @torch_state.computing()
 def score_images(state: DetectorState, images: Tensor, only: str | None = None) -> ScoredBatch:
-    """Return what all scorers say of a batch [B, 3, S, S], uint8 or float in [0, 1].
+    """Return the scores of a batch [B, 3, S, S], uint8 or float in [0, 1].
 
     Args:
         state: The detector's.
         images: At least one.
-        only: Name of the one scorer to ask; all are asked without.
+        only: Name of the one scorer to compute; default: all.
     """
-    asked = [of for of in state.scorers if only in (None, of.name)]
-    probes = tuple(dict.fromkeys(probe for of in asked for probe in of.scorer.probes()))
-    wanted = OutputSpec(len(state.classes), state.classifier, state.head, probes)
-    found, shown = compute_outputs(state.network, images, wanted)
+    scorers = [of for of in state.scorers if only in (None, of.name)]
+    probes = tuple(dict.fromkeys(probe for of in scorers for probe in of.scorer.probes()))
+    spec = OutputSpec(len(state.classes), state.classifier, state.head, probes)
+    found, shown = compute_outputs(state.network, images, spec)
     with memory.exhaustion_explained("scoring images one at a time: take a smaller network, or free some memory"):
-        scores = {of.name: _scores(of, state.network, found, shown) for of in asked}
-    predicted = None if not state.classifier else found.logits.argmax(1).numpy()
+        scores = {of.name: _compute_scores(of, state.network, found, shown) for of in scorers}
+    predicted = found.logits.argmax(1).numpy() if state.classifier else None
     return ScoredBatch(scores, predicted, found.embeddings)
 
 
-def _scores(of: FittedScorer, network: Network, found: Outputs, shown: Tensor) -> NDArray[np.float64]:
+def _compute_scores(of: FittedScorer, network: Network, found: Outputs, shown: Tensor) -> NDArray[np.float64]:
     given = found.declared_by(of.scorer).without_labels()
+    parts = []
     if "network" in of.scorer.all_needs():
-        rows = [
-            _checked(of, replace(given[row : row + 1], network=network, images=shown[row : row + 1].clone()))
-            for row in range(len(given))
-        ]
+        for row in range(len(given)):
+            image = replace(given[row : row + 1], network=network, images=shown[row : row + 1].clone())
+            parts.append(check_scores(of.name, of.score(image), 1))
     else:
-        rows = [_checked(of, _filled(block))[: len(block)] for block in given.chunks(BLOCK)]
-    values: NDArray[np.float64] = torch.cat(rows).numpy()
+        for block in given.chunks(BLOCK):
+            padded = block[torch.arange(BLOCK).clamp_max(len(block) - 1)]  # the last row repeated
+            parts.append(check_scores(of.name, of.score(padded), BLOCK)[: len(block)])
+    values: NDArray[np.float64] = torch.cat(parts).numpy()
     return values
-
-
-def _checked(of: FittedScorer, block: Outputs) -> Tensor:
-    return check_scores(of.name, of.score(block), len(block))
-
-
-def _filled(block: Outputs) -> Outputs:
-    """Return the rows, the last one repeated until there are `BLOCK`."""
-    return block[torch.arange(BLOCK).clamp_max(len(block) - 1)]

@@ -1,9 +1,9 @@
-"""Whatever holds images - paths, folders, pictures, arrays, tensors, loaders - to batches for the network.
+"""Paths, folders, pictures, arrays, tensors and loaders to batches for the network.
 
-Pictures are decoded in threads, beside a GPU while the network is at work on those before them. Where the network runs
-on a CPU they take turns: a thread that decodes beside it takes a core from a team that waits for its slowest, which
-halved the throughput on two cores. Nothing is kept: a million files take the memory of three batches. A picture that
-cannot be read is told where it would have stood.
+Pictures are decoded in threads, beside a GPU while it computes the batches before. If the network runs on a CPU,
+decoding and network take turns: a thread that decodes takes a core from torch's pool, which halved the throughput on
+two cores. Nothing is kept: a million files take the memory of three batches. An unreadable picture is an error of its
+batch.
 """
 
 from __future__ import annotations
@@ -33,29 +33,26 @@ from ood_core.errors import OODError, listed, warn
 from ood_core.runtime import torch_state
 
 AHEAD = 2
-"""Batches that are prepared while a GPU is at work on one."""
+"""Batches to prepare while a GPU computes one."""
 
 MOST_THREADS = 8
-"""That decode."""
-
 SMALL = 64
-"""Side of images in pixels up to which one thread decodes: of pictures so small most of the work is Python's."""
-
+"""Side of images in pixels up to which one thread decodes: most of the work is Python's then."""
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "images", "pixels", "picture", "pictures")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "targets", "class")
-"""What dicts and columns call images and their labels, the most usual first."""
+"""Keys of images and labels in dicts and columns, the most usual first."""
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One image.
+    """One image that is not decoded yet.
 
     Attributes:
-        name: Its path, or what it is among the others.
-        pixels: Gives it, [3, H, W], uint8 or float32 in [0, 1]; raises OODError if it cannot be read.
+        name: Its path, or its position.
+        pixels: Returns it, [3, H, W], uint8 or float32 in [0, 1]; raises OODError if it cannot be read.
     """
 
     name: str
@@ -64,21 +61,26 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """A batch as the network is given it.
+    """A preprocessed batch.
 
     Attributes:
         names: Of all its images.
-        images: [B, 3, S, S], of those that could be read, in their order; uint8, or float32 in [0, 1].
-        errors: What is wrong with the others, by their place among the names.
+        images: [B, 3, S, S], the readable ones in their order; uint8, or float32 in [0, 1].
+        errors: Of the others, by their index in `names`.
     """
 
     names: tuple[str, ...]
     images: Tensor
     errors: Mapping[int, str]
 
+    def require_readable(self) -> None:
+        """Raise OODError with the first error."""
+        if self.errors:
+            raise OODError(next(iter(self.errors.values())))
+
 
 def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return an image [3, H, W] as the network is given it, [3, S, S]."""
+    """Return an image [3, H, W] as the network's input, [3, S, S]."""
     return evaluation_view(pixels, preprocessing.image_size, preprocessing.view)
 
 
@@ -86,79 +88,72 @@ def decode_image(encoded: bytes, name: str) -> Tensor:
     """Return the pixels of a picture in any known format, uint8 [3, H, W].
 
     Raises:
-        OODError: There is none, or it is broken or too large; says so by its name.
+        OODError: It is no picture, broken or too large.
     """
-    return _told(name, partial(to_rgb, decode(encoded, name)))
+    return _named_errors(name, partial(to_rgb, decode(encoded, name)))
 
 
 def iter_batches(
-    items: Iterable[ImageRef], preprocessing: Preprocessing, batch_size: int, device: torch.device = CPU
+    images: Iterable[ImageRef], preprocessing: Preprocessing, batch_size: int, device: torch.device = CPU
 ) -> Iterator[ImageBatch]:
-    """Yield all images in their order.
-
-    Args:
-        items: The images.
-        preprocessing: How they are shown.
-        batch_size: Images of a batch, also of those that cannot be read.
-        device: Where the network runs that they are for.
-    """
+    """Yield all images in their order; a batch counts unreadable ones too. `device` is the network's."""
     ahead = 0 if device.type == "cpu" else AHEAD
     threads = 1 if preprocessing.image_size <= SMALL else min(os.cpu_count() or 1, MOST_THREADS)
-    source = iter(items)
+    source = iter(images)
     # one core for each thread: torch's own threads within them would only get into each other's way
     with ThreadPoolExecutor(threads, initializer=torch_state.use_one_core) as pool:
-        coming: deque[tuple[list[ImageRef], list[Future[list[Tensor | str]]]]] = deque()
+        pending: deque[tuple[list[ImageRef], list[Future[list[Tensor | str]]]]] = deque()
         while True:
-            while len(coming) <= ahead and (group := list(islice(source, batch_size))):
+            while len(pending) <= ahead and (group := list(islice(source, batch_size))):
                 size = -(-len(group) // threads)
                 parts = [group[start : start + size] for start in range(0, len(group), size)]
-                coming.append((group, [pool.submit(_shown, part, preprocessing) for part in parts]))
-            if not coming:
+                pending.append((group, [pool.submit(_read_images, part, preprocessing) for part in parts]))
+            if not pending:
                 return
-            group, futures = coming.popleft()
-            yield _batch(group, [found for future in futures for found in future.result()], preprocessing)
+            group, futures = pending.popleft()
+            found = [image for future in futures for image in future.result()]
+            errors = {index: reason for index, reason in enumerate(found) if isinstance(reason, str)}
+            yield ImageBatch(tuple(ref.name for ref in group), _stack(found, preprocessing.image_size), errors)
 
 
-def _shown(items: Sequence[ImageRef], preprocessing: Preprocessing) -> list[Tensor | str]:
-    """Return each image, or what is wrong with it."""
+def _read_images(images: Sequence[ImageRef], preprocessing: Preprocessing) -> list[Tensor | str]:
+    """Return each image, or its error."""
     found: list[Tensor | str] = []
-    for item in items:
+    for image in images:
         try:
-            found.append(preprocess(item.pixels(), preprocessing))
+            found.append(preprocess(image.pixels(), preprocessing))
         except OODError as error:
             found.append(str(error))
     return found
 
 
-def _batch(group: Sequence[ImageRef], found: Sequence[Tensor | str], preprocessing: Preprocessing) -> ImageBatch:
-    size = preprocessing.image_size
+def _stack(found: Sequence[Tensor | str], size: int) -> Tensor:
     images = [image for image in found if isinstance(image, Tensor)]
     if len({image.dtype for image in images}) > 1:
         images = [to_unit(image) for image in images]
-    stacked = torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
-    errors = {place: reason for place, reason in enumerate(found) if isinstance(reason, str)}
-    return ImageBatch(tuple(item.name for item in group), stacked, errors)
+    return torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
 
 
-# ------------------------------------------------------------------------------------------------- what holds images
+# ------------------------------------------------------------------------------------------------------ image sources
 
 
 def image_refs(images: Any) -> Iterator[ImageRef]:
-    """Yield the images in a path, a folder, a picture, an array, a tensor, or in anything that yields such.
+    """Yield the images of a path, a folder, a picture, an array, a tensor, or an iterable of such.
 
     Arrays are [H, W], [H, W, 3] or [N, H, W, 3], tensors [3, H, W] or [N, 3, H, W]; uint8, or floats in [0, 1]: the
-    channels of an array are last and those of a tensor first, also where both would fit. Of pairs, longer tuples that
+    channels of an array are last and those of a tensor first, also if both would fit. From pairs, longer tuples that
     begin with image and label, and dicts, as data sets and loaders yield them, the images are taken.
 
     Raises:
-        OODError: There is no such file or folder, or what is given holds no images.
+        OODError: There is no such file or folder, or the object holds no images.
     """
-    for place, item in enumerate(_flat(images)):
-        yield item if item.name else ImageRef(f"image {place}", partial(_told, f"image {place}", item.pixels))
+    for index, image in enumerate(_flat(images)):
+        name = f"image {index}"
+        yield image if image.name else ImageRef(name, partial(_named_errors, name, image.pixels))
 
 
-def _told(name: str, pixels: Callable[[], Tensor]) -> Tensor:
-    """Return the pixels; a mistake is told by the image's name."""
+def _named_errors(name: str, pixels: Callable[[], Tensor]) -> Tensor:
+    """Return the pixels; put the image's name before an error."""
     try:
         return pixels()
     except OODError as error:
@@ -192,10 +187,10 @@ def _flat(images: Any) -> Iterator[ImageRef]:
 
 
 def split_entry(entry: Any) -> tuple[Any, Any]:
-    """Return image and label of what a data set or loader yields, or images and labels; None for those without.
+    """Return image and label (or images and labels) of an entry of a data set or loader; None without a label.
 
     Raises:
-        OODError: It is a dict whose keys do not say which of them is the image.
+        OODError: No key of a dict is one of images.
     """
     if isinstance(entry, Mapping):
         pictures = [key for key, value in entry.items() if isinstance(value, PIL.Image.Image)]
@@ -212,7 +207,7 @@ def split_entry(entry: Any) -> tuple[Any, Any]:
 
 
 def is_label(value: Any) -> bool:
-    """Return whether this is a label or several, or None in place of one; no image, and no path of one."""
+    """Return whether this is one label or several, or None in place of one; not an image or the path of one."""
     if isinstance(value, (list, tuple)):
         return bool(value) and is_label(value[0])
     if isinstance(value, Tensor):
@@ -240,7 +235,7 @@ def _files(path: Path) -> Iterator[ImageRef]:
 
 
 def file_ref(path: str | Path) -> ImageRef:
-    """Return a picture that is a file, or was when it was named; anything else is told, and never waited for."""
+    """Return a reference to an image file; missing files and pipes are errors when it is read."""
     return ImageRef(str(path), partial(_read, str(path)))
 
 

@@ -1,4 +1,4 @@
-"""Labels of ID images, whatever holds them, as numbers from 0."""
+"""Labels of ID images, in any form, as numbers from 0."""
 
 from __future__ import annotations
 
@@ -19,34 +19,33 @@ def number_labels(
     """Return labels as numbers from 0, int64 [N], and the names of the classes.
 
     Args:
-        given: Whatever numpy reads as N numbers or names, or as [N, C] of which one is 1 in each row.
-        classes: Names by label. Those of the data set in another order renumber the labels; other names rename them.
-        own: Names by label, as the data set has them.
+        given: Array-like of N numbers or names, or one-hot [N, C].
+        classes: Names by label. The data set's names in another order renumber the labels; other names rename them.
+        own: The data set's names by label.
 
     Raises:
         OODError: They are neither, or do not fit the classes.
     """
     labels = _plain(as_array(given))
-    names = own if classes is None else classes
-    known = None if names is None else tuple(map(str, names))
+    own = None if own is None else tuple(map(str, own))
+    names = own if classes is None else tuple(map(str, classes))
     if labels.dtype.kind == "U":
-        known = tuple(map(str, np.unique(labels))) if known is None else known
-        places = {name: place for place, name in enumerate(known)}
-        if foreign := sorted(set(labels.tolist()) - places.keys()):
-            raise OODError(f"no class '{foreign[0]}'.{suggest(foreign[0], known)}")
-        return np.array([places[name] for name in labels.tolist()], np.int64), known
-    before = None if own is None else tuple(map(str, own))
-    _require_range(labels, known if before is None else before)
-    if known is None:
+        names = tuple(map(str, np.unique(labels))) if names is None else names
+        index_of = {name: index for index, name in enumerate(names)}
+        if unknown := sorted(set(labels.tolist()) - index_of.keys()):
+            raise OODError(f"no class '{unknown[0]}'.{suggest(unknown[0], names)}")
+        return np.array([index_of[name] for name in labels.tolist()], np.int64), names
+    _require_range(labels, names if own is None else own)
+    if names is None:
         return labels, tuple(map(str, range(int(labels.max()) + 1)))
-    if before is None or sorted(before) != sorted(known) or len(set(known)) < len(known):
-        _require_range(labels, known)
-        return labels, known
-    return np.array([known.index(name) for name in before], np.int64)[labels], known
+    if own is None or sorted(own) != sorted(names) or len(set(names)) < len(names):
+        _require_range(labels, names)
+        return labels, names
+    return np.array([names.index(name) for name in own], np.int64)[labels], names
 
 
 def as_array(labels: Any) -> NDArray[Any]:
-    """Return labels as an array, whatever holds them.
+    """Return labels as an array.
 
     Raises:
         OODError: Numpy cannot read them.
@@ -75,8 +74,9 @@ def _plain(labels: NDArray[Any]) -> NDArray[Any]:
         labels = np.char.decode(labels, "utf-8")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim == 2 and labels.dtype.kind in "biuf" and _is_one_hot(labels):
-        labels = labels.argmax(1)
+    if labels.ndim == 2 and labels.dtype.kind in "biuf":
+        one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()
+        labels = labels.argmax(1) if one_hot else labels
     if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.floor(labels)).all():
         labels = labels.astype(np.int64)
     if labels.ndim != 1 or labels.dtype.kind not in "biuU":
@@ -84,12 +84,8 @@ def _plain(labels: NDArray[Any]) -> NDArray[Any]:
     return labels if labels.dtype.kind == "U" else labels.astype(np.int64)
 
 
-def _is_one_hot(labels: NDArray[Any]) -> bool:
-    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
-
-
 def _typed(labels: NDArray[Any]) -> NDArray[Any]:
-    """Return what an array of objects holds, all of them names or all of them numbers."""
+    """Return an array of objects as one of names, or of numbers."""
     values = labels.tolist()
     for row, value in enumerate(values):
         if value is None or (isinstance(value, float) and np.isnan(value)):
@@ -101,15 +97,15 @@ def _typed(labels: NDArray[Any]) -> NDArray[Any]:
     return as_array([value.decode() if isinstance(value, bytes) else value for value in values])
 
 
-def _require_range(labels: NDArray[np.int64], known: Sequence[str] | None) -> None:
-    """Refuse labels that number no class."""
+def _require_range(labels: NDArray[np.int64], names: Sequence[str] | None) -> None:
+    """Raise OODError unless labels are indices of classes."""
     low, high = int(labels.min()), int(labels.max())
-    count = high + 1 if known is None else len(known)
-    if low == 1 and high == (len(np.unique(labels)) if known is None else count):
-        other = "" if known is not None else ", or name all of them, the one without images as well, with 'classes'"
+    count = high + 1 if names is None else len(names)
+    if low == 1 and high == (len(np.unique(labels)) if names is None else count):
+        other = "" if names is not None else ", or name all of them, the one without images as well, with 'classes'"
         raise OODError(f"labels reach from 1 to {high}: number the classes from 0 (labels - 1){other}")
     if low < 0 or high >= count:
         hint = "; data sets without labels have -1" if low == -1 == high else ""
         raise OODError(f"labels reach from {low} to {high}, and there are {count} classes{hint}")
-    if known is None and count > len(labels):
+    if names is None and count > len(labels):
         raise OODError(f"labels reach up to {high} for {len(labels)} images; number the classes from 0, or name them")

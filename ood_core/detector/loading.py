@@ -1,4 +1,4 @@
-"""Reads a saved detector, and refuses what is not what it was when it was saved."""
+"""Reads a saved detector, and refuses one that has changed since."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ from ood_core.detector import manifest as manifests
 from ood_core.detector.bundle import CALIBRATION, EXAMPLES, PRETEXT, WEIGHTS, WITNESS
 from ood_core.detector.forward import compute_outputs
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
-from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
-from ood_core.detector.wrapped_module import ModuleNetwork, Normalisation, sources_of
+from ood_core.detector.state import (
+    DetectorState,
+    Examples,
+    FittedScorer,
+    Origin,
+    Preprocessing,
+    TrainedTask,
+    head_of,
+)
+from ood_core.detector.wrapped_module import ModuleNetwork, Normalisation, parse_sources
 from ood_core.errors import OODError
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Backbone, EvaluationView, Network, Plugin, PretextTask, Scorer
@@ -31,45 +39,47 @@ from ood_core.runtime import torch_state
 from ood_core.store.artifacts import load_score
 
 TOLERANCE = 1e-3
-"""How far embeddings of the witnesses may be from what they were, relative to their length."""
+"""Largest change of a reference embedding, relative to its length."""
 
 
 @torch_state.computing()
-def load(folder: Path, plugins: Plugins, module: Any = None, device: torch.device | None = None) -> DetectorState:
-    """Return a saved detector.
+def load_detector(
+    folder: Path, plugins: Plugins, module: Any = None, device: torch.device | None = None
+) -> DetectorState:
+    """Load a saved detector.
 
     Args:
-        folder: Where it lies.
-        plugins: What is installed.
-        module: The user's own module, for a detector that was fitted to one; its weights are set.
-        device: Where the network is to run; where there is a GPU, there, unless given.
+        folder: Of the detector.
+        plugins: The installed ones.
+        module: The user's own, for a detector that was fitted to it; its weights are set.
+        device: For the network; default: the GPU if there is one.
 
     Raises:
         OODError: A file is missing or changed, a plugin is missing or of another version, or the network gives other
-            embeddings than it gave when the detector was saved.
+            embeddings than when the detector was saved.
     """
-    manifest = manifests.read(folder, plugins)
-    manifests.verify(folder, manifest)
+    manifest = manifests.read_manifest(folder, plugins)
+    manifests.verify_files(folder, manifest)
     try:
         state = _Reading(folder, manifest, plugins).state(module, device or networks.device())
-    except (KeyError, RuntimeError, SafetensorError) as error:  # made by a version that wrote something else
+    except (KeyError, RuntimeError, SafetensorError) as error:  # written by a version with other contents
         reason = " ".join(str(error).split())
         raise OODError(f"{folder}: cannot be read by this version: {type(error).__name__}: {reason}") from error
-    _require_witnesses(folder, manifest, state)
+    _require_same_embeddings(folder, manifest, state)
     return state
 
 
 class _Reading:
-    """A folder whose files are what the manifest says."""
+    """A folder whose files are those of its manifest."""
 
     def __init__(self, folder: Path, manifest: Manifest, plugins: Plugins) -> None:
         self.folder, self.manifest = folder, manifest
         self.reader = RecipeReader(plugins, files=False)
 
     def state(self, module: Any, device: torch.device) -> DetectorState:
-        manifest, witness = self.manifest, load_file(self.folder / WITNESS)
+        manifest, reference = self.manifest, load_file(self.folder / WITNESS)
         backbone = None if manifest.backbone is None else cast(Backbone, self._plugin("backbone", manifest.backbone))
-        network = self._network(backbone, module, witness["images"]).to(device)
+        network = self._network(backbone, module, reference["images"]).to(device)
         calibration = load_file(self.folder / CALIBRATION)
         return DetectorState(
             network=network,
@@ -78,12 +88,12 @@ class _Reading:
             head=head_of(network) if manifest.classifier else None,
             classes=tuple(manifest.classes),
             preprocessing=Preprocessing(manifest.image_size, EvaluationView(**manifest.view)),
-            scorers=tuple(self._scorer(place, entry, calibration) for place, entry in enumerate(manifest.scorers)),
+            scorers=tuple(self._scorer(index, entry, calibration) for index, entry in enumerate(manifest.scorers)),
             origin=Origin(
                 manifest.name, manifest.recipe, manifest.variant, manifest.case, manifest.seed, manifest.created
             ),
-            reference_images=witness["images"],
-            reference_embeddings=witness["embeddings"],
+            reference_images=reference["images"],
+            reference_embeddings=reference["embeddings"],
             independent=manifest.calibration["independent"],
             holdout=manifest.calibration["holdout"],
             id_accuracy=manifest.id_accuracy,
@@ -99,26 +109,24 @@ class _Reading:
             raise self.reader.errors[0]
         return plugin
 
-    def _network(self, backbone: Backbone | None, module: Any, reference_images: Tensor) -> Network:
+    def _network(self, backbone: Backbone | None, module: Any, images: Tensor) -> Network:
         weights = load_file(self.folder / WEIGHTS)
         if backbone is None:
-            return self._foreign(module, weights, reference_images)
+            return self._module_network(module, weights, images)
         if module is not None:
             raise OODError(f"{self.folder}: has a backbone of its own; leave yours out")
         network = backbone.build_empty(self.manifest.image_size, self.manifest.outputs).float()
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
-    def _foreign(self, module: Any, weights: Mapping[str, Tensor], reference_images: Tensor) -> Network:
+    def _module_network(self, module: Any, weights: Mapping[str, Tensor], images: Tensor) -> Network:
         if module is None:
             raise OODError(
-                f"{self.folder}: was fitted to a module of your own, which is not part of it; so it is asked from "
+                f"{self.folder}: was fitted to a module of your own, which is not part of it; so it is loaded from "
                 "Python alone: Detector.load(path, backbone=module), a module of the same architecture"
             )
-        given = self.manifest.normalisation
-        assert given is not None, "a detector without a backbone has its normalisation"
-        entry = self.manifest.module
-        assert entry is not None, "and says where embeddings and logits are read"
+        given, entry = self.manifest.normalisation, self.manifest.module
+        assert given is not None and entry is not None, "a detector without a backbone has both"
         network = ModuleNetwork(module, Normalisation.of(given["mean"], given["std"]))
         if (precision := network.precision) != entry["precision"]:
             raise OODError(
@@ -131,19 +139,17 @@ class _Reading:
             raise OODError(
                 f"{self.folder}: the module is of another architecture: {' '.join(str(error).split())}"
             ) from None
-        network.use(to_unit(reference_images), sources_of(entry))
+        network.use_sources(to_unit(images), parse_sources(entry))
         return network
 
-    def _scorer(self, place: int, entry: ScorerEntry, calibration: Mapping[str, Tensor]) -> FittedScorer:
+    def _scorer(self, index: int, entry: ScorerEntry, calibration: Mapping[str, Tensor]) -> FittedScorer:
         scorer = cast(Scorer, self._plugin("scorer", entry.plugin))
-        predicted = calibration.get(f"predicted.{place}")
+        predicted = calibration.get(f"predicted.{index}")
         return FittedScorer(
-            name=entry.name,
-            scorer=scorer,
-            score=load_score(self.folder / entry.file, scorer),
-            calibration=Calibration(
-                calibration[f"scores.{place}"].numpy(), None if predicted is None else predicted.numpy()
-            ),
+            entry.name,
+            scorer,
+            load_score(self.folder / entry.file, scorer),
+            Calibration(calibration[f"scores.{index}"].numpy(), None if predicted is None else predicted.numpy()),
         )
 
     def _examples(self) -> Examples | None:
@@ -181,17 +187,17 @@ def restored_task(
     return TrainedTask(pretext, None if head is None else len(head.bias), weights, state, task)
 
 
-def _require_witnesses(folder: Path, manifest: Manifest, state: DetectorState) -> None:
-    """Refuse a network that gives other embeddings than when the detector was saved, and say what else is different."""
+def _require_same_embeddings(folder: Path, manifest: Manifest, state: DetectorState) -> None:
+    """Raise OODError if the reference images have other embeddings; name the libraries of other versions."""
     found = compute_outputs(state.network, state.reference_images)[0].embeddings
     expected = state.reference_embeddings
     same = found.shape == expected.shape
-    far = (found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12) if same else torch.ones(1)
-    if float(far.max()) <= TOLERANCE:
+    change = float(((found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12)).max()) if same else 1.0
+    if change <= TOLERANCE:
         return
     now = manifests.versions()
     differing = [
         f"{name} {was}, here {now.get(name)}" for name, was in manifest.versions.items() if was != now.get(name)
     ]
     why = f"made with {'; '.join(differing)}" if differing else "with the same versions: is the module another one?"
-    raise OODError(f"{folder}: the network gives embeddings {float(far.max()):.1%} off those it had when saved; {why}")
+    raise OODError(f"{folder}: the network gives embeddings {change:.1%} off those it had when saved; {why}")

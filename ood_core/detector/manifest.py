@@ -1,7 +1,6 @@
-"""manifest.json: what a saved detector is, in words and numbers, and a digest of every file beside it.
+"""manifest.json: the description of a saved detector, and a digest of every file beside it.
 
-The last entry is a digest of the manifest itself. The text is the only one that its values can have, so that any byte
-that was changed is noticed.
+The last entry is a digest of the manifest itself. Its values have one text only, so that any changed byte is noticed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ FORMAT = 2
 CORE = "ood-framework"
 
 LIBRARIES = ("torch", "timm", "numpy", "faiss-cpu", "faiss-gpu")
-"""On which the outputs of the network and of the scorers may depend."""
+"""That the outputs of the network and of the scorers may depend on."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class ScorerEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of it.
+    """The entries of the file.
 
-    The module is the user's: where its embeddings and logits are read. Packages are those whose plugins are needed, by
-    name, with the version that made the detector.
+    `module` describes where embeddings and logits of the user's own module are read; `packages` are those of the
+    plugins, by name, with the version that made the detector.
     """
 
     format: int
@@ -91,11 +90,11 @@ def _text(entries: Mapping[str, Any]) -> str:
     return json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read(folder: Path, plugins: Plugins) -> Manifest:
+def read_manifest(folder: Path, plugins: Plugins) -> Manifest:
     """Return the manifest of a saved detector.
 
     Raises:
-        OODError: There is none, it was changed, or what it needs is not installed; says which package to install.
+        OODError: There is none, it was changed, or a package is missing; says which one to install.
     """
     path = folder / FILE
     try:
@@ -107,11 +106,15 @@ def read(folder: Path, plugins: Plugins) -> Manifest:
             )
         manifest = TypeAdapter(Manifest).validate_json(text, strict=True)
     except FileNotFoundError:
-        raise OODError(f"{folder}: no detector lies there: it has no {FILE}") from None
+        raise OODError(f"{folder}: no detector: there is no {FILE}") from None
     except OSError as error:
         raise OODError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, ValidationError, RecursionError) as error:
-        raise OODError(f"{path}: was changed or cut off since it was written: {_first_line(error)}") from None
+    except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
+        reason = " ".join(str(error).split())
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise OODError(f"{path}: was changed or cut off since it was written: {reason}") from None
     changed = text_of(manifest) != text
     _require_packages(path, manifest, plugins, "; the file was also changed since it was written" if changed else "")
     if changed:
@@ -119,19 +122,8 @@ def read(folder: Path, plugins: Plugins) -> Manifest:
     return manifest
 
 
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return " ".join(str(error).split())
-
-
-def verify(folder: Path, manifest: Manifest) -> None:
-    """Refuse files that are missing or changed.
-
-    Raises:
-        OODError: Names the first one.
-    """
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Raise OODError with the first file that is missing or changed."""
     for name, digest in manifest.files.items():
         path = folder / name
         try:
@@ -148,7 +140,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 
 def packages_of(parts: list[Plugin], plugins: Plugins) -> dict[str, str]:
-    """Return names and versions of the distributions that these plugins and those among their options come from."""
+    """Return names and versions of the distributions of these plugins and of those among their options."""
     found = {}
     for part in parts:
         for plugin in with_nested(part):
@@ -158,7 +150,7 @@ def packages_of(parts: list[Plugin], plugins: Plugins) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of the core and of the libraries that decide numbers."""
+    """Return the versions of Python, of the core and of the libraries."""
     found = {"python": platform.python_version(), CORE: metadata.version(CORE)}
     for library in LIBRARIES:
         try:
@@ -178,21 +170,17 @@ def _require_packages(path: Path, manifest: Manifest, plugins: Plugins, remark: 
                 f"{path}: needs the plugin package '{name}' {version}, which is not installed; "
                 f"install it: pip install '{name}=={version}'{remark}"
             ) from None
-        if not _compatible(found, version):
+        if _significant(found) != _significant(version):
             raise OODError(
-                f"{path}: was made with {name} {version}, here is {found}, which may read it otherwise; "
+                f"{path}: was made with {name} {version}, here is {found}, which may read it differently; "
                 f"pip install '{name}~={version}', or make the detector again{remark}"
             )
         if name not in {*installed, CORE}:
             raise OODError(f"{path}: needs the plugin package '{name}', which is installed but disabled{remark}")
 
 
-def _compatible(one: str, other: str) -> bool:
-    """Return whether two versions have the first number in common that is not 0, as semantic versions do."""
-    first, second = ([int(number) for number in re.findall(r"\d+", version)[:3]] for version in (one, other))
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            return False
-        if a:
-            return True
-    return first == second
+def _significant(version: str) -> list[int]:
+    """Return a version up to its first number that is not 0: what semantic versions must share."""
+    numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
+    first = next((index for index, number in enumerate(numbers) if number), len(numbers))
+    return numbers[: first + 1]

@@ -1,24 +1,24 @@
-"""Finds which tensors of a torch module are embeddings, and which are logits.
+"""Finds the tensors of a torch module that are embeddings and logits.
 
-Nothing is guessed from an order. Evidence is a linear layer that makes the one tensor of the other, a key by which
-libraries name such tensors, or as many columns as there are ID classes; where that leaves two readings, the error names
-the options `embeddings` and `logits` of `Detector`.
+Nothing is guessed from an order. Evidence is a linear layer that makes one tensor of the other, a usual key, or as many
+columns as there are ID classes; if that is ambiguous, the error names the options `embeddings` and `logits`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ood_core.detector.module_outputs import Key, Layer, Seen, Source, Sources, is_linear, is_map
+from ood_core.detector.module_outputs import Key, LayerCall, Observation, Source, Sources, is_linear, is_map
 from ood_core.errors import OODError
 
 EMBEDDINGS = ("embeddings", "features", "pooler_output", "image_embeds")
-"""Keys that name embeddings [N, D]; the last two are those of Hugging Face models."""
+"""Keys of embeddings [N, D]; the last two are those of Hugging Face models."""
 
 LOGITS = "logits"
 
@@ -27,39 +27,41 @@ SQUASHED: Mapping[str, Callable[[Tensor], Tensor]] = {
     "log-softmax": lambda rows: rows.log_softmax(1),
     "sigmoid": torch.sigmoid,
 }
-"""What modules apply to logits before they return them."""
+"""Functions that modules apply to logits before they return them."""
 
 
 @dataclass(frozen=True)
-class Head:
-    """Class outputs.
+class ClassOutputs:
+    """Candidate for the logits.
 
     Attributes:
-        source: Where the logits are read.
+        source: Of the logits.
         rows: The logits, [N, C].
         key: Of the returned value that they are, or are before their softmax; None for a layer that the user names.
-        layer: What makes them of embeddings, None if no such layer is seen.
-        note: How logits differ from what is returned, or what the module does to the layer's outputs.
+        call: Of the layer that makes them of embeddings, if one is seen.
+        note: How logits differ from the returned value, or from the layer's outputs.
     """
 
     source: Source
     rows: Tensor
     key: Key | None = None
-    layer: Layer | None = None
+    call: LayerCall | None = None
     note: str = ""
 
 
-def find(seen: Seen, classes: int, embeddings: Key | None = None, logits: Key | bool | None = None) -> Sources:
-    """Return where embeddings and logits are read.
+def locate_sources(
+    seen: Observation, classes: int, embeddings: Key | None = None, logits: Key | bool | None = None
+) -> Sources:
+    """Return the sources of embeddings and logits.
 
     Args:
-        seen: What the module made of some images.
+        seen: A forward pass for some images.
         classes: Number of ID classes.
         embeddings: Key, position or layer that the user names; None to find them.
         logits: Likewise; False to read none.
 
     Raises:
-        OODError: There are none, or there are two readings.
+        OODError: There are none, or they are ambiguous.
     """
     named = None if embeddings is None else seen.source(embeddings, "embeddings")
     if logits is None or logits is False:
@@ -71,26 +73,23 @@ def find(seen: Seen, classes: int, embeddings: Key | None = None, logits: Key | 
         return Sources(source, None)
     if head.source.kind == "returned" and _are_probabilities(head.rows):
         raise OODError(
-            f"{seen.text()}: rows are probabilities, and no layer is seen whose softmax they are; return the logits, "
-            "name the layer that gives them (logits=...), or score embeddings alone (logits=False)"
+            f"{seen.describe()}: rows are probabilities, and no layer is seen whose softmax they are; return the "
+            "logits, name the layer that gives them (logits=...), or score embeddings alone (logits=False)"
         )
     return Sources(source, head.source, head.note)
 
 
 def classifier_of(module: nn.Module, embeddings: Tensor, logits: Tensor) -> str | None:
-    """Return the name of the linear layer (or 1x1 convolution) that makes these logits of these embeddings."""
+    """Return the name of the linear layer (or 1x1 convolution) that maps these embeddings to these logits."""
     for name, layer in module.named_modules():
-        if not is_linear(layer):
-            continue
-        weight = layer.weight.flatten(1)
-        if weight.shape == (logits.shape[1], embeddings.shape[1]):
-            made = linear(embeddings.to(weight), weight, layer.bias)
-            if _near(made, logits):
+        if is_linear(layer) and layer.weight.flatten(1).shape == (logits.shape[1], embeddings.shape[1]):
+            weight = layer.weight.flatten(1)
+            if _near(linear(embeddings.to(weight), weight, layer.bias), logits):
                 return str(name)
     return None
 
 
-def _only_head(seen: Seen, classes: int, embeddings: Source | None) -> Head | None:
+def _only_head(seen: Observation, classes: int, embeddings: Source | None) -> ClassOutputs | None:
     """Return the one value that holds class outputs, None if there is none.
 
     Raises:
@@ -100,75 +99,74 @@ def _only_head(seen: Seen, classes: int, embeddings: Source | None) -> Head | No
     heads = {key: _head(seen, key, classes) for key in seen.rows if key != named}
     if LOGITS in heads:
         return heads[LOGITS]
-    given = [head.layer.given for head in heads.values() if head.layer is not None]
+    inputs = [head.call.input for head in heads.values() if head.call is not None and head.call.input is not None]
 
-    def is_head(key: Key, head: Head) -> bool:
+    def is_head(key: Key, head: ClassOutputs) -> bool:
         rows = seen.rows[key]
-        if key in EMBEDDINGS or any(inputs is not None and _same(rows, inputs) for inputs in given):
+        if key in EMBEDDINGS or any(_same(rows, given) for given in inputs):
             return False
-        return head.layer is not None or rows.shape[1] == classes or _are_probabilities(rows)
+        return head.call is not None or rows.shape[1] == classes or _are_probabilities(rows)
 
     found = {key: head for key, head in heads.items() if is_head(key, head)}
     if not found and embeddings is not None and len(heads) == 1:
         return next(iter(heads.values()))
     fitting = [head for head in found.values() if head.rows.shape[1] == classes]
     if len(fitting) > 1:  # a width may be a coincidence, a layer that makes the values is none
-        fitting = [head for head in fitting if head.layer is not None]
+        fitting = [head for head in fitting if head.call is not None]
     if len(found) > 1 and len(fitting) != 1:
         keys = " or ".join(f"logits={key!r}" for key in found)
-        raise OODError(f"{seen.text()}: several may be outputs for {classes} ID classes; choose: Detector({keys})")
+        raise OODError(f"{seen.describe()}: several may be outputs for {classes} ID classes; choose: Detector({keys})")
     return next(iter(fitting or found.values()), None)
 
 
-def _named_head(seen: Seen, source: Source) -> Head:
+def _named_head(seen: Observation, source: Source) -> ClassOutputs:
     if source.kind == "returned" and source.name in seen.rows:
         return _head(seen, source.name, None)
-    layer = next((layer for layer in reversed(seen.layers) if layer.name == source.name), None)
-    if layer is None:
-        raise OODError(f"logits={source.name!r}: that is a map, no logits [N, C]; {seen.text()}")
-    return Head(Source("output", layer.name, _pooled(seen, layer)), layer.made, None, layer)
+    call = next((call for call in reversed(seen.calls) if call.name == source.name), None)
+    if call is None:
+        raise OODError(f"logits={source.name!r}: that is a map, no logits [N, C]; {seen.describe()}")
+    return ClassOutputs(_layer_source(seen, "output", call), call.output, None, call)
 
 
-def _head(seen: Seen, key: Key, classes: int | None) -> Head:
+def _head(seen: Observation, key: Key, classes: int | None) -> ClassOutputs:
     """Return a returned value as class outputs, with the layer that makes it if one does."""
-    rows = seen.rows[key]
+    rows, source = seen.rows[key], Source("returned", key)
     related = {
-        relation: layer
-        for layer in seen.layers
-        if is_linear(layer.module) and layer.given is not None and (relation := _relation(rows, layer)) is not None
+        relation: call
+        for call in seen.calls
+        if is_linear(call.module) and call.input is not None and (relation := _relation(rows, call)) is not None
     }
     for relation in sorted(related, key=("", *SQUASHED, *related).index):
-        layer = related[relation]
+        call = related[relation]
         if relation in SQUASHED:
-            source = Source("output", layer.name, _pooled(seen, layer))
-            return Head(source, layer.made, key, layer, f"before the {relation}")
-        return Head(Source("returned", key), rows, key, layer, f"{relation} output of '{layer.name}'".strip())
+            return ClassOutputs(_layer_source(seen, "output", call), call.output, key, call, f"before the {relation}")
+        return ClassOutputs(source, rows, key, call, f"{relation} output of '{call.name}'".strip())
     for other, given in seen.rows.items():
         if other != key and (name := classifier_of(seen.module, given, rows)) is not None:
-            return Head(Source("returned", key), rows, key, Layer(name, seen.module.get_submodule(name), given, rows))
-    return Head(Source("returned", key), rows, key, _other_layer(seen, rows, classes))
+            return ClassOutputs(source, rows, key, LayerCall(name, seen.module.get_submodule(name), given, rows))
+    return ClassOutputs(source, rows, key, _other_call(seen, rows, classes))
 
 
-def _other_layer(seen: Seen, rows: Tensor, classes: int | None) -> Layer | None:
+def _other_call(seen: Observation, rows: Tensor, classes: int | None) -> LayerCall | None:
     """Return the innermost layer, linear or not, that makes class outputs of rows of another width.
 
-    Where there are more or fewer than ID classes, it must have a weight for each pair of columns, as cosine heads do.
+    If their number is not that of the ID classes, it needs a weight for each pair of columns, as cosine heads have.
     """
-    for layer in seen.layers:
-        if layer.given is None or layer.given.shape[1] == rows.shape[1] or not _same(layer.made, rows):
+    for call in seen.calls:
+        if call.input is None or call.input.shape[1] == rows.shape[1] or not _same(call.output, rows):
             continue
-        widths = {rows.shape[1], layer.given.shape[1]}
-        weighted = any(set(of.shape) == widths for of in layer.module.parameters(recurse=False))
+        widths = {rows.shape[1], call.input.shape[1]}
+        weighted = any(set(of.shape) == widths for of in call.module.parameters(recurse=False))
         if weighted or classes in (None, rows.shape[1]):
-            return layer
+            return call
     return None
 
 
-def _relation(rows: Tensor, layer: Layer) -> str | None:
-    """Return what a layer's outputs went through to be these rows: "" for nothing; None if they are others."""
-    output = layer.made
+def _relation(rows: Tensor, call: LayerCall) -> str | None:
+    """Return how these rows follow from a layer's outputs: "" if they are equal, None if they do not."""
+    output = call.output
     if rows.shape == output.shape:
-        if _same(rows, output) or (isinstance(layer.module, nn.Conv2d) and _near(rows, output)):
+        if _same(rows, output) or (isinstance(call.module, nn.Conv2d) and _near(rows, output)):
             return ""
         for name, function in SQUASHED.items():
             if _near(rows, function(output)):
@@ -185,28 +183,28 @@ def _relation(rows: Tensor, layer: Layer) -> str | None:
     return None
 
 
-def _embeddings(seen: Seen, head: Head | None) -> Source:
-    """Return where the embeddings are that belong to the class outputs, if there are any.
+def _embeddings(seen: Observation, head: ClassOutputs | None) -> Source:
+    """Return the source of the embeddings that belong to the class outputs, if there are any.
 
     Raises:
-        OODError: No value and no layer has them, or several may.
+        OODError: No value or layer has them, or several may.
     """
     rows = {key: of for key, of in seen.rows.items() if head is None or key != head.key}
     for name in EMBEDDINGS:
         if name in rows:
             return Source("returned", name)
-    layer = None if head is None else head.layer
     left = list(rows)
-    if layer is not None and layer.given is not None:
+    call = None if head is None else head.call
+    if call is not None and call.input is not None:
         for key, of in rows.items():
-            if _same(of, layer.given):
+            if _same(of, call.input):
                 return Source("returned", key)
-        # what other linear layers make are outputs of other heads, or projections: not what this one is given
-        left = [key for key in rows if _head(seen, key, None).layer is None]
+        # outputs of other linear layers are other heads, or projections: not the input of this one
+        left = [key for key in rows if _head(seen, key, None).call is None]
     if len(left) == 1:
         return Source("returned", left[0])
-    if layer is not None and layer.given is not None and not left:
-        return Source("input", layer.name, _pooled(seen, layer))
+    if call is not None and call.input is not None and not left:
+        return _layer_source(seen, "input", call)
     if left:
         problem = f"any of {', '.join(map(repr, left))} may be the embeddings"
     elif head is None:
@@ -218,11 +216,11 @@ def _embeddings(seen: Seen, head: Head | None) -> Source:
             f"that makes them of embeddings; if they are the embeddings, Detector(embeddings={key!r}); for scorers of "
             f"logits alone, Detector(embeddings={key!r}, logits={key!r}) takes them for both; otherwise"
         )
-    raise OODError(f"{seen.text()}: {problem}; {seen.hint()}".replace("otherwise; ", "otherwise "))
+    raise OODError(f"{seen.describe()}: {problem}; {seen.hint()}".replace("otherwise; ", "otherwise "))
 
 
-def _pooled(seen: Seen, layer: Layer) -> bool:
-    return is_map(seen.shapes.get(layer.name))
+def _layer_source(seen: Observation, kind: Literal["input", "output"], call: LayerCall) -> Source:
+    return Source(kind, call.name, pooled=is_map(seen.shapes.get(call.name)))
 
 
 def _precision(*tensors: Tensor) -> torch.dtype:
@@ -235,7 +233,7 @@ def _precision(*tensors: Tensor) -> torch.dtype:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether rows are equal as far as the coarser of both tells."""
+    """Return whether rows are equal in the coarser precision of both."""
     if one.shape != other.shape:
         return False
     dtype = _precision(one, other)

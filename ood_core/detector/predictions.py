@@ -1,8 +1,8 @@
-"""What a detector says of images: scores, and the decisions that follow from them."""
+"""Scores of a detector, and the decisions that follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,11 +17,11 @@ from ood_core.errors import OODError
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """What passed through the network and all scorers; N images.
+    """Outputs of the network and of all scorers for N images.
 
     Attributes:
-        scores: By the name of the scorer, float64 [N]; higher means more OOD. What is not finite is no score.
-        predicted: int64 [N], the most probable ID class; None where no classifier was trained.
+        scores: By the name of the scorer, float64 [N]; higher means more OOD. A value that is not finite is an error.
+        predicted: int64 [N], the most probable ID class; None if no classifier was trained.
         embeddings: float32 [N, D].
     """
 
@@ -34,21 +34,33 @@ class ScoredBatch:
 
     @cached_property
     def all_finite(self) -> bool:
-        """Whether there is nothing wrong with any score or embedding."""
-        return bool(self.embeddings.isfinite().all()) and all(
-            bool(np.isfinite(scores).all()) for scores in self.scores.values()
-        )
+        """Whether all scores and embeddings are finite."""
+        return bool(self.embeddings.isfinite().all()) and all(np.isfinite(of).all() for of in self.scores.values())
 
     def broken(self, row: int) -> str | None:
-        """Return what is wrong with the scores of an image, None if nothing is."""
+        """Return the error of an image whose embedding or scores are not finite; None if there is none."""
         if self.all_finite:
             return None
         if not self.embeddings[row].isfinite().all():
             return "the network gave embeddings that are not finite"
-        for name, scores in self.scores.items():
-            if not np.isfinite(scores[row]):
-                return f"scorer '{name}' gave {scores[row]}"
-        return None
+        wrong = [(name, of[row]) for name, of in self.scores.items() if not np.isfinite(of[row])]
+        return f"scorer '{wrong[0][0]}' gave {wrong[0][1]}" if wrong else None
+
+    def require_finite(self) -> None:
+        """Raise OODError with the first image whose embedding or scores are not finite."""
+        for row in range(len(self)):
+            if (reason := self.broken(row)) is not None:
+                raise OODError(f"image {row}: {reason}")
+
+
+def concatenate(parts: list[ScoredBatch]) -> ScoredBatch:
+    """Return consecutive batches, at least one, as one."""
+    predicted = [part.predicted for part in parts if part.predicted is not None]
+    return ScoredBatch(
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
+        np.concatenate(predicted) if predicted else None,
+        torch.cat([part.embeddings for part in parts]),
+    )
 
 
 @dataclass(frozen=True)
@@ -57,13 +69,13 @@ class Predictions:
 
     Attributes:
         is_ood: bool [N].
-        score: float64 [N], of the scorer that decides; higher means more OOD.
+        score: float64 [N], of the deciding scorer; higher means more OOD.
         threshold: float64 [N], the score above which the image would be OOD.
         p_value: float64 [N]: an ID image has one as small as this with at most this probability.
-        predicted: int64 [N], the most probable ID class, also of OOD images; None where no classifier was trained.
+        predicted: int64 [N], the most probable ID class, also of OOD images; None if no classifier was trained.
         classes: Names of the ID classes.
         scores: Those of all scorers by name, float64 [N] each.
-        scorer: Name of the one that decides.
+        scorer: Name of the deciding scorer.
         tpr: Share of ID images that is accepted.
     """
 
@@ -81,16 +93,16 @@ class Predictions:
         return len(self.score)
 
     def class_name(self, row: int) -> str | None:
-        """Return the name of the class an image was taken for, None where no classifier was trained."""
+        """Return the name of an image's predicted class; None if no classifier was trained."""
         return None if self.predicted is None else self.classes[int(self.predicted[row])]
 
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How scores become decisions.
+    """Thresholds on the scores of one scorer.
 
     Attributes:
-        scorer: Name of the one that decides.
+        scorer: Its name.
         tpr: Share of ID images to accept.
         per_class: Whether each predicted class has a threshold of its own.
         thresholds: float64 [1], or [C] with `per_class`.
@@ -101,54 +113,64 @@ class DecisionRule:
     per_class: bool
     thresholds: NDArray[np.float64]
 
+    def threshold_of(self, scored: ScoredBatch) -> NDArray[np.float64]:
+        """Return the threshold of each image, [N]."""
+        if self.per_class:
+            return self.thresholds[scored.predicted]
+        return np.repeat(self.thresholds, len(scored))
+
 
 def decision_rule(
     state: DetectorState, scorer: str | None = None, tpr: float | None = None, per_class: bool | None = None
 ) -> DecisionRule:
-    """Return the rule; what is None is as the detector has it.
+    """Return the rule; the defaults are the detector's.
 
     Raises:
         OODError: There is no such scorer, or too few calibration images for such a rate.
     """
     chosen = state.scorer(scorer)
-    share = state.tpr if tpr is None else tpr
-    apart = state.per_class if per_class is None else per_class
+    tpr = state.tpr if tpr is None else tpr
+    per_class = state.per_class if per_class is None else per_class
     calibration = chosen.calibration
-    found = calibration.thresholds(state.classes, share) if apart else np.array([calibration.threshold(share)])
-    return DecisionRule(chosen.name, share, apart, found)
+    thresholds = calibration.thresholds(state.classes, tpr) if per_class else np.array([calibration.threshold(tpr)])
+    return DecisionRule(chosen.name, tpr, per_class, thresholds)
 
 
-def decide(state: DetectorState, scored: ScoredBatch, by: DecisionRule) -> Predictions:
+def decide(state: DetectorState, scored: ScoredBatch, rule: DecisionRule) -> Predictions:
     """Return the decisions.
 
     Raises:
         OODError: A score is not finite.
     """
-    for row in range(len(scored)):
-        if (reason := scored.broken(row)) is not None:
-            raise OODError(f"image {row}: {reason}")
-    score = scored.scores[by.scorer]
-    apart = scored.predicted if by.per_class else None
-    threshold = by.thresholds[np.zeros(len(score), np.int64) if apart is None else apart]
-    calibration = state.scorer(by.scorer).calibration
+    scored.require_finite()
+    score, threshold = scored.scores[rule.scorer], rule.threshold_of(scored)
+    calibration = state.scorer(rule.scorer).calibration
     return Predictions(
         is_ood=score > threshold,
         score=score,
         threshold=threshold,
-        p_value=calibration.p_values(score, apart, len(state.classes)),
+        p_value=calibration.p_values(score, scored.predicted if rule.per_class else None, len(state.classes)),
         predicted=scored.predicted,
         classes=state.classes,
         scores=scored.scores,
-        scorer=by.scorer,
-        tpr=by.tpr,
+        scorer=rule.scorer,
+        tpr=rule.tpr,
     )
 
 
-def concatenate(parts: list[ScoredBatch]) -> ScoredBatch:
-    """Return consecutive parts as one."""
-    first = parts[0]
-    predicted = None
-    if first.predicted is not None:
-        predicted = np.concatenate([part.predicted for part in parts if part.predicted is not None])
-    scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores}
-    return ScoredBatch(scores, predicted, torch.cat([part.embeddings for part in parts]))
+def summary_lines(state: DetectorState) -> Iterator[str]:
+    """Yield lines for a person: scorers with their thresholds, their calibration, and what is not guaranteed."""
+    calibration = state.scorers[0].calibration
+    low, high = calibration.interval(state.tpr)
+    for of in state.scorers:
+        found = decision_rule(state, of.name).thresholds
+        named = f"{found[0]:.6g}" if len(found) == 1 else f"{found.min():.6g} to {found.max():.6g}, by predicted class"
+        yield f"{of.name}: OOD above {named}"
+    yield (
+        f"set by {len(calibration)} held-out ID images to accept {state.tpr:.1%} of ID images or more on average; "
+        f"with these images {low:.1%} to {high:.1%} at 95 % confidence"
+    )
+    if state.id_accuracy is not None:
+        yield f"the network classifies {state.id_accuracy:.1%} of these images correctly"
+    if not state.independent:
+        yield "a scorer was fitted to the calibration images as well: p-values and rates are not guaranteed"

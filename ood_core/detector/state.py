@@ -1,4 +1,4 @@
-"""What a fitted detector is made of."""
+"""The parts of a fitted detector, as values."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ood_core.runtime import memory, torch_state
 
 
 def device_of(network: Network) -> torch.device:
-    """Return where a network runs; the CPU for one without weights."""
+    """Return the device of a network; the CPU for one without weights."""
     found = next(network.parameters(), next(network.buffers(), None))
     return torch.device("cpu") if found is None else found.device
 
 
 def head_of(network: Network) -> Head | None:
-    """Return the classifier on the CPU, where scorers see the outputs; None where the network has no linear one."""
+    """Return the linear classifier on the CPU, like the outputs; None if there is none."""
     head = networks.head_of(network)
     return None if head is None else Head(head.weight.float().cpu(), head.bias.float().cpu())
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes what the network is given: RGB, resized, the central square, in [0, 1].
+    """From an image to the network's input: RGB, resized, the central square, in [0, 1].
 
     Attributes:
         image_size: S, in pixels.
-        view: How an image of any size becomes a square of this size.
+        view: Resizing and cropping.
     """
 
     image_size: int
@@ -43,12 +43,12 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class FittedScorer:
-    """One way of ranking images.
+    """A fitted scorer with its calibration.
 
     Attributes:
-        name: What results call it.
+        name: In results.
         scorer: The plugin, with its options.
-        score: What it has fitted.
+        score: Its fitted score.
         calibration: The scores of the held-out ID images.
     """
 
@@ -60,7 +60,7 @@ class FittedScorer:
 
 @dataclass(frozen=True)
 class Examples:
-    """Some ID training images that are shown beside a new image because they are nearest to it.
+    """ID training images, of which the nearest are shown beside a new image.
 
     Attributes:
         embeddings: float32 [K, D].
@@ -81,13 +81,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class TrainedTask:
-    """The pretext task that the network was trained on, for maps of what it cannot predict.
+    """A pretext task of the network's training, for error maps.
 
     Attributes:
         pretext: The plugin, with its options.
         outputs: Number of outputs of its network's classifier.
         weights: State dict of its network.
-        state: State dict of the task without that of the network.
+        state: State dict of the task without its network.
         task: The live task.
     """
 
@@ -100,24 +100,24 @@ class TrainedTask:
     @torch_state.computing()
     @torch.no_grad()
     def patch_errors(self, images: Tensor) -> Tensor:
-        """Return how badly each patch is predicted from the others, [B, h, w], of images [B, 3, S, S] in [0, 1]."""
-        with memory.exhaustion_explained("making error maps: ask for fewer images at once, or for none"):
+        """Return the prediction error of each patch, [B, h, w], for images [B, 3, S, S] in [0, 1]."""
+        with memory.exhaustion_explained("making error maps: request fewer images at once, or none"):
             found = self.task.patch_errors(images)
-        assert found is not None, "only tasks that have errors are kept"
+        assert found is not None, "only tasks with errors are saved"
         return found
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a detector comes from.
+    """The provenance of a detector.
 
     Attributes:
-        name: Of the run, or what the user calls it.
-        recipe: All that the run did, in plain values; {} without a recipe.
+        name: Of the run, or the user's.
+        recipe: The resolved recipe, in plain values; {} without one.
         variant: Of the recipe.
         case: Of the protocol.
         seed: Of the training.
-        created: When, ISO 8601, UTC.
+        created: ISO 8601, UTC.
     """
 
     name: str
@@ -134,22 +134,22 @@ class DetectorState:
 
     Attributes:
         network: Frozen, in evaluation mode, on its device.
-        backbone: What builds such a network; None for the user's own module.
-        classifier: Whether logits tell the ID classes apart.
-        head: The linear layer that makes these logits of embeddings, None where there is none.
+        backbone: The plugin that builds such a network; None for the user's own module.
+        classifier: Whether logits distinguish the ID classes.
+        head: The linear layer that makes these logits of embeddings, if there is one.
         classes: Names of the ID classes.
-        preprocessing: How images are shown.
-        scorers: At least one; the first decides unless another one is asked to.
-        independent: Whether the calibration images had no part in fitting any scorer.
-        id_accuracy: Share of the calibration images that are classified correctly; None without logits or labels.
-        holdout: Share of the images that were held out to calibrate by, where none were given for that.
-        tpr: Share of ID images that is accepted, unless a call says otherwise.
-        per_class: Whether each predicted class has a threshold of its own, unless a call says otherwise.
-        origin: Where it comes from.
-        witnesses: uint8 [W, 3, S, S], images by which a change of the network's outputs is noticed.
-        witnessed: Their embeddings, float32 [W, D].
-        examples: For explanations; may be none.
-        trained_task: For explanations; None if no stage was masked image modelling.
+        preprocessing: Of images.
+        scorers: At least one; the first decides by default.
+        origin: Provenance.
+        reference_images: uint8 [W, 3, S, S], to notice a changed network.
+        reference_embeddings: float32 [W, D].
+        independent: Whether no scorer was fitted to the calibration images.
+        id_accuracy: On the calibration images; None without logits or labels.
+        holdout: Share of the images that was held out to calibrate on.
+        tpr: Default share of ID images to accept.
+        per_class: Whether each predicted class has a threshold of its own by default.
+        examples: For explanations, if they are kept.
+        trained_task: For explanations, if a training stage was masked image modelling.
     """
 
     network: Network
@@ -176,14 +176,14 @@ class DetectorState:
         return device_of(self.network)
 
     def scorer(self, name: str | None = None) -> FittedScorer:
-        """Return the scorer of this name, the first one without a name.
+        """Return the scorer of this name; default: the first one.
 
         Raises:
-            OODError: There is none of this name.
+            OODError: There is no such scorer.
         """
-        known = {of.name: of for of in self.scorers}
+        by_name = {of.name: of for of in self.scorers}
         if name is None:
             return self.scorers[0]
-        if name not in known:
-            raise OODError(f"the detector has no scorer '{name}'.{suggest(name, known)}")
-        return known[name]
+        if name not in by_name:
+            raise OODError(f"the detector has no scorer '{name}'.{suggest(name, by_name)}")
+        return by_name[name]

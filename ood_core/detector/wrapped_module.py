@@ -1,4 +1,4 @@
-"""A torch module of the user's own, or anything else that can be called with images, as a network."""
+"""A torch module or function of the user as a network."""
 
 from __future__ import annotations
 
@@ -12,40 +12,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ood_core.detector.module_evidence import classifier_of, find
-from ood_core.detector.module_outputs import Key, Source, Sources, observe, read, require_layers
+from ood_core.detector.module_evidence import classifier_of, locate_sources
+from ood_core.detector.module_outputs import Key, Source, Sources, observe, read_sources, require_layers
 from ood_core.detector.state import device_of
 from ood_core.errors import OODError
 from ood_core.interfaces import Network
 from ood_core.interfaces.checks import require_finite
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey image (ITU-R BT.601, as Pillow and torchvision have them)."""
+"""Weights of red, green and blue in a grey image (ITU-R BT.601, as in Pillow and torchvision)."""
 
 OF_SIZES = ("size", "shape", "mat1", "dimension", "expected input", "height", "width")
-"""Words of errors about images of a size, or of a number, that a module does not take."""
+"""Words in errors about the size or number of images."""
 
 METHODS = Sources(Source("method", "forward_head(pre_logits=True)"), Source("method", "forward_head()"))
-"""Where models of timm have both."""
+"""Of models of timm."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What is subtracted from each channel of images in [0, 1], and what they are then divided by.
-
-    Three numbers each, or one each for a module that takes grey images.
-    """
+    """Mean and standard deviation of each channel of images in [0, 1]; one number each for a module of grey images."""
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float]) -> Normalisation:
-        """Return the normalisation.
-
-        Raises:
-            OODError: There are not three numbers of each, or one, or a deviation is not positive.
-        """
+        """Raise OODError unless there are three numbers of each, or one, and deviations are positive."""
         try:
             mean, std = tuple(map(float, mean)), tuple(map(float, std))
         except (TypeError, ValueError):
@@ -59,14 +52,10 @@ class Normalisation:
 
 
 class ModuleNetwork(Network):
-    """Calls a module with normalised images, and reads embeddings and logits where they were found.
+    """Calls a copy of a module with normalised images, and reads embeddings and logits at their sources.
 
-    A module of one channel is given grey images; one in another precision is given images in its own, and its outputs
-    are float32. Models of timm are asked through their methods.
-
-    Args:
-        module: The user's, of which a copy is kept.
-        normalisation: What it wants of images.
+    A module of one channel gets grey images; one in another precision gets images in its own, and its outputs are cast
+    to float32. Models of timm are called through their methods.
     """
 
     mean: Tensor
@@ -75,16 +64,16 @@ class ModuleNetwork(Network):
     def __init__(self, module: Callable[[Tensor], Any], normalisation: Normalisation) -> None:
         super().__init__()
         self.normalisation = normalisation
-        self.module = _frozen(module) if isinstance(module, nn.Module) else _Called(module)
+        self.module = _frozen(module) if isinstance(module, nn.Module) else _FunctionModule(module)
         for name, values in vars(normalisation).items():
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
         self.sources = METHODS
         self.classifier: str | None = None
         self.num_features, self.outputs = 0, 0
-        self.tried = 0  # images at once that the module took
-        self.to(device_of(self))  # the statistics, to where the module is
+        self.accepted = 0  # batch size with which the module has worked
+        self.to(device_of(self))  # the buffers too
 
-    def find(
+    def find_sources(
         self,
         images: Tensor,
         names: Sequence[str],
@@ -92,36 +81,36 @@ class ModuleNetwork(Network):
         embeddings: Key | None = None,
         logits: Key | bool | None = None,
     ) -> None:
-        """Find embeddings and logits in what the module makes of images [B, 3, S, S] in [0, 1].
+        """Find embeddings and logits in the module's outputs for images [B, 3, S, S] in [0, 1], at least one.
 
         Args:
-            images: At least one.
+            images: The images.
             names: Of these images.
             classes: Number of ID classes.
-            embeddings: What the user names: a layer, or a key or position of what the module returns.
+            embeddings: The user's choice: a layer, or a key or position in the returned value.
             logits: Likewise; False to read none.
 
         Raises:
-            OODError: They are not there or may be any of several, or the module raises something.
+            OODError: They are missing or ambiguous, or the module raises an error.
         """
         if _has_methods(self.module) and embeddings is None and (logits is None or logits is False):
-            self.use(images, METHODS if logits is None else Sources(METHODS.embeddings, None))
+            self.use_sources(images, METHODS if logits is None else Sources(METHODS.embeddings, None))
             return
         with torch.no_grad():
-            seen = observe(self.module, self._call, self._shown(images))
+            seen = observe(self.module, self._call, self._normalised(images))
         require_finite("the module gives", {f"values ({key!r})": rows for key, rows in seen.rows.items()}, names)
-        self.use(images, find(seen, classes, embeddings, logits))
+        self.use_sources(images, locate_sources(seen, classes, embeddings, logits))
 
-    def use(self, images: Tensor, sources: Sources) -> None:
-        """Read embeddings and logits from here on where others have found them; images as in `find`.
+    def use_sources(self, images: Tensor, sources: Sources) -> None:
+        """Read embeddings and logits at these sources from now on; images as in `find_sources`.
 
         Raises:
-            OODError: There is no such layer or value, or the module raises something.
+            OODError: There is no such layer or value, or the module raises an error.
         """
         require_layers(sources, self.module)
         self.sources, self.outputs, self.classifier = sources, 0, None
         with torch.no_grad():
-            embeddings, logits = self._both(images)
+            embeddings, logits = self._read(images)
             for what, rows in (("embeddings", embeddings), ("logits", logits)):
                 if rows is not None and (rows.ndim != 2 or len(rows) != len(images)):
                     raise OODError(f"the module gives {what} {list(rows.shape)} for {len(images)} images, not [N, D]")
@@ -131,22 +120,32 @@ class ModuleNetwork(Network):
             if logits is not None and not headless:
                 self.outputs = logits.shape[1]
                 self.classifier = classifier_of(self.module, embeddings, logits)
-        self.tried = len(images)
+        self.accepted = len(images)
 
     @property
     def precision(self) -> str:
-        """What the module computes in, such as "float32"."""
+        """Type of the module's weights, such as "float32"."""
         return str(_dtype(self.module))[6:]
 
-    def entry(self) -> dict[str, Any]:
-        """Return where embeddings and logits are read, for `sources_of` and for readers of the manifest."""
+    def named_options(self) -> dict[str, Any]:
+        """Return the options of `Detector` that name the sources; inputs of layers are found again."""
+        embeddings, logits = self.sources.embeddings, self.sources.logits
+        if embeddings.kind == "method":
+            return {}
+        return {
+            "embeddings": None if embeddings.kind == "input" else embeddings.name,
+            "logits": False if logits is None else logits.name,
+        }
+
+    def manifest_entry(self) -> dict[str, Any]:
+        """Return the sources with their widths, for the manifest and `parse_sources`."""
         found: dict[str, Any] = {"embeddings": vars(self.sources.embeddings) | {"width": self.num_features}}
         logits = self.sources.logits
         found["logits"] = None if logits is None else vars(logits) | {"width": self.outputs}
         return found | {"note": self.sources.note, "precision": self.precision}
 
     def describe(self) -> str:
-        """Return where embeddings and logits are read, with their widths."""
+        """Return the sources with their widths, for a person."""
         sources = self.sources
         note = f" ({sources.note})" if sources.note else ""
         logits = f"{sources.logits} [{self.outputs}]{note}" if sources.logits is not None and self.outputs else "none"
@@ -155,48 +154,44 @@ class ModuleNetwork(Network):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return embeddings and logits side by side, [B, D + C]."""
-        embeddings, logits = self._both(images)
+        embeddings, logits = self._read(images)
         return torch.cat([embeddings, logits], 1) if logits is not None and self.outputs else embeddings
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the one part or the other."""
+        """Return embeddings or logits."""
         return features[:, : self.num_features] if pre_logits else features[:, self.num_features :]
 
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer that makes logits of embeddings, where there is one."""
+        """Return the linear layer that makes logits of embeddings; `nn.Identity` if there is none."""
         return nn.Identity() if self.classifier is None else self.module.get_submodule(self.classifier)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Refuse: this network is scored as it is."""
+        """Raise OODError: this network is scored as it is."""
         raise OODError("a module of your own is scored as it is; its classifier cannot be replaced")
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    def _shown(self, images: Tensor) -> Tensor:
-        """Return images as the module is given them: normalised, of one channel if it takes one, in its precision."""
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Return the module's input: normalised, grey if it has one channel, in its precision."""
         images = images.to(self.mean.device)
         if len(self.mean) == 1:
             images = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
         return ((images - self.mean) / self.std).to(_dtype(self.module))
 
-    def _both(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _read(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return float32 embeddings and logits."""
-        shown = self._shown(images)
+        inputs = self._normalised(images)
         if self.sources.embeddings.kind == "method":
-            embeddings, logits = self._call(shown, _of_methods)
+            embeddings, logits = self._call(inputs, _call_methods)
             logits = None if self.sources.logits is None else logits
         else:
-            embeddings, logits = read(self.sources, self.module, self._call, shown)
+            embeddings, logits = read_sources(self.sources, self.module, self._call, inputs)
         return embeddings.float(), None if logits is None else logits.float()
 
-    def _call(self, shown: Tensor, function: Callable[[nn.Module, Tensor], Any] | None = None) -> Any:
-        """Return what the module returns.
-
-        Raises:
-            OODError: It raised something; says what, and what it was given.
-        """
+    def _call(self, inputs: Tensor, function: Callable[[nn.Module, Tensor], Any] | None = None) -> Any:
+        """Return the module's output; an error becomes an OODError with the input's shape and a likely cause."""
         try:
-            return self.module(shown) if function is None else function(self.module, shown)
+            return self.module(inputs) if function is None else function(self.module, inputs)
         except OODError:
             raise
         except Exception as error:  # whatever a module of the user's raises
@@ -204,62 +199,61 @@ class ModuleNetwork(Network):
                 raise
             lines = str(error).strip().splitlines()
             what = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-            given = f"{list(shown.shape)} {str(shown.dtype)[6:]} on {shown.device}"
-            cause = self._cause(shown, error)
-            raise OODError(f"the module raises {what}; it was given images {given}{cause}") from error
+            given = f"{list(inputs.shape)} {str(inputs.dtype)[6:]} on {inputs.device}"
+            raise OODError(
+                f"the module raises {what}; it was given images {given}{self._cause(inputs, error)}"
+            ) from error
 
-    def _cause(self, shown: Tensor, error: Exception) -> str:
-        """Return what may be wrong with images that the module cannot take."""
+    def _cause(self, inputs: Tensor, error: Exception) -> str:
+        """Return a likely reason why the module does not take these images."""
         first = next((layer for layer in self.module.modules() if isinstance(layer, nn.Conv2d)), None)
-        if first is not None and first.in_channels != shown.shape[1]:
+        if first is not None and first.in_channels != inputs.shape[1]:
             mend = "; Detector(mean=[0.0], std=[1.0]) gives it grey images" if first.in_channels == 1 else ""
             return f", and its first convolution has in_channels={first.in_channels}{mend}"
-        tensors = [of for of in self.module.parameters() if of.is_floating_point()]
-        for what, found in (
-            ("types", {str(of.dtype)[6:] for of in tensors}),
-            ("devices", {str(of.device) for of in tensors}),
-        ):
+        weights = [of for of in self.module.parameters() if of.is_floating_point()]
+        types, devices = {str(of.dtype)[6:] for of in weights}, {str(of.device) for of in weights}
+        for what, found in (("types", types), ("devices", devices)):
             if len(found) > 1:
                 return f", and has weights of several {what}: {', '.join(sorted(found))}"
         if isinstance(error, NotImplementedError) or not any(word in str(error).lower() for word in OF_SIZES):
             return ""
-        if self.tried and self.tried != len(shown):
-            return f"; {self.tried} at once were taken: does it take any number?"
-        return f"; is image_size={shown.shape[-1]} what it takes?"
+        if self.accepted and self.accepted != len(inputs):
+            return f"; {self.accepted} at once were taken: does it take any number?"
+        return f"; is image_size={inputs.shape[-1]} what it takes?"
 
 
-def sources_of(entry: Mapping[str, Any]) -> Sources:
-    """Return where embeddings and logits are read, of what `ModuleNetwork.entry` said."""
-    read = [
+def parse_sources(entry: Mapping[str, Any]) -> Sources:
+    """Return the sources of `ModuleNetwork.manifest_entry`."""
+    embeddings, logits = (
         None if of is None else Source(of["kind"], of["name"], of["pooled"])
         for of in (entry["embeddings"], entry["logits"])
-    ]
-    assert read[0] is not None, "there are embeddings always"
-    return Sources(read[0], read[1], entry["note"])
+    )
+    assert embeddings is not None, "there are embeddings always"
+    return Sources(embeddings, logits, entry["note"])
 
 
 def _has_methods(module: Any) -> bool:
-    """Return whether a module has timm's methods; those of a ScriptModule have no signature."""
+    """Return whether a module has timm's methods; in a ScriptModule they have no signature."""
     if isinstance(module, torch.jit.ScriptModule) or not callable(getattr(module, "forward_features", None)):
         return False
     method = getattr(module, "forward_head", None)
     return callable(method) and "pre_logits" in inspect.signature(method).parameters
 
 
-def _of_methods(module: Any, shown: Tensor) -> tuple[Tensor, Tensor]:
-    features = module.forward_features(shown)
+def _call_methods(module: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    features = module.forward_features(inputs)
     return module.forward_head(features, pre_logits=True), module.forward_head(features)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
-    """Return the precision of a module's first weights, float32 without any."""
+    """Return the type of a module's first weights, float32 without any."""
     return next((of.dtype for of in module.parameters() if of.is_floating_point()), torch.float32)
 
 
 def _frozen(module: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode, so that neither side sees what the other one does to it.
+    """Return an independent copy in evaluation mode.
 
-    Wrappers that compile or distribute are taken off: what is in them has the same weights, and layers that call hooks.
+    Wrappers that compile or distribute are removed: the module inside has the same weights, and layers that call hooks.
 
     Raises:
         OODError: It cannot be copied.
@@ -284,13 +278,10 @@ def _frozen(module: nn.Module) -> nn.Module:
     return copied.eval()
 
 
-class _Called(nn.Module):
-    """A function in a module's place."""
-
+class _FunctionModule(nn.Module):
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, images: Tensor) -> Any:
-        """Return what the function returns."""
         return self.function(images)

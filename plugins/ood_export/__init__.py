@@ -2,12 +2,11 @@
 
     from ood_export.exporting import export
 
-| module | what it is |
+| module | content |
 |---|---|
-| `exporting` | `export`: trace, write, verify what was written, and only then give it its name |
-| `graph` | a detector as a torch module from images to scores and decisions |
-| `tracing` | that module as a graph; which scorer cannot be one, and why |
-| `formats` | the files: ONNX, and torch's own |
-| `description` | what stands in the file besides the graph: how images are to be shown, and what the outputs are |
-| `verification` | whether the file says what the detector says |
+| `exporting` | `export`: trace, write, verify, and only then rename the file to its name |
+| `graph` | a detector as a torch module from images to scores and decisions; the metadata of its file |
+| `tracing` | that module as a graph; scorers that cannot be traced, with reasons |
+| `formats` | ONNX, and torch's own |
+| `verification` | comparison of the graph with its detector |
 """

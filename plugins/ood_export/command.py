@@ -1,4 +1,4 @@
-"""`ood export`: a detector as one graph, for whoever scores images without this framework."""
+"""`ood export`: a detector as one graph that runs without this framework."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def command(
     ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option(help="The file, .onnx or .pt2, or a folder that exists; beside the detector unless given."),
+        typer.Option(help="The file, .onnx or .pt2, or an existing folder (default: beside the detector)."),
     ] = None,
     scorer: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A scorer to have in the graph, once for each; the first one decides."),
+        typer.Option(metavar="NAME", help="A scorer of the graph, repeatable; the first one decides (default: all)."),
     ] = None,
     tpr: Annotated[
-        float | None, typer.Option(help="Share of in-distribution images to accept; the detector's unless given.")
+        float | None, typer.Option(help="Share of in-distribution images to accept (default: the detector's).")
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="Version of ONNX's operators; the exporter's unless given.")] = None,
+    opset: Annotated[int | None, typer.Option(help="Version of ONNX's operators (default: the exporter's).")] = None,
     tolerance: Annotated[
-        float, typer.Option(help="How far scores may be off the detector's: of their size, absolute below 1.")
+        float, typer.Option(help="Largest deviation of a score from the detector's: of its size, absolute below 1.")
     ] = 1e-4,
 ) -> None:
     """Write the network of a detector with its scores and its threshold as one graph, and verify it.
 
-    The file also says how images are to be shown to it, in its metadata under `ood`.
+    The preprocessing of images is in the file's metadata under `ood`.
     """
     from ood_core.detector import Detector, manifest
     from ood_core.plugins import find
@@ -45,7 +45,7 @@ def command(
 
     folder = detector_folder(run)
     file = target(folder, out, format)
-    digest = manifest.read(folder, find()).digest
+    digest = manifest.read_manifest(folder, find()).digest
     detector = Detector.load(folder, device="cpu")
     made = export(detector, file, scorers=scorer or (), tpr=tpr, opset=opset, tolerance=tolerance, digest=digest)
     typer.echo(
@@ -55,16 +55,7 @@ def command(
 
 
 def target(folder: Path, out: Path | None, format: str) -> Path:
-    """Return the file to write.
-
-    Args:
-        folder: The detector's.
-        out: A file or folder; None for a file beside the detector.
-        format: A name.
-
-    Raises:
-        OODError: The file is called as one of another format.
-    """
+    """Return the file to write, for `--out` and the folder of the detector; refuse the suffix of another format."""
     from ood_core.errors import OODError
     from ood_export.formats import FORMATS
 

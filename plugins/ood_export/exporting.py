@@ -1,4 +1,4 @@
-"""Traces, writes and verifies; a file that stands where it was wanted has been run and compared."""
+"""Traces, writes and verifies a detector; a file gets its name only after it was run and compared."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from pathlib import Path
 from ood_core.detector import Detector
 from ood_core.detector.bundle import READABLE
 from ood_core.detector.predictions import decision_rule
-from ood_core.detector.state import DetectorState, FittedScorer
+from ood_core.detector.state import FittedScorer
 from ood_core.errors import OODError
 from ood_core.store.store import flush, require_writable
-from ood_export.description import describe_graph
-from ood_export.formats import FORMATS, Format, Unfit
-from ood_export.graph import Graph
-from ood_export.tracing import alone, require, trace
+from ood_export.formats import FORMATS, Format, UnsupportedGraphError
+from ood_export.graph import Graph, describe_graph
+from ood_export.tracing import require_scorers, trace, trace_score
 from ood_export.verification import TOLERANCE, verify
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph that was written.
+    """A written graph.
 
     Attributes:
-        file: Where it lies.
+        file: Its path.
         size: In bytes.
-        scorers: Names of the scores it gives; the first one decides.
-        images: How many it was compared with its detector by.
-        deviation: Of the score that was furthest off: relative to its size, absolute below 1.
+        scorers: Names of its scores; the first one decides.
+        images: Number of images on which it was compared with the detector.
+        deviation: Largest of a score: relative to its size, absolute below 1.
     """
 
     file: Path
@@ -57,35 +56,40 @@ def export(
 
     Args:
         detector: A fitted one.
-        file: Ends in `.onnx`, or in `.pt2` for torch's own format; its folder is made if there is none.
-        scorers: A name or several; the first one decides. All of the detector, in its order, unless given.
-        tpr: Share of ID images to accept; that of the detector unless given.
-        opset: Of ONNX; the exporter's own unless given.
-        tolerance: How far scores may be off those of the detector: relative to their size, absolute below 1.
+        file: Ends in `.onnx`, or in `.pt2` for torch's own format; its folder is created if necessary.
+        scorers: A name or several; the first one decides. Default: all of the detector, in its order.
+        tpr: Share of ID images to accept; default: the detector's.
+        opset: Of ONNX; default: the exporter's.
+        tolerance: Largest deviation of a score from the detector's: relative to its size, absolute below 1.
         digest: Of the detector's manifest, for the description in the file.
 
     Raises:
         OODError: There is no such scorer, or it cannot be traced; a package is missing, the file cannot be written, or
-            it does not say what the detector says.
+            its outputs differ from the detector's.
     """
     file = Path(file)
-    format = _format(file)
+    by_suffix = {format.suffix: format for format in FORMATS.values()}
+    if file.suffix not in by_suffix:
+        raise OODError(f"{file}: a graph is a file that ends in {' or '.join(by_suffix)}")
+    format = by_suffix[file.suffix]
     format.require(opset)
     require_writable(file.parent, "folder")
-    state = _limited(detector.state, [scorers] if isinstance(scorers, str) else scorers)
-    by = decision_rule(state, tpr=tpr)
-    graph = Graph(state, by)
-    program, description = trace(graph), describe_graph(state, by, digest)
+    state = detector.state
+    names = [scorers] if isinstance(scorers, str) else scorers
+    state = replace(state, scorers=tuple(state.scorer(name) for name in dict.fromkeys(names)) or state.scorers)
+    rule = decision_rule(state, tpr=tpr)
+    graph = Graph(state, rule)
+    program, description = trace(graph), describe_graph(state, rule, digest)
     temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             format.write(program, graph.names, description, temporary, opset)
-            runnable = format.opened(temporary)
-        except Unfit as error:
-            require(state, lambda of: _unfit(of, graph, format, temporary))
+            run = format.open(temporary)
+        except UnsupportedGraphError as error:
+            require_scorers(state, lambda of: _refusal(of, graph, format, temporary))
             raise OODError(f"cannot be exported: the network {error}") from error
-        images, worst = verify(runnable, state, by, tolerance)
+        images, deviation = verify(run, state, rule, tolerance)
         temporary.chmod(READABLE)
         flush(temporary)
         temporary.replace(file)
@@ -94,26 +98,14 @@ def export(
         raise OODError(f"{file}: cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return Exported(file, file.stat().st_size, tuple(of.name for of in state.scorers), images, worst)
+    return Exported(file, file.stat().st_size, tuple(of.name for of in state.scorers), images, deviation)
 
 
-def _limited(state: DetectorState, names: Sequence[str]) -> DetectorState:
-    """Return it with the scorers of these names alone, in their order; with all if none is named."""
-    return replace(state, scorers=tuple(state.scorer(name) for name in dict.fromkeys(names)) or state.scorers)
-
-
-def _unfit(of: FittedScorer, graph: Graph, format: Format, file: Path) -> str | None:
+def _refusal(of: FittedScorer, graph: Graph, format: Format, file: Path) -> str | None:
     """Return why a score alone cannot be written or run, None if it can."""
     try:
-        format.write(alone(of, graph), [of.name], {}, file, None)
-        format.opened(file)
-    except Unfit as error:
+        format.write(trace_score(of, graph), [of.name], {}, file, None)
+        format.open(file)
+    except UnsupportedGraphError as error:
         return str(error)
     return None
-
-
-def _format(file: Path) -> Format:
-    known = {format.suffix: format for format in FORMATS.values()}
-    if file.suffix not in known:
-        raise OODError(f"{file}: a graph is a file that ends in {' or '.join(known)}")
-    return known[file.suffix]

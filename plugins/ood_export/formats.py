@@ -1,4 +1,4 @@
-"""The files that hold a graph: ONNX, and torch's own. Either can be written, and opened again to be verified."""
+"""File formats of graphs: ONNX, and torch's own; written, and opened again for verification."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from torch.export import ExportedProgram
 
 from ood_core.errors import OODError
 from ood_export.graph import IMAGES
-from ood_export.tracing import quiet
+from ood_export.tracing import suppress_output
 
 Runnable: TypeAlias = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
 """From images [N, 3, S, S] to the outputs by name."""
+
+Description: TypeAlias = Mapping[str, Any]
 
 KEY = "ood"
 """Of the description, in the metadata of the file."""
@@ -28,76 +30,62 @@ KEY = "ood"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 LARGEST = 2_000_000_000
-"""Bytes that one ONNX file can hold: protobuf counts them in 31 bits."""
+"""Bytes in one ONNX file: protobuf counts them in 31 bits."""
 
 
-class Unfit(Exception):  # noqa: N818 - said of a graph
-    """A graph has something that a format, or what runs it, does not have; says what, beginning with a verb."""
+class UnsupportedGraphError(Exception):
+    """A format or its runtime does not support a graph; the message begins with a verb."""
 
 
 class Format(ABC):
-    """A kind of file."""
+    """A file format of graphs."""
 
     suffix: str
 
     @abstractmethod
     def require(self, opset: int | None) -> None:
-        """Refuse what cannot work, before anything is done.
-
-        Raises:
-            OODError: A package is missing, or the format has no such option.
-        """
+        """Raise OODError, before anything is done, if a package is missing or the format has no such option."""
 
     @abstractmethod
     def write(
-        self,
-        program: ExportedProgram,
-        outputs: list[str],
-        description: Mapping[str, Any],
-        file: Path,
-        opset: int | None,
+        self, program: ExportedProgram, outputs: list[str], description: Description, file: Path, opset: int | None
     ) -> None:
         """Write the graph and its description.
 
         Raises:
-            Unfit: The graph has something that the format does not.
-            OODError: It is too large, or cannot be had with that opset.
+            UnsupportedGraphError: The format does not support the graph.
+            OODError: The graph is too large, or not available with that opset.
         """
 
     @abstractmethod
-    def opened(self, file: Path) -> Runnable:
-        """Return what runs the graph, on the CPU.
+    def open(self, file: Path) -> Runnable:
+        """Open a graph to run it on the CPU.
 
         Raises:
-            Unfit: It does not run.
+            UnsupportedGraphError: It does not run.
         """
 
 
 class Onnx(Format):
-    """ONNX, run by onnxruntime and many others."""
+    """ONNX, for onnxruntime and many others."""
 
     suffix = ".onnx"
 
     def require(self, opset: int | None) -> None:
-        """Refuse to begin without the packages."""
+        """Raise OODError if a package is missing."""
         missing = [name for name in PACKAGES if find_spec(name) is None]
         if missing:
             raise OODError(f"ONNX needs {' and '.join(missing)}: pip install 'ood-framework[export]'")
 
     def write(
-        self,
-        program: ExportedProgram,
-        outputs: list[str],
-        description: Mapping[str, Any],
-        file: Path,
-        opset: int | None,
+        self, program: ExportedProgram, outputs: list[str], description: Description, file: Path, opset: int | None
     ) -> None:
-        """Write the graph; the description is among its metadata."""
+        """Write the graph with the description in its metadata."""
         size = sum(tensor.nbytes for tensor in (*program.state_dict.values(), *program.constants.values()))
         if size > LARGEST:
             raise OODError(f"weights and scores take {size / 1e9:.1f} GB, an ONNX file holds 2; a .pt2 holds more")
         try:
-            with quiet():
+            with suppress_output():
                 made = torch.onnx.export(
                     program,
                     (),
@@ -114,12 +102,12 @@ class Onnx(Format):
         except OSError:  # of the disk, not of the graph
             raise
         except Exception as error:
-            raise Unfit(f"has no ONNX: {_first_cause(error)}") from error
+            raise UnsupportedGraphError(f"has no ONNX: {_first_cause(error)}") from error
         if opset is not None and made.model.opset_imports[""] != opset:
-            raise OODError(f"opset {opset}: this graph can be had with opset {made.model.opset_imports['']}")
+            raise OODError(f"opset {opset}: this graph is available with opset {made.model.opset_imports['']}")
 
-    def opened(self, file: Path) -> Runnable:
-        """Open it with onnxruntime."""
+    def open(self, file: Path) -> Runnable:
+        """Open the graph with onnxruntime."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -127,7 +115,7 @@ class Onnx(Format):
         try:
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen classes without a common one
-            raise Unfit(f"is not run by onnxruntime: {_first_cause(error)}") from error
+            raise UnsupportedGraphError(f"is not run by onnxruntime: {_first_cause(error)}") from error
         names = [output.name for output in session.get_outputs()]
         return lambda images: dict(zip(names, session.run(names, {IMAGES: images}), strict=True))
 
@@ -139,10 +127,9 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _tidy(graph: Any, public: set[str]) -> None:
-    """Make the graph fit to be given away.
+    """Rename inner values called as an input or output (softmax, its score), and call the number of images N.
 
-    Values within that are called as an input or output are renamed: a softmax, and the score of that name. The number
-    of images is called N. What the exporter notes of each node goes, because paths of this machine are in it.
+    The exporter's notes on nodes are removed, because paths of this machine are in them.
     """
     outer = [*graph.inputs, *graph.outputs]
     graph.metadata_props.clear()
@@ -158,31 +145,26 @@ def _tidy(graph: Any, public: set[str]) -> None:
 
 
 class Torch(Format):
-    """torch's own: opened by `torch.export.load`."""
+    """torch's own format, opened by `torch.export.load`."""
 
     suffix = ".pt2"
 
     def require(self, opset: int | None) -> None:
-        """Refuse an opset, which is ONNX's."""
+        """Raise OODError for an opset."""
         if opset is not None:
             raise OODError(f"opset {opset}: is for ONNX; leave it out, or write an .onnx")
 
     def write(
-        self,
-        program: ExportedProgram,
-        outputs: list[str],
-        description: Mapping[str, Any],
-        file: Path,
-        opset: int | None,
+        self, program: ExportedProgram, outputs: list[str], description: Description, file: Path, opset: int | None
     ) -> None:
-        """Write the graph; the description is one of its extra files."""
+        """Write the graph with the description as an extra file."""
         text = json.dumps(description, ensure_ascii=False, allow_nan=False)
-        with quiet():
+        with suppress_output():
             torch.export.save(program, file, extra_files={KEY: text})
 
-    def opened(self, file: Path) -> Runnable:
-        """Open it with torch."""
-        with quiet():
+    def open(self, file: Path) -> Runnable:
+        """Open the graph with torch."""
+        with suppress_output():
             module = torch.export.load(file).module()
 
         def run(images: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:

@@ -1,27 +1,34 @@
-"""A detector as a torch module: images in, scores and decisions out; plain tensor code throughout."""
+"""A detector as a torch module from images to scores and decisions, in plain tensor code; its description."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ood_core.detector.predictions import DecisionRule
-from ood_core.detector.state import DetectorState
+from ood_core.detector import manifest
+from ood_core.detector.predictions import DecisionRule, decision_rule
+from ood_core.detector.state import DetectorState, Preprocessing
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Outputs
 from ood_core.pipeline.extract import capture_layers
+from ood_core.recipe.build import describe
 
 IMAGES = "images"
 IS_OOD, P_VALUE, PREDICTED = "is_ood", "p_value", "predicted"
 
+FORMAT = 1
+"""Of the description; increased when an entry changes its meaning."""
+
 
 @dataclass(frozen=True)
-class Whole(Outputs):
-    """Outputs of as many rows as a graph will be given, which are not known yet: there is one chunk of them."""
+class SingleChunk(Outputs):
+    """Outputs of a number of rows that is not known while tracing."""
 
     def chunks(self, rows: int = 8192) -> Iterator[Outputs]:
         """Yield all rows at once."""
@@ -29,40 +36,31 @@ class Whole(Outputs):
 
 
 class Graph(nn.Module):
-    """From images [N, 3, S, S] in [0, 1] to named outputs.
-
-    The scores are those of the plugins' own `Score` objects, traced; nothing is written a second time.
-    """
+    """From images [N, 3, S, S] in [0, 1] to named outputs, by a copy of the network and the plugins' own scores."""
 
     thresholds: Tensor
 
-    def __init__(self, state: DetectorState, by: DecisionRule) -> None:
-        """Copy the network to the CPU.
-
-        Args:
-            state: With the scorers that the graph is to have.
-            by: How it decides.
-        """
+    def __init__(self, state: DetectorState, rule: DecisionRule) -> None:
         super().__init__()
-        self.state, self.by = state, by
+        self.state, self.rule = state, rule
         self.network = copy.deepcopy(state.network).cpu()
         self.probes = tuple(dict.fromkeys(probe for of in state.scorers for probe in of.scorer.probes()))
-        self.register_buffer("thresholds", torch.from_numpy(by.thresholds), persistent=False)
+        self.register_buffer("thresholds", torch.from_numpy(rule.thresholds), persistent=False)
 
     @property
     def names(self) -> list[str]:
         """Names of the outputs, in their order."""
-        decided = [IS_OOD, P_VALUE] if not self.state.classifier else [IS_OOD, P_VALUE, PREDICTED]
-        return [of.name for of in self.state.scorers] + decided
+        decisions = [IS_OOD, P_VALUE, PREDICTED] if self.state.classifier else [IS_OOD, P_VALUE]
+        return [of.name for of in self.state.scorers] + decisions
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the outputs by name: float64 [N] of each scorer, and the decisions."""
         read = self.read(images)
         found = {of.name: of.score(read).double() for of in self.state.scorers}
-        return found | self._decisions(found[self.by.scorer], read)
+        return found | self._decisions(found[self.rule.scorer], read)
 
     def read(self, images: Tensor) -> Outputs:
-        """Return what scorers see of images."""
+        """Return the input of the scorers."""
         state, network = self.state, self.network
         with capture_layers(network, [name for probe in self.probes for name in probe.layers(network)]) as maps:
             features = network.forward_features(images)
@@ -74,22 +72,68 @@ class Graph(nn.Module):
             for probe in self.probes:
                 layers |= {name: rows.float() for name, rows in probe.read(network, features, maps).items()}
         labels = torch.full((images.shape[0],), -1)
-        return Whole(embeddings, logits, labels, len(state.classes), state.head, layers)
+        return SingleChunk(embeddings, logits, labels, len(state.classes), state.head, layers)
 
     def _decisions(self, score: Tensor, read: Outputs) -> dict[str, Tensor]:
-        calibration = self.state.scorer(self.by.scorer).calibration
-        if not self.state.classifier:
-            return {IS_OOD: score > self.thresholds, P_VALUE: _p_values(score, calibration, None)}
-        predicted = read.logits.argmax(1)
-        apart = predicted if self.by.per_class else None
-        threshold = self.thresholds if apart is None else self.thresholds[apart]
-        return {IS_OOD: score > threshold, P_VALUE: _p_values(score, calibration, apart), PREDICTED: predicted}
+        calibration = self.state.scorer(self.rule.scorer).calibration
+        predicted = read.logits.argmax(1) if self.state.classifier else None
+        by_class = predicted if self.rule.per_class else None
+        threshold = self.thresholds if by_class is None else self.thresholds[by_class]
+        decisions = {IS_OOD: score > threshold, P_VALUE: _p_values(score, calibration, by_class)}
+        return decisions if predicted is None else decisions | {PREDICTED: predicted}
 
 
 def _p_values(score: Tensor, calibration: Calibration, predicted: Tensor | None) -> Tensor:
-    """Return what `Calibration.p_values` does, by comparing each score with all of the M held-out ones: N M bytes."""
+    """Return `Calibration.p_values` by comparing each score with all M held-out ones: N M bytes."""
     at_least = torch.from_numpy(calibration.upper) >= score[:, None]
     if predicted is None:
         return (1 + at_least.sum(1)).double() / (len(calibration) + 1)
     of_class = torch.from_numpy(calibration.predicted) == predicted[:, None]
     return (1 + (at_least & of_class).sum(1)).double() / (1 + of_class.sum(1)).double()
+
+
+# --------------------------------------------------------------------------------------------------------- description
+
+
+def describe_graph(state: DetectorState, rule: DecisionRule, digest: str) -> dict[str, Any]:
+    """Return the description of a graph for its file, in plain values.
+
+    `digest` is that of the detector's manifest, "" if it is not saved.
+    """
+    origin = state.origin
+    return {
+        "format": FORMAT,
+        "detector": {"name": origin.name, "created": origin.created, "seed": origin.seed, "digest": digest},
+        "preprocessing": _steps(state.preprocessing),
+        "classes": list(state.classes),
+        "scorers": [
+            {
+                "name": of.name,
+                "plugin": describe(of.scorer),
+                "threshold": decision_rule(state, of.name, rule.tpr, per_class=False).thresholds.item(),
+            }
+            for of in state.scorers
+        ],
+        "decides": rule.scorer,
+        "tpr": rule.tpr,
+        "per_class": rule.per_class,
+        "thresholds": rule.thresholds.tolist(),
+        "calibration": {"images": len(state.scorers[0].calibration), "independent": state.independent},
+        "versions": manifest.versions(),
+    }
+
+
+def _steps(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the steps in their order; normalisation is inside the graph."""
+    size, view = preprocessing.image_size, preprocessing.view
+    return {
+        "channels": "RGB",
+        "resize": math.floor(size / view.crop_fraction),
+        "resized_side": "both" if view.squash else "shorter",
+        "interpolation": view.interpolation,
+        "antialias": True,
+        "centre_crop": size,
+        "divide_by": 255,
+        "layout": "NCHW",
+        "dtype": "float32",
+    }

@@ -1,4 +1,4 @@
-"""A torch module as a graph, for any number of images; which scorer cannot be one, and why."""
+"""Traces a detector, for any number of images; names the scorers that cannot be traced, with reasons."""
 
 from __future__ import annotations
 
@@ -20,35 +20,31 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from ood_core.detector.state import DetectorState, FittedScorer
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
-from ood_export.graph import IMAGES, IS_OOD, P_VALUE, PREDICTED, Graph, Whole
+from ood_export.graph import IMAGES, IS_OOD, P_VALUE, PREDICTED, Graph, SingleChunk
 
 ROWS = 3
-"""Images that are traced with; a graph made with one of them would hold for one alone."""
+"""Images to trace with; torch would specialise on a single one."""
 
 
 def trace(graph: Graph) -> ExportedProgram:
-    """Return the graph.
+    """Return the graph as a program.
 
     Raises:
         OODError: A scorer or the network is no plain tensor code; names all such scorers with their reasons.
     """
-    state, shown = graph.state, _shown(graph)
-    _require_free_names(state)
+    for of in graph.state.scorers:
+        if of.name in (IMAGES, IS_OOD, P_VALUE, PREDICTED):
+            raise OODError(f"scorer '{of.name}': the graph has something else of this name; give the scorer another")
     try:
-        return _traced(graph, {IMAGES: shown})
+        return _trace_module(graph, {IMAGES: _zero_images(graph)})
     except Exception as error:  # whatever torch says of code that is no graph
-        with quiet(), torch.no_grad():
-            read = graph.read(shown)
-        require(state, lambda of: _refusal(of, read))
+        read = _read_zeros(graph)
+        require_scorers(graph.state, lambda of: _refusal(of, read))
         raise OODError(f"cannot be exported: the network {_reason(error)}") from error
 
 
-def require(state: DetectorState, refusal: Callable[[FittedScorer], str | None]) -> None:
-    """Refuse scorers for whatever reason is found.
-
-    Raises:
-        OODError: Names all of them with their reasons, and what could be exported instead.
-    """
+def require_scorers(state: DetectorState, refusal: Callable[[FittedScorer], str | None]) -> None:
+    """Raise OODError with all refused scorers, their reasons, and the scorers that are left."""
     refused = {of.name: reason for of in state.scorers if (reason := refusal(of)) is not None}
     if not refused:
         return
@@ -58,18 +54,17 @@ def require(state: DetectorState, refusal: Callable[[FittedScorer], str | None])
     raise OODError(f"cannot be exported: scorer {reasons}; {mend}")
 
 
-def _require_free_names(state: DetectorState) -> None:
-    for of in state.scorers:
-        if of.name in (IMAGES, IS_OOD, P_VALUE, PREDICTED):
-            raise OODError(f"scorer '{of.name}': the graph has something else of this name; give the scorer another")
-
-
-def _shown(graph: Graph) -> Tensor:
+def _zero_images(graph: Graph) -> Tensor:
     size = graph.state.preprocessing.image_size
     return torch.zeros(ROWS, 3, size, size)
 
 
-class _Alone(nn.Module):
+def _read_zeros(graph: Graph) -> Outputs:
+    with suppress_output(), torch.no_grad():
+        return graph.read(_zero_images(graph))
+
+
+class _ScoreModule(nn.Module):
     """One score without the network."""
 
     def __init__(self, of: FittedScorer, read: Outputs) -> None:
@@ -77,55 +72,53 @@ class _Alone(nn.Module):
         self.score, self.classes, self.head = of.score, read.classes, read.head
 
     def forward(self, embeddings: Tensor, logits: Tensor, labels: Tensor, layers: dict[str, Tensor]) -> Tensor:
-        return self.score(Whole(embeddings, logits, labels, self.classes, self.head, layers))
+        return self.score(SingleChunk(embeddings, logits, labels, self.classes, self.head, layers))
 
 
-def alone(of: FittedScorer, graph: Graph) -> ExportedProgram:
-    """Return a score without the network, as a graph from what it reads."""
-    with quiet(), torch.no_grad():
-        read = graph.read(_shown(graph))
-    return _alone(of, read)
+def trace_score(of: FittedScorer, graph: Graph) -> ExportedProgram:
+    """Return a score without the network as a program; its inputs are the network's outputs."""
+    return _trace_score(of, _read_zeros(graph))
 
 
-def _alone(of: FittedScorer, read: Outputs) -> ExportedProgram:
+def _trace_score(of: FittedScorer, read: Outputs) -> ExportedProgram:
     inputs = {"embeddings": read.embeddings, "logits": read.logits, "labels": read.labels, "layers": dict(read.layers)}
-    return _traced(_Alone(of, read), inputs)
+    return _trace_module(_ScoreModule(of, read), inputs)
 
 
 def _refusal(of: FittedScorer, read: Outputs) -> str | None:
     """Return why a score cannot be traced, None if it can."""
     if "network" in of.scorer.all_needs():
-        return "asks the network itself, with gradients or changed images"
+        return "needs the network itself, with gradients or changed images"
     try:
-        _alone(of, read)
+        _trace_score(of, read)
     except Exception as error:
         return _reason(error)
     return None
 
 
-def _traced(module: nn.Module, inputs: dict[str, Any]) -> ExportedProgram:
+def _trace_module(module: nn.Module, inputs: dict[str, Any]) -> ExportedProgram:
     batch = Dim("batch")
     shapes = {
         name: {key: {0: batch} for key in value} if isinstance(value, dict) else {0: batch}
         for name, value in inputs.items()
     }
-    with quiet(), torch.no_grad():
+    with suppress_output(), torch.no_grad():
         return torch.export.export(module, (), inputs, dynamic_shapes=shapes, strict=False)
 
 
 def _reason(error: Exception) -> str:
-    """Return why code is no graph, beginning with a verb, and where in it that came out."""
-    where = _where(error)
+    """Return why code cannot be traced, beginning with a verb, and its line."""
+    where = _line_of(error)
     if isinstance(error, GuardOnDataDependentSymNode):
         return f"decides by values what to do, which a graph cannot{where}"
-    said = next(iter(str(error).strip().splitlines()), "")
-    if said.startswith("Constraints violated"):
+    first = next(iter(str(error).strip().splitlines()), "")
+    if first.startswith("Constraints violated"):
         return f"fixes the number of images{where}, as len(tensor) does and tensor.shape[0] does not"
-    return f"is no plain tensor code{where}: {type(error).__name__}: {shorten(said, 140, placeholder='...')}"
+    return f"is no plain tensor code{where}: {type(error).__name__}: {shorten(first, 140, placeholder='...')}"
 
 
-def _where(error: Exception) -> str:
-    """Return the innermost line of code that is neither torch's nor of this module, "" if there is none."""
+def _line_of(error: Exception) -> str:
+    """Return the innermost line of code outside torch and this module, "" if there is none."""
     ours = (str(Path(torch.__file__).parent), __file__)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
     if not frames:
@@ -134,8 +127,8 @@ def _where(error: Exception) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what torch's exporters say to themselves from the user: warnings, progress, the graph so far."""
+def suppress_output() -> Iterator[None]:
+    """Suppress warnings, logs and progress of torch's exporters."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,8 +1,8 @@
-"""Whether a graph says of images what its detector says."""
+"""Compares a graph with its detector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,43 +20,45 @@ from ood_export.formats import Runnable
 from ood_export.graph import IS_OOD, P_VALUE, PREDICTED
 
 TOLERANCE = 1e-4
-"""How far a score may be off, unless more is allowed: relative to its size, absolute where that is below 1."""
+"""Default largest deviation of a score: relative to its size, absolute below 1."""
 
 EXAMPLES = 48
 NOISE = 16
 
 BATCHES = (1, 2, 17)
-"""How many images the first passes take; one more takes the others."""
+"""Sizes of the first batches; the last one takes the other images."""
 
 
-def verify(run: Runnable, state: DetectorState, by: DecisionRule, tolerance: float) -> tuple[int, float]:
-    """Return how many images were compared, and the largest deviation of a score.
+def verify(run: Runnable, state: DetectorState, rule: DecisionRule, tolerance: float) -> tuple[int, float]:
+    """Return the number of compared images, and the largest deviation of a score.
 
-    Compared are the witnesses, examples, and noise: images that the detector knows, and some it was not made for.
+    The images are the reference images, examples, and noise: some like those of the detector, and some unlike them.
 
-    Embeddings of two implementations differ in their last digits. That is all that most scores differ by; but a
-    distance under a covariance that is next to singular can make a million times as much of it.
+    Embeddings of two implementations differ in their last digits. Most scores differ by no more; but a distance under a
+    covariance that is next to singular can magnify it a million times.
 
     Raises:
-        OODError: A score is off by more than the tolerance, or a decision differs for another reason than that.
+        OODError: A score is off by more than the tolerance, or a decision differs for another reason.
     """
     images = _images(state)
-    expected, worst = score_images(state, images), 0.0
-    found = _joined([run(part) for part in _batches(to_unit(images).numpy())])
+    expected, largest = score_images(state, images), 0.0
+    batches = [part for part in np.split(to_unit(images).numpy(), np.cumsum(BATCHES)) if len(part)]
+    parts = [run(batch) for batch in batches]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     for of in state.scorers:
-        far = deviation(found[of.name], expected.scores[of.name])
-        if not far.max() <= tolerance:  # what is not a number, too
+        worst = float(deviation(found[of.name], expected.scores[of.name]).max())
+        if not worst <= tolerance:  # NaN, too
             raise OODError(
-                f"the graph is not exact: scorer '{of.name}' is off by {far.max():.1e} of its scores, allowed is "
+                f"the graph is not exact: scorer '{of.name}' is off by {worst:.1e} of its scores, allowed is "
                 f"{tolerance:g}; leave it out, or allow a larger tolerance if it magnifies the last digits that much"
             )
-        worst = max(worst, float(far.max()))
-    _require_decisions(found, expected, state, by, tolerance)
-    return len(images), worst
+        largest = max(largest, worst)
+    _require_decisions(found, expected, state, rule, tolerance)
+    return len(images), largest
 
 
 def deviation(found: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how far scores are off, relative to their size and absolute below 1; 0 where none was expected."""
+    """Return deviations of scores, relative to their size and absolute below 1; 0 if none is expected."""
     finite = np.isfinite(expected)
     far: NDArray[np.float64] = np.zeros(len(expected))
     far[finite] = np.abs(found[finite] - expected[finite]) / np.maximum(1, np.abs(expected[finite]))
@@ -64,34 +66,37 @@ def deviation(found: NDArray[np.float64], expected: NDArray[np.float64]) -> NDAr
 
 
 def _require_decisions(
-    found: Mapping[str, NDArray[Any]], expected: ScoredBatch, state: DetectorState, by: DecisionRule, tolerance: float
+    found: Mapping[str, NDArray[Any]],
+    expected: ScoredBatch,
+    state: DetectorState,
+    rule: DecisionRule,
+    tolerance: float,
 ) -> None:
-    score = expected.scores[by.scorer]
-    sure = np.isfinite(score) & ~_torn(expected, state)
-    apart = expected.predicted if by.per_class else None
-    threshold = by.thresholds[np.zeros(len(score), np.int64) if apart is None else apart]
+    score, threshold = expected.scores[rule.scorer], rule.threshold_of(expected)
+    by_class = expected.predicted if rule.per_class else None
     margin = tolerance * np.maximum(1, np.abs(score))
-    calibration, classes = state.scorer(by.scorer).calibration, len(state.classes)
-    low, high = (calibration.p_values(score + shift, apart, classes) for shift in (margin, -margin))
+    calibration, classes = state.scorer(rule.scorer).calibration, len(state.classes)
+    low, high = (calibration.p_values(score + shift, by_class, classes) for shift in (margin, -margin))
     wrong = {
         IS_OOD: (found[IS_OOD] != (score > threshold)) & (np.abs(score - threshold) > margin),
         P_VALUE: (found[P_VALUE] < low - 1e-12) | (found[P_VALUE] > high + 1e-12),
     }
     if expected.predicted is not None:
         wrong[PREDICTED] = found[PREDICTED] != expected.predicted
+    comparable = np.isfinite(score) & ~_ties(expected, state)
     for name, rows in wrong.items():
-        if (count := int((rows & sure).sum())) > 0:
+        if (count := int((rows & comparable).sum())) > 0:
             raise OODError(f"the graph is not exact: '{name}' differs for {count} of {len(score)} images")
 
 
-def _torn(expected: ScoredBatch, state: DetectorState) -> NDArray[np.bool_]:
-    """Return between which images and two classes nothing but rounding decides."""
+def _ties(expected: ScoredBatch, state: DetectorState) -> NDArray[np.bool_]:
+    """Return the images whose two largest logits differ by rounding alone."""
     if state.head is None or len(state.classes) < 2:
         return np.zeros(len(expected), np.bool_)
     logits = torch.nn.functional.linear(expected.embeddings, state.head.weight.cpu(), state.head.bias.cpu())
     best = logits.topk(2, dim=1).values
-    torn: NDArray[np.bool_] = (best[:, 0] - best[:, 1] <= TOLERANCE * best[:, 0].abs().clamp(min=1)).numpy()
-    return torn
+    ties: NDArray[np.bool_] = (best[:, 0] - best[:, 1] <= TOLERANCE * best[:, 0].abs().clamp(min=1)).numpy()
+    return ties
 
 
 def _images(state: DetectorState) -> Tensor:
@@ -105,12 +110,3 @@ def _images(state: DetectorState) -> Tensor:
         ]
     noise = torch.randint(256, (NOISE, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return torch.cat([torch.stack(parts), noise])
-
-
-def _batches(images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    parts = np.split(images, np.cumsum(BATCHES))
-    yield from (part for part in parts if len(part))
-
-
-def _joined(parts: list[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

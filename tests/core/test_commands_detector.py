@@ -2,7 +2,8 @@
 
 import json
 
-from ood_core.detector import Detector, describe
+from ood_core.detector import Detector
+from ood_core.detector.predictions import summary_lines
 
 VARIED = """
 vary:
@@ -74,4 +75,4 @@ def test_a_run_that_is_not_there_is_told(ood):
 
 def test_the_accuracy_on_the_held_out_images_is_among_what_is_said_of_a_detector(tiny_detector):
     said = f"the network classifies {tiny_detector.id_accuracy:.1%} of these images correctly"
-    assert said in list(describe.lines(tiny_detector.state))
+    assert said in list(summary_lines(tiny_detector.state))

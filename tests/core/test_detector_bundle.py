@@ -49,7 +49,7 @@ def test_nothing_but_safetensors_and_json_is_written(tiny_run):
 def test_a_full_disk_is_one_line_and_leaves_the_detector_that_was_there(tiny_detector, copy, plugins, disk_full, size):
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
     with disk_full(size), pytest.raises(OODError, match=r"detector: cannot be written, the disk is full: [^\n]*$"):
-        bundle.save(tiny_detector.state, copy, plugins)
+        bundle.save_detector(tiny_detector.state, copy, plugins)
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
     assert [path.name for path in copy.parent.iterdir()] == ["detector"]
 
@@ -129,8 +129,10 @@ def test_another_format_is_refused(copy):
 
 
 def test_a_network_that_gives_other_embeddings_is_refused(tiny_run, tmp_path, plugins):
-    fitted = Detector.load(tiny_run.detector).state
-    bundle.save(replace(fitted, reference_embeddings=fitted.reference_embeddings + 1), tmp_path / "other", plugins)
+    state = Detector.load(tiny_run.detector).state
+    bundle.save_detector(
+        replace(state, reference_embeddings=state.reference_embeddings + 1), tmp_path / "other", plugins
+    )
     with pytest.raises(
         OODError, match=r"the network gives embeddings [\d.]+% off those it had when saved; with the same"
     ):
@@ -180,5 +182,5 @@ def test_what_is_no_manifest_is_told(copy):
 
 
 def test_a_folder_without_a_detector_is_told(tmp_path):
-    with pytest.raises(OODError, match=r"no detector lies there: it has no manifest.json"):
+    with pytest.raises(OODError, match=r"no detector: there is no manifest.json"):
         Detector.load(tmp_path)

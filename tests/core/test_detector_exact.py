@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ood_core.detector import Detector
-from ood_core.detector.forward import _scores
+from ood_core.detector.forward import _compute_scores
 from ood_core.detector.state import FittedScorer
 from ood_core.evaluation.calibration import Calibration
 from ood_core.plugins import find
@@ -57,7 +57,7 @@ def test_an_image_has_the_same_score_whatever_others_it_is_scored_with(name):
 
     def scored(part):
         shown = torch.zeros(0) if images is None else images[rows][part]
-        return _scores(of, network, plain[part], shown).tolist()
+        return _compute_scores(of, network, plain[part], shown).tolist()
 
     def assert_close(found):
         np.testing.assert_allclose(found, whole, rtol=1e-9, atol=0)

@@ -49,7 +49,7 @@ def encoded(image):
 
 
 def pixels(found):
-    return [item.pixels().tolist() for item in found.items]
+    return [item.pixels().tolist() for item in found.images]
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +272,7 @@ def test_so_do_those_of_folders(tmp_path):
         picture.save(folder / f"{row}.png")
     found = read_labelled(tmp_path, NAMES)
     assert found.classes == tuple(NAMES)
-    assert all(f"/{NAMES[label]}/" in item.name for label, item in zip(found.labels, found.items, strict=True))
+    assert all(f"/{NAMES[label]}/" in item.name for label, item in zip(found.labels, found.images, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def test_a_detector_loads_and_fits_alike_in_any_state_of_the_caller(context, tin
         np.testing.assert_array_equal(found[name], values)
 
 
-def test_a_stream_leaves_the_caller_its_state_between_batches(tiny_detector, images, expected):
+def test_a_stream_leaves_the_caller_its_state_between_batches(tiny_detector, images):
+    expected = tiny_detector.predict(images, batch_size=5)
     torch.set_default_dtype(torch.float64)
     try:
         scores = []
@@ -133,7 +134,8 @@ def test_predictions_leave_the_threads_of_the_process_alone(tiny_detector, image
         torch.set_num_threads(usual)
 
 
-def test_two_threads_that_predict_at_once_leave_the_callers_state(tiny_detector, images, expected):
+def test_two_threads_that_predict_at_once_leave_the_callers_state(tiny_detector, images):
+    expected = tiny_detector.predict(images, batch_size=2)
     torch.set_default_dtype(torch.float64)
     try:
         random.seed(3), np.random.seed(3), torch.manual_seed(3)

@@ -24,7 +24,7 @@ from ood_core.interfaces import Outputs, Score, Scorer
 from ood_export import exporting, formats, verification
 from ood_export.exporting import export
 from ood_export.graph import Graph
-from ood_export.tracing import alone
+from ood_export.tracing import trace_score
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
@@ -37,7 +37,7 @@ SUFFIXES = (".onnx", ".pt2")
 
 def opened(file):
     """What runs a graph."""
-    return next(of for of in formats.FORMATS.values() if of.suffix == file.suffix).opened(file)
+    return next(of for of in formats.FORMATS.values() if of.suffix == file.suffix).open(file)
 
 
 def unit(images):
@@ -191,7 +191,7 @@ def test_probabilities_next_to_1_and_ties_lose_no_digits(runs, detector, suffix)
 @pytest.mark.parametrize("name", FIVE)
 def test_a_traced_score_is_the_score_in_the_smallest_and_largest_numbers(detector, name):
     of = detector.state.scorer(name)
-    program = alone(of, Graph(detector.state, decision_rule(detector.state)))
+    program = trace_score(of, Graph(detector.state, decision_rule(detector.state)))
     generator = torch.Generator().manual_seed(0)
     for scale in (0.0, 1e-4, 1.0, 1e3):
         embeddings, logits = (scale * torch.randn(7, width, generator=generator) for width in (16, 3))
@@ -305,7 +305,7 @@ def test_scorers_that_are_no_graph_are_named_with_the_reason_before_anything_is_
     said = str(caught.value)
     line = next(row for row, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "found.max() < 1" in text)
     assert said == (
-        "cannot be exported: scorer 'odin' asks the network itself, with gradients or changed images; 'refused' "
+        "cannot be exported: scorer 'odin' needs the network itself, with gradients or changed images; 'refused' "
         f"decides by values what to do, which a graph cannot (core/test_export.py:{line}); 'fixed' fixes the number "
         "of images, as len(tensor) does and tensor.shape[0] does not; name the others: foreign"
     )
@@ -355,7 +355,7 @@ def test_a_name_that_the_graph_needs_is_refused(tmp_path, images):
 )
 def test_a_graph_that_says_something_else_is_not_left_behind(monkeypatch, tmp_path, tiny_detector, change, message):
     class Wrong(formats.Torch):
-        def opened(self, file):
+        def open(self, file):
             assert file.is_file()
             return lambda images: change(run(images))
 
