@@ -49,29 +49,24 @@ def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
         OODError: The folder cannot be written, or holds something else.
     """
     require_writable(folder.parent, "folder")
+    mark = uuid.uuid4().hex[:8]
+    temporary, old = folder.with_name(f".{folder.name}.{mark}"), folder.with_name(f".{folder.name}.{mark}.old")
     try:
         if folder.exists() and not (folder / FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
             raise OODError(f"{folder}: holds something else than a detector; name another folder")
         with writing(folder):
-            _replace(state, folder, plugins)
+            temporary.mkdir(parents=True)
+            _write(state, temporary, plugins)
+            for file in temporary.iterdir():
+                file.chmod(READABLE)
+                flush(file)
+            flush(temporary)
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
+            flush(folder.parent)
     except OSError as error:
         raise OODError(f"{folder}: cannot be written: {error.strerror}") from error
-
-
-def _replace(state: DetectorState, folder: Path, plugins: Plugins) -> None:
-    mark = uuid.uuid4().hex[:8]
-    temporary, old = folder.with_name(f".{folder.name}.{mark}"), folder.with_name(f".{folder.name}.{mark}.old")
-    temporary.mkdir(parents=True)
-    try:
-        _write(state, temporary, plugins)
-        for file in temporary.iterdir():
-            file.chmod(READABLE)
-            flush(file)
-        flush(temporary)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        flush(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

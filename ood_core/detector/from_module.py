@@ -66,17 +66,11 @@ def fit_detector(
     images, names = _first_images(train, preprocessing)
     network = _network(module, images, train, names, options)
     has_logits, head = _has_logits(network, classes), _checked_head(network, images, classes)
-    missing = _missing_needs(network, head, train)
-    for name, scorer in scorers:
-        if unmet := unmet_needs(scorer, missing):
-            raise OODError(f"scorer '{name}' needs {unmet[0]}")
+    _require_needs(scorers, network, head, train)
     probes = tuple(dict.fromkeys(probe for _, scorer in scorers for probe in scorer.probes()))
     spec = OutputSpec(classes, has_logits, head, probes)
     read, held = (_read_outputs(network, part, preprocessing, spec) for part in (train, held_out))
-    id_accuracy = None
-    if has_logits and held_out.has_labels:
-        id_accuracy = metrics.accuracy(held.logits, held.labels)
-        _warn_of_accuracy(network, held, held_out, preprocessing)
+    has_accuracy = has_logits and held_out.has_labels
     reference = (images[:REFERENCE_IMAGES] * 255).round().to(torch.uint8)
     uncalibrated = DetectorState(
         network=network,
@@ -87,7 +81,7 @@ def fit_detector(
         preprocessing=preprocessing,
         scorers=tuple(_fit_scorer(name, scorer, read, held, options.seed) for name, scorer in scorers),
         independent=not any("held_out" in scorer.all_needs() for _, scorer in scorers),
-        id_accuracy=id_accuracy,
+        id_accuracy=_checked_accuracy(network, held, held_out, preprocessing) if has_accuracy else None,
         holdout=options.holdout,
         tpr=options.tpr,
         per_class=options.per_class,
@@ -173,12 +167,15 @@ def _read_outputs(network: Network, data: LabelledImages, preprocessing: Preproc
     return replace(concatenate_outputs(parts), labels=torch.from_numpy(data.labels))
 
 
-def _warn_of_accuracy(network: Network, held: Outputs, held_out: LabelledImages, preprocessing: Preprocessing) -> None:
+def _checked_accuracy(network: Network, held: Outputs, held_out: LabelledImages, preprocessing: Preprocessing) -> float:
+    """Return the accuracy on the held-out images; warn if it is suspicious."""
+
     def load_rows(rows: NDArray[np.int64]) -> Tensor:
         return next(iter_batches(held_out[rows].images, preprocessing, len(rows))).images
 
     if doubt := accuracy.explain(network, held, held_out.classes, load_rows):
         warn(doubt)
+    return metrics.accuracy(held.logits, held.labels)
 
 
 def _fit_scorer(name: str, scorer: Scorer, train: Outputs, held_out: Outputs, seed: int) -> FittedScorer:
@@ -192,14 +189,19 @@ def _fit_scorer(name: str, scorer: Scorer, train: Outputs, held_out: Outputs, se
     return FittedScorer(name, scorer, score, Calibration(np.zeros(0)))
 
 
-def _missing_needs(network: Network, head: Head | None, train: LabelledImages) -> dict[str, str]:
-    """Return the needs of scorers that the module does not meet, each with the reason and how to go on."""
-    classes, missing = len(train.classes), {"known_ood": "; it can be fitted by a recipe alone"}
+def _require_needs(
+    scorers: Sequence[tuple[str, Scorer]], network: Network, head: Head | None, train: LabelledImages
+) -> None:
+    """Raise OODError if a scorer's needs are not met; with the reason and how to go on."""
+    classes, missing = len(train.classes), dict[str, str]()
     if not _has_logits(network, classes):
         missing["logits"] = f" of the {classes} ID classes; {_logits_text(network, train)}"
     elif head is None:
         missing["head"] = f", {_head_text(network)}"
-    return missing
+    missing["known_ood"] = "; it can be fitted by a recipe alone"
+    for name, scorer in scorers:
+        if unmet := unmet_needs(scorer, missing):
+            raise OODError(f"scorer '{name}' needs {unmet[0]}")
 
 
 def _head_text(network: Network) -> str:

@@ -12,10 +12,11 @@ from ood_core.detector.bundle import READABLE
 from ood_core.detector.predictions import decision_rule
 from ood_core.detector.state import FittedScorer
 from ood_core.errors import OODError
+from ood_core.interfaces import Outputs
 from ood_core.store.store import flush, require_writable
 from ood_export.formats import FORMATS, Format, UnsupportedGraphError
 from ood_export.graph import Graph, describe_graph
-from ood_export.tracing import require_scorers, trace, trace_score
+from ood_export.tracing import read_example, require_scorers, trace, trace_score
 from ood_export.verification import TOLERANCE, verify
 
 
@@ -87,7 +88,8 @@ def export(
             format.write(program, graph.names, description, temporary, opset)
             run = format.open(temporary)
         except UnsupportedGraphError as error:
-            require_scorers(state, lambda of: _refusal(of, graph, format, temporary))
+            read = read_example(graph)
+            require_scorers(state, lambda of: _refusal(of, read, format, temporary))
             raise OODError(f"cannot be exported: the network {error}") from error
         images, deviation = verify(run, state, rule, tolerance)
         temporary.chmod(READABLE)
@@ -101,10 +103,10 @@ def export(
     return Exported(file, file.stat().st_size, tuple(of.name for of in state.scorers), images, deviation)
 
 
-def _refusal(of: FittedScorer, graph: Graph, format: Format, file: Path) -> str | None:
+def _refusal(of: FittedScorer, read: Outputs, format: Format, file: Path) -> str | None:
     """Return why a score alone cannot be written or run, None if it can."""
     try:
-        format.write(trace_score(of, graph), [of.name], {}, file, None)
+        format.write(trace_score(of, read), [of.name], {}, file, None)
         format.open(file)
     except UnsupportedGraphError as error:
         return str(error)

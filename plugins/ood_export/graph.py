@@ -59,6 +59,11 @@ class Graph(nn.Module):
         found = {of.name: of.score(read).double() for of in self.state.scorers}
         return found | self._decisions(found[self.rule.scorer], read)
 
+    def example_images(self) -> Tensor:
+        """Return images to trace with; torch would specialise on a single one."""
+        size = self.state.preprocessing.image_size
+        return torch.zeros(3, 3, size, size)
+
     def read(self, images: Tensor) -> Outputs:
         """Return the input of the scorers."""
         state, network = self.state, self.network

@@ -22,9 +22,6 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
 from ood_export.graph import IMAGES, IS_OOD, P_VALUE, PREDICTED, Graph, SingleChunk
 
-ROWS = 3
-"""Images to trace with; torch would specialise on a single one."""
-
 
 def trace(graph: Graph) -> ExportedProgram:
     """Return the graph as a program.
@@ -36,9 +33,9 @@ def trace(graph: Graph) -> ExportedProgram:
         if of.name in (IMAGES, IS_OOD, P_VALUE, PREDICTED):
             raise OODError(f"scorer '{of.name}': the graph has something else of this name; give the scorer another")
     try:
-        return _trace_module(graph, {IMAGES: _zero_images(graph)})
+        return _trace_module(graph, {IMAGES: graph.example_images()})
     except Exception as error:  # whatever torch says of code that is no graph
-        read = _read_zeros(graph)
+        read = read_example(graph)
         require_scorers(graph.state, lambda of: _refusal(of, read))
         raise OODError(f"cannot be exported: the network {_reason(error)}") from error
 
@@ -54,14 +51,10 @@ def require_scorers(state: DetectorState, refusal: Callable[[FittedScorer], str 
     raise OODError(f"cannot be exported: scorer {reasons}; {mend}")
 
 
-def _zero_images(graph: Graph) -> Tensor:
-    size = graph.state.preprocessing.image_size
-    return torch.zeros(ROWS, 3, size, size)
-
-
-def _read_zeros(graph: Graph) -> Outputs:
+def read_example(graph: Graph) -> Outputs:
+    """Return outputs of the network to trace scores with."""
     with suppress_output(), torch.no_grad():
-        return graph.read(_zero_images(graph))
+        return graph.read(graph.example_images())
 
 
 class _ScoreModule(nn.Module):
@@ -75,12 +68,8 @@ class _ScoreModule(nn.Module):
         return self.score(SingleChunk(embeddings, logits, labels, self.classes, self.head, layers))
 
 
-def trace_score(of: FittedScorer, graph: Graph) -> ExportedProgram:
-    """Return a score without the network as a program; its inputs are the network's outputs."""
-    return _trace_score(of, _read_zeros(graph))
-
-
-def _trace_score(of: FittedScorer, read: Outputs) -> ExportedProgram:
+def trace_score(of: FittedScorer, read: Outputs) -> ExportedProgram:
+    """Return a score without the network as a program; its inputs are outputs of the network such as these."""
     inputs = {"embeddings": read.embeddings, "logits": read.logits, "labels": read.labels, "layers": dict(read.layers)}
     return _trace_module(_ScoreModule(of, read), inputs)
 
@@ -90,7 +79,7 @@ def _refusal(of: FittedScorer, read: Outputs) -> str | None:
     if "network" in of.scorer.all_needs():
         return "needs the network itself, with gradients or changed images"
     try:
-        _trace_score(of, read)
+        trace_score(of, read)
     except Exception as error:
         return _reason(error)
     return None

@@ -83,7 +83,9 @@ def test_a_manifest_that_only_looks_different_is_refused(copy):
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(copy, name):
     (copy / name).unlink()
-    with pytest.raises(OODError, match=r"it has no manifest.json" if name == "manifest.json" else f"{name}: cannot be"):
+    with pytest.raises(
+        OODError, match=r"there is no manifest.json" if name == "manifest.json" else f"{name}: cannot be"
+    ):
         Detector.load(copy)
 
 

@@ -24,7 +24,7 @@ from ood_core.interfaces import Outputs, Score, Scorer
 from ood_export import exporting, formats, verification
 from ood_export.exporting import export
 from ood_export.graph import Graph
-from ood_export.tracing import trace_score
+from ood_export.tracing import read_example, trace_score
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
@@ -191,7 +191,7 @@ def test_probabilities_next_to_1_and_ties_lose_no_digits(runs, detector, suffix)
 @pytest.mark.parametrize("name", FIVE)
 def test_a_traced_score_is_the_score_in_the_smallest_and_largest_numbers(detector, name):
     of = detector.state.scorer(name)
-    program = trace_score(of, Graph(detector.state, decision_rule(detector.state)))
+    program = trace_score(of, read_example(Graph(detector.state, decision_rule(detector.state))))
     generator = torch.Generator().manual_seed(0)
     for scale in (0.0, 1e-4, 1.0, 1e3):
         embeddings, logits = (scale * torch.randn(7, width, generator=generator) for width in (16, 3))
