@@ -22,7 +22,7 @@ REPETITIONS = 5
 
 
 def main():
-    synthetic = runpy.run_path(str(CORE / "synthetic_findings.py"))["synthetic"]
+    synthetic = runpy.run_path(str(CORE / "synthetic_report.py"))["synthetic"]
     names, arguments = (runpy.run_path(str(CORE / "conftest.py"))[name] for name in ("BROWSERS", "ARGUMENTS"))
     found = next(filter(None, map(shutil.which, names)))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:

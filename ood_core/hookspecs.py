@@ -13,7 +13,7 @@ import pluggy
 if TYPE_CHECKING:
     from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, Tokenizer
     from ood_core.records.facts import StageFacts
-    from ood_core.records.findings import Findings
+    from ood_core.records.report_data import ReportData
     from ood_core.records.results import Results
     from ood_core.records.stages import Plan, Stage
 
@@ -92,7 +92,7 @@ def ood_after_run(plan: Plan, results: Results) -> None:
 
 
 @hookspec
-def ood_after_report(findings: Findings) -> None:
+def ood_after_report(report: ReportData) -> None:
     """Observe what the reports of a run, or of several, show, when these are written."""
 
 

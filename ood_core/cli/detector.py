@@ -35,7 +35,7 @@ def command(
     from ood_core.detector.from_run import NetworkChoice, build_detector
     from ood_core.detector.predictions import summary_lines
     from ood_core.errors import OODError
-    from ood_core.evaluation.calibration import TPR
+    from ood_core.evaluation import TPR
     from ood_core.plan.make import make_plan
     from ood_core.plugins import find
     from ood_core.run import lock

@@ -160,7 +160,7 @@ def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
         return 2
     found = report.write(one.plan, results, store, one.folder)
     lock.write(one.plan, one.recipes, results, one.folder)
-    one.plugins.hook.ood_after_report(findings=found)
+    one.plugins.hook.ood_after_report(report=found)
     for failure, of in zip(results.failures, found.failures, strict=True):
         whose = f" ({'; '.join(of.variants)})" if len(one.plan.coordinates) > 1 else ""
         lines = [f"failed{whose}: {failure.message}", *getattr(failure.error, "__notes__", [])]

@@ -27,19 +27,18 @@ def command(
     from ood_core.errors import OODError
     from ood_core.plugins import find
     from ood_core.report.content import merge
-    from ood_core.report.formats import run_folder as filed
+    from ood_core.report.formats.run_folder import load
 
     folders = [run_folder(run) for run in runs]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise OODError("a run is named twice")
     if len(folders) > 1 and out.resolve() in {folder.resolve() for folder in folders}:
         raise OODError(f"--out {out}: is one of the runs; name another folder for the report of all")
-    loaded = [
-        merge.Run(name, folder, filed.load(folder)) for name, folder in zip(merge.named(folders), folders, strict=True)
-    ]
+    names = merge.unique_names(folders)
+    loaded = [merge.Run(name, folder, load(folder)) for name, folder in zip(names, folders, strict=True)]
     merged = merge.merge(loaded, baseline)
     report.prepare(out)
     merge.copy_files(loaded, out)
-    report.write_findings(merged, out)
-    find().hook.ood_after_report(findings=merged)
+    report.write_files(merged, out)
+    find().hook.ood_after_report(report=merged)
     typer.echo(f"report: {os.path.relpath(out / 'report.html')}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ood_core.detector.state import Preprocessing
 from ood_core.detector.wrapped_module import Normalisation
 from ood_core.errors import OODError
-from ood_core.evaluation.calibration import TPR
+from ood_core.evaluation import TPR
 from ood_core.interfaces import EvaluationView
 
 

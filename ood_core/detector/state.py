@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ood_core.errors import OODError, suggest
-from ood_core.evaluation.calibration import TPR, Calibration
+from ood_core.evaluation import TPR
+from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Backbone, EvaluationView, Head, Network, PretextTask, Score, Scorer, Task
 from ood_core.pipeline import networks
 from ood_core.runtime import memory, torch_state

@@ -11,7 +11,7 @@ size of the batch. A calibration score therefore counts as `TOLERANCE` of its si
 and in p-values alike, so that a calibration image that is scored again is decided as before, as long as the
 network's outputs are equal. That accepts a little more, so the guarantee stays.
 
-All this holds on average over calibration sets. What one of them has caught is told by `interval`.
+All this holds on average over calibration sets; `interval` bounds the coverage of a single one.
 """
 
 from __future__ import annotations
@@ -25,18 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ood_core.errors import OODError, listed
-from ood_core.evaluation.metrics import usable
-
-TPR = 0.95
-"""Share of ID images to accept, unless somebody says otherwise."""
-
-CONFIDENCE = 0.95
-"""Of intervals."""
+from ood_core.evaluation import CONFIDENCE, TPR
+from ood_core.evaluation.metrics import require_finite
 
 TOLERANCE = 1e-9
 """Relative difference up to which a score equals a calibration score."""
 
-_ROUNDING = 1e-9  # (M + 1) TPR may be a whole number that floats do not hit
+_ROUNDING = 1e-9  # (M + 1) TPR may be a whole number that floats miss
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class Calibration:
 
     Attributes:
         scores: float64 [M], ascending.
-        predicted: int64 [M], the class that each image was taken for; None where nothing tells classes apart.
+        predicted: int64 [M], the predicted class of each image; None without a classifier.
     """
 
     scores: NDArray[np.float64]
@@ -53,12 +48,12 @@ class Calibration:
 
     @classmethod
     def of(cls, scores: NDArray[np.float64], predicted: NDArray[np.int64] | None = None) -> Calibration:
-        """Return the calibration by scores in any order.
+        """Return the calibration of scores in any order.
 
         Raises:
             OODError: There are none, or one is not finite.
         """
-        order = np.argsort(usable(scores, "calibration"), kind="stable")
+        order = np.argsort(require_finite(scores, "calibration"), kind="stable")
         return cls(scores[order], None if predicted is None else predicted[order])
 
     def __len__(self) -> int:
@@ -66,7 +61,7 @@ class Calibration:
 
     @property
     def highest_tpr(self) -> float:
-        """The highest rate that so few images can vouch for, M / (M + 1)."""
+        """The highest TPR that M images can guarantee, M / (M + 1)."""
         return len(self) / (len(self) + 1)
 
     @cached_property
@@ -78,15 +73,15 @@ class Calibration:
         """Return the score above which an image is OOD; a new ID image is accepted with probability `tpr` or more.
 
         Raises:
-            OODError: `tpr` is not between 0 and 1, or higher than so few calibration images can vouch for.
+            OODError: `tpr` is not between 0 and 1, or too high for so few calibration images.
         """
         return float(self.upper[self._rank(tpr) - 1])
 
     def thresholds(self, classes: Sequence[str], tpr: float = TPR) -> NDArray[np.float64]:
-        """Return a threshold for each predicted class, [C], from the calibration images taken for that class.
+        """Return a threshold for each predicted class, [C], from the calibration images of that prediction.
 
         Raises:
-            OODError: Too few images were taken for a class; names the first ones. Or nothing tells classes apart.
+            OODError: Too few images are predicted to be of a class; names the first ones. Or there is no classifier.
         """
         _require_share(tpr)
         least = math.ceil(tpr / (1 - tpr) - _ROUNDING)
@@ -106,7 +101,7 @@ class Calibration:
 
         Args:
             scores: float64 [N]; an infinite one is beyond all others.
-            predicted: int64 [N]; where given, an image is compared with the calibration images taken for its class.
+            predicted: int64 [N]; if given, an image is compared with the calibration images of its prediction.
             classes: C, with `predicted`.
         """
         if predicted is None:
@@ -118,13 +113,13 @@ class Calibration:
         return found
 
     def interval(self, tpr: float = TPR, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """Return between what the share of new ID images lies that this very threshold accepts.
+        """Return the interval of the share of new ID images that this very threshold accepts.
 
-        Over calibration sets the share is distributed as Beta(k, M + 1 - k) where scores have no ties (Vovk, 2012,
+        Over calibration sets the share is distributed as Beta(k, M + 1 - k) if scores have no ties (Vovk, 2012,
         Conditional validity of inductive conformal predictors); with ties it is larger.
 
         Raises:
-            OODError: `tpr` is not between 0 and 1, or higher than so few calibration images can vouch for.
+            OODError: `tpr` is not between 0 and 1, or too high for so few calibration images.
         """
         from scipy.stats import beta  # slow
 
@@ -146,7 +141,7 @@ class Calibration:
             least = math.ceil(tpr / (1 - tpr) - _ROUNDING)
             raise OODError(
                 f"a TPR of {tpr:g} needs {least} calibration images, there are {len(self)}, which can vouch for "
-                f"{_floor(self.highest_tpr)} at most; lower the TPR, or hold out more images"
+                f"{math.floor(self.highest_tpr * 1000) / 1000:g} at most; lower the TPR, or hold out more images"
             )
         return rank
 
@@ -155,7 +150,7 @@ class Calibration:
         return {}
 
     def _by_class(self, classes: int) -> list[Calibration]:
-        """Return the calibration of each class; those of an absent one are empty."""
+        """Return the calibration of each class; empty for an absent one."""
         if self.predicted is None:
             raise OODError("nothing tells classes apart here, so there is one threshold for all")
         if classes not in self._parts:
@@ -166,7 +161,3 @@ class Calibration:
 def _require_share(tpr: float) -> None:
     if not isinstance(tpr, (int, float)) or not 0 < tpr < 1:
         raise OODError(f"a TPR must lie between 0 and 1, not {tpr}")
-
-
-def _floor(share: float) -> str:
-    return f"{math.floor(share * 1000) / 1000:g}"

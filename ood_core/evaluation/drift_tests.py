@@ -1,8 +1,8 @@
-"""Whether new images still score as the held-out ID images did: one look at a batch, or a test watched all along.
+"""Tests of drift: whether new images still score like the held-out ID images, of a batch or of a stream.
 
-`kolmogorov_smirnov` compares two sets of scores, once. `Sequential` may be asked after every image: it is a conformal
-test martingale, the capital of somebody who bets against exchangeability at fair odds. While calibration and new images
-are exchangeable, the capital ever reaches 1 / alpha with probability alpha at most, for an endless stream too (Ville).
+`kolmogorov_smirnov` compares two sets of scores, once. `Sequential` may be read after every image: it is a conformal
+test martingale, the capital of a gambler who bets against exchangeability at fair odds. While calibration images and
+new ones are exchangeable, it ever reaches 1 / alpha with probability alpha at most, in an endless stream too (Ville).
 
 The bets are on conformal p-values, the rank of each new score among calibration scores and all new ones before it, ties
 broken at random; under exchangeability they are independent and uniform (Vovk, Gammerman & Shafer, 2005, Algorithmic
@@ -12,8 +12,8 @@ stake on the smallest p-values, see that some images are far out. A jumper chang
 capital with every quiet image; here the capital is a mixture over when the betting begins, so that a share of
 1 / (1 + log (1 + n)) is still there to be bet after n images, however quiet they were.
 
-New images join those that later ones are compared with, so evidence comes from the time around a change. What changes
-too slowly, or for too few images, is for the test of two sets to find; so are scores that only draw together.
+New images join the reference of later ones, so evidence comes from the time around a change. Slow or short changes, and
+scores that only move closer together, are left to the test of two sets.
 """
 
 from __future__ import annotations
@@ -22,38 +22,34 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ood_core.errors import OODError
-from ood_core.evaluation.metrics import usable
+from ood_core.evaluation.metrics import Counts, Scores, rank_counts, require_finite
 
 ALPHA = 0.01
-"""How often a test is to see drift where there is none."""
+"""False alarm rate of a test."""
 
 LINEAR = np.array([-1.5, -0.5, 0.5, 1.5])
-"""Bets e, each paying 1 + e (p - 1/2): negative ones on higher scores; within 2, where an image could ruin a bet."""
+"""Bets e, each paying 1 + e (p - 1/2): negative ones on higher scores; below 2, where one image could lose all."""
 
 POWER = np.array([0.5, 0.8])
 """Bets k, each paying k p ** (k - 1): on few scores that are higher than nearly all."""
 
 CHUNK = 256
-"""Scores that are ranked together; what is compared grows with the square."""
-
-Scores = NDArray[np.float64]
-Counts = NDArray[np.int64]
+"""Scores that are ranked together; the number of comparisons grows with the square."""
 
 
 @dataclass(frozen=True)
 class KS:
-    """The two-sided test of Kolmogorov and Smirnov.
+    """Result of the two-sided Kolmogorov-Smirnov test.
 
     Attributes:
         statistic: The largest gap between the shares of calibration and of new scores up to a value, in [0, 1].
-        p_value: Probability of such a gap or a larger one if both came from one distribution and were looked at once.
+        p_value: Probability of such a gap or a larger one if both come from one distribution; for a single look.
         median: Share of calibration scores below the median of the new ones; ties count half, so 0.5 is no shift.
-        calibration: How many calibration scores were compared.
-        images: How many new ones.
-        at: The score where the gap is.
+        calibration: Number of calibration scores.
+        images: Number of new scores.
+        at: The score at the largest gap.
     """
 
     statistic: float
@@ -65,10 +61,8 @@ class KS:
 
     @property
     def direction(self) -> str:
-        """How the new images score: 'higher', 'lower', or only 'differently'.
-
-        Where all scores move, the median moves by about the statistic; where it moves by far less, it is not the point.
-        """
+        """'higher' or 'lower' if the scores of the new images moved as a whole, else 'differently'."""
+        # if all scores move, the median moves by about the statistic
         if abs(self.median - 0.5) < self.statistic / 4:
             return "differently"
         return "higher" if self.median > 0.5 else "lower"
@@ -84,22 +78,22 @@ def kolmogorov_smirnov(calibration: Scores, scores: Scores) -> KS:
     """
     from scipy.stats import ks_2samp  # slow
 
-    known, new = usable(calibration, "calibration"), usable(scores, "new")
-    found = ks_2samp(known, new)
+    held, new = require_finite(calibration, "calibration"), require_finite(scores, "new")
+    found = ks_2samp(held, new)
     middle = np.median(new)
-    median = (np.count_nonzero(known < middle) + np.count_nonzero(known <= middle)) / 2 / len(known)
+    median = (np.count_nonzero(held < middle) + np.count_nonzero(held <= middle)) / 2 / len(held)
     statistic, p_value, at = float(found.statistic), float(found.pvalue), float(found.statistic_location)
-    return KS(statistic, p_value, median, len(known), len(new), at)
+    return KS(statistic, p_value, median, len(held), len(new), at)
 
 
 class Window:
-    """The latest scores of a stream, to be compared with the calibration scores at any time.
+    """The latest scores of a stream, for comparison with the calibration scores at any time.
 
-    Its p-values are for one look each: with many of them, some are small by chance. `Sequential` is made for that.
+    Its p-values are for one look each: of many, some are small by chance. `Sequential` allows many looks.
 
     Args:
         calibration: float64 [M].
-        size: How many of the latest scores count.
+        size: Number of scores to keep.
 
     Raises:
         OODError: There are no calibration scores, one is not finite, or the size is below 1.
@@ -108,7 +102,7 @@ class Window:
     def __init__(self, calibration: Scores, size: int = 1000) -> None:
         if size < 1:
             raise OODError(f"a window holds at least one score, not {size}")
-        self._calibration = usable(calibration, "calibration")
+        self._calibration = require_finite(calibration, "calibration")
         self._ring = np.empty(size)
         self._seen = 0
 
@@ -116,15 +110,15 @@ class Window:
         return min(self._seen, len(self._ring))
 
     def update(self, scores: Scores) -> None:
-        """Take in the next scores [n] of the stream, which may be none.
+        """Add the next scores [n] of the stream, which may be none.
 
         Raises:
-            OODError: A score is not finite; none of them is taken in.
+            OODError: A score is not finite; none of them is added.
         """
         if not len(scores):
             return
         size = len(self._ring)
-        latest = usable(scores, "new")[-size:]
+        latest = require_finite(scores, "new")[-size:]
         self._seen += len(scores)
         self._ring[np.arange(self._seen - len(latest), self._seen) % size] = latest
 
@@ -138,19 +132,19 @@ class Window:
 
 
 class Sequential:
-    """A test of drift that may be looked at after every image; one stream, in its order.
+    """A test of drift that may be read after every image of one stream, in its order.
 
-    It costs logarithmic time and 8 bytes of memory an image. How the stream is cut into updates changes no bit.
+    It costs logarithmic time and 8 bytes of memory per image. The sizes of the updates change no bit.
 
     Args:
         calibration: float64 [M], in any order.
-        alpha: How likely an alarm may ever be while nothing drifts.
+        alpha: Probability of ever raising an alarm without drift.
         seed: Of the random order of equal scores.
 
     Attributes:
-        images: How many have been seen.
-        log_martingale: Natural logarithm of the evidence against exchangeability, which begins with 0.
-        highest: The highest that it has been.
+        images: Number of images so far.
+        log_martingale: Natural logarithm of the evidence against exchangeability; 0 at the beginning.
+        highest: Its maximum so far.
         alarm_at: The image, counted from 1, at which the evidence first reached 1 / alpha; None if it has not.
 
     Raises:
@@ -165,29 +159,32 @@ class Sequential:
         self.log_martingale = 0.0
         self.highest = 0.0
         self.alarm_at: int | None = None
-        self._ranks = _Ranks(usable(calibration, "calibration"))
+        self._ranks = _Ranks(require_finite(calibration, "calibration"))
         self._random = np.random.default_rng(seed)
-        # of each bet, in logarithms: what a stake of 1 laid at the beginning has become; then the sum of all stakes,
-        # each divided by what that had become when it was laid
+        # of each bet, in logarithms: the present value of a stake of 1 laid at the beginning; then the sum of all
+        # stakes, each divided by that value at its time
         self._growth = np.zeros(len(LINEAR) + len(POWER))
         self._staked = np.full(len(self._growth), -np.inf)
 
     def update(self, scores: Scores) -> Scores:
-        """Take in the next scores [n] of the stream, which may be none, and return `log_martingale` after each.
+        """Add the next scores [n] of the stream, which may be none, and return `log_martingale` after each.
 
         Raises:
-            OODError: A score is not finite; none of them is taken in.
+            OODError: A score is not finite; none of them is added.
         """
-        left = usable(scores, "new") if len(scores) else scores
+        left = require_finite(scores, "new") if len(scores) else scores
         parts = [np.empty(0)]
         while len(left):
             part = left[: self._ranks.room]
-            parts.append(self._take(part))
+            parts.append(self._add(part))
             left = left[len(part) :]
         return np.concatenate(parts)
 
-    def _take(self, scores: Scores) -> Scores:
-        evidence = self._bet(self._p_values(scores))
+    def _add(self, scores: Scores) -> Scores:
+        before = self._ranks.count + np.arange(len(scores))
+        above, equal = self._ranks.add(scores)
+        place = 1 - self._random.random(len(scores))  # among equal scores; never 0, where power bets would be infinite
+        evidence = self._bet((above + place * (equal + 1)) / (before + 1))
         reached = np.flatnonzero(evidence >= -math.log(self.alpha))
         if self.alarm_at is None and len(reached):
             self.alarm_at = self.images + int(reached[0]) + 1
@@ -195,13 +192,6 @@ class Sequential:
         self.log_martingale = float(evidence[-1])
         self.highest = max(self.highest, float(evidence.max()))
         return evidence
-
-    def _p_values(self, scores: Scores) -> Scores:
-        before = self._ranks.count + np.arange(len(scores))
-        above, equal = self._ranks.add(scores)
-        place = 1 - self._random.random(len(scores))  # among equal scores; never 0, where power bets would be infinite
-        p_values: Scores = (above + place * (equal + 1)) / (before + 1)
-        return p_values
 
     def _bet(self, p_values: Scores) -> Scores:
         """Return the logarithm of the capital after each image, [n]; accumulated in order, so cuts change no bit."""
@@ -219,12 +209,9 @@ class Sequential:
 
 
 class _Ranks:
-    """Scores among which new ones are ranked: sorted runs, each longer than the next, and the latest unsorted ones.
+    """All earlier scores: sorted runs, each longer than the next, and the latest unsorted ones.
 
     Runs of equal length are merged, as in a binary counter, so that there are few and each score is moved seldom.
-
-    Attributes:
-        count: How many there are.
     """
 
     def __init__(self, scores: Scores) -> None:
@@ -235,11 +222,11 @@ class _Ranks:
 
     @property
     def room(self) -> int:
-        """How many can be added at once; at least 1."""
+        """Number of scores that can be added at once; at least 1."""
         return CHUNK - self._filled
 
     def add(self, scores: Scores) -> tuple[Counts, Counts]:
-        """Return how many scores before each are above it and equal to it, [n] each."""
+        """Add scores, and return how many before each are above it and equal to it, [n] each."""
         first, last = self._filled, self._filled + len(scores)
         self._latest[first:last] = scores
         earlier = np.tri(len(scores), last, first - 1, dtype=np.bool_)
@@ -247,9 +234,9 @@ class _Ranks:
         above = np.count_nonzero((others > scores[:, None]) & earlier, axis=1)
         equal = np.count_nonzero((others == scores[:, None]) & earlier, axis=1)
         for run in self._runs:
-            upto = np.searchsorted(run, scores, side="right")
+            below, upto = rank_counts(scores, run)
             above += len(run) - upto
-            equal += upto - np.searchsorted(run, scores, side="left")
+            equal += upto - below
         self.count += len(scores)
         self._filled = last
         if not self.room:
@@ -270,11 +257,11 @@ def drifted(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> bool:
 
 
 def verdict(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> str:
-    """Return in one line whether there is drift, since when and in which direction, and what was tested.
+    """Return one line with the decision, direction, time and numbers of both tests.
 
     Args:
         ks: Of the images.
-        sequential: Of the same images in their order, or of more that came before.
+        sequential: Of the same images in their order, or of earlier ones too.
         alpha: The p-value of `ks` up to which there is drift; `sequential` has its own.
     """
     how = {"higher": "higher (more OOD) than", "lower": "lower (less OOD) than"}.get(ks.direction, "differently from")
@@ -283,18 +270,14 @@ def verdict(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> str:
     said = f"{'drift' if drift else 'no drift'}: {_images(ks.images)} {verb} {how if drift else 'like'}"
     p_value = f"p = {ks.p_value:.2g}" if ks.p_value else "p < 1e-300"
     over = "" if sequential.images == ks.images else f" of {_images(sequential.images)}"
+    evidence = f"evidence of {1 / sequential.alpha:g} reached at image {sequential.alarm_at}"
+    if sequential.alarm_at is None:
+        evidence = f"highest evidence {math.exp(sequential.highest):.2g} of {1 / sequential.alpha:g}"
     return (
         f"{said} the {ks.calibration} held-out ID images (KS {ks.statistic:.2g}, {p_value}; "
-        f"sequential test{over}: {_evidence(sequential)}; median at quantile {ks.median:.2f} of theirs)"
+        f"sequential test{over}: {evidence}; median at quantile {ks.median:.2f} of theirs)"
     )
 
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
-
-
-def _evidence(sequential: Sequential) -> str:
-    needed = f"{1 / sequential.alpha:g}"
-    if sequential.alarm_at is None:
-        return f"highest evidence {math.exp(sequential.highest):.2g} of {needed}"
-    return f"evidence of {needed} reached at image {sequential.alarm_at}"

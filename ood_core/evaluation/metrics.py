@@ -1,13 +1,14 @@
 """How well scores separate in-distribution from OOD images. Shares are fractions in [0, 1]; higher scores mean OOD.
 
-Everything comes from the two sorted arrays of scores and one search of the one in the other, so that millions of scores
-take little longer than sorting them. benchmarks/metrics.py measures it; scikit-learn is the reference of the tests.
+Everything comes from the two sorted arrays of scores and the rank counts of the one in the other, so that millions of
+scores take little longer than sorting them. benchmarks/metrics.py measures it; the tests compare with scikit-learn.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,20 +16,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ood_core.errors import OODError
+from ood_core.evaluation import TPR
 
-RECALL = 0.95
-"""The share of images that FPR@95 accepts, or detects."""
+RATES = ("auroc", "fpr95", "aupr_in", "aupr_out")
+"""The metrics that the result table shows, with a bootstrap interval each."""
+
+INTERVAL_ENDS = ("low", "high")
+"""Suffixes of the names of the ends of their intervals: `auroc_low`."""
 
 THREADED = 2**20
-"""Scores from which on the two sets are sorted side by side."""
+"""Number of scores from which on the two sets are sorted in two threads."""
 
 CHUNK = 2**16
-"""Rows of logits that are looked at together."""
+"""Rows of logits in a batch."""
+
+Scores: TypeAlias = NDArray[np.float64]
+Counts: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """One row of the report. N ID images, M OOD images.
+    """How well the scores of N ID images and M OOD images are separated.
 
     Attributes:
         auroc: Probability that an OOD image scores higher than an ID image; ties count half.
@@ -39,8 +47,8 @@ class Metrics:
         aupr_in: Average precision of finding the ID images; depends on how many there are of each.
         aupr_out: Average precision of finding the OOD images.
         aupr_in_trapezoid: Area under the precision-recall curve by straight lines between its points, as OpenOOD has
-            it; ID images are to be found. It is optimistic: no threshold lies on those lines.
-        aupr_out_trapezoid: The same where OOD images are to be found.
+            it, of finding the ID images. It is optimistic: no threshold lies on those lines.
+        aupr_out_trapezoid: The same of finding the OOD images.
         ties: Share of the N x M pairs whose scores are equal.
     """
 
@@ -54,33 +62,52 @@ class Metrics:
     ties: float
 
 
-def measure(id_scores: Tensor, ood_scores: Tensor) -> Metrics:
+def measure(id_scores: Tensor | Scores, ood_scores: Tensor | Scores) -> Metrics:
     """Return the metrics for the scores of an ID test set [N] and an OOD set [M].
 
     Raises:
         OODError: A set is empty, or a score is not finite.
     """
-    known, foreign = _sorted(usable(_values(id_scores), "ID"), usable(_values(ood_scores), "OOD"))
-    below = np.searchsorted(known, foreign)  # ID scores below each OOD score
-    upto = _up_to(known, foreign, below)  # and those that are not above it
-    pairs = len(known) * len(foreign)
-    reached = np.cumsum(np.bincount(below, minlength=len(known) + 1))[:-1]  # OOD scores not above each ID score
-    below_id = np.cumsum(np.bincount(upto, minlength=len(known) + 1))[:-1]  # and those below it
-    aupr_out, aupr_out_trapezoid = _areas(foreign[::-1], (len(known) - upto)[::-1], (len(known) - below)[::-1])
-    aupr_in, aupr_in_trapezoid = _areas(known, below_id, reached)
+    id_scores, ood_scores = require_finite(id_scores, "ID"), require_finite(ood_scores, "OOD")
+    if len(id_scores) + len(ood_scores) < THREADED:
+        id_scores, ood_scores = np.sort(id_scores), np.sort(ood_scores)
+    else:
+        with ThreadPoolExecutor(2) as threads:  # numpy releases the GIL while it sorts
+            id_scores, ood_scores = threads.map(np.sort, (id_scores, ood_scores))
+    n, m = len(id_scores), len(ood_scores)
+    below, upto = rank_counts(ood_scores, id_scores)
+    ood_upto = np.cumsum(np.bincount(below, minlength=n + 1))[:-1]  # OOD scores not above each ID score
+    ood_below = np.cumsum(np.bincount(upto, minlength=n + 1))[:-1]
+    aupr_out, aupr_out_trapezoid = _precision_recall_areas(ood_scores[::-1], (n - upto)[::-1], (n - below)[::-1])
+    aupr_in, aupr_in_trapezoid = _precision_recall_areas(id_scores, ood_below, ood_upto)
+    detected = ood_scores[-1 - int(np.searchsorted(np.arange(1, m + 1) / m, TPR))]  # 95 % of OOD reach this score
     return Metrics(
-        auroc=(int(below.sum()) + int(upto.sum())) / 2 / pairs,
-        fpr95=int(np.searchsorted(foreign, _quantile(known, RECALL), side="right")) / len(foreign),
-        fpr95_ood_recall=_rejected(known, foreign),
+        auroc=(int(below.sum()) + int(upto.sum())) / 2 / (n * m),
+        fpr95=int(np.searchsorted(ood_scores, threshold(id_scores), side="right")) / m,
+        fpr95_ood_recall=(n - int(np.searchsorted(id_scores, detected))) / n,
         aupr_in=aupr_in,
         aupr_out=aupr_out,
         aupr_in_trapezoid=aupr_in_trapezoid,
         aupr_out_trapezoid=aupr_out_trapezoid,
-        ties=(int(upto.sum()) - int(below.sum())) / pairs,
+        ties=(int(upto.sum()) - int(below.sum())) / (n * m),
     )
 
 
-def threshold(id_scores: Tensor, tpr: float = RECALL) -> float:
+def rank_counts(scores: Scores, others: Scores) -> tuple[Counts, Counts]:
+    """Return how many of the other scores lie below each score, and how many do not lie above it, [N] each.
+
+    Args:
+        scores: [N]; ascending ones are counted faster, as they use the cache.
+        others: [M], ascending, at least one.
+    """
+    below = np.searchsorted(others, scores)
+    tied = np.flatnonzero(others[np.minimum(below, len(others) - 1)] == scores)
+    upto = below.copy()
+    upto[tied] = np.searchsorted(others, scores[tied], side="right")
+    return below, upto
+
+
+def threshold(id_scores: Tensor | Scores, tpr: float = TPR) -> float:
     """Return the quantile of ID scores, interpolated linearly, as the paper's FPR@95 has it.
 
     It guarantees no rate: with few scores it accepts less than `tpr` of them (9 of 10 at 0.95), and of new images less
@@ -93,11 +120,11 @@ def threshold(id_scores: Tensor, tpr: float = RECALL) -> float:
     Raises:
         OODError: There are no scores, or one is not finite.
     """
-    return float(np.quantile(usable(_values(id_scores), "ID"), tpr))
+    return float(np.quantile(require_finite(id_scores, "ID"), tpr))
 
 
-def usable(scores: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """Return the scores [N], all of them finite.
+def require_finite(scores: Tensor | Scores, name: str) -> Scores:
+    """Return the scores [N] as float64, all of them finite.
 
     Args:
         scores: [N].
@@ -106,12 +133,13 @@ def usable(scores: NDArray[np.float64], name: str) -> NDArray[np.float64]:
     Raises:
         OODError: There are no scores, or one is not finite.
     """
-    if not len(scores):
+    values: Scores = np.asarray(scores, np.float64)
+    if not len(values):
         raise OODError(f"there are no {name} scores to measure")
-    if np.isfinite(scores).all():
-        return scores
-    broken = np.flatnonzero(~np.isfinite(scores))
-    raise OODError(f"{len(broken)} of {len(scores)} {name} scores are NaN or infinite, first in row {broken[0]}")
+    broken = np.flatnonzero(~np.isfinite(values))
+    if len(broken):
+        raise OODError(f"{len(broken)} of {len(values)} {name} scores are NaN or infinite, first in row {broken[0]}")
+    return values
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -126,12 +154,12 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Return how far the softmax confidence is from the accuracy, on average over images (Guo et al., 2017).
+    """Return the mean distance of softmax confidence and accuracy over the images (Guo et al., 2017).
 
     Args:
         logits: [N, C].
         labels: int64 [N].
-        bins: Parts of equal width that (0, 1] is cut into; a confidence at an edge belongs to the lower part.
+        bins: Number of bins of equal width in (0, 1]; a confidence at an edge belongs to the lower bin.
 
     Raises:
         OODError: There are no images or no logits.
@@ -147,49 +175,18 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
     return float(gaps.abs().sum() / len(logits))
 
 
-def _sorted(known: NDArray[np.float64], foreign: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    if len(known) + len(foreign) < THREADED:
-        return [np.sort(known), np.sort(foreign)]
-    with ThreadPoolExecutor(2) as threads:  # numpy lets other threads run while it sorts
-        return list(threads.map(np.sort, (known, foreign)))
-
-
-def _up_to(known: NDArray[np.float64], foreign: NDArray[np.float64], below: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many ID scores are not above each OOD score; searched for only where scores are tied."""
-    tied = np.flatnonzero(known[np.minimum(below, len(known) - 1)] == foreign)
-    upto = below if not len(tied) else below.copy()
-    upto[tied] = np.searchsorted(known, foreign[tied], side="right")
-    return upto
-
-
-def _areas(found: NDArray[np.float64], before: NDArray[np.int64], through: NDArray[np.int64]) -> tuple[float, float]:
+def _precision_recall_areas(positives: Scores, before: Counts, through: Counts) -> tuple[float, float]:
     """Return average precision, and the area by trapezoids.
 
     Args:
-        found: Scores of the images to be found, the first to be found first.
-        before: How many of the others come strictly before each.
-        through: How many of the others come before it or together with it.
+        positives: Scores in the order in which a falling threshold finds them.
+        before: Number of negatives strictly before each.
+        through: Number of negatives before it or tied with it.
     """
-    last = np.flatnonzero(np.append(found[1:] != found[:-1], True))  # the last of each group of equal scores
+    last = np.flatnonzero(np.append(positives[1:] != positives[:-1], True))  # the last of each group of equal scores
     first = np.concatenate([[0], last[:-1] + 1])
     precision = (last + 1) / (last + 1 + through[last])
-    others = before[first]
-    earlier = np.divide(first, first + others, out=np.ones(len(first)), where=first + others > 0)
+    negatives = before[first]
+    earlier = np.divide(first, first + negatives, out=np.ones(len(first)), where=first + negatives > 0)
     weights = last + 1 - first
-    return float(weights @ precision) / len(found), float(weights @ (precision + earlier)) / 2 / len(found)
-
-
-def _quantile(ordered: NDArray[np.float64], share: float) -> float:
-    return float(np.quantile(ordered, share))
-
-
-def _rejected(known: NDArray[np.float64], foreign: NDArray[np.float64]) -> float:
-    """Return the share of ID scores from the highest threshold on that 95 % of the OOD scores reach."""
-    shares = np.arange(1, len(foreign) + 1) / len(foreign)
-    needed = int(np.searchsorted(shares, RECALL)) + 1
-    return (len(known) - int(np.searchsorted(known, foreign[-needed]))) / len(known)
-
-
-def _values(scores: Tensor) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = scores.double().numpy()
-    return values
+    return float(weights @ precision) / len(positives), float(weights @ (precision + earlier)) / 2 / len(positives)

@@ -1,127 +1,115 @@
-"""Measures how well the scores of a scorer tell OOD test images from ID test images."""
+"""Measures how well the scores of a scorer separate OOD test images from ID test images.
+
+The facts of the stage hold the rates of its row of the table; the files below hold the other results a report shows.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from ood_core.errors import OODError
-from ood_core.evaluation import metrics, significance
+from ood_core.evaluation import TPR, metrics, significance
 from ood_core.evaluation.calibration import Calibration
+from ood_core.evaluation.metrics import Scores
 from ood_core.interfaces import Outputs
 from ood_core.pipeline.events import Observer
 from ood_core.pipeline.extract import DIGESTS
 from ood_core.pipeline.score import SCORES
 from ood_core.records.stages import Extraction, MeasureStage, ScoreStage
 from ood_core.store.artifacts import load_outputs
-from ood_core.store.store import Store, load_array
+from ood_core.store.store import Store, load_array, map_array
+
+COMPARED = "compared.npy"
+"""bool [M]: the OOD images that count, without those that are taken out for being ID images as well."""
+
+CLASSES = "classes.npy"
+"""A record of each OOD class, [O]: number of its images that count, of those that are accepted, and its AUROC against
+all ID images (NaN without images). Accepted are scores up to `metrics.threshold` of the ID scores, as by FPR@95."""
 
 ACCEPTED = "accepted.npy"
-"""int64 [O, C]: of the images of each OOD class, how many are taken for each ID class, at the interpolated
-95 % quantile of the ID test scores, that of FPR@95."""
+"""int64 [O, C]: number of accepted images of each OOD class by predicted ID class; absent without a classifier."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The results of a measure stage besides its facts.
+
+    Attributes:
+        id_scores: Of the ID test images and the shifted ones behind them, float64 [N].
+        ood_scores: Of the OOD images that count, float64 [M].
+        compared: The OOD images that count, bool.
+        classes: As in CLASSES.
+        accepted: As in ACCEPTED, or None.
+    """
+
+    id_scores: Scores
+    ood_scores: Scores
+    compared: NDArray[np.bool_]
+    classes: NDArray[Any]
+    accepted: NDArray[np.int64] | None
+
+
+def load_measured(stage: MeasureStage, store: Store) -> Measured:
+    """Return the results of a finished stage."""
+    compared, classes = (map_array(store.file(stage, name)) for name in (COMPARED, CLASSES))
+    accepted = map_array(store.file(stage, ACCEPTED)) if ACCEPTED in store.names(stage) else None
+    scores = load_scores(store, stage.ood_scores)[compared]
+    return Measured(load_scores(store, *stage.id_and_shifted), scores, compared, classes, accepted)
 
 
 def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
-    """Measure, and file the numbers as facts."""
+    """Measure, and store the numbers as facts, and as files what a report needs besides."""
     with store.put(stage) as (folder, facts):
-        found = compared(stage, store)
-        inside, outside, kept, duplicates = found.inside, found.outside, found.kept, found.duplicates
-        facts |= {"duplicates_test": int(duplicates.test.sum()), "duplicates_train": int(duplicates.train.sum())}
-        if not kept.any():
+        id_digests = _digests(store, *stage.id_and_shifted)
+        ood_digests = _digests(store, stage.ood_scores)
+        in_test = np.isin(ood_digests, id_digests)
+        in_train = np.isin(ood_digests, load_array(store.file(stage.fit.train.base, DIGESTS)).numpy())
+        facts |= {"duplicates_test": int(in_test.sum()), "duplicates_train": int(in_train.sum())}
+        compared = ~(in_test | in_train) if stage.overlap == "remove" else np.ones(len(ood_digests), np.bool_)
+        if not compared.any():
             raise OODError("all its images are also ID images; nothing is left to measure")
-        facts |= {"id_images": len(inside), "ood_images": len(outside)} | asdict(metrics.measure(inside, outside))
-        facts |= _intervals(inside, outside) | {"images": _images(stage, store, kept)}
+        id_scores = load_scores(store, *stage.id_and_shifted)
+        ood_scores = load_scores(store, stage.ood_scores)[compared]
+        facts |= {"id_images": len(id_scores), "ood_images": len(ood_scores)}
+        facts |= asdict(metrics.measure(id_scores, ood_scores))
+        for name, ends in significance.bootstrap(id_scores, ood_scores).items():
+            facts |= {f"{name}_{end}": value for end, value in zip(metrics.INTERVAL_ENDS, ends, strict=True)}
+        digests = [*(_digests(store, scores) for scores in stage.id_and_shifted), ood_digests[compared]]
+        facts["images"] = hashlib.sha256(b"|".join(of.tobytes() for of in digests)).hexdigest()[:24]
         facts |= _classification(load_outputs(Extraction(stage.id_scores.outputs.base), store))
         if stage.held_scores is not None:
-            facts |= _calibrated(inside, outside, _scores(stage.held_scores, store))
-        _file_accepted(
-            folder, stage, load_outputs(Extraction(stage.ood_scores.outputs.base), store), inside, (outside, kept)
-        )
+            facts |= _calibrated(id_scores, ood_scores, load_scores(store, stage.held_scores))
+        np.save(folder / COMPARED, compared)
+        outputs = load_outputs(Extraction(stage.ood_scores.outputs.base), store)
+        labels, classes = outputs.labels.numpy()[compared], len(stage.ood_scores.images.opened.classes)
+        accepted = ood_scores <= metrics.threshold(id_scores)
+        np.save(folder / CLASSES, _measure_classes(id_scores, ood_scores, accepted, labels, classes))
+        if outputs.logits.shape[1] == outputs.classes:  # else one class, in front of outputs for many
+            counts = np.zeros((classes, outputs.classes), np.int64)
+            predicted = outputs.logits[compared][accepted].argmax(1).numpy()
+            np.add.at(counts, (labels[accepted], predicted), 1)
+            np.save(folder / ACCEPTED, counts)
     observer.progress(1, 1)
 
 
-ENDS = ("low", "high")
-"""Of an interval, behind the name of its rate."""
+def load_scores(store: Store, *stages: ScoreStage) -> Scores:
+    """Return the scores of all images of the stages, in their order."""
+    scores: Scores = np.concatenate([load_array(store.file(stage, SCORES)).numpy() for stage in stages])
+    return scores
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What a stage compares.
-
-    Attributes:
-        inside: Scores of the ID test images, and of the shifted ones behind them; float64 [N].
-        outside: Scores of the OOD images that count, float64 [M].
-        kept: Which of the OOD images those are, bool.
-    """
-
-    inside: Tensor
-    outside: Tensor
-    kept: Tensor
-    duplicates: Duplicates
-
-
-def compared(stage: MeasureStage, store: Store) -> Compared:
-    """Return the scores that are measured, without the OOD images that are taken out for being ID images as well."""
-    inside = torch.cat([_scores(scores, store) for scores in (stage.id_scores, *stage.shifted_scores)])
-    outside, duplicates = _scores(stage.ood_scores, store), Duplicates(stage, store)
-    kept = ~duplicates.any if stage.overlap == "remove" else torch.ones(len(outside), dtype=torch.bool)
-    return Compared(inside, outside[kept], kept, duplicates)
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """Which OOD images are exactly equal, pixel for pixel, to an ID image; bool [M] each, looked for when asked."""
-
-    stage: MeasureStage
-    store: Store
-
-    @cached_property
-    def test(self) -> Tensor:
-        """Those that are also ID test images, or shifted ones."""
-        stages = (self.stage.id_scores, *self.stage.shifted_scores)
-        return self._within(*(scores.outputs for scores in stages))
-
-    @cached_property
-    def train(self) -> Tensor:
-        """Those that are also ID training images."""
-        return self._within(self.stage.id_scores.fit.train)
-
-    @property
-    def any(self) -> Tensor:
-        """Those that are either."""
-        return self.test | self.train
-
-    def _within(self, *extractions: Extraction) -> Tensor:
-        inside = np.concatenate([_digests(extraction, self.store) for extraction in extractions])
-        return torch.from_numpy(np.isin(_digests(self.stage.ood_scores.outputs, self.store), inside))
-
-
-def _intervals(inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """Return between what the rates lie, were the images drawn again."""
-    found = significance.bootstrap(inside.numpy(), outside.numpy())
-    return {f"{name}_{end}": value for name, ends in found.items() for end, value in zip(ENDS, ends, strict=True)}
-
-
-def _images(stage: MeasureStage, store: Store, kept: Tensor) -> str:
-    """Return a digest of all that is measured, pixel for pixel and in order."""
-    inside = [_digests(scores.outputs, store) for scores in (stage.id_scores, *stage.shifted_scores)]
-    outside = _digests(stage.ood_scores.outputs, store)[kept.numpy()]
-    return hashlib.sha256(b"|".join(digests.tobytes() for digests in (*inside, outside))).hexdigest()[:24]
-
-
-def _digests(extraction: Extraction, store: Store) -> Any:
-    return load_array(store.file(extraction.base, DIGESTS)).numpy()
+def _digests(store: Store, *stages: ScoreStage) -> NDArray[Any]:
+    """Return the digests of the pixels of the stages' images."""
+    return np.concatenate([load_array(store.file(stage.outputs.base, DIGESTS)).numpy() for stage in stages])
 
 
 def _classification(outputs: Outputs) -> dict[str, float | None]:
-    """Return how well the ID test images are classified, and how well the confidence says so."""
+    """Return accuracy and calibration error of the ID test images; None without a classifier of several classes."""
     if not outputs.logits.shape[1] or outputs.classes < 2:
         return {"id_accuracy": None, "ece": None}
     return {
@@ -130,39 +118,29 @@ def _classification(outputs: Outputs) -> dict[str, float | None]:
     }
 
 
-def _calibrated(inside: Tensor, outside: Tensor, held: Tensor) -> dict[str, float]:
-    """Return the threshold set by held-out ID images, and what share of each test set it accepts."""
-    threshold = _threshold(held)
+def _calibrated(id_scores: Scores, ood_scores: Scores, held: Scores) -> dict[str, float]:
+    """Return a detector's threshold from held-out ID images, and the share of each test set that it accepts.
+
+    Of fewer than 19 images it is the interpolated quantile, without a guarantee for new ID images.
+    """
+    calibration = Calibration.of(held)
+    guaranteed = calibration.highest_tpr >= TPR
+    threshold = calibration.threshold() if guaranteed else metrics.threshold(held)
     return {
         "threshold": threshold,
-        "id_accepted": float((inside <= threshold).double().mean()),
-        "ood_accepted": float((outside <= threshold).double().mean()),
+        "id_accepted": float((id_scores <= threshold).mean()),
+        "ood_accepted": float((ood_scores <= threshold).mean()),
     }
 
 
-def _threshold(held: Tensor) -> float:
-    """Return the threshold of a detector for a TPR of 95 %; of fewer than 19 images the interpolated quantile.
-
-    That quantile comes without a guarantee for new ID images.
-    """
-    calibration = Calibration.of(held.numpy())
-    vouched = calibration.highest_tpr >= metrics.RECALL
-    return calibration.threshold(metrics.RECALL) if vouched else metrics.threshold(held)
-
-
-def _file_accepted(
-    folder: Path, stage: MeasureStage, outputs: Outputs, inside: Tensor, measured: tuple[Tensor, Tensor]
-) -> None:
-    """Count which OOD classes are accepted as which ID classes, where a classifier tells those apart."""
-    outside, kept = measured
-    if outputs.logits.shape[1] != outputs.classes:  # one class, in front of outputs for many
-        return
-    accepted = outside <= metrics.threshold(inside)
-    foreign, taken_for = outputs.labels[kept][accepted], outputs.logits[kept][accepted].argmax(1)
-    counts = np.zeros((len(stage.ood_scores.images.opened.classes), outputs.logits.shape[1]), np.int64)
-    np.add.at(counts, (foreign.numpy(), taken_for.numpy()), 1)
-    np.save(folder / ACCEPTED, counts)
-
-
-def _scores(stage: ScoreStage, store: Store) -> Tensor:
-    return load_array(store.file(stage, SCORES))
+def _measure_classes(
+    id_scores: Scores, ood_scores: Scores, accepted: NDArray[np.bool_], labels: NDArray[np.int64], classes: int
+) -> NDArray[Any]:
+    """Return the records of CLASSES."""
+    found = np.zeros(classes, [("images", np.int64), ("accepted", np.int64), ("auroc", np.float64)])
+    found["images"] = np.bincount(labels, minlength=classes)
+    found["accepted"] = np.bincount(labels[accepted], minlength=classes)
+    twice_below = significance.placements(id_scores, ood_scores).of_ood
+    below = np.bincount(labels, weights=twice_below, minlength=classes) / (2 * len(id_scores))
+    found["auroc"] = np.divide(below, found["images"], out=np.full(classes, np.nan), where=found["images"] > 0)
+    return found

@@ -189,7 +189,12 @@ class MeasureStage:
     def inputs(self) -> tuple[ScoreStage, ...]:
         """Stages whose results this one needs."""
         held = () if self.held_scores is None else (self.held_scores,)
-        return (self.id_scores, *self.shifted_scores, *held, self.ood_scores)
+        return (*self.id_and_shifted, *held, self.ood_scores)
+
+    @property
+    def id_and_shifted(self) -> tuple[ScoreStage, ...]:
+        """Scores of the images that count as ID."""
+        return (self.id_scores, *self.shifted_scores)
 
     @property
     def fit(self) -> FitStage:
@@ -204,7 +209,7 @@ class MeasureStage:
     @property
     def id_set(self) -> str:
         """What counts as in-distribution, in words."""
-        return " + ".join(str(stage.images) for stage in (self.id_scores, *self.shifted_scores))
+        return " + ".join(str(stage.images) for stage in self.id_and_shifted)
 
     def __str__(self) -> str:
         return f"measure {self.fit.name} on {self.ood_scores.images}"

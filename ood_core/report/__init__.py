@@ -1,7 +1,7 @@
-"""Writes what a run found: files that hold it whole, and the same numbers as page, Markdown, LaTeX and CSV.
+"""Writes the reports of a run: page, Markdown, LaTeX and CSV, and the files that hold their content.
 
-`gather` takes it from the plan, the results and the store; everything else is rendered from the findings alone, so that
-`ood report` does the same with what lies in the folders of runs. docs/report.md describes the files.
+`collect` takes the content from the plan, the results and the store; everything else is rendered from it alone, so that
+`ood report` does the same with the files of several runs. docs/report.md describes the files.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from ood_core.errors import OODError
-from ood_core.records.findings import Findings
+from ood_core.records.report_data import ReportData
 from ood_core.records.results import ResultRow, Results
 from ood_core.records.stages import Plan
-from ood_core.report.content.collect import gather
+from ood_core.report.content.collect import collect
 from ood_core.report.content.published import tables
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats import csv_tables, latex, markdown, page, run_folder
 from ood_core.store.store import Store, write_text, writing
 
 REPORTS = ("report.md", "report.html", "report.tex", "report.csv", "summary.csv")
-"""What is rendered; beside it lies what `filed.save` files."""
+"""Rendered files, beside those of `run_folder.save`."""
 
 PUBLISHED = "published.csv"
-"""Only where a recipe names published tables."""
+"""Only for recipes that name published tables."""
 
 
 def prepare(folder: Path) -> None:
@@ -42,27 +42,26 @@ def prepare(folder: Path) -> None:
         raise OODError(f"--out {folder}: cannot be written into: {error.strerror}") from None
 
 
-def write(plan: Plan, results: Results, store: Store, folder: Path) -> Findings:
-    """Write all that a run found into a folder, each file whole or not at all, and the pictures it shows beside it."""
+def write(plan: Plan, results: Results, store: Store, folder: Path) -> ReportData:
+    """Write the reports of a run into a folder, each file whole or not at all, with its pictures and gallery."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        found = gather(plan, results, store, folder)
-        write_findings(found, folder)
-    return found
+        report = collect(plan, results, store, folder)
+        write_files(report, folder)
+    return report
 
 
-def write_findings(findings: Findings, folder: Path) -> None:
-    """Render what was found, and file it; the pictures it names are in the folder already."""
-    lines = summarise(findings.rows, findings.scores, findings.baseline)
+def write_files(report: ReportData, folder: Path) -> None:
+    """Render the reports and save their content; the pictures and the gallery are in the folder already."""
     texts = {
-        "report.md": markdown.render(findings),
-        "report.html": page.render(findings, folder),
-        "report.tex": latex.render(findings),
-        "report.csv": csv_tables.sheet(findings.rows, ResultRow),
-        "summary.csv": csv_tables.summary(lines),
+        "report.md": markdown.render(report),
+        "report.html": page.render(report, folder),
+        "report.tex": latex.render(report),
+        "report.csv": csv_tables.of_records(report.rows, ResultRow),
+        "summary.csv": csv_tables.of_summary(summarise(report.rows, report.scores, report.baseline)),
     }
-    if findings.published:
-        texts[PUBLISHED] = csv_tables.published(tables(findings))
+    if report.published:
+        texts[PUBLISHED] = csv_tables.of_published(tables(report))
     for name, text in texts.items():
         write_text(folder / name, text)
-    run_folder.save(findings, folder)
+    run_folder.save(report, folder)

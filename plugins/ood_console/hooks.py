@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ood_core.records.facts import StageFacts
-    from ood_core.records.findings import Findings
+    from ood_core.records.report_data import ReportData
     from ood_core.records.stages import Plan, Stage
 
 SHOWN = ("train", "extract", "fit")
@@ -95,14 +95,14 @@ class Console:
         self._progress.stop()
 
     @hookimpl
-    def ood_after_report(self, findings: Findings) -> None:
+    def ood_after_report(self, report: ReportData) -> None:
         """Show the tables."""
-        self._screen.print(f"{escape(findings.work)}, {findings.seconds:.0f} s")
-        for note in findings.notes:
+        self._screen.print(f"{escape(report.work)}, {report.seconds:.0f} s")
+        for note in report.notes:
             self._screen.print(f"[yellow]note[/] {escape(note)}")
-        for variant in findings.missing:
+        for variant in report.missing:
             self._screen.print(f"[red]incomplete[/] {escape(variant)}")
-        Output(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*tables(findings))
+        Output(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*tables(report))
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:

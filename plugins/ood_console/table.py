@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ood_core.records.findings import Findings
+    from ood_core.records.report_data import ReportData
     from ood_core.report.content.published import PublishedCell, PublishedTable
     from ood_core.report.formats.columns import Column
 
@@ -26,21 +26,21 @@ class Output(Screen):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def tables(findings: Findings) -> Iterator[Table | str]:
-    """Yield what was found as tables: over cases where there are several, else of all rates; then published ones."""
+def tables(report: ReportData) -> Iterator[Table | str]:
+    """Yield the tables of a report: over cases if there are several, else of all rates; then published ones."""
     from ood_core.report.content.published import tables as published  # above the plugins in the core's layers
-    from ood_core.report.formats.columns import by_case, case_columns, columns, legend, summarise
-    from ood_core.report.formats.columns import tables as parted
+    from ood_core.report.content.summary_rows import case_tables, summarise
+    from ood_core.report.formats.columns import case_columns, columns, legend
 
-    cases = parted(by_case(findings.rows, "auroc", findings.averaged, findings.scores, findings.baseline))
+    cases = case_tables(report.rows, "auroc", report.averaged, report.scores, report.baseline)
     for of_cases in cases:
         yield _table(case_columns(of_cases), of_cases, "AUROC in %")
         yield legend(of_cases, metric="auroc")
     if not cases:
-        lines = summarise(findings.rows, findings.scores, findings.baseline)
+        lines = summarise(report.rows, report.scores, report.baseline)
         yield _table(columns(lines), lines)
         yield legend(lines)
-    for of in published(findings):
+    for of in published(report):
         yield from _published(of)
 
 

@@ -96,7 +96,7 @@ def rounded():
 @pytest.fixture(scope="session")
 def synthetic():
     """`synthetic(folder, variants=1, scorers=2, ...)`: findings whose pictures lie in the folder."""
-    return runpy.run_path(str(Path(__file__).with_name("synthetic_findings.py")))["synthetic"]
+    return runpy.run_path(str(Path(__file__).with_name("synthetic_report.py")))["synthetic"]
 
 
 @pytest.fixture(scope="module")

@@ -66,8 +66,8 @@ class Recorder:
         self.calls["ood_after_run"].append((plan, results))
 
     @hookimpl
-    def ood_after_report(self, findings):
-        self.calls["ood_after_report"].append(findings)
+    def ood_after_report(self, report):
+        self.calls["ood_after_report"].append(report)
 
     @hookimpl
     def ood_on_error(self, stage, error):
@@ -85,7 +85,7 @@ def seen(tmp_path_factory):
     store = Store(folder / "store")
     results = [run(made, store, plugins.hook), run(made, store, plugins.hook)]
     found = report.write(made, results[0], store, folder / "out")
-    plugins.hook.ood_after_report(findings=found)
+    plugins.hook.ood_after_report(report=found)
     failing = make.make_plan(read_recipes(folder / "tiny.yaml", ["training=[]", "scorers=[energy]"]), plugins)
     with pytest.raises(OODError, match="needs logits") as caught:
         run(failing, store, plugins.hook)

@@ -211,9 +211,9 @@ def test_placements_are_those_of_the_kernel_and_their_mean_is_the_auroc(name: st
     known, foreign = SETS[name]
     inside, outside, _ = slow_kernel(known, foreign)
     found = placements(known, foreign)
-    assert np.allclose(found.inside / 2 / len(foreign), inside, rtol=0, atol=1e-15)
-    assert np.allclose(found.outside / 2 / len(known), outside, rtol=0, atol=1e-15)
-    assert found.auroc == measure(torch.from_numpy(known), torch.from_numpy(foreign)).auroc
+    assert np.allclose(found.of_id / 2 / len(foreign), inside, rtol=0, atol=1e-15)
+    assert np.allclose(found.of_ood / 2 / len(known), outside, rtol=0, atol=1e-15)
+    assert found.of_ood.sum() / (2 * len(known) * len(foreign)) == measure(known, foreign).auroc
 
 
 def test_a_detector_does_not_differ_from_itself_or_from_one_that_ranks_alike() -> None:

@@ -96,7 +96,7 @@ def test_what_is_taken_out_is_in_no_part_of_the_report(carry_out, tmp_path):
     plan, results = carry_out("data.overlap=remove")
     report.write(plan, results, Store(tmp_path / "store"), tmp_path / "out")
     found = run_folder.load(tmp_path / "out")
-    assert len(found.scores[0].outside) == 10
+    assert len(found.scores[0].ood_scores) == 10
     assert {of.ood_class: of.images for of in found.classes} == {"fox": 5, "elk": 5}
     assert {pair.images for pair in found.accepted} <= {5}
 

@@ -8,9 +8,11 @@ import pytest
 from ood_core import report
 from ood_core.errors import OODError
 from ood_core.records.results import ResultRow, Results
-from ood_core.report.content.notes import duplicates
+from ood_core.records.stages import Plan
+from ood_core.report.content import notes
+from ood_core.report.content.summary_rows import case_tables, summarise
 from ood_core.report.formats import markdown
-from ood_core.report.formats.columns import by_case, case_columns, columns, percent, summarise, tables
+from ood_core.report.formats.columns import case_columns, columns, percent
 from ood_core.run.schedule import run
 from ood_core.store.store import Store
 
@@ -82,7 +84,7 @@ def test_names_do_not_break_the_table(make_plan, plugins, tiny, tmp_path, capsys
     store = Store(tmp_path / "store")
     results = run(plan, store)
     found = report.write(plan, results, store, tmp_path / "out")
-    plugins.hook.ood_after_report(findings=found)
+    plugins.hook.ood_after_report(report=found)
     assert "[/] |" in capsys.readouterr().out
     assert "| energy | [/] \\| two lines | near |" in (tmp_path / "out" / "report.md").read_text()
 
@@ -147,7 +149,9 @@ def cases(*pairs, **others):
 
 
 def test_cases_become_columns_with_their_mean():
-    (line,) = by_case([*cases(("cat", 0.9), ("dog", 0.7)), *cases(("cat", 0.8), ("dog", 0.8), seed=1)], "auroc", True)
+    ((line,),) = case_tables(
+        [*cases(("cat", 0.9), ("dog", 0.7)), *cases(("cat", 0.8), ("dog", 0.8), seed=1)], "auroc", True
+    )
     assert [(c.title, c.text(line)) for c in case_columns([line])] == [
         ("scorer", "energy"),
         ("cat", "85.00 ± 7.07"),
@@ -157,7 +161,7 @@ def test_cases_become_columns_with_their_mean():
 
 
 def test_the_mean_over_cases_is_left_out_where_it_says_nothing():
-    lines = by_case(cases(("1 a class", 0.9), ("5 a class", 0.7)), "auroc", False)
+    (lines,) = case_tables(cases(("1 a class", 0.9), ("5 a class", 0.7)), "auroc", False)
     assert [column.title for column in case_columns(lines)] == ["scorer", "1 a class", "5 a class"]
 
 
@@ -168,22 +172,24 @@ def test_draws_are_averaged_as_seeds_are():
 
 def test_sets_that_the_recipe_names_have_lines_of_their_own_over_the_cases():
     rows = [*cases(("cat", 0.9), ("dog", 0.7)), row(0.6, case="cat"), row(0.5, case="dog")]
-    lines = by_case(rows, "auroc", True)
+    (lines,) = case_tables(rows, "auroc", True)
     assert [(line.ood_set, str(line.mean)) for line in lines] == [("rest", "80.00"), ("noise", "55.00")]
 
 
 def test_variants_of_other_cases_get_a_table_of_their_own():
-    lines = by_case([*cases(("cat", 0.9), ("dog", 0.7)), *cases(("1", 0.6), ("2", 0.5), variant="w")], "auroc", True)
-    assert [[line.variant for line in of] for of in tables(lines)] == [["v"], ["w"]]
+    found = case_tables(
+        [*cases(("cat", 0.9), ("dog", 0.7)), *cases(("1", 0.6), ("2", 0.5), variant="w")], "auroc", True
+    )
+    assert [[line.variant for line in of] for of in found] == [["v"], ["w"]]
 
 
 def test_one_case_makes_no_table_of_cases():
-    assert by_case([row(0.9)], "auroc", True) == []
+    assert case_tables([row(0.9)], "auroc", True) == []
 
 
 def test_images_that_are_in_two_sets_are_noted():
-    results = Results((row(0.9, duplicates_test=1), row(0.9, duplicates_train=3)), (), 0.0)
-    assert duplicates(results) == [
+    rows = (row(0.9, duplicates_test=1), row(0.9, duplicates_train=3))
+    assert notes.of_run(Plan("", (), {}, None, ()), Results(rows, (), 0.0)) == [
         "noise: 1 image is also among the ID test images of digits",
         "noise: 3 images are also among the ID training images of digits",
     ]
@@ -200,7 +206,7 @@ def test_images_that_are_in_two_sets_are_noted():
     ],
 )
 def test_nothing_in_a_cell_of_markdown_is_markup(name, cell):
-    assert markdown.cell(name) == cell
+    assert markdown.escape(name) == cell
 
 
 def test_a_baseline_without_rows_is_noted(make_plan, tiny, tmp_path):

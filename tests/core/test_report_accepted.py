@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ood_core import report
-from ood_core.pipeline.measure import compared
-from ood_core.records.findings import ClassRow
+from ood_core.pipeline.measure import load_measured
+from ood_core.records.report_data import ClassRow, ClassRowKey
 from ood_core.records.results import Results
 from ood_core.report.content.collect import paired
 from ood_core.report.content.confusions import class_rows, hardest
@@ -49,17 +49,17 @@ def done(make_plan, tiny, tmp_path):
 def test_each_class_is_measured_against_all_id_images(done):
     plan, _, store = done
     row = plan.rows[0]
-    found = compared(row.measure, store)
+    found = load_measured(row.measure, store)
     labels = row.measure.ood_scores.images.opened.labels.numpy()
-    rows = {of.ood_class: of for of in class_rows(row, found, store)}
+    rows = {of.ood_class: of for of in class_rows(ClassRowKey.of(row), row.measure, found)}
     assert list(rows) == ["8", "9"]
     for label, of in enumerate(rows.values()):
-        own = found.outside.numpy()[labels == label]
-        scores = np.concatenate([found.inside.numpy(), own])
-        truth = np.arange(len(scores)) >= len(found.inside)
+        own = found.ood_scores[labels == label]
+        scores = np.concatenate([found.id_scores, own])
+        truth = np.arange(len(scores)) >= len(found.id_scores)
         assert of.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
         assert of.images == len(own)
-        assert of.accepted == (own <= np.quantile(found.inside.numpy(), 0.95)).sum()
+        assert of.accepted == (own <= np.quantile(found.id_scores, 0.95)).sum()
 
 
 def test_the_files_of_a_run_agree_with_each_other(done, tmp_path):
@@ -68,17 +68,17 @@ def test_the_files_of_a_run_agree_with_each_other(done, tmp_path):
     found = load(tmp_path / "out")
     assert found.rows == results.rows
     for row, scores in zip(found.rows, found.scores, strict=True):
-        assert (len(scores.inside), len(scores.outside)) == (row.id_images, row.ood_images)
+        assert (len(scores.id_scores), len(scores.ood_scores)) == (row.id_images, row.ood_images)
         of_row = [of for of in found.classes if (of.scorer, of.ood_set) == (row.scorer, row.ood_set)]
         assert sum(of.auroc * of.images for of in of_row) / row.ood_images == pytest.approx(row.auroc)
         assert sum(of.accepted for of in of_row) / row.ood_images == pytest.approx(row.fpr95)
-    assert found.scores[0].inside is found.scores[1].inside
+    assert found.scores[0].id_scores is found.scores[1].id_scores
     assert found.work == "trained 1, extracted 5, reused 0"
     assert {stage.variants for stage in found.stages} == {("tiny",)}
     again = tmp_path / "again"
     again.mkdir()
     (again / "gallery").symlink_to(tmp_path / "out" / "gallery")
-    report.write_findings(found, again)
+    report.write_files(found, again)
     for file in (tmp_path / "out").iterdir():
         if file.is_file():
             assert file.read_bytes() == (again / file.name).read_bytes(), file.name

@@ -7,10 +7,11 @@ import pytest
 
 from ood_core.evaluation.metrics import measure
 from ood_core.evaluation.significance import delong, placements
-from ood_core.records.findings import RowScores
+from ood_core.records.report_data import RowScores
 from ood_core.records.stages import Baseline
 from ood_core.report.content.comparisons import DELONG, PAIRED_T, Repeat, compare
-from ood_core.report.formats.columns import by_case, case_columns, columns, legend, summarise
+from ood_core.report.content.summary_rows import case_tables, summarise
+from ood_core.report.formats.columns import case_columns, columns, legend
 
 from .test_report import row
 
@@ -23,7 +24,7 @@ def scored(scorer, separation, seed=0, images="same", count=200, **others):
     own = np.random.default_rng(sum(scorer.encode())).normal(size=2 * count) * 0.3
     values = noise + own
     scores = RowScores(values[:count], values[count:] + separation)
-    auroc = measure(*(_tensor(of) for of in (scores.inside, scores.outside))).auroc
+    auroc = measure(*(_tensor(of) for of in (scores.id_scores, scores.ood_scores))).auroc
     return Repeat(row(auroc, seed, scorer=scorer, images=images, **others), scores)
 
 
@@ -38,7 +39,7 @@ def test_one_run_is_compared_by_delong_on_the_same_images():
     base, better = compare(lines, ENERGY)
     assert base is None
     assert better.test == DELONG
-    expected = delong(*(placements(of.scores.inside, of.scores.outside) for (of,) in reversed(lines)))
+    expected = delong(*(placements(of.scores.id_scores, of.scores.ood_scores) for (of,) in reversed(lines)))
     assert better.found == expected
     assert better.adjusted == expected.p < 0.05
     assert better.mark == "*"
@@ -179,10 +180,10 @@ def test_cases_are_compared_within_their_table():
         for scorer, separation in (("energy", 1.0), ("knn", 3.0))
         for case in ("cat", "dog")
     ]
-    lines = by_case([of.row for of in repeats], "auroc", True, [of.scores for of in repeats], ENERGY)
+    (lines,) = case_tables([of.row for of in repeats], "auroc", True, [of.scores for of in repeats], ENERGY)
     assert [cell.comparison.mark for cell in lines[1].cells.values()] == ["*", "*"]
     assert lines[1].mean.comparison is None
     assert case_columns(lines)[-1].best(lines[1])
     assert "2 comparisons" in legend(lines)
-    fpr = by_case([of.row for of in repeats], "fpr95", True, [of.scores for of in repeats], ENERGY)
+    (fpr,) = case_tables([of.row for of in repeats], "fpr95", True, [of.scores for of in repeats], ENERGY)
     assert all(cell.comparison is None for line in fpr for cell in line.cells.values())

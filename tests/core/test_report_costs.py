@@ -1,15 +1,15 @@
-"""What stages cost, and what a run had to do."""
+"""The costs of stages, and the table of a summary."""
 
 import csv
 import io
 
 import pytest
 
-from ood_core.records.findings import StageRecord, work
+from ood_core.records.report_data import StageRecord
 from ood_core.records.stages import Baseline
 from ood_core.report.content.costs import by_kind, cost
-from ood_core.report.formats.columns import summarise
-from ood_core.report.formats.csv_tables import summary
+from ood_core.report.content.summary_rows import summarise
+from ood_core.report.formats.csv_tables import of_summary
 
 from .test_report import row
 from .test_report_comparisons import scored
@@ -40,21 +40,15 @@ def test_the_cost_of_a_stage_is_what_it_recorded():
     assert (found.seconds, found.speed, found.memory, found.gpu_memory) == (1.5, 7.0, None, 5.0)
 
 
-def test_what_a_run_had_to_do_is_told_in_one_line():
-    assert work([("train", False), ("train", True), ("extract", False), ("fit", True), ("score", False)]) == (
-        "trained 1, extracted 1, reused 2"
-    )
-
-
 def test_the_summary_has_the_numbers_of_the_table():
     one, other = scored("energy", 1.0), scored("knn", 3.0)
     lines = summarise([one.row, other.row], [one.scores, other.scores], Baseline(scorer="energy"))
-    first, second = csv.DictReader(io.StringIO(summary(lines)))
+    first, second = csv.DictReader(io.StringIO(of_summary(lines)))
     assert (first["scorer"], first["p"], first["baseline"]) == ("energy", "", "")
     assert float(second["auroc"]) == other.row.auroc
     assert float(second["difference"]) == pytest.approx(other.row.auroc - one.row.auroc)
     assert float(second["p"]) == float(second["p_adjusted"]) < 0.05
     assert second["baseline"] == "energy"
-    (repeated,) = csv.DictReader(io.StringIO(summary(summarise([row(0.9, 0), row(0.8, 1)]))))
+    (repeated,) = csv.DictReader(io.StringIO(of_summary(summarise([row(0.9, 0), row(0.8, 1)]))))
     assert (repeated["repeats"], float(repeated["auroc_sd"])) == ("2", pytest.approx(0.1 / 2**0.5))
     assert None not in repeated

@@ -9,11 +9,11 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
-from ood_core.records.findings import EmbeddingMap, MapSet, StageRecord
+from ood_core.records.report_data import EmbeddingMap, EmbeddingPoints, StageRecord
 from ood_core.records.stages import Baseline
 from ood_core.report.content.combinations import combinations, ranked
-from ood_core.report.figures import breakdown, curves, densities, drawing, figures, scatter, trainings
-from ood_core.report.figures.vectors import compact
+from ood_core.report.figures import class_tables, curves, densities, drawing, panels, scatter, training_curves
+from ood_core.report.figures.svg import compact
 
 PAPERS = ("#ffffff", "#14171b")
 
@@ -39,7 +39,7 @@ def contrast(*colours):
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_colour_of_a_series_is_seen_on_light_and_on_dark_paper(paper):
-    styles = [drawing.INSIDE, *(drawing.style(index) for index in range(7))]
+    styles = [drawing.ID_STYLE, *(drawing.style(index) for index in range(7))]
     assert min(contrast(style.colour, paper) for style in styles) >= 3
 
 
@@ -87,7 +87,7 @@ def test_a_compact_path_goes_where_the_long_one_went():
 
 def test_densities_are_shares_and_the_words_have_the_threshold():
     inside, outside = scores()
-    low, high = densities.axis(inside, [outside])
+    low, high = densities.axis(inside, [("set", outside)])
     of_outside = densities.density(outside, low, high)
     assert of_outside.shares.sum() + of_outside.below + of_outside.above == pytest.approx(1)
     words = densities.draw("title", inside, [("noise", outside)]).words
@@ -99,7 +99,7 @@ def test_densities_are_shares_and_the_words_have_the_threshold():
 def test_scores_far_away_leave_the_id_scores_visible_and_are_said_to_be_beyond_the_axis():
     inside, outside = scores()
     far = np.concatenate([outside[:200], outside[200:] * 1e6 + 1e7])
-    low, high = densities.axis(inside, [far])
+    low, high = densities.axis(inside, [("noise", far)])
     assert high - low < 10 * np.ptp(inside)
     assert densities.beyond(inside, [("noise", far)]) == ["50 % of noise lie beyond the upper end of the scores shown"]
 
@@ -111,7 +111,7 @@ def test_scores_that_are_all_the_same_can_be_drawn():
 
 def test_the_area_below_the_roc_curve_is_the_auroc_also_with_ties():
     inside, outside = (np.round(of, 1) for of in scores())
-    x, y = curves.accepted(inside, outside).roc
+    x, y = curves.count_accepted(inside, outside).roc
     labels = np.repeat([0, 1], [len(inside), len(outside)])
     assert auc(x, y) == pytest.approx(roc_auc_score(labels, np.concatenate([inside, outside])), abs=1e-12)
 
@@ -120,14 +120,14 @@ def test_the_areas_below_the_precision_recall_curves_are_the_average_precisions(
     monkeypatch.setattr(curves, "POINTS", 10_000)
     inside, outside = (np.round(of, 1) for of in scores())
     both, labels = np.concatenate([inside, outside]), np.repeat([0, 1], [len(inside), len(outside)])
-    counts = curves.accepted(inside, outside)
-    found_out, found_in = (auc(*curve) for curve in (counts.finding_outside, counts.finding_inside))
+    counts = curves.count_accepted(inside, outside)
+    found_out, found_in = (auc(*curve) for curve in (counts.finding_ood, counts.finding_id))
     assert found_out == pytest.approx(average_precision_score(labels, both), abs=1e-12)
     assert found_in == pytest.approx(average_precision_score(1 - labels, -both), abs=1e-12)
 
 
 def test_a_thinned_curve_keeps_its_ends_and_its_area():
-    x, y = curves.accepted(*scores(count=50_000)).roc
+    x, y = curves.count_accepted(*scores(count=50_000)).roc
     assert len(x) <= curves.POINTS + 2
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
     full = roc_auc_score(np.repeat([0, 1], 50_000), np.concatenate(scores(count=50_000)))
@@ -156,8 +156,8 @@ def test_only_the_first_seed_and_draw_is_drawn(synthetic, tmp_path):
 def test_panels_that_cannot_be_afforded_are_left_out_but_not_the_baseline(synthetic, tmp_path, monkeypatch):
     findings = synthetic(tmp_path, scorers=4, images=40, galleries=0)
     findings = replace(findings, baseline=Baseline("", "scorer2"))
-    monkeypatch.setattr(figures, "BYTES", 2.5 * sum(len(of.svg) for of in figures.panels(findings)[0].drawings))
-    shown = [panel.combination.scorer for panel in figures.panels(findings)]
+    monkeypatch.setattr(panels, "BYTES", 2.5 * sum(len(of.svg) for of in panels.draw(findings)[0].drawings))
+    shown = [panel.combination.scorer for panel in panels.draw(findings)]
     assert len(shown) == 2
     assert "scorer2" in shown
     assert shown == sorted(shown), "in the order of the table"
@@ -167,8 +167,12 @@ def test_a_map_is_small_and_says_how_far_sets_lie_away():
     random = np.random.default_rng(0)
     labels = tuple("ab"[index % 2] for index in range(300))
     near, far = (random.normal(shift, 1, size=(300, 2)).astype(np.float32) for shift in (0, 30))
-    (panel,) = scatter.panels(
-        [EmbeddingMap("v", "", 0, (MapSet("in", True, near, labels), MapSet("out", False, far, labels)))]
+    (panel,) = scatter.draw(
+        [
+            EmbeddingMap(
+                "v", "", 0, (EmbeddingPoints("in", True, near, labels), EmbeddingPoints("out", False, far, labels))
+            )
+        ]
     )
     assert len(panel.drawing.svg) < 30_000
     distance = re.search(r"those of out at ([\d.]+)", panel.drawing.words)
@@ -179,10 +183,13 @@ def test_a_map_is_small_and_says_how_far_sets_lie_away():
 def test_many_maps_have_fewer_points_each(monkeypatch):
     points = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
     one = EmbeddingMap(
-        "v", "", 0, (MapSet("in", True, points, ("a",) * 400), MapSet("out", False, points, ("",) * 400))
+        "v",
+        "",
+        0,
+        (EmbeddingPoints("in", True, points, ("a",) * 400), EmbeddingPoints("out", False, points, ("",) * 400)),
     )
     monkeypatch.setattr(scatter, "BYTES", 150_000)
-    shown = scatter.panels([one] * 20)
+    shown = scatter.draw([one] * 20)
     assert len(shown) == 20
     assert {count for panel in shown for _, _, count in panel.key} == {98}
 
@@ -195,7 +202,7 @@ def test_training_curves_are_grouped_by_task_and_say_where_they_begin_and_end():
     epochs = [{"loss": 2.0}, {"loss": "nan"}, {"loss": 0.5}]
     stages = [stage(variants=(name,), epochs=epochs) for name in "abcdefghij"]
     stages += [stage(title="train mae", variants=tuple("abcde"), epochs=[{"loss": 1.0}])]
-    first, second, other = trainings.panels(stages)
+    first, second, other = training_curves.draw(stages)
     assert [len(panel.key) for panel in (first, second, other)] == [8, 2, 1]
     assert "a, seed 0: from 2 to 0.5 in 3 epochs" in first.drawings[0].words
     assert other.key[0][1] == "a, b, c and 2 more, seed 0"
@@ -203,7 +210,7 @@ def test_training_curves_are_grouped_by_task_and_say_where_they_begin_and_end():
 
 def test_classes_are_sorted_from_the_hardest_on_and_counted_by_what_they_are_taken_for(synthetic, tmp_path):
     findings = synthetic(tmp_path, scorers=1, sets=2, images=30, classes=3, galleries=0)
-    (table,) = breakdown.breakdowns(findings)
+    (table,) = class_tables.draw(findings)
     assert table.id_classes == ("known 0", "known 1", "known 2")
     assert [(line.row.ood_set, line.row.ood_class) for line in table.lines[:3]] == [
         ("set 0", "class 0"),
@@ -215,6 +222,6 @@ def test_classes_are_sorted_from_the_hardest_on_and_counted_by_what_they_are_tak
 
 def test_a_table_of_classes_leaves_out_easy_classes_and_adds_up_rare_ones(synthetic, tmp_path):
     findings = synthetic(tmp_path, scorers=1, sets=1, images=200, classes=40, galleries=0)
-    (table,) = breakdown.breakdowns(findings)
+    (table,) = class_tables.draw(findings)
     assert (len(table.lines), table.left_out, len(table.id_classes)) == (30, 10, 12)
     assert table.others

@@ -9,18 +9,18 @@ import pytest
 from safetensors.numpy import load_file
 
 from ood_core.errors import OODError
-from ood_core.records.findings import (
+from ood_core.records.report_data import (
     AcceptedPair,
     ClassRow,
     EmbeddingMap,
-    Failed,
-    Findings,
-    MapSet,
+    EmbeddingPoints,
+    FailedStage,
+    GalleryImage,
+    GalleryRow,
     Picture,
+    ReportData,
     RowScores,
-    Shown,
     StageRecord,
-    Strip,
 )
 from ood_core.records.stages import Baseline
 from ood_core.report.formats.run_folder import load, save
@@ -33,10 +33,10 @@ INSIDE = np.linspace(0, 1, 10)
 
 
 def findings(name="run", variants=("a", "b")):
-    """Findings of one row for each variant, on the same images."""
+    """ReportData of one row for each variant, on the same images."""
     rows = tuple(row(0.9 - place / 10, variant=variant, images="same") for place, variant in enumerate(variants))
-    points = MapSet("digits", True, np.ones((2, 2), np.float32), ("1", ""))
-    return Findings(
+    points = EmbeddingPoints("digits", True, np.ones((2, 2), np.float32), ("1", ""))
+    return ReportData(
         name=name,
         started="2026-01-02T03:04:05Z",
         rows=rows,
@@ -59,7 +59,7 @@ def findings(name="run", variants=("a", "b")):
         machine={"processor": "one"},
         seconds=3.0,
         pictures=(Picture("mim", "pictures/mim.png"),),
-        gallery=(Strip(len(rows) - 1, "most ID-like OOD", (Shown("gallery/1.webp", "x", 0.5),)),),
+        gallery=(GalleryRow(len(rows) - 1, "most ID-like OOD", (GalleryImage("gallery/1.webp", "x", 0.5),)),),
         maps=(EmbeddingMap(" / ".join(variants), "", 0, (points,)),),
     )
 
@@ -76,7 +76,7 @@ def plain(value):
 
 
 def test_everything_comes_back(tmp_path):
-    filed = replace(findings(), failures=(Failed("train mim, seed 0", ("c",), "train mim: no memory"),))
+    filed = replace(findings(), failures=(FailedStage("train mim, seed 0", ("c",), "train mim: no memory"),))
     save(filed, tmp_path)
     loaded = load(tmp_path)
     expected = plain(filed)

@@ -1,4 +1,4 @@
-"""Images and maps that are gathered from a run."""
+"""Images and maps that are collected from a run."""
 
 import shutil
 from dataclasses import replace
@@ -34,7 +34,7 @@ def ran(plugins, tiny_text, tmp_path_factory):
 
 def test_the_ends_are_the_lowest_and_highest_scores_of_each_set(ran, tmp_path):
     made, rows, store = ran
-    strips = gallery.gather(made, rows, store, tmp_path)
+    strips = gallery.collect(made, rows, store, tmp_path)
     first = {strip.what: strip for strip in strips if strip.row == 0}
     outside = np.load(store.folder(made.rows[0].measure.ood_scores) / SCORES)
     inside = np.load(store.folder(made.rows[0].measure.id_scores) / SCORES)
@@ -47,7 +47,7 @@ def test_the_ends_are_the_lowest_and_highest_scores_of_each_set(ran, tmp_path):
 
 def test_the_pixels_are_those_of_the_image_with_that_score(ran, tmp_path):
     made, rows, store = ran
-    (strip, *_) = gallery.gather(made, rows, store, tmp_path)
+    (strip, *_) = gallery.collect(made, rows, store, tmp_path)
     stage = made.rows[strip.row].measure.ood_scores
     lowest = int(np.load(store.folder(stage) / SCORES).argmin())
     with Image.open(tmp_path / strip.images[0].file) as picture:
@@ -57,7 +57,7 @@ def test_the_pixels_are_those_of_the_image_with_that_score(ran, tmp_path):
 
 def test_each_variant_has_the_baselines_scorer_and_the_best_one_at_its_first_seed(ran, tmp_path):
     made, rows, store = ran
-    strips = gallery.gather(replace(made, baseline=Baseline("", "energy")), rows, store, tmp_path)
+    strips = gallery.collect(replace(made, baseline=Baseline("", "energy")), rows, store, tmp_path)
     shown = {rows[strip.row].variant for strip in strips}, {rows[strip.row].seed for strip in strips}
     assert shown == ({"short", "long"}, {0})
     found = combinations(rows)
@@ -69,7 +69,7 @@ def test_each_variant_has_the_baselines_scorer_and_the_best_one_at_its_first_see
 def test_the_gallery_ends_where_there_are_too_many_images_but_keeps_the_baseline(ran, tmp_path, monkeypatch):
     made, rows, store = ran
     monkeypatch.setattr(gallery, "IMAGES", 100)
-    strips = gallery.gather(replace(made, baseline=Baseline("long", "")), rows, store, tmp_path)
+    strips = gallery.collect(replace(made, baseline=Baseline("long", "")), rows, store, tmp_path)
     assert sum(len(strip.images) for strip in strips) <= 100
     assert {rows[strip.row].variant for strip in strips} == {"long"}
 
@@ -86,15 +86,15 @@ def test_large_images_are_reduced(tmp_path):
     class Images:
         opened = Opened()
 
-    with Image.open(tmp_path / gallery._thumbnail(Images(), 3, tmp_path)) as picture:
+    with Image.open(tmp_path / gallery._write_thumbnail(Images(), 3, tmp_path)) as picture:
         assert picture.size == (64, 29)
 
 
 def test_a_map_has_the_principal_components_of_the_training_images(ran):
     made, rows, store = ran
-    first, second = maps.gather(made, store)
+    first, second = maps.collect(made, store)
     assert [(one.variant, one.case, one.seed) for one in (first, second)] == [("short", "", 0), ("long", "", 0)]
-    assert [(one.name, one.inside, len(one.points)) for one in first.sets] == [
+    assert [(one.name, one.is_id, len(one.points)) for one in first.sets] == [
         ("digits", True, 40 * 3),
         ("unseen", False, 40),
         (rows[1].ood_set, False, 30),
@@ -112,7 +112,7 @@ def test_variants_with_the_same_embeddings_share_a_map(make_plan, tiny, tmp_path
     tiny.write_text(tiny.read_text() + "vary: {one: {scorers: [energy]}, two: {scorers: [mahalanobis]}}\n")
     made, store = make_plan(tiny), Store(tmp_path / "store")
     run(made, store)
-    assert [one.variant for one in maps.gather(made, store)] == ["one / two"]
+    assert [one.variant for one in maps.collect(made, store)] == ["one / two"]
 
 
 def test_rows_of_failed_stages_are_passed_over(ran, tmp_path):
@@ -122,14 +122,14 @@ def test_rows_of_failed_stages_are_passed_over(ran, tmp_path):
     for row in made.rows:
         if row.variant == "short":
             (store.folder(row.measure) / "stage.json").unlink()
-    assert [one.variant for one in maps.gather(made, store)] == ["long"]
-    strips = gallery.gather(made, left, store, tmp_path)
+    assert [one.variant for one in maps.collect(made, store)] == ["long"]
+    strips = gallery.collect(made, left, store, tmp_path)
     assert {left[strip.row].variant for strip in strips} == {"long"}
 
 
 def test_points_lie_evenly_over_large_sets(ran, monkeypatch):
     made, _, store = ran
-    whole = maps.gather(made, store)[0].sets[0]
+    whole = maps.collect(made, store)[0].sets[0]
     monkeypatch.setattr(maps, "POINTS", 3)
-    few = maps.gather(made, store)[0].sets[0]
+    few = maps.collect(made, store)[0].sets[0]
     assert_allclose(few.points, whole.points[[0, (len(whole.points) - 1) // 2, -1]])

@@ -6,8 +6,8 @@ import pytest
 
 from ood_core.errors import OODError
 from ood_core.records.stages import Baseline
-from ood_core.report.content.merge import Run, copy_files, merge, named
-from ood_core.report.formats.columns import summarise
+from ood_core.report.content.merge import Run, copy_files, merge, unique_names
+from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats.run_folder import load, save
 
 from .test_report import row
@@ -99,7 +99,7 @@ def test_a_report_of_one_run_in_its_own_folder_leaves_the_files(tmp_path):
         (run.folder / file).write_text("picture")
     copy_files([run], run.folder)
     assert (run.folder / "gallery/1.webp").read_text() == "picture"
-    assert merge([run], None) == replace(run.findings)
+    assert merge([run], None) == replace(run.report)
 
 
 def test_a_merged_report_can_be_merged_again(tmp_path):
@@ -111,7 +111,7 @@ def test_a_merged_report_can_be_merged_again(tmp_path):
 
 def test_folders_are_named_as_shortly_as_tells_them_apart(tmp_path):
     folders = [tmp_path / "x" / "mood", tmp_path / "y" / "mood", tmp_path / "y" / "cifar10"]
-    assert named(folders) == ["x/mood", "y/mood", "cifar10"]
+    assert unique_names(folders) == ["x/mood", "y/mood", "cifar10"]
 
 
 def test_repeats_of_one_variant_in_two_runs_stay_apart(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from ood_core.errors import OODError
 from ood_core.report.content.combinations import combinations
-from ood_core.report.figures import trainings
+from ood_core.report.figures import training_curves
 from ood_core.report.formats import page
 
 PHONE = {"width": 360, "height": 800}
@@ -15,7 +15,7 @@ PHONE = {"width": 360, "height": 800}
 
 @pytest.fixture(scope="module")
 def written(synthetic, tmp_path_factory):
-    """Findings of two variants, two cases and two scorers, and their page."""
+    """ReportData of two variants, two cases and two scorers, and their page."""
     folder = tmp_path_factory.mktemp("page")
     findings = synthetic(folder, variants=2, scorers=2, cases=2, images=60)
     (folder / "report.html").write_text(page.render(findings, folder), encoding="utf-8")
@@ -92,7 +92,7 @@ def test_every_figure_is_there_and_says_what_it_shows(opened, written):
     findings, _ = written
     names = [figure.get_attribute("aria-label") for figure in opened.locator("svg[role=img]").all()]
     expected = 4 * len(combinations(findings.rows)) + len(findings.maps) + 2 * 2
-    assert trainings.count(findings.stages) == 4, "two tasks of two variants: two panels of two metrics"
+    assert training_curves.count(findings.stages) == 4, "two tasks of two variants: two panels of two metrics"
     assert len(names) == expected
     assert all(re.search(r"\d", name) for name in names)
     opened.locator("#figures").get_by_role("button", name="open all").click()

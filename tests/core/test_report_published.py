@@ -146,7 +146,7 @@ def test_marks_are_explained_where_they_occur(synthetic, tmp_path):
 
 @pytest.fixture
 def findings(synthetic, tmp_path):
-    """Findings of a table with a footnote, whose row has a name that every format has to escape."""
+    """ReportData of a table with a footnote, whose row has a name that every format has to escape."""
     cell = asked(line(), exposed=True, notes=(1,))
     table = Table("T0", "Table 0", (Label("C10>LSUN"),), ((Label("R & S|T", (1,)), (cell,)),), ("A <note>.",))
     made = synthetic(tmp_path)
@@ -167,22 +167,22 @@ def test_latex_has_the_table(findings):
 
 
 def test_the_page_has_the_table(findings, tmp_path):
-    report.write_findings(findings, tmp_path)
+    report.write_files(findings, tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert '<th scope="row">R &amp; S|T<sup>1</sup></th><td class="n"><b>50.0</b> / 90.0§<sup>1</sup></td>' in text
     assert "<li>A &lt;note&gt;.</li>" in text
 
 
 def test_published_csv_has_a_line_for_each_cell(findings, tmp_path):
-    (line,) = csv.DictReader(io.StringIO(csv_tables.published(tables(findings))))
+    (line,) = csv.DictReader(io.StringIO(csv_tables.of_published(tables(findings))))
     assert (line["table"], line["row"], line["column"]) == ("T0", "R & S|T", "C10>LSUN")
     assert (float(line["ours"]), line["paper"], float(line["difference"])) == (50, "90.0", -40)
-    report.write_findings(findings, tmp_path)
-    assert (tmp_path / "published.csv").read_text() == csv_tables.published(tables(findings))
+    report.write_files(findings, tmp_path)
+    assert (tmp_path / "published.csv").read_text() == csv_tables.of_published(tables(findings))
 
 
 def test_without_published_tables_there_is_no_such_file(synthetic, tmp_path):
-    report.write_findings(replace(synthetic(tmp_path), stages=()), tmp_path)
+    report.write_files(replace(synthetic(tmp_path), stages=()), tmp_path)
     assert not (tmp_path / "published.csv").exists()
 
 

@@ -9,7 +9,7 @@ from ood_core.errors import OODError
 from ood_core.plan.make import make_plan
 from ood_core.recipe.read import read_recipes
 from ood_core.records.stages import KINDS
-from ood_core.report.content.collect import gather
+from ood_core.report.content.collect import collect
 from ood_core.run.schedule import jobs, run
 from ood_core.store.store import Store
 
@@ -35,7 +35,7 @@ def numbers(made, store, folder):
     results = run(made, store)
     if results.failures:
         raise results.failures[0].error
-    found = gather(made, results, store, folder)
+    found = collect(made, results, store, folder)
     fitted = build_detector(made, store)
     tables = (found.rows, found.accepted, found.classes, found.resolved, found.gallery)
     scores = [(of.inside.tolist(), of.outside.tolist()) for of in found.scores]

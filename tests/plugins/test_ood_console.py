@@ -33,7 +33,7 @@ def reported(make_plan, plugins, tmp_path):
     def reported(path, *overrides):
         made, store = make_plan(path, *overrides), Store(tmp_path / "store")
         found = report.write(made, run(made, store, plugins.hook), store, tmp_path / "out")
-        plugins.hook.ood_after_report(findings=found)
+        plugins.hook.ood_after_report(report=found)
 
     return reported
 

@@ -10,7 +10,7 @@ from ood_core.plan.make import make_plan
 from ood_core.recipe.read import find_recipe, read_recipes
 from ood_core.records import published
 from ood_core.records.stages import TrainStage
-from ood_core.report.content.collect import gather
+from ood_core.report.content.collect import collect
 from ood_core.report.content.published import NOT_RUN, tables
 from ood_core.run.schedule import run
 from ood_core.runtime.shipped import shipped_folder
@@ -282,7 +282,7 @@ def test_a_twin_runs_to_the_papers_table_with_its_numbers_beside_ours(plugins, t
     ]
     made = planned(plugins, "small/table5", DATA, *tiny)
     store = Store(tmp_path / "store")
-    (table,) = tables(gather(made, run(made, store), store, tmp_path))
+    (table,) = tables(collect(made, run(made, store), store, tmp_path))
     assert [column.text for column in table.columns][1] == "C10>C100"
     for row in table.rows:
         assert 0 < row.cells[1].ours < 100

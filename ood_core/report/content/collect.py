@@ -1,54 +1,72 @@
-"""From a run to what its reports show; afterwards neither the plan nor the store is needed."""
+"""Collects what the reports of a run show; afterwards neither the plan nor the store is needed."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ood_core.pipeline.measure import Compared, compared
-from ood_core.records.findings import AcceptedPair, ClassRow, Failed, Findings, RowScores, StageRecord
-from ood_core.records.results import Record, ResultRow, Results
-from ood_core.records.stages import Plan, Row, Stage
-from ood_core.report.content import gallery, maps
+from ood_core.evaluation.metrics import Scores
+from ood_core.pipeline.measure import load_measured
+from ood_core.records.report_data import (
+    AcceptedPair,
+    ClassRow,
+    ClassRowKey,
+    FailedStage,
+    Picture,
+    ReportData,
+    RowScores,
+    StageRecord,
+)
+from ood_core.records.results import ResultRow, Results
+from ood_core.records.stages import Plan, Row, Stage, TrainStage
+from ood_core.report.content import gallery, maps, notes
 from ood_core.report.content.confusions import accepted_pairs, class_rows
-from ood_core.report.content.notes import duplicates, lost_baselines, skipped
-from ood_core.report.content.pictures import copy_pictures
 from ood_core.runtime.machine import machine
-from ood_core.store.store import Store
+from ood_core.store.store import Store, replacing
+
+PICTURES = "pictures"
+"""Folder of the pictures of training stages, beside the report."""
 
 
-def gather(plan: Plan, results: Results, store: Store, folder: Path) -> Findings:
-    """Return what was found; pictures are filed in the folder on the way."""
+def collect(plan: Plan, results: Results, store: Store, folder: Path) -> ReportData:
+    """Return the content of the reports, and write its images into the folder."""
     variants = _variants(plan)
-    measured = _Measured()
+    scores: list[RowScores] = []
+    accepted: list[AcceptedPair] = []
+    classes: list[ClassRow] = []
+    id_scores: dict[tuple[str, ...], Scores] = {}  # rows of the same ID images and scorer share an array
     for row, _ in paired(plan, results):
-        measured.add(row, compared(row.measure, store), store)
-    return Findings(
+        measured = load_measured(row.measure, store)
+        shared = id_scores.setdefault(tuple(stage.key for stage in row.measure.id_and_shifted), measured.id_scores)
+        scores.append(RowScores(shared, measured.ood_scores))
+        accepted += accepted_pairs(ClassRowKey.of(row), row.measure, measured)
+        classes += class_rows(ClassRowKey.of(row), row.measure, measured)
+    return ReportData(
         name=plan.name,
         started=(datetime.now(UTC) - timedelta(seconds=results.seconds)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         rows=results.rows,
-        scores=tuple(measured.scores),
+        scores=tuple(scores),
         coordinates=plan.coordinates,
         baseline=plan.baseline,
         averaged=plan.averaged,
-        notes=(*plan.notes, *skipped(results), *duplicates(results), *lost_baselines(plan, results)),
-        failures=tuple(Failed(_title(f.stage), variants[f.stage.key], f.message) for f in results.failures),
-        stages=tuple(_stage(record, variants[record.stage.key]) for record in results.records),
-        accepted=tuple(measured.accepted),
-        classes=tuple(measured.classes),
+        notes=(*plan.notes, *notes.of_run(plan, results)),
+        failures=tuple(_failed(failure.stage, variants, failure.message) for failure in results.failures),
+        stages=tuple(
+            StageRecord(stage.kind, str(stage), stage.key, _seed(stage), variants[stage.key], stored, dict(facts))
+            for stage, stored, facts in ((of.stage, of.stored, of.facts) for of in results.records)
+        ),
+        accepted=tuple(accepted),
+        classes=tuple(classes),
         resolved=plan.resolved,
         versions=plan.versions,
         machine=machine(),
         seconds=round(results.seconds, 3),
-        pictures=tuple(copy_pictures(results, store, folder)),
-        gallery=gallery.gather(plan, results.rows, store, folder),
-        maps=maps.gather(plan, store),
+        pictures=tuple(_copy_pictures(results, store, folder)),
+        gallery=gallery.collect(plan, results.rows, store, folder),
+        maps=maps.collect(plan, store),
         published=plan.published,
     )
 
@@ -60,25 +78,8 @@ def paired(plan: Plan, results: Results) -> Iterator[tuple[Row, ResultRow]]:
         yield planned[result.key], result
 
 
-@dataclass
-class _Measured:
-    """What is read of the store row by row; rows of the same ID images and scorer share their scores."""
-
-    scores: list[RowScores] = field(default_factory=list)
-    accepted: list[AcceptedPair] = field(default_factory=list)
-    classes: list[ClassRow] = field(default_factory=list)
-    inside: dict[tuple[str, ...], NDArray[np.float64]] = field(default_factory=dict)
-
-    def add(self, row: Row, found: Compared, store: Store) -> None:
-        stages = (row.measure.id_scores, *row.measure.shifted_scores)
-        inside = self.inside.setdefault(tuple(stage.key for stage in stages), found.inside.numpy())
-        self.scores.append(RowScores(inside, found.outside.numpy()))
-        self.accepted += accepted_pairs(row, found, store)
-        self.classes += class_rows(row, found, store)
-
-
 def _variants(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Return for each stage, by key, whose it is."""
+    """Return the variants that use each stage, by its key."""
     found: dict[str, dict[str, None]] = {}
 
     def visit(stage: Stage, variant: str) -> None:
@@ -92,18 +93,23 @@ def _variants(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {key: tuple(of_stage) for key, of_stage in found.items()}
 
 
-def _stage(record: Record, variants: tuple[str, ...]) -> StageRecord:
-    stage = record.stage
-    return StageRecord(stage.kind, str(stage), stage.key, _seed(stage), variants, record.stored, dict(record.facts))
-
-
-def _title(stage: Stage) -> str:
+def _failed(stage: Stage, variants: dict[str, tuple[str, ...]], message: str) -> FailedStage:
     seed = _seed(stage)
-    return str(stage) if seed is None else f"{stage}, seed {seed}"
+    return FailedStage(str(stage) if seed is None else f"{stage}, seed {seed}", variants[stage.key], message)
 
 
 def _seed(stage: Any) -> int | None:
-    """Return the seed that decides a stage's result; None where none does."""
-    if stage.kind == "measure":
-        return _seed(stage.id_scores)
-    return _seed(stage.fit) if stage.kind == "score" else stage.seed
+    """Return the seed that decides a stage's result, or None."""
+    return _seed(stage.fit) if stage.kind in ("score", "measure") else stage.seed
+
+
+def _copy_pictures(results: Results, store: Store, folder: Path) -> Iterator[Picture]:
+    """Copy the pictures of the training stages into the report's folder and yield them."""
+    for record in results.records:
+        if isinstance(record.stage, TrainStage):
+            for name, file in record.facts.get("pictures", {}).items():
+                target = folder / PICTURES / f"{record.stage.key[:8]}-{file}"
+                target.parent.mkdir(exist_ok=True)
+                with replacing(target) as temporary:
+                    shutil.copyfile(store.file(record.stage, file), temporary)
+                yield Picture(f"{name} ({record.stage}, seed {record.stage.seed})", f"{PICTURES}/{target.name}")

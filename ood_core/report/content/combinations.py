@@ -1,18 +1,22 @@
-"""What the page shows figures of: a scorer on one variant and case, at its first seed and draw."""
+"""Combinations of variant, case and scorer that the page draws, and how many of them fit into it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import TypeVar
 
 from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
 
+Wanted = TypeVar("Wanted")
+Drawn = TypeVar("Drawn")
+
 
 @dataclass(frozen=True)
 class Combination:
-    """The rows that share their ID scores.
+    """Rows that share their ID scores, at the first seed and draw.
 
     Attributes:
         title: Its name among the others.
@@ -31,44 +35,56 @@ class Combination:
     rows: tuple[int, ...]
     auroc: float
 
-    def is_baseline(self, baseline: Baseline) -> bool:
-        """Return whether the others are compared with it."""
-        return baseline.of(self.variant) == self.variant and baseline.scorer in ("", self.scorer)
-
 
 def combinations(rows: Sequence[ResultRow]) -> list[Combination]:
     """Return all combinations in the order of the table; of several seeds and draws the first."""
-    grouped: dict[tuple[str, ...], list[int]] = {}
+    grouped: dict[tuple[str, str, str, str, str], list[int]] = {}
     for index, row in enumerate(rows):
-        key = (row.variant, row.case, row.scorer, row.spectrum, row.id_set)
-        grouped.setdefault(key, []).append(index)
+        grouped.setdefault((row.variant, row.case, row.scorer, row.spectrum, row.id_set), []).append(index)
     several = len({row.variant for row in rows}) > 1
     found = []
-    for (variant, case, scorer, spectrum, id_set), indices in grouped.items():
-        first = rows[indices[0]]
-        of_first = tuple(index for index in indices if _repeat(rows[index]) == _repeat(first))
-        auroc = mean(rows[index].auroc for index in of_first)
+    for key, indices in grouped.items():
+        variant, case, scorer, spectrum, _ = key
+        repeat = rows[indices[0]].seed, rows[indices[0]].draw
+        first = tuple(index for index in indices if (rows[index].seed, rows[index].draw) == repeat)
+        auroc = mean(rows[index].auroc for index in first)
         names = (variant if several else "", case, scorer, "" if spectrum == "standard" else f"{spectrum} spectrum")
-        title = " · ".join(name for name in names if name)
-        found.append(Combination(variant, case, scorer, spectrum, id_set, *_repeat(first), title, of_first, auroc))
+        found.append(Combination(*key, *repeat, " · ".join(filter(None, names)), first, auroc))
     return found
 
 
 def ranked(found: Sequence[Combination], baseline: Baseline) -> list[Combination]:
-    """Return them by how much a reader wants them: a baseline, the best of each variant and case, then the others."""
+    """Return the most interesting ones first: each case's baseline, the best of each variant and case, the others."""
+    baselines: dict[str, Combination] = {}
+    for one in found:
+        if baseline.of(one.variant) == one.variant and baseline.scorer in ("", one.scorer):
+            baselines.setdefault(one.case, one)
     best = {(one.variant, one.case): one for one in sorted(found, key=lambda one: one.auroc)}
     top = sorted(best.values(), key=lambda one: -one.auroc)
-    return list(dict.fromkeys([*_first(found, baseline), *top, *found]))
+    return list(dict.fromkeys([*baselines.values(), *top, *found]))
 
 
-def _first(found: Sequence[Combination], baseline: Baseline) -> Iterator[Combination]:
-    """Yield the first baseline of each case."""
-    cases: set[str] = set()
-    for one in found:
-        if one.is_baseline(baseline) and one.case not in cases:
-            cases.add(one.case)
-            yield one
+def within_budget(
+    wanted: Iterable[Wanted], draw: Callable[[Wanted], Drawn], size: Callable[[Drawn], int], budget: int
+) -> list[Drawn]:
+    """Return the drawings of the wanted, in their order, until the next one exceeds the budget of bytes."""
+    drawn: list[Drawn] = []
+    for one in wanted:
+        made = draw(one)
+        budget -= size(made)
+        if budget < 0:
+            break
+        drawn.append(made)
+    return drawn
 
 
-def _repeat(row: ResultRow) -> tuple[int, int]:
-    return row.seed, row.draw
+def draw_combinations(
+    found: Sequence[Combination],
+    baseline: Baseline,
+    draw: Callable[[Combination], Drawn],
+    size: Callable[[Drawn], int],
+    budget: int,
+) -> list[Drawn]:
+    """Return drawings in the order of the combinations; those that exceed the budget are of the least interesting."""
+    drawn = within_budget(ranked(found, baseline), lambda one: (one, draw(one)), lambda pair: size(pair[1]), budget)
+    return [made for _, made in sorted(drawn, key=lambda pair: found.index(pair[0]))]

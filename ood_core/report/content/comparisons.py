@@ -1,4 +1,4 @@
-"""Whether the lines of a table differ from those of the baseline, and how sure that is."""
+"""Tests of the differences between the lines of a table and their baseline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ood_core.evaluation.significance import Difference, Placements, delong, holm, paired_t, placements
-from ood_core.records.findings import RowScores
+from ood_core.records.report_data import RowScores
 from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
 
@@ -22,7 +22,7 @@ PAIRED_T = "paired t-test over the repeats"
 
 @dataclass(frozen=True)
 class Repeat:
-    """A line of the table under one seed and draw, with the scores behind it where one pair of sets is behind it."""
+    """A line of the table under one seed and draw; without scores if it is a mean over OOD sets."""
 
     row: ResultRow
     scores: RowScores | None = None
@@ -30,14 +30,14 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much the AUROC of a line differs from that of its baseline.
+    """The difference of a line's AUROC and its baseline's.
 
     Attributes:
         against: The baseline, in words.
-        test: Which test.
+        test: Name of the test.
         found: The line's AUROC minus the baseline's, its interval, and p without adjustment.
         adjusted: p after Holm's correction for all comparisons of the table.
-        of: How many those are.
+        of: Number of these comparisons.
     """
 
     against: str
@@ -48,40 +48,44 @@ class Comparison:
 
     @property
     def mark(self) -> str:
-        """What stands behind the number: better, worse, or nothing where neither is sure."""
+        """The mark behind the number: better, worse, or none if the difference is not significant."""
         if self.adjusted >= LEVEL:
             return ""
         return BETTER if self.found.difference > 0 else WORSE
 
 
 def compare(lines: Sequence[Sequence[Repeat]], baseline: Baseline) -> list[Comparison | None]:
-    """Return the comparison of each line; None for the baseline itself and where the same images are not behind both.
+    """Return the comparison of each line; None for the baseline itself and if its images are not the same.
 
-    Of several repeats at least two need one of the baseline with the same seed, draw and images.
-
-    Several repeats are compared by a paired t-test. A single one, or several that are one and the same measurement
-    because no seed decides anything, by DeLong's test; that needs the scores.
+    Of several repeats at least two need one of the baseline with the same seed, draw and images. They are compared by a
+    paired t-test. A single repeat, or several equal ones because no seed decides anything, by DeLong's test on scores.
     """
-    known = {_place(line[0].row): line for line in lines}
-    placed = cache(lambda scores: placements(scores.inside, scores.outside))
+
+    def place(row: ResultRow) -> tuple[str, ...]:
+        return row.variant, row.scorer, row.case, row.spectrum, row.id_set, row.ood_set, row.group
+
+    placed = {place(line[0].row): line for line in lines}
+    ranked = cache(lambda scores: placements(scores.id_scores, scores.ood_scores))
     tests: list[tuple[str, Difference] | None] = []
     for line in lines:
-        reference = known.get(_place(_named(line[0].row, baseline)))
+        row = line[0].row
+        named = replace(row, variant=baseline.of(row.variant), scorer=baseline.scorer or row.scorer)
+        reference = placed.get(place(named))
         pairs = [] if reference is None or reference is line else _pairs(line, reference)
         enough = len(pairs) > 1 or len(pairs) == len(line)  # a mean over three seeds is not tested by one of them
-        tests.append(_tested(pairs, placed) if pairs and enough else None)
+        tests.append(_test(pairs, ranked) if pairs and enough else None)
     found = [test for test in tests if test is not None]
     adjusted = iter(holm([difference.p for _, difference in found]))
     return [test and Comparison(str(baseline), *test, next(adjusted), len(found)) for test in tests]
 
 
 def one_measurement(rows: Sequence[ResultRow]) -> bool:
-    """Return whether repeats say the same of the same images: nothing in them depends on the seed or the draw."""
+    """Return whether all repeats are equal, of the same images: nothing in them depends on the seed or the draw."""
     return len({(row.images, row.auroc, row.fpr95, row.aupr_in, row.aupr_out) for row in rows}) == 1
 
 
-def _tested(
-    pairs: Sequence[tuple[Repeat, Repeat]], placed: Callable[[RowScores], Placements]
+def _test(
+    pairs: Sequence[tuple[Repeat, Repeat]], ranked: Callable[[RowScores], Placements]
 ) -> tuple[str, Difference] | None:
     sides = list(zip(*pairs, strict=True))
     if not all(one_measurement([repeat.row for repeat in side]) for side in sides):
@@ -89,7 +93,7 @@ def _tested(
     first, second = pairs[0]
     if first.scores is None or second.scores is None or not first.row.images:
         return None
-    return DELONG, delong(placed(first.scores), placed(second.scores))
+    return DELONG, delong(ranked(first.scores), ranked(second.scores))
 
 
 def _pairs(line: Sequence[Repeat], reference: Sequence[Repeat]) -> list[tuple[Repeat, Repeat]]:
@@ -97,12 +101,3 @@ def _pairs(line: Sequence[Repeat], reference: Sequence[Repeat]) -> list[tuple[Re
     partners = {(other.row.seed, other.row.draw, other.row.images): other for other in reference}
     found = ((repeat, partners.get((repeat.row.seed, repeat.row.draw, repeat.row.images))) for repeat in line)
     return [(repeat, partner) for repeat, partner in found if partner is not None]
-
-
-def _place(row: ResultRow) -> tuple[str, ...]:
-    return row.variant, row.scorer, row.case, row.spectrum, row.id_set, row.ood_set, row.group
-
-
-def _named(row: ResultRow, baseline: Baseline) -> ResultRow:
-    """Return the row under the names of the baseline."""
-    return replace(row, variant=baseline.of(row.variant), scorer=baseline.scorer or row.scorer)

@@ -1,22 +1,17 @@
-"""How each OOD class fares: how well it is told from ID, and as which ID classes it is accepted (paper, Figure 3)."""
+"""How well each OOD class is separated from ID, and as which ID classes it is accepted (paper, Figure 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from statistics import mean
-from typing import Any
 
 import numpy as np
-import torch
 
-from ood_core.evaluation.metrics import threshold
-from ood_core.pipeline.measure import ACCEPTED, Compared
-from ood_core.records.findings import AcceptedPair, ClassRow, WhichRow
-from ood_core.records.stages import Extraction, Row
-from ood_core.store.artifacts import load_outputs
-from ood_core.store.store import Store, map_array
+from ood_core.pipeline.measure import Measured
+from ood_core.records.report_data import AcceptedPair, ClassRow, ClassRowKey
+from ood_core.records.stages import MeasureStage
 
 MOST = 12
 """Pairs shown in the report; the paper shows as many."""
@@ -38,42 +33,31 @@ class Hardest:
     of: int
 
 
-def accepted_pairs(row: Row, found: Compared, store: Store) -> list[AcceptedPair]:
-    """Return all pairs that occur, the most frequent first; none where no classifier tells ID classes apart."""
-    if ACCEPTED not in store.names(row.measure):
+def accepted_pairs(key: ClassRowKey, stage: MeasureStage, measured: Measured) -> list[AcceptedPair]:
+    """Return all pairs of classes that occur, the most frequent first; none without a classifier."""
+    if measured.accepted is None:
         return []
-    counts = map_array(store.file(row.measure, ACCEPTED))
-    inside, outside = row.measure.id_scores.fit.train.base.images.opened, row.measure.ood_scores.images.opened
-    sizes = np.bincount(_labels(row, found, store), minlength=len(outside.classes))
+    id_classes = stage.fit.train.base.images.opened.classes
+    ood_classes = stage.ood_scores.images.opened.classes
     pairs = [
         AcceptedPair(
-            **_which(row),
-            ood_class=outside.classes[foreign],
-            id_class=inside.classes[known],
-            accepted=int(counts[foreign, known]),
-            images=int(sizes[foreign]),
+            **asdict(key),
+            ood_class=ood_classes[ood],
+            id_class=id_classes[predicted],
+            accepted=int(measured.accepted[ood, predicted]),
+            images=int(measured.classes["images"][ood]),
         )
-        for foreign, known in np.argwhere(counts)
+        for ood, predicted in np.argwhere(measured.accepted)
     ]
     return sorted(pairs, key=lambda pair: -pair.accepted)
 
 
-def class_rows(row: Row, found: Compared, store: Store) -> Iterator[ClassRow]:
+def class_rows(key: ClassRowKey, stage: MeasureStage, measured: Measured) -> Iterator[ClassRow]:
     """Yield a line for each OOD class of which images were measured."""
-    names, labels = row.measure.ood_scores.images.opened.classes, _labels(row, found, store)
-    known, foreign = np.sort(found.inside.numpy()), found.outside.numpy()
-    twice_below = np.searchsorted(known, foreign) + np.searchsorted(known, foreign, side="right")
-    below = np.bincount(labels, weights=twice_below, minlength=len(names)) / (2 * len(known))
-    accepted = np.bincount(labels[foreign <= threshold(found.inside)], minlength=len(names))
-    for label, images in enumerate(np.bincount(labels, minlength=len(names))):
+    names = stage.ood_scores.images.opened.classes
+    for name, (images, accepted, auroc) in zip(names, measured.classes.tolist(), strict=True):
         if images:
-            yield ClassRow(
-                **_which(row),
-                ood_class=names[label],
-                images=int(images),
-                accepted=int(accepted[label]),
-                auroc=float(below[label] / images),
-            )
+            yield ClassRow(**asdict(key), ood_class=name, images=images, accepted=accepted, auroc=auroc)
 
 
 def most_frequent(pairs: Sequence[AcceptedPair]) -> list[AcceptedPair]:
@@ -87,19 +71,9 @@ def hardest(classes: Sequence[ClassRow]) -> list[Hardest]:
     for row in classes:
         line = lines.setdefault((row.variant, row.case, row.scorer, row.id_set, row.ood_set), {})
         line.setdefault(row.ood_class, []).append(row.auroc)
-    return [Hardest(*which, _lowest(line), len(line)) for which, line in lines.items() if len(line) > 1]
-
-
-def _lowest(line: Mapping[str, Sequence[float]]) -> tuple[tuple[str, float], ...]:
-    means = [(name, mean(of)) for name, of in line.items()]
-    return tuple(sorted(means, key=itemgetter(1))[:HARDEST])
-
-
-def _which(row: Row) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in fields(WhichRow)}
-
-
-def _labels(row: Row, found: Compared, store: Store) -> Any:
-    """Return the labels of the OOD images that count."""
-    labels: torch.Tensor = load_outputs(Extraction(row.measure.ood_scores.outputs.base), store).labels
-    return labels[found.kept].numpy()
+    found = []
+    for key, line in lines.items():
+        if len(line) > 1:
+            means = sorted(((name, mean(aurocs)) for name, aurocs in line.items()), key=itemgetter(1))
+            found.append(Hardest(*key, tuple(means[:HARDEST]), len(line)))
+    return found

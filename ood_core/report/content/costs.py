@@ -1,11 +1,11 @@
-"""What each stage cost when it was carried out, and the stages of each kind together."""
+"""The cost of each stage when it was carried out, and of the stages of each kind together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ood_core.records.findings import StageRecord
+from ood_core.records.report_data import StageRecord
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,8 @@ class Cost:
     """The cost of a stage, or of several.
 
     Attributes:
-        speed: Images a second; None where no images are passed.
-        memory: Peak of the process in MiB; None where it was not recorded.
+        speed: Images per second; None for stages without images.
+        memory: Peak of the process in MiB; None if it was not recorded.
         gpu_memory: Peak in MiB; None without a GPU.
     """
 
@@ -34,6 +34,19 @@ class KindCost:
     cost: Cost
 
 
+@dataclass(frozen=True)
+class StageCost:
+    """A stage with its cost."""
+
+    stage: StageRecord
+    cost: Cost
+
+
+def by_stage(stages: Sequence[StageRecord]) -> list[StageCost]:
+    """Return a line for each stage."""
+    return [StageCost(stage, cost(stage)) for stage in stages]
+
+
 def cost(stage: StageRecord) -> Cost:
     """Return the cost of one stage."""
     facts = stage.facts
@@ -45,20 +58,17 @@ def cost(stage: StageRecord) -> Cost:
 
 def by_kind(stages: Sequence[StageRecord]) -> list[KindCost]:
     """Return a line for each kind, in the order of a run."""
-    grouped: dict[str, list[StageRecord]] = {}
-    for stage in stages:
-        grouped.setdefault(stage.kind, []).append(stage)
-    return [_together(kind, same) for kind, same in grouped.items()]
-
-
-def _together(kind: str, stages: Sequence[StageRecord]) -> KindCost:
-    costs, stored = [cost(stage) for stage in stages], sum(stage.stored for stage in stages)
-    timed = [one for one in costs if one.speed is not None and one.seconds]
-    images = sum(one.seconds * (one.speed or 0) for one in timed)
-    together = Cost(
-        sum(one.seconds for one in costs),
-        images / sum(one.seconds for one in timed) if timed else None,
-        max((one.memory for one in costs if one.memory is not None), default=None),
-        max((one.gpu_memory for one in costs if one.gpu_memory is not None), default=None),
-    )
-    return KindCost(kind, len(stages) - stored, stored, together)
+    lines = []
+    for kind in dict.fromkeys(stage.kind for stage in stages):
+        same = [stage for stage in stages if stage.kind == kind]
+        costs, stored = [cost(stage) for stage in same], sum(stage.stored for stage in same)
+        timed = [(one.seconds, one.speed) for one in costs if one.speed is not None and one.seconds]
+        images = sum(seconds * speed for seconds, speed in timed)
+        together = Cost(
+            sum(one.seconds for one in costs),
+            images / sum(seconds for seconds, _ in timed) if timed else None,
+            max((one.memory for one in costs if one.memory is not None), default=None),
+            max((one.gpu_memory for one in costs if one.gpu_memory is not None), default=None),
+        )
+        lines.append(KindCost(kind, len(same) - stored, stored, together))
+    return lines

@@ -1,9 +1,8 @@
-"""The images at the ends of a scorer's scores: those that fool it most, and those it is surest of."""
+"""The images at the ends of a scorer's scores: its worst mistakes, and the images it is most certain of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ood_core.pipeline.extract import ROWS
-from ood_core.pipeline.measure import compared
-from ood_core.records.findings import Shown, Strip
+from ood_core.pipeline.measure import load_measured
+from ood_core.records.report_data import GalleryImage, GalleryRow
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Baseline, Images, MeasureStage, Plan, Row, ScoreStage
+from ood_core.records.stages import Baseline, Images, MeasureStage, Plan, ScoreStage
 from ood_core.report.content.combinations import Combination, combinations, ranked
 from ood_core.store.store import Store, load_array, replacing
 
@@ -29,44 +28,28 @@ IMAGES = 480
 SIDE = 64
 """Pixels of the longer side; larger images are reduced to it, smaller ones stay as they are."""
 
-_LOSSLESS = 16  # pixels; below it lossy compression shows
+_LOSSLESS = 16  # pixels; below it lossy compression is visible
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """A set of images with the score of each, and the row of each in the set."""
+def collect(plan: Plan, rows: Sequence[ResultRow], store: Store, folder: Path) -> tuple[GalleryRow, ...]:
+    """Write the images into `gallery/` in this folder, and return the rows to show.
 
-    images: Images
-    scores: NDArray[np.float64]
-    rows: NDArray[np.int64]
-
-    def lowest(self) -> list[int]:
-        """Return the places of the lowest scores, the lowest first."""
-        return [int(place) for place in np.argsort(self.scores, kind="stable")[:EACH]]
-
-    def highest(self) -> list[int]:
-        """Return the places of the highest scores, the highest first."""
-        return [int(place) for place in np.argsort(-self.scores, kind="stable")[:EACH]]
-
-
-def gather(plan: Plan, rows: Sequence[ResultRow], store: Store, folder: Path) -> tuple[Strip, ...]:
-    """Write the images into `gallery/` in this folder, and return what to show.
-
-    For each variant and case these are the baseline's scorer and the best one, at their first seed and draw; the most
-    wanted come first until there are too many images.
+    For each variant and case these are the baseline's scorer and the best one, at their first seed and draw, the most
+    interesting ones first, until there are too many images.
     """
-    stages = {_which(row, row.measure.spectrum): row.measure for row in plan.rows}
-    strips: list[Strip] = []
+    stages = {row.key: row.measure for row in plan.rows}
+    gallery: list[GalleryRow] = []
     for one in chosen(combinations(rows), plan.baseline):
-        measures = [stages[_which(rows[index], rows[index].spectrum)] for index in one.rows]
-        strips += _strips(one, measures, store, folder)
-        if sum(len(strip.images) for strip in strips) + 2 * EACH * (len(one.rows) + 1) > IMAGES:
+        for index in one.rows:
+            measure = stages[rows[index].key]
+            gallery += _ends(index, index == one.rows[0], measure, store, folder)
+        if sum(len(row.images) for row in gallery) + 2 * EACH * (len(one.rows) + 1) > IMAGES:
             break
-    return tuple(strips)
+    return tuple(gallery)
 
 
 def chosen(found: Sequence[Combination], baseline: Baseline) -> list[Combination]:
-    """Return the combinations to show, the most wanted first: of each variant and case two scorers."""
+    """Return the combinations to show, the most interesting first: of each variant and case two scorers."""
     standard = [one for one in found if one.spectrum == "standard"]
     best: dict[tuple[str, str], Combination] = {}
     first: dict[tuple[str, str], Combination] = {}
@@ -79,41 +62,31 @@ def chosen(found: Sequence[Combination], baseline: Baseline) -> list[Combination
     return [one for one in ranked(standard, baseline) if one in wanted]
 
 
-def _which(row: Row | ResultRow, spectrum: str) -> tuple[object, ...]:
-    return row.variant, row.case, row.draw, row.seed, row.scorer, spectrum, row.id_set, row.ood_set, row.group
-
-
-def _strips(one: Combination, measures: Sequence[MeasureStage], store: Store, folder: Path) -> Iterator[Strip]:
-    """Yield the ends of the OOD sets, and once those of the ID set that they share."""
-    for index, measure in zip(one.rows, measures, strict=True):
-        found = compared(measure, store)
-        outside = _Scored(measure.ood_scores.images, found.outside.numpy(), _rows(measure.ood_scores, store))
-        outside = _Scored(outside.images, outside.scores, outside.rows[found.kept.numpy()])
-        yield _strip(index, "most ID-like OOD", outside, outside.lowest(), folder)
-        yield _strip(index, "most typical OOD", outside, outside.highest(), folder)
-        if index == one.rows[0]:
-            inside = _Scored(measure.id_scores.images, found.inside.numpy(), _rows(measure.id_scores, store))
-            yield _strip(index, "most OOD-like ID", inside, inside.highest(), folder)
-            yield _strip(index, "most typical ID", inside, inside.lowest(), folder)
+def _ends(index: int, with_id: bool, stage: MeasureStage, store: Store, folder: Path) -> Iterator[GalleryRow]:
+    """Yield the ends of an OOD set, and those of the ID set if wanted."""
+    measured = load_measured(stage, store)
+    ood = stage.ood_scores.images, _rows(stage.ood_scores, store)[measured.compared], measured.ood_scores
+    ends = [("most ID-like OOD", *ood, 1), ("most typical OOD", *ood, -1)]
+    if with_id:
+        of_id = stage.id_scores.images, _rows(stage.id_scores, store), measured.id_scores
+        ends += [("most OOD-like ID", *of_id, -1), ("most typical ID", *of_id, 1)]
+    for what, images, rows, scores, sign in ends:
+        shown = []
+        for place in np.argsort(sign * scores, kind="stable")[:EACH]:
+            row = int(rows[place])
+            label = images.opened.classes[int(images.opened.labels[row])]
+            shown.append(GalleryImage(_write_thumbnail(images, row, folder), label, float(scores[place])))
+        yield GalleryRow(index, what, tuple(shown))
 
 
 def _rows(stage: ScoreStage, store: Store) -> NDArray[np.int64]:
+    """Return the row of each score in its image set."""
     rows: NDArray[np.int64] = load_array(store.file(stage.outputs.base, ROWS)).numpy()
     return rows
 
 
-def _strip(index: int, what: str, scored: _Scored, places: Sequence[int], folder: Path) -> Strip:
-    opened = scored.images.opened
-    shown = []
-    for place in places:
-        row = int(scored.rows[place])
-        label = opened.classes[int(opened.labels[row])]
-        shown.append(Shown(_thumbnail(scored.images, row, folder), label, float(scored.scores[place])))
-    return Strip(index, what, tuple(shown))
-
-
-def _thumbnail(images: Images, row: int, folder: Path) -> str:
-    """Write an image, if it is not there, and return its file as seen from the report."""
+def _write_thumbnail(images: Images, row: int, folder: Path) -> str:
+    """Write an image unless it is there, and return its file relative to the report."""
     name = f"{FOLDER}/{images.opened.fingerprint[:12]}-{row}.webp"
     if not (folder / name).is_file():
         picture = Image.fromarray(images.opened.pixels(row).permute(1, 2, 0).numpy())

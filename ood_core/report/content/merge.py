@@ -1,45 +1,42 @@
-"""Several runs as one: their rows below each other, under names that do not clash."""
+"""Merges several runs into one report, under names of variants that do not clash."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ood_core.errors import OODError, suggest
-from ood_core.records.findings import AcceptedPair, ClassRow, Findings, StageRecord, Strip
+from ood_core.records.report_data import AcceptedPair, ClassRow, GalleryImage, Picture, ReportData, StageRecord
 from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
 from ood_core.store.store import replacing, writing
 
 AXIS = "run"
-"""Along which the variants of several runs differ."""
+"""The axis of the variants of several runs."""
 
 SHARED = " / "
-"""Between the variants of a map that several share."""
+"""Between the names of variants that share a map."""
 
 OfVariant = TypeVar("OfVariant", ResultRow, AcceptedPair, ClassRow)
+OfFile = TypeVar("OfFile", Picture, GalleryImage)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose findings were loaded.
-
-    Attributes:
-        name: By which it is told from the others.
-        folder: Where its files lie.
-    """
+    """A run, under a name that no other one has."""
 
     name: str
     folder: Path
-    findings: Findings
+    report: ReportData
 
 
-def named(folders: Sequence[Path]) -> list[str]:
-    """Return the names of the folders, with as many of those above them as it takes to tell them apart."""
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of the folders, with as many parent folders as it takes to make them unique."""
     paths = [folder.resolve().parts for folder in folders]
     names = ["/".join(parts[-1:]) for parts in paths]
     for depth in range(2, max(map(len, paths)) + 1):
@@ -50,10 +47,10 @@ def named(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def merge(runs: Sequence[Run], baseline: str | None) -> Findings:
-    """Return the findings of all runs; a single run stays as it is.
+def merge(runs: Sequence[Run], baseline: str | None) -> ReportData:
+    """Return the report of all runs; that of a single one stays as it is.
 
-    Rows of several are compared wherever the same images were measured.
+    Rows of several are compared if they measure the same images.
 
     Args:
         runs: At least one.
@@ -63,15 +60,23 @@ def merge(runs: Sequence[Run], baseline: str | None) -> Findings:
         OODError: There is no such variant.
     """
     several = len(runs) > 1
-    merged = _joined(runs, [_renamed(run, _new_names(run, runs)) for run in runs]) if several else runs[0].findings
-    return replace(merged, baseline=_baseline(merged, baseline, several))
+    merged = _concatenate(runs, [_rename(run, _new_names(run, runs)) for run in runs]) if several else runs[0].report
+    variants = dict.fromkeys(row.variant for row in merged.rows)
+    if baseline is not None:
+        if baseline not in variants:
+            raise OODError(f"--baseline {baseline}: no variant is called so.{suggest(baseline, variants)}")
+        return replace(merged, baseline=Baseline(variant=baseline))
+    if several and not (merged.baseline.variant or merged.baseline.within):  # so that runs are compared with each other
+        return replace(merged, baseline=Baseline(variant=next(iter(variants))))
+    return merged
 
 
 def copy_files(runs: Sequence[Run], folder: Path) -> None:
-    """Copy the pictures and galleries of the runs to where the merged findings look for them."""
+    """Copy the pictures and galleries of the runs to their places beside the merged report."""
     for run in runs:
-        for file in _files(run.findings):
-            source, target = run.folder / file, folder / (_within(run.name, file) if len(runs) > 1 else file)
+        gallery = dict.fromkeys(image.file for row in run.report.gallery for image in row.images)
+        for file in (*(picture.file for picture in run.report.pictures), *gallery):
+            source, target = run.folder / file, folder / (f"{run.name}/{file}" if len(runs) > 1 else file)
             with writing(folder):
                 target.parent.mkdir(parents=True, exist_ok=True)
             if source.exists() and not (target.exists() and target.samefile(source)):
@@ -79,140 +84,96 @@ def copy_files(runs: Sequence[Run], folder: Path) -> None:
                     shutil.copyfile(source, temporary)
 
 
-def _files(found: Findings) -> Iterator[str]:
-    yield from (picture.file for picture in found.pictures)
-    yield from dict.fromkeys(image.file for strip in found.gallery for image in strip.images)
-
-
-def _within(run: str, file: str) -> str:
-    return f"{run}/{file}"
-
-
-def _baseline(merged: Findings, name: str | None, several: bool) -> Baseline:
-    """Return the baseline: of several runs always a variant, so that they are compared with each other."""
-    variants = dict.fromkeys(row.variant for row in merged.rows)
-    if name is None:
-        own = merged.baseline
-        return own if own.variant or own.within or not several else Baseline(variant=next(iter(variants)))
-    if name not in variants:
-        raise OODError(f"--baseline {name}: no variant is called so.{suggest(name, variants)}")
-    return Baseline(variant=name)
-
-
-# -------------------------------------------------------------------------------------------------- under new names
-
-
 def _new_names(run: Run, runs: Sequence[Run]) -> dict[str, str]:
-    """Return how the variants are called from now on; the only one of a run that clashes is called as the run is."""
-    others = {variant for other in runs if other is not run for variant in _variants(other.findings)}
-    own = _variants(run.findings)
+    """Return a new name for each variant; a name that clashes becomes that of the run if it is the only one there."""
+
+    def variants(of: Run) -> list[str]:
+        rows = (row.variant for row in of.report.rows)
+        return list(dict.fromkeys([*rows, *of.report.coordinates, *of.report.missing]))
+
+    others = {variant for other in runs if other is not run for variant in variants(other)}
+    own = variants(run)
     clashing = run.name if len(own) == 1 else None
     return {name: (clashing or f"{run.name}: {name}") if name in others else name for name in own}
 
 
-def _variants(found: Findings) -> list[str]:
-    return list(dict.fromkeys([*(row.variant for row in found.rows), *found.coordinates, *found.missing]))
+def _rename(of: Run, names: dict[str, str]) -> ReportData:
+    """Return the report with new names of variants and files, and with the run as an axis and in its notes."""
+    run, old = of.name, of.report
 
-
-def _renamed(named: Run, names: dict[str, str]) -> Findings:
-    """Return the findings with other names of variants and files, and the run as an axis and before what it says."""
-    run, found = named.name, named.findings
-
-    def variants(old: Sequence[str]) -> tuple[str, ...]:
-        return tuple(names.get(name, name) for name in old)
+    def renamed(variants: Sequence[str]) -> tuple[str, ...]:
+        return tuple(names.get(name, name) for name in variants)
 
     def each(records: Sequence[OfVariant]) -> tuple[OfVariant, ...]:
         return tuple(replace(record, variant=names.get(record.variant, record.variant)) for record in records)
 
-    def strip(old: Strip) -> Strip:
-        return replace(old, images=tuple(replace(image, file=_within(run, image.file)) for image in old.images))
+    def moved(images: Sequence[OfFile]) -> tuple[OfFile, ...]:
+        return tuple(replace(image, file=f"{run}/{image.file}") for image in images)
+
+    def map_variants(variant: str) -> str:
+        return SHARED.join(renamed([variant] if variant in names else variant.split(SHARED)))
 
     return replace(
-        found,
-        rows=each(found.rows),
-        accepted=each(found.accepted),
-        classes=each(found.classes),
-        coordinates={names[old]: {AXIS: run} | found.coordinates.get(old, {}) for old in names},
+        old,
+        rows=each(old.rows),
+        accepted=each(old.accepted),
+        classes=each(old.classes),
+        coordinates={names[name]: {AXIS: run} | old.coordinates.get(name, {}) for name in names},
         baseline=Baseline(
-            names.get(found.baseline.variant, found.baseline.variant),
-            found.baseline.scorer,
-            {names[variant]: names[other] for variant, other in found.baseline.within.items()},
+            names.get(old.baseline.variant, old.baseline.variant),
+            old.baseline.scorer,
+            {names[variant]: names[other] for variant, other in old.baseline.within.items()},
         ),
-        notes=tuple(f"{run}: {note}" for note in found.notes),
-        failures=tuple(replace(failure, variants=variants(failure.variants)) for failure in found.failures),
-        stages=tuple(replace(stage, variants=variants(stage.variants)) for stage in found.stages),
-        pictures=tuple(replace(picture, file=_within(run, picture.file)) for picture in found.pictures),
-        gallery=tuple(map(strip, found.gallery)),
-        resolved={f"{run}: {name}": options for name, options in found.resolved.items()},
-        published=tuple(table.renamed(names, run) for table in found.published),
-        maps=tuple(
-            replace(drawn, variant=SHARED.join(variants(_shared(drawn.variant, names)))) for drawn in found.maps
-        ),
+        notes=tuple(f"{run}: {note}" for note in old.notes),
+        failures=tuple(replace(failure, variants=renamed(failure.variants)) for failure in old.failures),
+        stages=tuple(replace(stage, variants=renamed(stage.variants)) for stage in old.stages),
+        pictures=moved(old.pictures),
+        gallery=tuple(replace(row, images=moved(row.images)) for row in old.gallery),
+        resolved={f"{run}: {name}": options for name, options in old.resolved.items()},
+        published=tuple(table.renamed(names, run) for table in old.published),
+        maps=tuple(replace(drawn, variant=map_variants(drawn.variant)) for drawn in old.maps),
     )
 
 
-def _shared(variant: str, names: dict[str, str]) -> list[str]:
-    return [variant] if variant in names else variant.split(SHARED)
+def _concatenate(runs: Sequence[Run], parts: Sequence[ReportData]) -> ReportData:
+    """Return one report of all; each stage once, by key, carried out if one of the runs did it."""
 
+    def joined(name: str) -> tuple[Any, ...]:
+        return tuple(item for one in parts for item in getattr(one, name))
 
-# -------------------------------------------------------------------------------------------------------- together
-
-
-def _joined(runs: Sequence[Run], found: Sequence[Findings]) -> Findings:
-    first = found[0]
-    return Findings(
-        name=" + ".join(run.name for run in runs),
-        started=min(one.started for one in found),
-        rows=_all(found, lambda one: one.rows),
-        scores=_all(found, lambda one: one.scores),
-        coordinates={variant: values for one in found for variant, values in one.coordinates.items()},
-        baseline=first.baseline,
-        averaged=all(one.averaged for one in found),
-        notes=_all(found, lambda one: one.notes),
-        failures=_all(found, lambda one: one.failures),
-        stages=_stages(found),
-        accepted=_all(found, lambda one: one.accepted),
-        classes=_all(found, lambda one: one.classes),
-        resolved={name: options for one in found for name, options in one.resolved.items()},
-        versions=_differing(runs, [one.versions for one in found]),
-        machine=_differing(runs, [one.machine for one in found]),
-        seconds=round(sum(one.seconds for one in found), 3),
-        pictures=_all(found, lambda one: one.pictures),
-        gallery=tuple(_strips(found)),
-        maps=_all(found, lambda one: one.maps),
-        published=_all(found, lambda one: one.published),
-    )
-
-
-def _all(found: Sequence[Findings], part: Callable[[Findings], Sequence[Any]]) -> tuple[Any, ...]:
-    return tuple(item for one in found for item in part(one))
-
-
-def _strips(found: Sequence[Findings]) -> Iterator[Strip]:
-    """Yield the gallery; its rows follow those of the runs before."""
-    before = 0
-    for one in found:
-        yield from (replace(strip, row=strip.row + before) for strip in one.gallery)
-        before += len(one.rows)
-
-
-def _stages(found: Sequence[Findings]) -> tuple[StageRecord, ...]:
-    """Return each stage once, by key; it was carried out if one of the runs did it."""
     stages: dict[str, StageRecord] = {}
-    for stage in _all(found, lambda one: one.stages):
-        known = stages.get(stage.key, stage)
-        variants = tuple(dict.fromkeys((*known.variants, *stage.variants)))
-        stages[stage.key] = replace(stage, variants=variants, stored=known.stored and stage.stored)
-    return tuple(stages.values())
+    for stage in joined("stages"):
+        earlier = stages.get(stage.key, stage)
+        variants = tuple(dict.fromkeys((*earlier.variants, *stage.variants)))
+        stages[stage.key] = replace(stage, variants=variants, stored=earlier.stored and stage.stored)
+    rows_before = [0, *accumulate(len(one.rows) for one in parts)]
+    tuples = ("rows", "scores", "notes", "failures", "accepted", "classes", "pictures", "maps", "published")
+    joined_tuples: dict[str, Any] = {name: joined(name) for name in tuples}
+    return replace(
+        parts[0],
+        name=" + ".join(run.name for run in runs),
+        started=min(one.started for one in parts),
+        coordinates={variant: values for one in parts for variant, values in one.coordinates.items()},
+        averaged=all(one.averaged for one in parts),
+        stages=tuple(stages.values()),
+        resolved={name: options for one in parts for name, options in one.resolved.items()},
+        versions=_merge_words(runs, [one.versions for one in parts]),
+        machine=_merge_words(runs, [one.machine for one in parts]),
+        seconds=round(sum(one.seconds for one in parts), 3),
+        gallery=tuple(
+            replace(row, row=row.row + before)
+            for one, before in zip(parts, rows_before, strict=False)
+            for row in one.gallery
+        ),
+        **joined_tuples,
+    )
 
 
-def _differing(runs: Sequence[Run], values: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Return what all runs agree on as it is, and everything else with the run that it is of."""
+def _merge_words(runs: Sequence[Run], values: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Return what all runs agree on as it is, and everything else with the name of the run."""
     merged = {}
     for name in dict.fromkeys(name for of in values for name in of):
-        said = [of.get(name, "none") for of in values]
-        same = len(set(said)) == 1
-        merged[name] = (
-            said[0] if same else "; ".join(f"{value} ({run.name})" for run, value in zip(runs, said, strict=True))
-        )
+        words = [of.get(name, "none") for of in values]
+        of_each = "; ".join(f"{word} ({run.name})" for run, word in zip(runs, words, strict=True))
+        merged[name] = words[0] if len(set(words)) == 1 else of_each
     return merged

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from ood_core.records.findings import Findings
 from ood_core.records.published import Cell, Line, Table
+from ood_core.records.report_data import ReportData
 from ood_core.records.results import ResultRow
 
 NOT_RUN = "not run"
@@ -107,10 +107,10 @@ class PublishedTable:
     legend: tuple[str, ...]
 
 
-def tables(findings: Findings) -> list[PublishedTable]:
+def tables(report: ReportData) -> list[PublishedTable]:
     """Return the published tables that the recipe names, with what was found in their cells."""
-    found = _Found(findings)
-    return [_table(table, found) for table in findings.published]
+    found = _Found(report)
+    return [_table(table, found) for table in report.published]
 
 
 def _table(table: Table, found: _Found) -> PublishedTable:
@@ -163,15 +163,15 @@ def _legend(table: Table, rows: Sequence[PublishedRow]) -> tuple[str, ...]:
 class _Found:
     """The numbers of a run by the lines of its table, then by seed and draw."""
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, report: ReportData) -> None:
         self.rows: dict[tuple[str, ...], dict[Repeat, ResultRow]] = {}
-        for row in findings.rows:
+        for row in report.rows:
             self.rows.setdefault(_place(row), {})[row.seed, row.draw] = row
         self.accepted = {
             (*_place(pair), pair.seed, pair.draw, pair.ood_class, pair.id_class): 100 * pair.accepted / pair.images
-            for pair in findings.accepted
+            for pair in report.accepted
         }
-        self.classified = {(*_place(pair), pair.seed, pair.draw) for pair in findings.accepted}
+        self.classified = {(*_place(pair), pair.seed, pair.draw) for pair in report.accepted}
 
     def repeats(self, cell: Cell) -> dict[Repeat, float]:
         """Return our number under each seed and draw that has all lines of the cell."""
@@ -186,7 +186,7 @@ class _Found:
         return {at: 100 * rate for at, rate in rates.items() if rate is not None}
 
     def _accepted(self, cell: Cell, line: Line, at: Repeat) -> float:
-        """Return accepted images of a hundred; pairs that do not occur are not among the findings."""
+        """Return accepted images of a hundred; pairs that do not occur are not among the accepted ones."""
         return self.accepted.get((*_place(line), *at, cell.ood_class, cell.id_class), 0.0)
 
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from operator import attrgetter
 from statistics import mean, stdev
 from typing import Any
 
+from ood_core.evaluation.metrics import INTERVAL_ENDS, RATES
 from ood_core.evaluation.significance import t_interval
-from ood_core.records.findings import RowScores
+from ood_core.records.report_data import RowScores
 from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
 from ood_core.report.content.comparisons import Comparison, Repeat, compare, one_measurement
 
-TITLES = {
-    "auroc": "AUROC",
-    "fpr95": "FPR@95",
-    "aupr_in": "AUPR-In",
-    "aupr_out": "AUPR-Out",
-    "id_accuracy": "ID acc.",
-}
+NOT_OF_A_SCORER = "id_accuracy"
+"""Has no best and no interval: it is that of the network, the same for all its scorers and OOD sets."""
+
+TITLES = dict(zip((*RATES, NOT_OF_A_SCORER), ("AUROC", "FPR@95", "AUPR-In", "AUPR-Out", "ID acc."), strict=True))
+
+CASE_METRICS = ("auroc", "fpr95")
+"""Metrics that have a table of their own: with a column for each case, or in LaTeX for each OOD set."""
 
 LOWER_IS_BETTER = "fpr95"
-NOT_OF_A_SCORER = "id_accuracy"
-"""Has no best: it is that of the network, the same for all its scorers and OOD sets."""
 
 OWN_GROUPS = ("near", "far")
 """Groups of OOD sets that the recipe names; those of a protocol have another set in each case."""
@@ -57,10 +56,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table; a cell is None where the number cannot be had. Repeats are seeds times draws.
+    """A line of the table over its repeats, which are seeds times draws.
 
     Attributes:
-        sets: How many OOD sets it is the mean of.
+        cells: By metric; None if it is not available.
+        sets: Number of OOD sets that it is the mean of.
     """
 
     variant: str
@@ -75,7 +75,7 @@ class Line:
 
     @property
     def comparison(self) -> Comparison | None:
-        """How its AUROC compares with the baseline's."""
+        """Comparison of its AUROC with the baseline's."""
         cell = self.cells["auroc"]
         return None if cell is None else cell.comparison
 
@@ -96,21 +96,20 @@ def summarise(
         groups += [(same, 1) for same in sets]
         if len(sets) > 1 and (means := _means(block, f"mean of {len(sets)}", len(sets))):
             groups.append((means, len(sets)))
-    compared = compare([repeats for repeats, _ in groups], baseline or Baseline())
-    lines = [_line(repeats, sets, found) for (repeats, sets), found in zip(groups, compared, strict=True)]
-    places = [_compared_at(repeats[0].row) for repeats, _ in groups]
-    for metric in TITLES:
-        best = _best([line.cells[metric] for line in lines], places, metric)
-        lines = [replace(line, cells=line.cells | {metric: cell}) for line, cell in zip(lines, best, strict=True)]
+    repeats = [of for of, _ in groups]
+    compared = compare(repeats, baseline or Baseline())
+    columns = {name: _cells(repeats, name, compared if name == "auroc" else None) for name in TITLES}
+    lines = []
+    for place, (same, count) in enumerate(groups):
+        row, cells = same[0].row, {name: column[place] for name, column in columns.items()}
+        names = row.variant, row.case, row.scorer, row.id_set, row.ood_set, row.group
+        lines.append(Line(*names, len(same), cells, count))
     return lines
-
-
-# --------------------------------------------------------------------------------------------- cases as columns
 
 
 @dataclass(frozen=True)
 class CaseLine:
-    """One scorer against one OOD set, or one group of a protocol, over all cases; then their mean, if it means much."""
+    """One scorer against one OOD set, or one group of a protocol, over all cases; then their mean if meaningful."""
 
     variant: str
     scorer: str
@@ -119,59 +118,44 @@ class CaseLine:
     mean: Cell | None
 
 
-def by_case(
+def case_tables(
     rows: Sequence[ResultRow],
     metric: str,
     averaged: bool,
     scores: Sequence[RowScores] = (),
     baseline: Baseline | None = None,
-) -> list[CaseLine]:
-    """Return a table with a column for each case of a protocol; empty where there is only one case.
+) -> list[list[CaseLine]]:
+    """Return tables with a column for each case of a protocol, one for each set of cases; none for a single case.
 
     Args:
         rows: Of the run.
         metric: Which rate.
-        averaged: Whether the mean over the cases is wanted: of classes it is, of numbers of shots it is not.
+        averaged: Whether the mean over the cases is meaningful: of classes it is, of numbers of shots it is not.
         scores: Of each row, as for `summarise`.
         baseline: None compares nothing; only the AUROC is compared.
     """
     if len({row.case for row in rows}) < 2:
         return []
-    repeats = [
-        replace(repeat, row=replace(repeat.row, group=_against(repeat.row))) for repeat in _repeats(rows, scores)
-    ]
+    repeats = [replace(of, row=replace(of.row, group=_against(of.row))) for of in _repeats(rows, scores)]
     blocks = []
     for same in _grouped(repeats, "variant", "scorer", "group"):
         cases = _grouped(same, "case")
         blocks.append((cases, _means(same, "mean", len(cases)) if averaged else []))
     groups = [group for cases, means in blocks for group in (*cases, means) if group]
-    compared = compare(groups, (metric == "auroc" and baseline) or Baseline())
-    cells = [_cell(group, metric, found) for group, found in zip(groups, compared, strict=True)]
-    best = _best(cells, [_compared_at(group[0].row) for group in groups], metric)
-    cell_of = {id(group): cell for group, cell in zip(groups, best, strict=True) if cell is not None}
-    return [_case_line(cases, means, cell_of) for cases, means in blocks]
-
-
-def tables(lines: Sequence[CaseLine]) -> list[list[CaseLine]]:
-    """Return the lines in tables of their own for each set of cases: variants may be of other classes."""
-    grouped: dict[tuple[str, ...], list[CaseLine]] = {}
-    for line in lines:
-        grouped.setdefault(tuple(line.cells), []).append(line)
-    return list(grouped.values())
-
-
-def _case_line(cases: Sequence[Repeats], means: Repeats, cell_of: Mapping[int, Cell]) -> CaseLine:
-    first = cases[0][0].row
-    cells = {case[0].row.case: cell_of[id(case)] for case in cases if id(case) in cell_of}
-    return CaseLine(first.variant, first.scorer, first.group, cells, cell_of.get(id(means)))
+    found = _cells(groups, metric, compare(groups, (metric == "auroc" and baseline) or Baseline()))
+    cell_of = {id(group): cell for group, cell in zip(groups, found, strict=True) if cell is not None}
+    tables: dict[tuple[str, ...], list[CaseLine]] = {}
+    for cases, means in blocks:
+        first = cases[0][0].row
+        cells = {case[0].row.case: cell_of[id(case)] for case in cases if id(case) in cell_of}
+        line = CaseLine(first.variant, first.scorer, first.group, cells, cell_of.get(id(means)))
+        tables.setdefault(tuple(cells), []).append(line)
+    return list(tables.values())
 
 
 def _against(row: ResultRow) -> str:
     set_name = row.ood_set if row.group in OWN_GROUPS else row.group
     return set_name if row.spectrum == "standard" else f"{set_name}, full spectrum"
-
-
-# ------------------------------------------------------------------------------------------------------- numbers
 
 
 def _repeats(rows: Sequence[ResultRow], scores: Sequence[RowScores]) -> Repeats:
@@ -188,61 +172,47 @@ def _grouped(repeats: Iterable[Repeat], *names: str) -> list[Repeats]:
 
 def _means(repeats: Repeats, title: str, count: int) -> Repeats:
     """Return the unweighted means over so many rows of each repeat; a repeat that lacks some has none."""
+    means = []
+    for same in _grouped(repeats, "seed", "draw"):
+        if len(same) == count:
+            rows = [repeat.row for repeat in same]
+            rates: dict[str, Any] = {f"{metric}_{end}": None for metric in RATES for end in INTERVAL_ENDS}
+            for metric in TITLES:
+                values = [getattr(row, metric) for row in rows]
+                rates[metric] = None if None in values else mean(values)
+            images = "+".join(row.images for row in rows)
+            means.append(Repeat(replace(rows[0], ood_set=title, images=images, **rates)))
+    return means
+
+
+def _cells(groups: Sequence[Repeats], name: str, comparisons: Sequence[Comparison | None] | None) -> list[Cell | None]:
+    """Return the cell of each group; the best of the same images are marked, all of them if shown as equal."""
+    cells: list[Cell | None] = []
+    ranked: dict[tuple[str, ...], list[float]] = {}
+    places = []
+    sign = -1 if name == LOWER_IS_BETTER else 1
+    for repeats, comparison in zip(groups, comparisons or [None] * len(groups), strict=True):
+        rows = [repeat.row for repeat in repeats]
+        values = [getattr(row, name) for row in rows]
+        row = rows[0]
+        places.append((row.case, row.spectrum, row.id_set, row.ood_set, row.group, row.images))
+        if any(value is None for value in values):
+            cells.append(None)
+        else:
+            deviation = stdev(values) if len(values) > 1 else None
+            cells.append(Cell(mean(values), deviation, _interval(rows, name), comparison))
+            ranked.setdefault(places[-1], []).append(sign * round(mean(values), 4))
+    if name == NOT_OF_A_SCORER:
+        return cells
     return [
-        Repeat(_mean_row([repeat.row for repeat in same], title))
-        for same in _grouped(repeats, "seed", "draw")
-        if len(same) == count
+        cell and replace(cell, best=len(ranked[at]) > 1 and sign * round(cell.mean, 4) == max(ranked[at]))
+        for cell, at in zip(cells, places, strict=True)
     ]
-
-
-def _mean_row(rows: Sequence[ResultRow], title: str) -> ResultRow:
-    values = {metric: [getattr(row, metric) for row in rows] for metric in TITLES}
-    means: dict[str, Any] = {
-        metric: None if None in of_metric else mean(of_metric) for metric, of_metric in values.items()
-    }
-    lost: dict[str, Any] = {
-        f"{metric}_{end}": None for metric in TITLES if metric != NOT_OF_A_SCORER for end in ("low", "high")
-    }
-    return replace(rows[0], ood_set=title, images="+".join(row.images for row in rows), **means, **lost)
-
-
-def _line(repeats: Repeats, sets: int, found: Comparison | None) -> Line:
-    first = repeats[0].row
-    cells = {name: _cell(repeats, name, found if name == "auroc" else None) for name in TITLES}
-    names = first.variant, first.case, first.scorer, first.id_set, first.ood_set, first.group
-    return Line(*names, len(repeats), cells, sets)
-
-
-def _cell(repeats: Repeats, name: str, found: Comparison | None = None) -> Cell | None:
-    rows = [repeat.row for repeat in repeats]
-    values = [getattr(row, name) for row in rows]
-    if any(value is None for value in values):
-        return None
-    return Cell(mean(values), stdev(values) if len(values) > 1 else None, _interval(rows, name), found)
 
 
 def _interval(rows: Sequence[ResultRow], name: str) -> tuple[float, float] | None:
     if one_measurement(rows):
-        low, high = (getattr(rows[0], f"{name}_{end}", None) for end in ("low", "high"))
+        low, high = (getattr(rows[0], f"{name}_{end}", None) for end in INTERVAL_ENDS)
         return None if low is None or high is None else (low, high)
     low, high = t_interval([getattr(row, name) for row in rows])
     return max(low, 0.0), min(high, 1.0)
-
-
-def _compared_at(row: ResultRow) -> tuple[str, ...]:
-    """Return what lines have in common that can be ranked."""
-    return row.case, row.spectrum, row.id_set, row.ood_set, row.group, row.images
-
-
-def _best(cells: Sequence[Cell | None], places: Sequence[tuple[str, ...]], metric: str) -> list[Cell | None]:
-    """Return the cells with the best of each place marked, all of them where the numbers shown are equal."""
-    sign = -1 if metric == LOWER_IS_BETTER else 1
-    shown = [None if cell is None else sign * round(cell.mean, 4) for cell in cells]
-    at: dict[tuple[str, ...], list[float]] = {}
-    for place, value in zip(places, shown, strict=True):
-        at.setdefault(place, []).extend([] if value is None or metric == NOT_OF_A_SCORER else [value])
-    marked: list[Cell | None] = []
-    for cell, place, value in zip(cells, places, shown, strict=True):
-        best = len(at[place]) > 1 and value == max(at[place])
-        marked.append(cell and replace(cell, best=best))
-    return marked

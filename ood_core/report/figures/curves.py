@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ood_core.evaluation.metrics import RECALL
+from ood_core.evaluation import TPR
+from ood_core.evaluation.metrics import Counts, Scores, rank_counts
 from ood_core.records.results import ResultRow
 from ood_core.report.figures import drawing
 from ood_core.report.figures.drawing import Drawing
 
-Floats = NDArray[np.float64]
+Curve = tuple[Scores, Scores]
 
 POINTS = 240
 """Of a curve at most, evenly along it: a step is then smaller than a hundredth of the axes."""
@@ -21,40 +21,39 @@ POINTS = 240
 
 @dataclass(frozen=True)
 class Accepted:
-    """Images accepted as ID at each threshold, from none to all; int64."""
+    """Numbers of ID and OOD images accepted at each threshold, from none to all."""
 
-    inside: NDArray[np.int64]
-    outside: NDArray[np.int64]
+    of_id: Counts
+    of_ood: Counts
 
     @property
-    def roc(self) -> tuple[Floats, Floats]:
+    def roc(self) -> Curve:
         """Shares of OOD and of ID images that are accepted; straight between thresholds, as AUROC counts ties."""
-        return thinned(self.outside / self.outside[-1], self.inside / self.inside[-1])
+        return thinned(self.of_ood / self.of_ood[-1], self.of_id / self.of_id[-1])
 
     @property
-    def finding_inside(self) -> tuple[Floats, Floats]:
+    def finding_id(self) -> Curve:
         """Recall and precision of finding ID images."""
-        return _precision(self.inside, self.outside)
+        return _precision(self.of_id, self.of_ood)
 
     @property
-    def finding_outside(self) -> tuple[Floats, Floats]:
+    def finding_ood(self) -> Curve:
         """Recall and precision of finding OOD images."""
-        return _precision(*((counts[-1] - counts)[::-1] for counts in (self.outside, self.inside)))
+        return _precision(*((counts[-1] - counts)[::-1] for counts in (self.of_ood, self.of_id)))
 
 
-def accepted(inside: Floats, outside: Floats) -> Accepted:
+def count_accepted(id_scores: Scores, ood_scores: Scores) -> Accepted:
     """Return how many images have a score up to each threshold that makes a difference."""
-    known, foreign = np.sort(inside), np.sort(outside)
-    thresholds = np.unique(np.concatenate([known, foreign]))
-    counts = [np.searchsorted(scores, thresholds, side="right") for scores in (known, foreign)]
-    return Accepted(*(np.concatenate([[0], found]) for found in counts))
+    thresholds = np.unique(np.concatenate([id_scores, ood_scores]))
+    counts = [rank_counts(thresholds, np.sort(scores))[1] for scores in (id_scores, ood_scores)]
+    return Accepted(*(np.concatenate([[0], upto]) for upto in counts))
 
 
-def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+def thinned(x: Scores, y: Scores) -> Curve:
     """Return points of a curve, first and last among them, that lie evenly along it."""
-    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
     if len(x) <= POINTS:
         return x, y
+    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
     evenly = np.searchsorted(length, np.linspace(0, length[-1], POINTS))
     kept = np.unique(np.concatenate([[0], evenly, [len(x) - 1]]))
     return x[kept], y[kept]
@@ -65,8 +64,8 @@ def roc(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Dr
     made = drawing.axes("OOD images accepted, %", "ID images accepted, %")
     drawing.shares(made)
     drawing.rule(made, [0, 1], [0, 1], dotted=False)
-    drawing.rule(made, [0, 1], [RECALL] * 2)
-    drawing.word(made, 1, RECALL - 0.03, f"TPR {100 * RECALL:.0f} %", ha="right", va="top")
+    drawing.rule(made, [0, 1], [TPR] * 2)
+    drawing.word(made, 1, TPR - 0.03, f"TPR {100 * TPR:.0f} %", ha="right", va="top")
     for index, of_row in enumerate(counts):
         drawing.line(made, *of_row.roc, drawing.style(index))
     words = [
@@ -76,29 +75,28 @@ def roc(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Dr
     return drawing.finish(made, title, drawing.listed(words))
 
 
-def precision_inside(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Drawing:
+def precision_id(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Drawing:
     """Return the precision-recall curves of finding ID images."""
     words = [f"{row.ood_set}: AUPR-In {100 * row.aupr_in:.2f}" for row in rows]
-    return _precisions(title, "ID", [of_row.finding_inside for of_row in counts], words)
+    return _precisions(title, "ID", [of_row.finding_id for of_row in counts], words)
 
 
-def precision_outside(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Drawing:
+def precision_ood(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Drawing:
     """Return the precision-recall curves of finding OOD images."""
     words = [f"{row.ood_set}: AUPR-Out {100 * row.aupr_out:.2f}" for row in rows]
-    return _precisions(title, "OOD", [of_row.finding_outside for of_row in counts], words)
+    return _precisions(title, "OOD", [of_row.finding_ood for of_row in counts], words)
 
 
-def _precisions(title: str, what: str, curves: Sequence[tuple[Floats, Floats]], words: Sequence[str]) -> Drawing:
-    made = drawing.axes(f"{what} images found (recall), %", f"{what} among what is found, %")
+def _precisions(title: str, positives: str, curves: Sequence[Curve], words: Sequence[str]) -> Drawing:
+    made = drawing.axes(f"{positives} images found (recall), %", f"{positives} among what is found, %")
     drawing.shares(made)
     for index, curve in enumerate(curves):
         drawing.line(made, *curve, drawing.style(index))
     return drawing.finish(made, title, drawing.listed(words))
 
 
-def _precision(found: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def _precision(positives: Counts, negatives: Counts) -> Curve:
     """Return recall and precision as the steps whose area is the average precision."""
-    recall = found / found[-1]
-    precision = found[1:] / (found[1:] + others[1:])
-    steps = np.repeat(recall, 2)[1:-1], np.repeat(precision, 2)
-    return thinned(*steps)
+    recall = positives / positives[-1]
+    precision = positives[1:] / (positives[1:] + negatives[1:])
+    return thinned(np.repeat(recall, 2)[1:-1], np.repeat(precision, 2))

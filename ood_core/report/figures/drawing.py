@@ -1,4 +1,4 @@
-"""Vector drawings for the page: matplotlib's SVG, made small, in the page's own ink, and said in words.
+"""Vector drawings for the page: matplotlib's SVG, made small, in the page's colour of text, with a description.
 
 Ink is `currentColor`, so that a drawing follows the page into its dark colours. The colours of series are a middle grey
 in brightness and differ from white and from the dark paper by a contrast of three at least; dashes and markers tell the
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ood_core.report.figures.vectors import compact
+from ood_core.report.figures.svg import compact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#010203"
-"""Stands for the page's colour of text."""
+"""Placeholder of the page's colour of text."""
 
 WIDTH, HEIGHT = 300, 210
 """Points; a drawing is shown as wide as its place is."""
@@ -32,7 +32,7 @@ _MARGINS = (0.135, 0.165, 0.84, 0.805)  # left, bottom, width, height of the axe
 
 @dataclass(frozen=True)
 class Style:
-    """How a series is drawn: its colour, its dashes in line widths, and its marker as strokes in a unit square."""
+    """Style of a series: its colour, its dashes in line widths, and its marker as strokes in a unit square."""
 
     colour: str
     dashes: tuple[float, ...]
@@ -41,14 +41,14 @@ class Style:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An SVG element, and what it shows in words."""
+    """An SVG element, and its description."""
 
     title: str
     words: str
     svg: str
 
 
-INSIDE = Style("#3a7fc4", (), (((0, 0), (0, 0)),))
+ID_STYLE = Style("#3a7fc4", (), (((0, 0), (0, 0)),))
 """In-distribution: filled, solid, dots."""
 
 _COLOURS = ("#c8620f", "#2b8f57", "#a85fc4", "#cf4552", "#8a7326", "#16879a", "#7a7a7a")
@@ -64,17 +64,12 @@ _MARKERS = (
 
 
 def style(index: int) -> Style:
-    """Return the style of the index-th series; it comes again after 210, as the lists share no factor."""
+    """Return the style of the index-th series; they repeat after 210, as the lists share no factor."""
     return Style(_COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)], _MARKERS[index % len(_MARKERS)])
 
 
 def axes(across: str, up: str) -> Axes:
-    """Return empty axes with light lines at their ticks.
-
-    Args:
-        across: What the x axis is.
-        up: What the y axis is.
-    """
+    """Return empty axes with a label each, and with light lines at their ticks."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG  # slow
     from matplotlib.figure import Figure
 
@@ -94,7 +89,7 @@ def axes(across: str, up: str) -> Axes:
 
 
 def shares(made: Axes) -> None:
-    """Let both axes go from 0 to 100 %."""
+    """Set both axes to 0 to 100 %."""
     ticks = [0, 0.25, 0.5, 0.75, 1]
     for axis, limits in ((made.xaxis, made.set_xlim), (made.yaxis, made.set_ylim)):
         limits(-0.01, 1.01)
@@ -114,14 +109,14 @@ def area(made: Axes, heights: Any, edges: Any, style: Style) -> None:
 
 
 def rule(made: Axes, x: Sequence[float], y: Sequence[float], dotted: bool = True) -> None:
-    """Draw a line to compare with, in the page's ink."""
+    """Draw a line of reference in the page's ink."""
     dashes = (0, (2, 2)) if dotted else "solid"
     width = 1 if dotted else 0.5
     made.plot(x, y, color=INK, linestyle=dashes, linewidth=width, clip_on=False, solid_capstyle="butt")
 
 
 def dots(made: Axes, points: Any, style: Style, size: float) -> None:
-    """Draw markers of a size in points at [N, 2], as one path; limits have to be set before."""
+    """Draw markers of a size in points at [N, 2], as one path; call it after setting the limits."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -144,13 +139,7 @@ def word(made: Axes, x: float, y: float, text: str, **more: Any) -> None:
 
 
 def finish(made: Axes, title: str, words: str) -> Drawing:
-    """Return what was drawn.
-
-    Args:
-        made: The axes.
-        title: What it is.
-        words: What is to be seen there, in words and numbers.
-    """
+    """Return the drawing on the axes, with its title and a description in words and numbers."""
     import matplotlib
 
     text = io.StringIO()
@@ -169,22 +158,22 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def area_swatch() -> str:
-    """Return the sign of an area in a key."""
-    colours = f'fill="{INSIDE.colour}" fill-opacity=".45" stroke="{INSIDE.colour}"'
+    """Return the swatch of an area in a key."""
+    colours = f'fill="{ID_STYLE.colour}" fill-opacity=".45" stroke="{ID_STYLE.colour}"'
     return _swatch(f'<rect x="1" y="1" width="26" height="8" {colours}/>')
 
 
 def line_swatch(style: Style) -> str:
-    """Return the sign of a line in a key."""
+    """Return the swatch of a line in a key."""
     dashes = " ".join(f"{1.5 * length:g}" for length in style.dashes)
     return _swatch(f'<path d="M0 5h28" stroke="{style.colour}" stroke-width="2" stroke-dasharray="{dashes}"/>')
 
 
 def dot_swatch(style: Style) -> str:
-    """Return the sign of a marker in a key."""
+    """Return the swatch of a marker in a key."""
     strokes = [" L".join(f"{14 + 4 * x:g} {5 - 4 * y:g}" for x, y in stroke) for stroke in style.marker]
     path = "".join(f"M{stroke}" for stroke in strokes)
-    width = 5 if style is INSIDE else 1.2
+    width = 5 if style is ID_STYLE else 1.2
     return _swatch(
         f'<path d="{path}" fill="none" stroke="{style.colour}" stroke-width="{width}" stroke-linecap="round"/>'
     )

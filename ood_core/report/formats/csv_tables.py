@@ -14,20 +14,30 @@ from ood_core.report.content.summary_rows import TITLES, Line
 NAMES = ("variant", "case", "scorer", "id_set", "ood_set", "group", "repeats")
 
 
-def sheet(records: Sequence[Any], cls: Any) -> str:
+def of_records(records: Sequence[Any], cls: Any) -> str:
     """Return records of one class, a line each, a column for each field."""
     names = [field.name for field in fields(cls)]
     return _text(names, ([getattr(record, name) for name in names] for record in records))
 
 
-def summary(lines: Sequence[Line]) -> str:
+def of_summary(lines: Sequence[Line]) -> str:
     """Return the lines of the result table with their deviations, intervals and comparisons."""
     rates = [f"{name}{part}" for name in TITLES for part in ("", "_sd", "_low", "_high")]
     compared = ["difference", "difference_low", "difference_high", "p", "p_adjusted", "test", "baseline"]
-    return _text([*NAMES, *rates, *compared], map(_summarised, lines))
+    rows = []
+    for line in lines:
+        values: list[Any] = [getattr(line, name) for name in NAMES]
+        for cell in line.cells.values():
+            values += [None] * 4 if cell is None else [cell.mean, cell.deviation, *(cell.interval or (None, None))]
+        if (of := line.comparison) is None:
+            values += [None] * len(compared)
+        else:
+            values += [of.found.difference, of.found.low, of.found.high, of.found.p, of.adjusted, of.test, of.against]
+        rows.append(values)
+    return _text([*NAMES, *rates, *compared], rows)
 
 
-def published(tables: Sequence[PublishedTable]) -> str:
+def of_published(tables: Sequence[PublishedTable]) -> str:
     """Return the cells of published tables, a line each, ours in percent as theirs are."""
     names = ["ours", "deviation", "paper", "difference", "exposed", "paper_exposed", "instead"]
     lines = (
@@ -37,17 +47,6 @@ def published(tables: Sequence[PublishedTable]) -> str:
         for column, cell in zip(table.columns, row.cells, strict=True)
     )
     return _text(["table", "row", "column", *names], lines)
-
-
-def _summarised(line: Line) -> list[Any]:
-    values: list[Any] = [getattr(line, name) for name in NAMES]
-    for cell in line.cells.values():
-        values += [None] * 4 if cell is None else [cell.mean, cell.deviation, *(cell.interval or (None, None))]
-    if (compared := line.comparison) is None:
-        return [*values, *[None] * 7]
-    found = compared.found
-    numbers = [found.difference, found.low, found.high, found.p, compared.adjusted]
-    return [*values, *numbers, compared.test, compared.against]
 
 
 def _text(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

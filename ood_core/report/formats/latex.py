@@ -8,13 +8,19 @@ from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader
 
-from ood_core.records.findings import Findings
+from ood_core.records.report_data import ReportData
 from ood_core.report.content import published
 from ood_core.report.content.comparisons import BETTER, WORSE
-from ood_core.report.content.summary_rows import TITLES, CaseLine, Cell, Line, by_case, summarise, tables
+from ood_core.report.content.summary_rows import (
+    CASE_METRICS,
+    TITLES,
+    CaseLine,
+    Cell,
+    Line,
+    case_tables,
+    summarise,
+)
 from ood_core.report.formats.columns import legend
-
-METRICS = ("auroc", "fpr95")
 
 HIGH = 40
 """Lines of a table that fit on a page; longer ones are cut into several."""
@@ -38,12 +44,12 @@ Cells = dict[tuple[str, ...], dict[Column, Cell | None]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table, every text of it escaped.
+    """A table, its texts escaped.
 
     Attributes:
-        columns: Titles: of what a line is first, then of the numbers.
-        numbers: How many of them are numbers.
-        groups: Above the numbers: titles, and how many columns each spans; none where one would span all.
+        columns: Titles: those of the names of a line, then those of its numbers.
+        numbers: Number of columns of numbers.
+        groups: Titles above the numbers, and how many columns each spans; none if one would span all.
     """
 
     caption: str
@@ -58,7 +64,7 @@ class Table:
         return self.numbers > WIDE
 
 
-def render(findings: Findings) -> str:
+def render(report: ReportData) -> str:
     """Return the tables; with several cases these are the columns, else the OOD sets with their means."""
     environment = Environment(
         loader=PackageLoader("ood_core.report"),
@@ -69,9 +75,18 @@ def render(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made = [table for metric in METRICS for table in _tables(findings, metric)]
-    found = [part for table in (*made, *map(_published, published.tables(findings))) for part in _cut(table)]
-    return environment.get_template("report.tex.j2").render(name=_comment(findings.name), tables=found)
+    made: list[Table] = []
+    for metric in CASE_METRICS:
+        of_cases = case_tables(report.rows, metric, report.averaged, report.scores, report.baseline)
+        made += [_of_cases(lines, metric) for lines in of_cases]
+        if not of_cases:
+            made.append(_of_sets(summarise(report.rows, report.scores, report.baseline), metric))
+    parts = []  # of tables, each fits on a page
+    for table in (*made, *map(_published, published.tables(report))):
+        for start in range(0, len(table.lines), HIGH):
+            caption = f"{table.caption} (continued)" if start else table.caption
+            parts.append(replace(table, caption=caption, lines=table.lines[start : start + HIGH]))
+    return environment.get_template("report.tex.j2").render(name=" ".join(report.name.split()), tables=parts)
 
 
 def escape(text: str) -> str:
@@ -79,29 +94,17 @@ def escape(text: str) -> str:
     return _TO_ESCAPE.sub(lambda match: _SPECIAL[match[0]], " ".join(text.split()))
 
 
-def _tables(findings: Findings, metric: str) -> list[Table]:
-    arguments = findings.scores, findings.baseline
-    if of_cases := tables(by_case(findings.rows, metric, findings.averaged, *arguments)):
-        return [_of_cases(lines, metric) for lines in of_cases]
-    return [_of_sets(summarise(findings.rows, *arguments), metric)]
-
-
 def _of_sets(lines: Sequence[Line], metric: str) -> Table:
     """Return a table with a column for each OOD set and each mean over the sets of a group."""
     groups: dict[str, dict[str, None]] = {}
-    for line in lines:
-        groups.setdefault(line.group, {})[line.ood_set] = None
     cells: Cells = {}
     for line in lines:
+        groups.setdefault(line.group, {})[line.ood_set] = None
         cells.setdefault((line.variant, line.id_set, line.scorer), {})[line.group, line.ood_set] = line.cells[metric]
-    return _table(
-        metric,
-        legend(lines, metric=metric),
-        ("variant", "ID set", "scorer"),
-        cells,
-        {(group, name): name for group, names in groups.items() for name in names},
-        tuple((escape(group), len(names)) for group, names in groups.items()) if len(groups) > 1 else (),
-    )
+    titles = {(group, name): name for group, names in groups.items() for name in names}
+    table = _table(metric, legend(lines, metric=metric), ("variant", "ID set", "scorer"), cells, titles)
+    spans = tuple((escape(group), len(names)) for group, names in groups.items())
+    return replace(table, groups=spans) if len(groups) > 1 else table
 
 
 def _of_cases(lines: Sequence[CaseLine], metric: str) -> Table:
@@ -111,31 +114,20 @@ def _of_cases(lines: Sequence[CaseLine], metric: str) -> Table:
         of_line = cells.setdefault((line.variant, line.ood_set, line.scorer), {})
         of_line |= {("case", case): cell for case, cell in line.cells.items()}
         of_line |= {} if line.mean is None else {("mean", ""): line.mean}
-    columns = {column: column[1] or column[0] for of_line in cells.values() for column in of_line}
-    return _table(metric, legend(lines), ("variant", "OOD set", "scorer"), cells, columns, ())
+    titles = {column: column[1] or column[0] for of_line in cells.values() for column in of_line}
+    return _table(metric, legend(lines), ("variant", "OOD set", "scorer"), cells, titles)
 
 
-def _table(
-    metric: str,
-    explained: str,
-    names: Sequence[str],
-    cells: Cells,
-    columns: Mapping[Column, str],
-    groups: tuple[tuple[str, int], ...],
-) -> Table:
-    """Return a table without what is the same in every line; the last of the names stays."""
+def _table(metric: str, explained: str, names: Sequence[str], cells: Cells, titles: Mapping[Column, str]) -> Table:
+    """Return a table without names that are the same in every line; the last of the names stays."""
     kept = [place for place in range(len(names)) if place == len(names) - 1 or len({of[place] for of in cells}) > 1]
     lines = [
-        (*(escape(names[place]) for place in kept), *(_number(of_line.get(column)) for column in columns))
-        for names, of_line in cells.items()
+        (*(escape(of[place]) for place in kept), *(_number(of_line.get(column)) for column in titles))
+        for of, of_line in cells.items()
     ]
-    return Table(
-        caption=escape(f"{TITLES[metric]} in percent. {explained}".strip()),
-        columns=(*(names[place] for place in kept), *map(escape, columns.values())),
-        numbers=len(columns),
-        groups=groups,
-        lines=tuple(lines),
-    )
+    caption = escape(f"{TITLES[metric]} in percent. {explained}".strip())
+    columns = (*(names[place] for place in kept), *map(escape, titles.values()))
+    return Table(caption, columns, len(titles), (), tuple(lines))
 
 
 def _published(table: published.PublishedTable) -> Table:
@@ -145,23 +137,13 @@ def _published(table: published.PublishedTable) -> Table:
         return escape(text) + (f"\\textsuperscript{{{', '.join(map(str, notes))}}}" if notes else "")
 
     footnotes = (f"({number}) {note}" for number, note in enumerate(table.footnotes, 1))
-    return Table(
-        caption=escape(" ".join((f"{table.title}.", *table.legend, *footnotes))),
-        columns=(escape(published.HEADER), *(noted(column.text, column.notes) for column in table.columns)),
-        numbers=len(table.columns),
-        groups=(),
-        lines=tuple(
-            (noted(row.heading.text, row.heading.notes), *(noted(cell.text, cell.notes) for cell in row.cells))
-            for row in table.rows
-        ),
+    caption = escape(" ".join((f"{table.title}.", *table.legend, *footnotes)))
+    columns = (escape(published.HEADER), *(noted(column.text, column.notes) for column in table.columns))
+    lines = (
+        (noted(row.heading.text, row.heading.notes), *(noted(cell.text, cell.notes) for cell in row.cells))
+        for row in table.rows
     )
-
-
-def _cut(table: Table) -> list[Table]:
-    """Return a table in parts that fit on a page."""
-    starts = range(0, len(table.lines), HIGH)
-    parts = [replace(table, lines=table.lines[start : start + HIGH]) for start in starts]
-    return [*parts[:1], *(replace(part, caption=f"{part.caption} (continued)") for part in parts[1:])]
+    return Table(caption, columns, len(table.columns), (), tuple(lines))
 
 
 def _number(cell: Cell | None) -> str:
@@ -169,14 +151,6 @@ def _number(cell: Cell | None) -> str:
         return "--"
     number = f"{100 * cell.mean:.2f}"
     deviation = "" if cell.deviation is None else rf"\,{{\scriptsize$\pm$\,{100 * cell.deviation:.2f}}}"
-    mark = (
-        ""
-        if cell.comparison is None or not cell.comparison.mark
-        else f"\\textsuperscript{{{_MARKS[cell.comparison.mark]}}}"
-    )
-    return (rf"\textbf{{{number}}}" if cell.best else number) + deviation + mark
-
-
-def _comment(text: str) -> str:
-    """Return what stays a comment: one line."""
-    return " ".join(text.split())
+    mark = "" if cell.comparison is None else cell.comparison.mark
+    superscript = f"\\textsuperscript{{{_MARKS[mark]}}}" if mark else ""
+    return (rf"\textbf{{{number}}}" if cell.best else number) + deviation + superscript

@@ -1,4 +1,4 @@
-"""The page: one HTML file that holds all it shows, and works without a network."""
+"""report.html: one file that holds all it shows, and works without a network."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ood_core.errors import OODError
-from ood_core.records.findings import Findings, Picture, Shown, Strip
+from ood_core.records.report_data import AcceptedPair, GalleryImage, GalleryRow, ReportData, StageRecord
 from ood_core.report.content import costs, published
-from ood_core.report.content.combinations import Combination, combinations, ranked
+from ood_core.report.content.combinations import Combination, combinations, draw_combinations, within_budget
 from ood_core.report.content.confusions import most_frequent
-from ood_core.report.figures import breakdown, drawing, figures, scatter, trainings
-from ood_core.report.formats.columns import by_case, case_columns, columns, legend, percent, summarise, tables
-
-CASE_METRICS = {"auroc": "AUROC", "fpr95": "FPR@95"}
+from ood_core.report.content.summary_rows import CASE_METRICS, TITLES, case_tables, summarise
+from ood_core.report.figures import class_tables, drawing, panels, scatter, training_curves
+from ood_core.report.formats.columns import (
+    Column,
+    case_columns,
+    columns,
+    legend,
+    number_column,
+    percent,
+    text_column,
+)
 
 ENDS = ("most ID-like OOD", "most OOD-like ID", "most typical ID", "most typical OOD")
-"""Of a scorer's scores, those first where it is mistaken."""
+"""Ends of the scores in the order in which they are shown: mistakes first."""
 
 LINES = 1500
 """Of one table, at most."""
@@ -33,7 +40,7 @@ STAGES = 600
 """Stages whose cost is listed one by one, at most."""
 
 GALLERY, PICTURES, OPTIONS = 900_000, 500_000, 150_000
-"""Bytes: of the images at the ends of scores, of the pictures that trainings have left, of the resolved options.
+"""Bytes: of the images at the ends of scores, of the pictures of trainings, of the resolved options.
 
 With those of the drawings and of the tables of classes this makes less than five megabytes.
 """
@@ -41,149 +48,167 @@ With those of the drawings and of the tables of classes this makes less than fiv
 
 @dataclass(frozen=True)
 class Table:
-    """Lines under columns; `left_out` counts the lines that are too many."""
+    """Lines below columns.
+
+    Attributes:
+        left_out: Number of lines that are too many.
+        filters: Titles of the columns that can be filtered by their values.
+    """
 
     title: str
-    columns: Sequence[Any]
+    columns: Sequence[Column]
     lines: Sequence[Any]
-    left_out: int
-    legend: str
-
-
-@dataclass(frozen=True)
-class End:
-    """Images at an end of a scorer's scores, each with its data URI."""
-
-    title: str
-    images: Sequence[tuple[Shown, str]]
+    left_out: int = 0
+    legend: str = ""
+    filters: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The ends of one combination's scores: those of each OOD set, and those of the ID set."""
+    """The ends of a combination's scores: a title, and images with their data URIs."""
 
     combination: Combination
-    ends: Sequence[End]
+    ends: Sequence[tuple[str, Sequence[tuple[GalleryImage, str]]]]
 
 
-def render(findings: Findings, folder: Path) -> str:
+def render(report: ReportData, folder: Path) -> str:
     """Return the page.
 
     Args:
-        findings: What was found.
-        folder: Where the files of its pictures and its gallery lie; they become part of the page.
+        report: Its content.
+        folder: Of the files of its pictures and its gallery, which become part of the page.
     """
     loader = PackageLoader("ood_core.report")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "number": _number, "bare": Markup}
-    embedded = _Embedded(folder)
+    environment.filters |= {"percent": percent, "number": "{:.4g}".format, "bare": Markup}
+
+    def embed(file: str) -> str:
+        return _data_uri(folder / file)
+
+    pictures = [(picture.title, picture.file) for picture in report.pictures]
+    options = [
+        (name, json.dumps(of, indent=1, ensure_ascii=False, default=str)) for name, of in report.resolved.items()
+    ]
     return environment.get_template("page.html.j2").render(
-        findings=findings,
+        report=report,
         style=Markup(loader.get_source(environment, "page.css")[0]),
         script=Markup(loader.get_source(environment, "page.js")[0]),
-        tables=_tables(findings),
-        published=published.tables(findings),
-        breakdowns=breakdown.breakdowns(findings),
-        pairs=most_frequent(findings.accepted),
-        combinations=combinations(findings.rows),
-        several=[name for name in ("variant", "case") if len({getattr(row, name) for row in findings.rows}) > 1],
-        panels=figures.panels(findings),
-        galleries=galleries(findings, embedded),
-        maps=scatter.panels(findings.maps),
-        trainings=trainings.panels(findings.stages),
-        training_count=trainings.count(findings.stages),
-        pictures=figures.affordable(findings.pictures, embedded.picture, lambda made: len(made[1]), PICTURES),
-        kinds=costs.by_kind(findings.stages),
-        on_gpu=any(costs.cost(stage).gpu_memory for stage in findings.stages),
-        stages=[(stage, costs.cost(stage)) for stage in findings.stages[:STAGES]],
-        options=_options(findings.resolved),
+        tables=_tables(report),
+        published=published.tables(report),
+        class_tables=class_tables.draw(report),
+        pairs=_pairs(report, most_frequent(report.accepted)),
+        combinations=combinations(report.rows),
+        panels=panels.draw(report),
+        galleries=galleries(report, embed),
+        maps=scatter.draw(report.maps),
+        trainings=training_curves.draw(report.stages),
+        training_count=training_curves.count(report.stages),
+        pictures=within_budget(pictures, lambda of: (of[0], embed(of[1])), lambda made: len(made[1]), PICTURES),
+        kinds=_kinds(report.stages),
+        stages=_stages(report.stages),
+        options=within_budget(options, lambda of: of, lambda of: len(of[1]), OPTIONS),
         drawing=drawing,
     )
 
 
-class _Embedded:
-    """Files of a folder as data URIs."""
+def galleries(report: ReportData, embed: Callable[[str], str]) -> list[Gallery]:
+    """Return the gallery by combination in the order of the table, within its budget.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, file: str) -> str:
-        """Return a file as a data URI.
-
-        Raises:
-            OODError: It is not there.
-        """
-        try:
-            content = (self.folder / file).read_bytes()
-        except OSError as error:
-            raise OODError(f"{self.folder / file}, a picture of the report, cannot be read: {error.strerror}") from None
-        kind = mimetypes.guess_type(file)[0] or "image/webp"
-        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-    def picture(self, picture: Picture) -> tuple[str, str]:
-        """Return the title and the data URI of a picture."""
-        return picture.title, self(picture.file)
-
-
-def galleries(findings: Findings, embedded: Callable[[str], str]) -> list[Gallery]:
-    """Return the strips by combination in the order of the table, as far as they can be afforded.
-
-    Where there are several OOD sets, an end says whose it is.
+    Args:
+        report: The gallery's.
+        embed: Returns the data URI of a file.
     """
-    found = combinations(findings.rows)
-    wanted = [one for one in ranked(found, findings.baseline) if _strips(one, findings)]
-    drawn = figures.affordable(wanted, lambda one: _gallery(one, findings, embedded), _weight, GALLERY)
-    return sorted(drawn, key=lambda gallery: found.index(gallery.combination))
+
+    def draw(one: Combination) -> Gallery:
+        shown = [row for row in report.gallery if row.row in one.rows and row.images]
+        shown.sort(key=lambda row: (ENDS.index(row.what), row.row))
+        ends = [(_title(row, report), [(image, embed(image.file)) for image in row.images]) for row in shown]
+        return Gallery(one, ends)
+
+    def size(gallery: Gallery) -> int:
+        return sum(len(uri) for _, images in gallery.ends for _, uri in images)
+
+    drawn = draw_combinations(combinations(report.rows), report.baseline, draw, size, GALLERY)
+    return [gallery for gallery in drawn if gallery.ends]
 
 
-def _strips(one: Combination, findings: Findings) -> list[Strip]:
-    """Return what a combination has in the gallery, in the order of the ends."""
-    shown = [strip for strip in findings.gallery if strip.row in one.rows and strip.images]
-    return sorted(shown, key=lambda strip: (ENDS.index(strip.what), strip.row))
+def _title(row: GalleryRow, report: ReportData) -> str:
+    of = report.rows[row.row]
+    return f"{row.what}: {of.ood_set if row.what.endswith('OOD') else of.id_set}"
 
 
-def _gallery(one: Combination, findings: Findings, embedded: Callable[[str], str]) -> Gallery:
-    ends = [
-        End(_end(strip, findings), [(shown, embedded(shown.file)) for shown in strip.images])
-        for strip in _strips(one, findings)
-    ]
-    return Gallery(one, ends)
+def _data_uri(path: Path) -> str:
+    """Return a file as a data URI.
+
+    Raises:
+        OODError: It cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OODError(f"{path}, a picture of the report, cannot be read: {error.strerror}") from None
+    kind = mimetypes.guess_type(path.name)[0] or "image/webp"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _weight(gallery: Gallery) -> int:
-    return sum(len(source) for end in gallery.ends for _, source in end.images)
-
-
-def _end(strip: Strip, findings: Findings) -> str:
-    row = findings.rows[strip.row]
-    return f"{strip.what}: {row.ood_set if strip.what.endswith('OOD') else row.id_set}"
-
-
-def _tables(findings: Findings) -> list[Table]:
+def _tables(report: ReportData) -> list[Table]:
     """Return the table of all rates, and before it those with a column for each case."""
+
+    def table(title: str, of: Sequence[Column], lines: Sequence[Any]) -> Table:
+        filters = [column.title for column in of if not column.number]
+        return Table(title, of, lines[:LINES], max(len(lines) - LINES, 0), legend(lines), filters)
+
     found = []
-    for name, title in CASE_METRICS.items():
-        lines = by_case(findings.rows, name, findings.averaged, findings.scores, findings.baseline)
-        found += [_table(f"{title}, a column for each case", case_columns(of), of) for of in tables(lines)]
-    all_lines = summarise(findings.rows, findings.scores, findings.baseline)
-    return [*found, _table("All rates", columns(all_lines, wide=True), all_lines)]
+    for metric in CASE_METRICS:
+        for lines in case_tables(report.rows, metric, report.averaged, report.scores, report.baseline):
+            found.append(table(f"{TITLES[metric]}, a column for each case", case_columns(lines), lines))
+    rows = summarise(report.rows, report.scores, report.baseline)
+    return [*found, table("All rates", columns(rows, wide=True), rows)]
 
 
-def _table(title: str, of: Sequence[Any], lines: Sequence[Any]) -> Table:
-    return Table(title, of, lines[:LINES], max(len(lines) - LINES, 0), legend(lines))
+def _pairs(report: ReportData, pairs: Sequence[AcceptedPair]) -> Table:
+    several = [name for name in ("variant", "case") if len({getattr(row, name) for row in report.rows}) > 1]
+    shown = [*map(text_column, several), number_column("seed"), text_column("scorer")]
+    shown += [text_column("ood_set", "OOD set"), text_column("ood_class", "OOD class")]
+    shown += [text_column("id_class", "taken for"), number_column("accepted"), number_column("images", "of")]
+    title = (
+        "OOD images that are accepted when 95 % of ID is, by their class and the ID class they are taken for; the most "
+        "frequent pairs, all of them in accepted.csv"
+    )
+    return Table(title, shown, pairs)
 
 
-def _options(resolved: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the options of each variant and seed as JSON, as far as there is room."""
-    found, left = [], OPTIONS
-    for name, options in resolved.items():
-        text = json.dumps(options, indent=1, ensure_ascii=False, default=str)
-        left -= len(text)
-        if left < 0:
-            break
-        found.append((name, text))
-    return found
+def _kinds(stages: Sequence[StageRecord]) -> Table:
+    shown = [text_column("kind"), number_column("carried_out", "carried out"), number_column("stored", "reused")]
+    title = "By kind of stage; a stage that was reused counts with what it cost when it was carried out"
+    return Table(title, [*shown, *_costs(stages, "{:.1f}")], costs.by_kind(stages))
 
 
-def _number(value: float | None, digits: str = ".4g") -> str:
-    return "" if value is None else format(value, digits)
+def _stages(stages: Sequence[StageRecord]) -> Table:
+    def variants(of: costs.StageCost) -> str:
+        more = len(of.stage.variants) - 3
+        return ", ".join(of.stage.variants[:3]) + (f" and {more} more" if more > 0 else "")
+
+    shown = [
+        text_column("stage.kind", "kind"),
+        text_column("stage.title", "stage"),
+        Column("variants", variants),
+        number_column("stage.seed", "seed"),
+        Column("reused", lambda of: "yes" if of.stage.stored else "no"),
+        *_costs(stages, "{:.3f}"),
+        Column("key", lambda of: Markup("<code>{}</code>").format(of.stage.key)),
+    ]
+    left_out = max(len(stages) - STAGES, 0)
+    title = "Every stage, with the key of its artifact in the store"
+    return Table(title, shown, costs.by_stage(stages[:STAGES]), left_out, filters=("kind", "reused"))
+
+
+def _costs(stages: Sequence[StageRecord], seconds: str) -> list[Column]:
+    """Return the columns of a cost; that of the GPU if a stage was on one."""
+    shown = [
+        number_column("cost.seconds", "seconds", seconds),
+        number_column("cost.speed", "images/s", "{:.0f}"),
+        number_column("cost.memory", "peak memory, MiB", "{:.0f}"),
+    ]
+    on_gpu = any(costs.cost(stage).gpu_memory for stage in stages)
+    return [*shown, number_column("cost.gpu_memory", "peak GPU memory, MiB", "{:.0f}")] if on_gpu else shown

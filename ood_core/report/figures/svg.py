@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html import escape
 
 HALO = "halo"
-"""Class of words that the page keeps readable on top of what is drawn below them."""
+"""Class of words that stay readable on top of other marks."""
 
 _TOKEN = re.compile(r"[A-Za-z]|-?[\d.]+(?:e-?\d+)?")
 _PAIRS = {"M": 1, "L": 1, "Q": 2, "C": 3}
-"""How many points each command of a path takes."""
+"""Number of points of each command of a path."""
 
 _DROPPED = (
     re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL),
@@ -23,13 +22,13 @@ _DROPPED = (
 
 
 def compact(svg: str, ink: str, title: str, words: str) -> str:
-    """Return a small SVG element that has a name and takes the ink of the text around it.
+    """Return a small SVG element in the colour of the text around it.
 
     Args:
         svg: As matplotlib writes it.
-        ink: The colour in it that stands for the text's.
-        title: Shown by the mouse.
-        words: Read out in place of the picture.
+        ink: The placeholder of the text's colour.
+        title: Its tooltip.
+        words: Its description for screen readers.
     """
     for pattern in _DROPPED:
         svg = pattern.sub("", svg)
@@ -38,7 +37,8 @@ def compact(svg: str, ink: str, title: str, words: str) -> str:
     svg = re.sub(r'(<text) style="([^"]*)"', lambda found: found[1] + _text_style(found[2], ink), svg)
     svg = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1], ink), svg)
     svg = re.sub(r' (x|y|transform)="([^"]*)"', lambda found: f' {found[1]}="{_rounded(found[2])}"', svg)
-    svg = _without_groups(re.sub(r">\s+<", "><", svg).strip())
+    svg = re.sub(r">\s+<", "><", svg).strip().replace(f'<g id="{HALO}"><text', f'<text class="{HALO}"')
+    svg = re.sub(r"<g(?: id=\"[^\"]*\")?>|</g>", "", svg)  # groups have only ids, the same in every drawing
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None, "matplotlib says how large a figure is"
     head = f'<svg class="drawing" role="img" aria-label="{escape(words)}" viewBox="{_rounded(box[1])}">'
@@ -46,7 +46,7 @@ def compact(svg: str, ink: str, title: str, words: str) -> str:
 
 
 def _relative(path: str) -> str:
-    """Return a path in relative coordinates; tenths are whole numbers on the way, so that nothing adds up."""
+    """Return a path in relative coordinates; tenths are whole numbers on the way, so that no rounding error adds up."""
     tokens = iter(_TOKEN.findall(path))
     x = y = 0
     parts: list[str] = []
@@ -56,31 +56,18 @@ def _relative(path: str) -> str:
             parts.append("z")
             last = ""
             continue
-        points = [_tenths(tokens) for _ in range(_PAIRS[command])]
+        points = [[round(10 * float(next(tokens))) for _ in "xy"] for _ in range(_PAIRS[command])]
         if command == "M":
-            text = f"M{_number(points[0][0])}{_joined(points[0][1])}"
+            name, (x, y) = "M", (0, 0)
         else:
-            numbers = [value for px, py in points for value in (px - x, py - y)]
-            text = ("" if last == command else command.lower()) + _run(numbers, last == command)
+            name = "" if last == command else command.lower()
+        numbers = [_number(value - start) for point in points for value, start in zip(point, (x, y), strict=True)]
+        # a minus sign separates numbers as well as a space does
+        text = "".join(number if number.startswith("-") else f" {number}" for number in numbers)
+        parts.append(name + (text.removeprefix(" ") if name else text))
         x, y = points[-1]
-        parts.append(text)
         last = command
     return "".join(parts)
-
-
-def _tenths(tokens: Iterator[str]) -> tuple[int, int]:
-    return round(10 * float(next(tokens))), round(10 * float(next(tokens)))
-
-
-def _run(numbers: list[int], joined: bool) -> str:
-    first, *rest = numbers
-    return (_joined(first) if joined else _number(first)) + "".join(_joined(number) for number in rest)
-
-
-def _joined(tenths: int) -> str:
-    """Return a number behind another one; a minus sign separates them as well as a space does."""
-    text = _number(tenths)
-    return text if text.startswith("-") else f" {text}"
 
 
 def _number(tenths: int) -> str:
@@ -108,9 +95,3 @@ def _text_style(style: str, ink: str) -> str:
     fill = re.search(r"fill: (#\w+)", style)
     colour = f' fill="{fill[1]}"' if fill is not None and fill[1] != ink else ""
     return colour + (f' text-anchor="{anchor[1]}"' if anchor is not None and anchor[1] != "start" else "")
-
-
-def _without_groups(svg: str) -> str:
-    """Leave out groups, which carry nothing but ids; those would be the same in every drawing of the page."""
-    svg = svg.replace(f'<g id="{HALO}"><text', f'<text class="{HALO}"')
-    return re.sub(r"<g(?: id=\"[^\"]*\")?>|</g>", "", svg)

@@ -1,4 +1,4 @@
-"""Findings that no run made: as many variants, cases, scorers and sets as asked for; conftest.py loads it."""
+"""ReportData that no run made: as many variants, cases, scorers and sets as asked for; conftest.py loads it."""
 
 from dataclasses import asdict
 
@@ -7,18 +7,18 @@ import torch
 from PIL import Image
 
 from ood_core.evaluation import metrics
-from ood_core.records.findings import (
+from ood_core.records.report_data import (
     AcceptedPair,
     ClassRow,
     EmbeddingMap,
-    Failed,
-    Findings,
-    MapSet,
+    EmbeddingPoints,
+    FailedStage,
+    GalleryImage,
+    GalleryRow,
     Picture,
+    ReportData,
     RowScores,
-    Shown,
     StageRecord,
-    Strip,
 )
 from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
@@ -39,7 +39,7 @@ def synthetic(folder, variants=1, scorers=2, sets=2, cases=1, images=300, classe
     for row in range(0, len(made.rows), sets):
         if row < galleries * sets:
             made.strips(row)
-    return Findings(
+    return ReportData(
         name="synthetic",
         started="2026-01-02T03:04:05Z",
         rows=tuple(made.rows),
@@ -48,7 +48,7 @@ def synthetic(folder, variants=1, scorers=2, sets=2, cases=1, images=300, classe
         baseline=Baseline(names[0], "" if variants > 1 else "scorer0"),
         averaged=True,
         notes=("A note with <angle> brackets & an ampersand",),
-        failures=(Failed("train mim", ("variant 9",), "the loss is nan at step 3"),),
+        failures=(FailedStage("train mim", ("variant 9",), "the loss is nan at step 3"),),
         stages=tuple(made.stages),
         accepted=tuple(made.accepted),
         classes=tuple(made.classes),
@@ -115,10 +115,10 @@ class _Made:
     def map(self, variant, case, sets):
         shape = (self.images, 2)
         labels = tuple(self.names[index % len(self.names)] for index in range(self.images))
-        found = [MapSet("known", True, self.random.normal(size=shape).astype(np.float32), labels)]
+        found = [EmbeddingPoints("known", True, self.random.normal(size=shape).astype(np.float32), labels)]
         for index in range(sets):
             points = self.random.normal(index + 1, size=shape).astype(np.float32)
-            found.append(MapSet(f"set {index}", False, points, labels))
+            found.append(EmbeddingPoints(f"set {index}", False, points, labels))
         self.maps.append(EmbeddingMap(variant, case, 0, tuple(found)))
 
     def train(self, variant):
@@ -142,4 +142,4 @@ class _Made:
             for file in files:
                 pixels = self.random.integers(0, 256, (self.side, self.side, 3), np.uint8)
                 Image.fromarray(pixels).save(self.folder / file, quality=80)
-            self.gallery.append(Strip(row, end, tuple(Shown(file, "class 0", -1.5) for file in files)))
+            self.gallery.append(GalleryRow(row, end, tuple(GalleryImage(file, "class 0", -1.5) for file in files)))

@@ -1,10 +1,9 @@
-"""The content of a run's reports; the run's folder holds all of it, so that no report needs the store."""
+"""The content of a run's reports. It is stored in the run's folder, so that no report needs the store."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,13 @@ from ood_core.records.published import Table
 from ood_core.records.results import ResultRow
 from ood_core.records.stages import Baseline
 
+KEY = "key"
+"""Metadata of a field that has another name in report.json."""
+
 
 @dataclass(frozen=True)
-class WhichRow:
-    """Key of a row of the table, as it stands in accepted.csv and classes.csv."""
+class ClassRowKey:
+    """Key of the rows of classes.csv and accepted.csv, without the class."""
 
     variant: str
     case: str
@@ -27,10 +29,19 @@ class WhichRow:
     id_set: str
     ood_set: str
 
+    @staticmethod
+    def of(row: object) -> ClassRowKey:
+        """Return the key of a row, planned or measured, or of what belongs to one."""
+        return ClassRowKey(*(getattr(row, of_key.name) for of_key in fields(ClassRowKey)))
+
 
 @dataclass(frozen=True)
-class AcceptedPair(WhichRow):
-    """Number of images of an OOD class that are accepted as an ID class at the threshold of FPR@95, of all `images`."""
+class AcceptedPair(ClassRowKey):
+    """Number of images of an OOD class that are accepted, as by FPR@95, and predicted to be of an ID class.
+
+    Attributes:
+        images: Number of images of the OOD class.
+    """
 
     ood_class: str
     id_class: str
@@ -39,8 +50,13 @@ class AcceptedPair(WhichRow):
 
 
 @dataclass(frozen=True)
-class ClassRow(WhichRow):
-    """AUROC of one OOD class against all ID test images, and its images accepted at the threshold of FPR@95."""
+class ClassRow(ClassRowKey):
+    """How well the images of one OOD class are separated from all ID test images.
+
+    Attributes:
+        images: How many were measured.
+        accepted: How many of them are accepted when 95 % of the ID test images are.
+    """
 
     ood_class: str
     images: int
@@ -50,24 +66,18 @@ class ClassRow(WhichRow):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the report: its title, and its path relative to the report."""
+    """A picture of a stage, with its path relative to the report."""
 
     title: str
     file: str
 
 
-def work(stages: Iterable[tuple[str, bool]]) -> str:
-    """Return a summary, "trained 9, extracted 36, reused 0", of the kinds of stages and whether each was stored."""
-    found = Counter("reused" if stored else kind for kind, stored in stages)
-    return f"trained {found['train']}, extracted {found['extract']}, reused {found['reused']}"
-
-
 @dataclass(frozen=True, eq=False)
 class RowScores:
-    """The scores that a row of the table was measured with, float64; higher means more out-of-distribution."""
+    """The scores of a row of the table, float64; higher means more out-of-distribution."""
 
-    inside: NDArray[np.float64]
-    outside: NDArray[np.float64]
+    id_scores: NDArray[np.float64] = field(metadata={KEY: "inside"})
+    ood_scores: NDArray[np.float64] = field(metadata={KEY: "outside"})
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,13 @@ class StageRecord:
     """A stage that was carried out or found in the store.
 
     Attributes:
-        key: Of the store.
+        kind: One of `stages.KINDS`.
+        title: The stage in words.
+        key: Its key in the store.
+        seed: None if no seed decides its result.
         variants: Variants that use this stage.
         stored: Whether it was in the store already.
-        facts: Its `StageFacts` in plain values.
+        facts: Seconds, and what is particular to its kind.
     """
 
     kind: str
@@ -91,7 +104,7 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedStage:
     """A stage that failed, and the variants that lack rows for it."""
 
     title: str
@@ -100,8 +113,8 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One image of the gallery: its path relative to the report, its own class or "", its score."""
+class GalleryImage:
+    """An image of the gallery: its file relative to the report, its own class or "", its score."""
 
     file: str
     label: str
@@ -109,25 +122,25 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Strip:
+class GalleryRow:
     """Images of one end of a row's scores.
 
     Attributes:
-        row: Index of the row in `Findings.rows`.
+        row: Index into `ReportData.rows`.
         what: "most ID-like OOD", "most OOD-like ID", "most typical ID" or "most typical OOD".
     """
 
     row: int
     what: str
-    images: tuple[Shown, ...]
+    images: tuple[GalleryImage, ...]
 
 
 @dataclass(frozen=True)
-class MapSet:
-    """The points of one image set on a map, float32 [N, 2], and the class of each, "" if there is none."""
+class EmbeddingPoints:
+    """The points of one image set on a map, float32 [N, 2], and the class of each, or ""."""
 
     name: str
-    inside: bool
+    is_id: bool = field(metadata={KEY: "inside"})
     points: NDArray[np.float32]
     labels: tuple[str, ...]
 
@@ -139,22 +152,23 @@ class EmbeddingMap:
     variant: str
     case: str
     seed: int
-    sets: tuple[MapSet, ...]
+    sets: tuple[EmbeddingPoints, ...]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """The content of a run's reports.
+class ReportData:
+    """The content of the reports of a run.
 
     Attributes:
         name: The recipe's.
         started: UTC, ISO 8601, to the second.
         scores: For each of `rows`; shared arrays where rows share an ID set.
         coordinates: For each variant its value on each axis that is varied.
-        averaged: Whether the mean over the cases of the protocol means something.
-        notes: Remarks that a reader of the numbers needs.
+        averaged: Whether the mean over the cases of the protocol is meaningful.
+        notes: Sentences that qualify the numbers.
+        scores: Of each of `rows`; rows of one ID set share its array.
         machine: The hardware, in words: processor, cores, threads, memory, accelerator, system.
-        published: Published tables to compare the rows with.
+        published: Published tables, to print our numbers beside theirs.
     """
 
     name: str
@@ -165,7 +179,7 @@ class Findings:
     baseline: Baseline
     averaged: bool
     notes: tuple[str, ...]
-    failures: tuple[Failed, ...]
+    failures: tuple[FailedStage, ...]
     stages: tuple[StageRecord, ...]
     accepted: tuple[AcceptedPair, ...]
     resolved: dict[str, Any]
@@ -174,14 +188,15 @@ class Findings:
     seconds: float
     classes: tuple[ClassRow, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    gallery: tuple[Strip, ...] = ()
+    gallery: tuple[GalleryRow, ...] = ()
     maps: tuple[EmbeddingMap, ...] = ()
     published: tuple[Table, ...] = ()
 
     @property
     def work(self) -> str:
-        """Number of stages that were carried out, and that were in the store: "trained 9, extracted 36, reused 0"."""
-        return work((stage.kind, stage.stored) for stage in self.stages)
+        """Numbers of stages that were carried out, and of those in the store: "trained 9, extracted 36, reused 0"."""
+        found = Counter("reused" if stage.stored else stage.kind for stage in self.stages)
+        return f"trained {found['train']}, extracted {found['extract']}, reused {found['reused']}"
 
     @property
     def missing(self) -> tuple[str, ...]:
