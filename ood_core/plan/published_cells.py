@@ -59,7 +59,17 @@ def read(
         if "exposed" in section and reader.value(section["exposed"], bool, "'exposed'", False)
     }
     lines = [
-        (row, Line(row.variant, row.case, row.scorer, row.id_set, row.ood_set, row.variant in exposed or _is_seen(row)))
+        (
+            row,
+            Line(
+                row.variant,
+                row.case,
+                row.scorer,
+                row.id_set,
+                row.ood_set,
+                row.variant in exposed or _trained_with_ood_labels(row),
+            ),
+        )
         for row in rows
         if row.spectrum == "standard"
     ]
@@ -91,7 +101,7 @@ def _mappings(
             yield _TableMapping(reader, known, name, node, shared, remarks)
 
 
-def _is_seen(row: Row) -> bool:
+def _trained_with_ood_labels(row: Row) -> bool:
     """Return whether a training used labels of classes that measure as OOD in this row."""
     stage: TrainStage | None = row.measure.id_scores.fit.train.base.weights
     outside = set(row.measure.ood_scores.images.opened.classes)
@@ -112,7 +122,7 @@ class _KnownValues:
         left_out = [of for recipe in recipes for of in recipe.left_out]
         self.axes = {axis: {of[axis] for of in (*kept, *left_out) if axis in of} for axis in kept[0]}
         self.whole = all(self.axes[axis] == {of[axis] for of in kept} for axis in self.axes)
-        """Whether every value of every axis is there, so that a set or scorer that is not has never been."""
+        """Whether every value of every axis is there: then an unknown set or scorer is a mistake."""
         absent = {selected["name"] for of in resolved.values() for g in ("near", "far") for selected in of["data"][g]}
         self.values = {name: {str(getattr(row, name)) for row in rows} for name in FIELDS}
         self.values["ood_set"] |= absent
@@ -125,7 +135,7 @@ class _KnownValues:
         return self.coordinates[row.variant][name] if name in self.axes else str(getattr(row, name))
 
     def missing(self, name: str, value: str) -> str:
-        """Return what is wrong with a value of a field, "" for nothing."""
+        """Return the mistake of a value of a field, or ""."""
         known = self.axes[name] if name in self.axes else self.values[name]
         if value in known or (name not in self.axes and not self.whole):
             return ""
@@ -134,7 +144,7 @@ class _KnownValues:
 
 @dataclass(frozen=True)
 class _Selector:
-    """What a row or a column stands for: the wanted values of each field, and the keys of the cell."""
+    """The wanted values of each field, and the keys of the cell, of a row or a column."""
 
     wanted: dict[str, set[str]]
     of_cell: dict[str, str] = field(default_factory=dict)
@@ -200,8 +210,6 @@ class _TableMapping:
             if wrong := self.known.missing(name, value):
                 self.reader.wrong(node, wrong)
         return values
-
-    # ----------------------------------------------------------------------------------------------------- the table
 
     def table(self, lines: Sequence[tuple[Row, Line]]) -> Table:
         """Return the table with the lines that belong into its cells."""

@@ -1,6 +1,6 @@
-"""Published tables beside which a run puts its numbers, as values and as they lie in recipes/paper.
+"""Published tables, to print a run's numbers beside theirs: values, and the files of recipes/paper.
 
-tables.csv has the numbers that the paper prints, titles.csv what tables are about, notes.csv what is known of them.
+tables.csv has the numbers that the paper prints, titles.csv the titles of its tables, notes.csv footnotes.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Cell:
-    """A published number, as printed or "", and the lines of the result table to compare it with.
+    """A published number, as printed, and the lines of ours to print beside it.
 
     Attributes:
+        value: "" if there is none.
+        deviation: "" if there is none.
         exposed: Whether the published run was trained with names of the OOD classes.
-        asked: Whether the recipe names lines for this cell.
+        asked: Whether the recipe selects lines of ours.
         lines: Ours is the mean over these.
         mean_of: Places of the cells that an average is the mean of, instead of lines.
         metric: One of METRICS.
-        ood_class: For accepted images; so is `id_class`.
-        instead: Whether ours is something else, of other images or another system.
+        ood_class: For accepted images.
+        id_class: For accepted images.
+        instead: Whether ours is of other images or of another system.
         notes: Numbers of the footnotes, from 1.
     """
 
@@ -75,11 +78,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Table:
-    """A published table with our lines for its cells.
+    """A published table with the lines of ours for its cells.
 
     Attributes:
-        footnotes: Numbered from 1 in rows, columns and cells.
-        remarks: Footnotes to all of it.
+        footnotes: Numbered from 1.
+        remarks: Sentences on the whole table.
     """
 
     name: str

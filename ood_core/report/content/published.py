@@ -1,4 +1,4 @@
-"""Published tables with our numbers beside theirs, cell by cell, as every format of the report prints them."""
+"""Published tables with our numbers beside theirs, cell by cell, for all formats of the report."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from ood_core.records.published import Cell, Line, Table
+from ood_core.records.published import Cell, Label, Line
 from ood_core.records.report_data import ReportData
 from ood_core.records.results import ResultRow
 
 NOT_RUN = "not run"
 EXPOSED = "§"
-"""Behind a number whose network was trained with names of OOD classes."""
+"""Mark of a number whose network was trained with names of OOD classes."""
 
 ELSEWHERE = "≉"
-"""Behind our number where it is something else, of other images or another system."""
+"""Mark of our number if it is of other images or of another system."""
 
 HEADER = "ours / paper"
 
@@ -28,14 +28,14 @@ class PublishedCell:
     """A published number and ours; in percent, or images of a hundred.
 
     Attributes:
-        ours: The mean over seeds and draws; None where nothing was run.
+        ours: The mean over seeds and draws; None if nothing was run.
         deviation: Over seeds and draws; None for a single one.
-        paper: As printed; "" where the paper has none.
-        asked: Whether the recipe says what of ours belongs here; if not, the paper's number stands alone.
-        difference: Ours less the paper's; None where one is missing or they do not compare.
+        paper: As printed, or "".
+        asked: Whether the recipe selects lines of ours; if not, only the paper's number is printed.
+        difference: Ours less the paper's; None if one is missing or they do not compare.
         exposed: Whether our network was trained with names of OOD classes.
         paper_exposed: Whether the paper's was.
-        instead: Whether ours is something else, of other images or another system.
+        instead: Whether ours is of other images or of another system.
         notes: Numbers of the footnotes, from 1.
     """
 
@@ -51,7 +51,7 @@ class PublishedCell:
 
     @property
     def our_text(self) -> str:
-        """Our number as printed, with its marks; "" where the paper's stands alone."""
+        """Our number as printed, with its marks; "" unless it is asked for."""
         if not self.asked:
             return ""
         if self.ours is None:
@@ -61,7 +61,7 @@ class PublishedCell:
 
     @property
     def paper_text(self) -> str:
-        """The published number with its mark, "-" where there is none."""
+        """The published number with its mark, or "-"."""
         return f"{self.paper}{EXPOSED * self.paper_exposed}" if self.paper else "-"
 
     @property
@@ -71,18 +71,10 @@ class PublishedCell:
 
 
 @dataclass(frozen=True)
-class Heading:
-    """The name of a row or a column, and the numbers of its footnotes."""
-
-    text: str
-    notes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class PublishedRow:
     """A row of a published table."""
 
-    heading: Heading
+    heading: Label
     cells: tuple[PublishedCell, ...]
 
 
@@ -92,52 +84,47 @@ class PublishedTable:
 
     Attributes:
         name: Such as T5a.
-        title: What it is about.
         columns: All but the first, which names the rows.
-        rows: In the order of the paper.
         footnotes: Numbered from 1.
-        legend: What concerns all of it, and what the marks mean; a sentence each.
+        legend: Sentences on the whole table and on its marks.
     """
 
     name: str
     title: str
-    columns: tuple[Heading, ...]
+    columns: tuple[Label, ...]
     rows: tuple[PublishedRow, ...]
     footnotes: tuple[str, ...]
     legend: tuple[str, ...]
 
 
 def tables(report: ReportData) -> list[PublishedTable]:
-    """Return the published tables that the recipe names, with what was found in their cells."""
+    """Return the published tables of the recipe with our numbers in their cells."""
     found = _Found(report)
-    return [_table(table, found) for table in report.published]
+    filled = []
+    for table in report.published:
+        values = [[found.repeats(cell) for cell in cells] for _, cells in table.rows]
+        rows = []
+        for (label, cells), of_row in zip(table.rows, values, strict=True):
+            of_label = []
+            for cell, repeats in zip(cells, of_row, strict=True):
+                parts = [table.rows[row][1][column] for row, column in cell.mean_of]
+                means = _averaged([values[row][column] for row, column in cell.mean_of])
+                of_label.append(_cell(cell, list((means if parts else repeats).values()), parts or [cell]))
+            rows.append(PublishedRow(label, tuple(of_label)))
+        legend = (*table.remarks, *_legend([cell for row in rows for cell in row.cells]))
+        filled.append(PublishedTable(table.name, table.title, table.columns, tuple(rows), table.footnotes, legend))
+    return filled
 
 
-def _table(table: Table, found: _Found) -> PublishedTable:
-    values = [[found.repeats(cell) for cell in cells] for _, cells in table.rows]
-    rows = []
-    for (label, cells), of_row in zip(table.rows, values, strict=True):
-        filled = []
-        for cell, single in zip(cells, of_row, strict=True):
-            parts = [table.rows[row][1][column] for row, column in cell.mean_of]
-            repeats = _averaged([values[row][column] for row, column in cell.mean_of]) if parts else single
-            filled.append(_cell(cell, repeats, parts or [cell]))
-        rows.append(PublishedRow(Heading(label.text, label.notes), tuple(filled)))
-    columns = tuple(Heading(label.text, label.notes) for label in table.columns)
-    return PublishedTable(table.name, table.title, columns, tuple(rows), table.footnotes, _legend(table, rows))
-
-
-def _cell(cell: Cell, repeats: Mapping[Repeat, float], parts: Sequence[Cell]) -> PublishedCell:
-    values = list(repeats.values())
+def _cell(cell: Cell, values: Sequence[float], parts: Sequence[Cell]) -> PublishedCell:
     ours = mean(values) if values else None
     instead = any(part.instead for part in parts)
-    comparable = ours is not None and cell.value and not instead
     return PublishedCell(
         ours=ours,
         deviation=stdev(values) if len(values) > 1 else None,
         paper=f"{cell.value} ± {cell.deviation}" if cell.deviation else cell.value,
         asked=cell.asked,
-        difference=ours - float(cell.value) if ours is not None and comparable else None,
+        difference=ours - float(cell.value) if ours is not None and cell.value and not instead else None,
         exposed=any(line.exposed for part in parts for line in part.lines),
         paper_exposed=cell.exposed,
         instead=instead,
@@ -145,19 +132,13 @@ def _cell(cell: Cell, repeats: Mapping[Repeat, float], parts: Sequence[Cell]) ->
     )
 
 
-def _legend(table: Table, rows: Sequence[PublishedRow]) -> tuple[str, ...]:
-    cells = [cell for row in rows for cell in row.cells]
-    exposed = any(cell.paper_exposed or (cell.exposed and cell.ours is not None) for cell in cells)
-    instead = any(cell.instead and cell.ours is not None for cell in cells)
-    said = [
-        f"Each cell: {HEADER}; the paper's number alone where the recipe has nothing to put beside it.",
-        f"{EXPOSED}: the network was trained with names of OOD classes, as ImageNet-21k has them." if exposed else "",
-        f"{ELSEWHERE}: ours is something else, as the footnotes say; the numbers do not compare." if instead else "",
-    ]
-    return (*table.remarks, *filter(None, said))
-
-
-# --------------------------------------------------------------------------------------------------------- our numbers
+def _legend(cells: Sequence[PublishedCell]) -> list[str]:
+    sentences = [f"Each cell: {HEADER}; the paper's number alone where the recipe has nothing to put beside it."]
+    if any(cell.paper_exposed or (cell.exposed and cell.ours is not None) for cell in cells):
+        sentences.append(f"{EXPOSED}: the network was trained with names of OOD classes, as ImageNet-21k has them.")
+    if any(cell.instead and cell.ours is not None for cell in cells):
+        sentences.append(f"{ELSEWHERE}: ours is something else, as the footnotes say; the numbers do not compare.")
+    return sentences
 
 
 class _Found:
@@ -167,11 +148,10 @@ class _Found:
         self.rows: dict[tuple[str, ...], dict[Repeat, ResultRow]] = {}
         for row in report.rows:
             self.rows.setdefault(_place(row), {})[row.seed, row.draw] = row
-        self.accepted = {
-            (*_place(pair), pair.seed, pair.draw, pair.ood_class, pair.id_class): 100 * pair.accepted / pair.images
-            for pair in report.accepted
-        }
-        self.classified = {(*_place(pair), pair.seed, pair.draw) for pair in report.accepted}
+        self.accepted: dict[tuple[str | int, ...], dict[tuple[str, str], float]] = {}
+        for pair in report.accepted:
+            of_row = self.accepted.setdefault((*_place(pair), pair.seed, pair.draw), {})
+            of_row[pair.ood_class, pair.id_class] = 100 * pair.accepted / pair.images
 
     def repeats(self, cell: Cell) -> dict[Repeat, float]:
         """Return our number under each seed and draw that has all lines of the cell."""
@@ -179,15 +159,15 @@ class _Found:
         return {repeat: _nested_mean(cell.lines, [of[repeat] for of in values]) for repeat in _common(values)}
 
     def _values(self, cell: Cell, line: Line) -> dict[Repeat, float]:
-        found = self.rows.get(_place(line), {}).items()
-        if cell.metric == "accepted":
-            return {at: self._accepted(cell, line, at) for at, _ in found if (*_place(line), *at) in self.classified}
-        rates = {at: getattr(row, cell.metric) for at, row in found}
-        return {at: 100 * rate for at, rate in rates.items() if rate is not None}
-
-    def _accepted(self, cell: Cell, line: Line, at: Repeat) -> float:
-        """Return accepted images of a hundred; pairs that do not occur are not among the accepted ones."""
-        return self.accepted.get((*_place(line), *at, cell.ood_class, cell.id_class), 0.0)
+        """Return percentages, or accepted images of a hundred; only pairs of classes that occur are in the report."""
+        found: dict[Repeat, float] = {}
+        for repeat, row in self.rows.get(_place(line), {}).items():
+            if cell.metric != "accepted":
+                rate = getattr(row, cell.metric)
+                found |= {} if rate is None else {repeat: 100 * rate}
+            elif (pairs := self.accepted.get((*_place(line), *repeat))) is not None:
+                found[repeat] = pairs.get((cell.ood_class, cell.id_class), 0.0)
+        return found
 
 
 def _place(row: object) -> tuple[str, ...]:
