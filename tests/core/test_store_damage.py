@@ -38,7 +38,7 @@ def numbers(made, store, folder):
     found = collect(made, results, store, folder)
     fitted = build_detector(made, store)
     tables = (found.rows, found.accepted, found.classes, found.resolved, found.gallery)
-    scores = [(of.inside.tolist(), of.outside.tolist()) for of in found.scores]
+    scores = [(of.id_scores.tolist(), of.ood_scores.tolist()) for of in found.scores]
     maps = [(of.points.tolist(), of.labels) for part in found.maps for of in part.sets]
     weights = [of.double().sum().item() for of in fitted.network.state_dict().values()]
     return tables, scores, maps, weights, fitted.examples.embeddings.sum().item()
