@@ -58,21 +58,11 @@ def read(
         for variant, section in sections.items()
         if "exposed" in section and reader.value(section["exposed"], bool, "'exposed'", False)
     }
-    lines = [
-        (
-            row,
-            Line(
-                row.variant,
-                row.case,
-                row.scorer,
-                row.id_set,
-                row.ood_set,
-                row.variant in exposed or _trained_with_ood_labels(row),
-            ),
-        )
-        for row in rows
-        if row.spectrum == "standard"
-    ]
+    lines = []
+    for row in rows:
+        if row.spectrum == "standard":
+            seen = row.variant in exposed or _trained_with_ood_labels(row)
+            lines.append((row, Line(row.variant, row.case, row.scorer, row.id_set, row.ood_set, seen)))
     known = _KnownValues(recipes, rows, resolved)
     found = [mapping.table(lines) for mapping in _mappings(next(iter(sections.values())), reader, known)]
     if reader.errors:

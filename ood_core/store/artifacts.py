@@ -159,9 +159,10 @@ def _decode(noted: Any, tensors: dict[str, Tensor], classes: dict[str, type], pa
         return noted
     if "tensor" in noted:
         return tensors[noted["tensor"]]
-    cls = classes.get(noted.get("class", ""))
+    name = str(noted.get("class", ""))
+    cls = classes.get(name.replace("ood_core.outputs.", "ood_core.interfaces.outputs."))  # where it was before 0.2
     if cls is None:
-        raise OODError(f"{path}: holds a {noted.get('class')}, which this version's scorer does not make; fit it again")
+        raise OODError(f"{path}: holds a {name}, which this version's scorer does not make; fit it again")
     values = {name: _decode(item, tensors, classes, path) for name, item in noted["fields"].items()}
     wanted = {field.name for field in fields(cls)}
     if wanted != values.keys():
