@@ -160,7 +160,7 @@ def _decode(noted: Any, tensors: dict[str, Tensor], classes: dict[str, type], pa
     if "tensor" in noted:
         return tensors[noted["tensor"]]
     name = str(noted.get("class", ""))
-    cls = classes.get(name.replace("ood_core.outputs.", "ood_core.interfaces.outputs."))  # where it was before 0.2
+    cls = classes.get(name.replace("ood_core.outputs.", "ood_core.interfaces.outputs."))  # its former module
     if cls is None:
         raise OODError(f"{path}: holds a {name}, which this version's scorer does not make; fit it again")
     values = {name: _decode(item, tensors, classes, path) for name, item in noted["fields"].items()}
