@@ -151,7 +151,7 @@ def broken_at(build, step):
 def test_weights_that_the_last_step_ruined_are_not_filed(make_plan, tiny, store, monkeypatch):
     plan = make_plan(tiny)
     monkeypatch.setattr(Engine, "_optimise", lambda self: self.task.network.model.norm.weight.data.fill_(float("nan")))
-    monkeypatch.setattr(train._Training, "_see_loss", lambda *_: None)
+    monkeypatch.setattr(train._Training, "_check_loss", lambda *_: None)
     with pytest.raises(OODError, match="the last step left weights that are not finite, such as model"):
         run(plan, store)
     assert store.facts(plan.stages[0]) is None
