@@ -12,7 +12,7 @@ import torch
 
 from ood_classification.task import ClassificationTask
 from ood_core import plugins
-from ood_core.data.loaders import _ahead
+from ood_core.data.loaders import _prefetch
 from ood_core.errors import OODError
 from ood_core.run.schedule import run
 from ood_core.runtime import torch_state
@@ -364,7 +364,7 @@ def test_images_that_disturb_from_the_first_are_read_between_the_passes(untouche
             at_work.append(batch)
             yield batch
 
-    read = _ahead(batches(), Images())
+    read = _prefetch(batches(), Images())
     assert next(read) == 0
     assert torch.get_default_dtype() == torch.float32
     assert at_work == [0]
@@ -378,5 +378,5 @@ def test_images_that_begin_to_disturb_beside_a_pass_stop_the_stage(untouched):
         yield 1
 
     with pytest.raises(OODError, match="changed settings of torch while the network was at work"):
-        list(_ahead(batches(), Images()))
+        list(_prefetch(batches(), Images()))
     assert torch.get_default_dtype() == torch.float32
