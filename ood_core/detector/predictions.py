@@ -32,6 +32,10 @@ class ScoredBatch:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def __getitem__(self, rows: list[int]) -> ScoredBatch:
+        scores = {name: values[rows] for name, values in self.scores.items()}
+        return ScoredBatch(scores, None if self.predicted is None else self.predicted[rows], self.embeddings[rows])
+
     @cached_property
     def all_finite(self) -> bool:
         """Whether all scores and embeddings are finite."""

@@ -22,27 +22,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ood_core.errors import suggest
 from ood_serve import page
-from ood_serve.errors import RequestError
+from ood_serve.limits import RequestError
+from ood_serve.monitoring import Monitor
 from ood_serve.schemas import Error, InternalError, ScoreQuery, ScoreResponse, encode_response
 from ood_serve.service import Service
 
 LOG = logging.getLogger(__name__)
 
-PATHS = {
-    "/": "GET",
-    "/score": "POST",
-    "/healthz": "GET",
-    "/readyz": "GET",
-    "/metrics": "GET",
-    "/docs": "GET",
-    "/openapi.json": "GET",
-}
-
-DETECTOR, OPERATION = "Detector", "Operation"
+PATHS = ("/", "/score", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
 
 TAGS = [
-    {"name": DETECTOR, "description": "Score images."},
-    {"name": OPERATION, "description": "Health and metrics."},
+    {"name": "Detector", "description": "Score images."},
+    {"name": "Operation", "description": "Health and metrics."},
 ]
 
 FAILURES: dict[int | str, dict[str, Any]] = {
@@ -56,21 +47,9 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     504: {"model": Error, "description": "The images were not scored in time."},
 }
 
-BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                },
-                "required": ["image"],
-            }
-        },
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-    },
-}
+FILE = {"type": "string", "format": "binary"}
+FORM = {"type": "object", "properties": {"image": {"type": "array", "items": FILE}}, "required": ["image"]}
+BODY = {"required": True, "content": {"multipart/form-data": {"schema": FORM}, "image/*": {"schema": FILE}}}
 
 CLOSED_BY_CLIENT = 499
 """Status under which such requests are counted; it is never received."""
@@ -108,86 +87,76 @@ def application(service: Service, started: Callable[[], None] = lambda: None) ->
         openapi_tags=TAGS,
         lifespan=lifespan,
     )
-    _add_score(made, service)
-    _add_others(made, service)
-    _add_failures(made, service)
-    made.add_middleware(Guard, service=service)
+    _add_paths(made, service)
+
+    async def answer_error(request: Request, error: Exception) -> Response:
+        failure = _as_request_error(request, error)
+        service.monitor.errors.labels(failure.kind).inc()
+        return JSONResponse({"error": failure.message}, failure.status, failure.headers)
+
+    for kind in (RequestError, RequestValidationError, HTTPException, ClientDisconnect):
+        made.add_exception_handler(kind, answer_error)
+    made.add_middleware(hide_errors, monitor=service.monitor)
     return made
 
 
-def _add_score(made: FastAPI, service: Service) -> None:
+def _add_paths(made: FastAPI, service: Service) -> None:
+    shown = page.render(service.state)
+
     @made.post(
         "/score",
         response_model=ScoreResponse,
         responses=FAILURES,
         openapi_extra={"requestBody": BODY},
-        tags=[DETECTOR],
+        tags=["Detector"],
         summary="Score images and decide on each",
     )
     async def score(request: Request, query: Annotated[ScoreQuery, Query()]) -> Response:
         """Take one picture as the body, or one or several as files of a form; answers come in their order."""
         return Response(encode_response(await service.score(request, query)), media_type="application/json")
 
-
-def _add_others(made: FastAPI, service: Service) -> None:
-    shown = page.render(service.state)
-
     @made.get("/", include_in_schema=False)
     async def root() -> Response:
         return HTMLResponse(shown, headers=page.HEADERS)
 
-    @made.get("/healthz", tags=[OPERATION], summary="Liveness of the process")
+    @made.get("/healthz", tags=["Operation"], summary="Liveness of the process")
     async def healthz() -> dict[str, str]:
-        """ScoreResponse as long as there is somebody to answer."""
+        """Answer 200 as long as the process can."""
         return {"status": "live"}
 
-    @made.get("/readyz", responses={503: FAILURES[503]}, tags=[OPERATION], summary="Readiness for requests")
+    @made.get("/readyz", responses={503: FAILURES[503]}, tags=["Operation"], summary="Readiness for requests")
     async def readyz() -> dict[str, str]:
-        """ScoreResponse 200 once an image has passed the network, until the service is told to stop."""
+        """Answer 200 from the first image that passed the network to the stop of the service."""
         if service.admission.stopping:
             raise RequestError(503, "the service is stopping", "not ready")
         if not service.ready:
             raise RequestError(503, "the first image has not passed yet", "not ready")
         return {"status": "ready"}
 
-    @made.get("/metrics", response_class=Response, tags=[OPERATION], summary="Metrics for Prometheus")
+    @made.get("/metrics", response_class=Response, tags=["Operation"], summary="Metrics for Prometheus")
     async def metrics() -> Response:
         """Return counts, times and the tests for drift, in Prometheus' text format."""
         return Response(await run_in_threadpool(service.monitor.text), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-# ------------------------------------------------------------------------------------------------------- failures
+def _as_request_error(request: Request, error: Exception) -> RequestError:
+    path = request.url.path
+    match error:
+        case RequestError():
+            return error
+        case RequestValidationError():
+            return RequestError(422, _query_error(error), "query")
+        case HTTPException(status_code=405):
+            allowed = "POST" if path == "/score" else "GET"
+            return RequestError(405, f"{request.method} {path} is not possible, only {allowed}", "path", error.headers)
+        case HTTPException(status_code=404):
+            return RequestError(404, f"no such path '{path}'.{suggest(path, PATHS)}", "path")
+        case HTTPException():
+            return RequestError(error.status_code, str(error.detail), "path", error.headers)
+    return RequestError(CLOSED_BY_CLIENT, "the client has gone", "gone")
 
 
-def _add_failures(made: FastAPI, service: Service) -> None:
-    def answer(failure: RequestError) -> Response:
-        service.monitor.errors.labels(failure.kind).inc()
-        return JSONResponse({"error": failure.message}, failure.status, failure.headers)
-
-    @made.exception_handler(RequestError)
-    async def failed(_: Request, error: RequestError) -> Response:
-        return answer(error)
-
-    @made.exception_handler(RequestValidationError)
-    async def wrong_query(_: Request, error: RequestValidationError) -> Response:
-        return answer(RequestError(422, _wrong_query(error), "query"))
-
-    @made.exception_handler(HTTPException)
-    async def wrong_path(request: Request, error: HTTPException) -> Response:
-        path = request.url.path
-        if error.status_code == 405:
-            message = f"{request.method} {path} is not possible, only {PATHS.get(path, 'GET')}"
-            return answer(RequestError(405, message, "path", error.headers))
-        if error.status_code == 404:
-            return answer(RequestError(404, f"no such path '{path}'.{suggest(path, PATHS)}", "path"))
-        return answer(RequestError(error.status_code, str(error.detail), "path", error.headers))
-
-    @made.exception_handler(ClientDisconnect)
-    async def gone(_: Request, __: ClientDisconnect) -> Response:
-        return answer(RequestError(CLOSED_BY_CLIENT, "the client has gone", "gone"))
-
-
-def _wrong_query(error: RequestValidationError) -> str:
+def _query_error(error: RequestValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][-1])
     if first["type"] == "extra_forbidden":
@@ -196,38 +165,31 @@ def _wrong_query(error: RequestValidationError) -> str:
     return f"query parameter '{name}' must be {reason}, not '{first['input']}'"
 
 
-class Guard:
-    """The outermost layer: an error of the service is logged with an id, and the client receives the id alone.
+def hide_errors(app: ASGIApp, monitor: Monitor) -> ASGIApp:
+    """Wrap the application: an error of the service is logged with an id, and the client receives the id alone."""
 
-    Args:
-        app: The wrapped application.
-        service: The service whose metrics it updates.
-    """
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._monitor = app, service.monitor
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
 
-        async def noting(message: Message) -> None:
+        async def note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await app(scope, receive, note_status)
         except Exception:
-            known = uuid.uuid4().hex[:12]
-            LOG.exception("internal error %s: %s %s", known, scope["method"], scope["path"])
-            self._monitor.errors.labels("internal").inc()
+            error_id = uuid.uuid4().hex[:12]
+            LOG.exception("internal error %s: %s %s", error_id, scope["method"], scope["path"])
+            monitor.errors.labels("internal").inc()
             if status:
                 raise  # the response has begun: it can only be cut off
-            await JSONResponse({"error": "internal error", "id": known}, 500)(scope, receive, noting)
+            await JSONResponse({"error": "internal error", "id": error_id}, 500)(scope, receive, note_status)
         if scope["path"] == "/score":
-            self._monitor.requests.labels(str(status)).observe(time.perf_counter() - began)
+            monitor.requests.labels(str(status)).observe(time.perf_counter() - began)
+
+    return guarded

@@ -53,7 +53,7 @@ class Batcher:
     """The inference thread and its queue.
 
     Args:
-        state: State of the detector.
+        state: The detector.
         batch_size: Maximum number of images in a forward pass.
         max_wait: Milliseconds to wait for images that are being decoded.
         after_batch: Called in the thread after each pass, with the scores and its seconds.
@@ -103,12 +103,9 @@ class Batcher:
             self._waiting.append(job)
             self._changed.notify()
 
-    # ------------------------------------------------------------------------------------------------- in the thread
-
     def _work(self) -> None:
         while (jobs := self._next()) is not None:
-            wanted = [job for job in jobs if not job.answer.done()]  # the others were cancelled
-            if wanted:
+            if wanted := [job for job in jobs if not job.answer.done()]:  # the others were cancelled
                 self._pass(wanted)
 
     def _next(self) -> list[Job] | None:
@@ -118,24 +115,24 @@ class Batcher:
             if self._closed:
                 return None
             latest = self._waiting[0].arrived + self._wait
-            self._changed.wait_for(self._is_ripe, max(0.0, latest - time.monotonic()))
+            self._changed.wait_for(
+                lambda: self._closed or not self._coming or len(self._waiting) >= self._size,
+                max(0.0, latest - time.monotonic()),
+            )
             return [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
-
-    def _is_ripe(self) -> bool:
-        return self._closed or not self._coming or len(self._waiting) >= self._size
 
     def _pass(self, jobs: Sequence[Job]) -> None:
         try:
             began = time.perf_counter()
             found = score_images(self._state, torch.stack([job.image for job in jobs]))
             took = time.perf_counter() - began
-            answers = [BatchResult(_row(found, row), self._error_map(job)) for row, job in enumerate(jobs)]
+            answers = [BatchResult(found[[row]], self._error_map(job)) for row, job in enumerate(jobs)]
         except Exception as error:
             if len(jobs) == 1:
                 _hand_over(jobs, [error])
-                return
-            for job in jobs:  # so that a bad image fails alone
-                self._pass([job])
+            else:
+                for job in jobs:  # so that a bad image fails alone
+                    self._pass([job])
             return
         _hand_over(jobs, answers)
         if jobs[0].counted:
@@ -145,12 +142,6 @@ class Batcher:
         if not job.mapped or self._state.trained_task is None:
             return None
         return self._state.trained_task.patch_errors(to_unit(job.image[None].to(self._state.device)))[0].cpu()
-
-
-def _row(found: ScoredBatch, row: int) -> ScoredBatch:
-    only = slice(row, row + 1)
-    predicted = None if found.predicted is None else found.predicted[only]
-    return ScoredBatch({name: of[only] for name, of in found.scores.items()}, predicted, found.embeddings[only])
 
 
 def _hand_over(jobs: Sequence[Job], answers: Sequence[BatchResult | Exception]) -> None:

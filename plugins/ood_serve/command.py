@@ -34,7 +34,16 @@ def command(
 
     Concurrent requests share forward passes. SIGTERM and Ctrl-C finish accepted requests first.
     """
-    _require_extra()
+    from ood_core.errors import OODError
+
+    for name in EXTRA:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            missing = error.name or name
+            raise OODError(
+                f"ood serve needs '{missing}', which is not installed: pip install 'ood-framework[serve]'"
+            ) from None
     from ood_core.detector import Detector
     from ood_serve.limits import Limits
     from ood_serve.server import listen, serve
@@ -48,15 +57,3 @@ def command(
         where = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
         message = f"serving {detector.name} ({', '.join(detector.scorers)}) on http://{where}"
         serve(Service(detector.state, limits), listening, lambda: typer.echo(message))
-
-
-def _require_extra() -> None:
-    from ood_core.errors import OODError
-
-    for name in EXTRA:
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise OODError(
-                f"ood serve needs '{error.name or name}', which is not installed: pip install 'ood-framework[serve]'"
-            ) from None

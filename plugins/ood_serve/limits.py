@@ -1,11 +1,16 @@
-"""Limits of the service."""
+"""Limits of the service, the admission of requests within them, and the errors that clients receive."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ood_core.data.decoding import MOST_PIXELS
 from ood_core.errors import OODError
+
+BUSY = {"Retry-After": "1"}
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,79 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.max_images > self.queue:
-            raise OODError(
-                f"a request of {self.max_images} images never fits into a queue of {self.queue}; "
-                f"lower --max-images or raise --queue"
-            )
+            never = f"a request of {self.max_images} images never fits into a queue of {self.queue}"
+            raise OODError(f"{never}; lower --max-images or raise --queue")
         if self.max_pixels > MOST_PIXELS:
             raise OODError(f"--max-pixels {self.max_pixels}: at most {MOST_PIXELS} can be decoded")
+
+
+class RequestError(Exception):
+    """A request that is not answered with 200.
+
+    Args:
+        status: HTTP status.
+        message: One line for the client.
+        kind: Label of its counter, one of few words.
+        headers: Headers of the response.
+    """
+
+    def __init__(self, status: int, message: str, kind: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind = status, message, kind
+        self.headers = dict(headers or {})
+
+
+def stopping() -> RequestError:
+    """Return the error of requests that arrive, or are not finished, when the service stops."""
+    return RequestError(503, "the service is stopping", "stopping", BUSY | {"Connection": "close"})
+
+
+class Admission:
+    """The requests that are accepted and not yet answered, by their deadlines; used in the event loop alone.
+
+    Args:
+        limit: Maximum number of their images.
+
+    Attributes:
+        stopping: Whether to reject new requests, and finish those in progress.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.stopping = False
+        self._limit = limit
+        self._images: dict[asyncio.Timeout, int] = {}
+
+    def __len__(self) -> int:
+        return sum(self._images.values())
+
+    def dismiss(self) -> None:
+        """End the requests in progress; each is answered that the service is stopping."""
+        for deadline in self._images:
+            if not deadline.expired():
+                deadline.reschedule(0)  # long past, by any event loop's clock
+
+    @contextmanager
+    def admit(self, deadline: asyncio.Timeout) -> Iterator[None]:
+        """Hold a place for a request, which counts as one image until its body was read.
+
+        Raises:
+            RequestError: There is no room, or the service is stopping.
+        """
+        if self.stopping:
+            raise stopping()
+        self.resize(deadline, 1)
+        try:
+            yield
+        finally:
+            del self._images[deadline]
+
+    def resize(self, deadline: asyncio.Timeout, images: int) -> None:
+        """Set the number of images of a request.
+
+        Raises:
+            RequestError: There is no room for as many.
+        """
+        held = len(self)
+        if held + images - self._images.get(deadline, 0) > self._limit:
+            raise RequestError(503, f"{held} images are waiting, {self._limit} at most; try again", "busy", BUSY)
+        self._images[deadline] = images

@@ -94,15 +94,7 @@ class InternalError(Error):
 
 
 def make_result(state: DetectorState, name: str, found: Predictions, passed: BatchResult, nearest: int) -> Result:
-    """Return the result of one image.
-
-    Args:
-        state: State of the detector.
-        name: Name of the image.
-        found: The decision, of this image alone.
-        passed: Its scores.
-        nearest: Number of nearest training images to include.
-    """
+    """Return the result of one image, with so many of the nearest training images."""
     made = Result(
         name=name,
         is_ood=bool(found.is_ood[0]),
@@ -113,7 +105,17 @@ def make_result(state: DetectorState, name: str, found: Predictions, passed: Bat
         scores={of: float(scores[0]) for of, scores in found.scores.items()},
     )
     if nearest:
-        made.nearest = _neighbours(state, passed, nearest)
+        examples = state.examples
+        assert examples is not None, "the query is refused if there are none"
+        distances, rows = examples.nearest(passed.scored.embeddings, nearest)
+        made.nearest = [
+            Neighbour(
+                class_name=state.classes[int(examples.labels[row])],
+                distance=distance,
+                picture="data:image/webp;base64," + base64.b64encode(examples.pictures[row]).decode(),
+            )
+            for distance, row in zip(distances[0].tolist(), rows[0].tolist(), strict=True)
+        ]
     if passed.error_map is not None:
         made.error_map = passed.error_map.tolist()
     return made
@@ -122,17 +124,3 @@ def make_result(state: DetectorState, name: str, found: Predictions, passed: Bat
 def encode_response(answer: ScoreResponse) -> bytes:
     """Return the JSON, without the parts that were not requested."""
     return answer.model_dump_json(exclude_unset=True, by_alias=True).encode()
-
-
-def _neighbours(state: DetectorState, passed: BatchResult, count: int) -> list[Neighbour]:
-    examples = state.examples
-    assert examples is not None, "the query is refused if there are none"
-    distances, rows = examples.nearest(passed.scored.embeddings, count)
-    return [
-        Neighbour(
-            class_name=state.classes[int(examples.labels[row])],
-            distance=distance,
-            picture="data:image/webp;base64," + base64.b64encode(examples.pictures[row]).decode(),
-        )
-        for distance, row in zip(distances[0].tolist(), rows[0].tolist(), strict=True)
-    ]

@@ -1,7 +1,8 @@
-"""Sockets, signals, graceful shutdown."""
+"""Sockets, time limits of connections, signals, graceful shutdown."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -12,10 +13,10 @@ from threading import Event, Thread
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ood_core.errors import OODError
 from ood_serve.application import application
-from ood_serve.connections import limit_head_seconds
 from ood_serve.service import Service
 
 KEEP_ALIVE = 75
@@ -30,10 +31,6 @@ LEAVING = 0.1
 
 class Server(uvicorn.Server):
     """Uvicorn that finishes accepted requests before it ends, and meanwhile rejects new ones.
-
-    Args:
-        config: Configuration of uvicorn.
-        service: The service.
 
     Attributes:
         signalled: Set by the first signal to stop.
@@ -57,7 +54,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Check ten times a second whether all requests are answered."""
         if self._until is not None:
-            self._service.admission.stop()
+            self._service.admission.stopping = True
             if time.monotonic() > self._until:
                 self._service.admission.dismiss()
             self.should_exit = not len(self._service.admission) or time.monotonic() > self._until + CLOSING
@@ -65,11 +62,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Args:
-        host: A name or address of this machine.
-        port: 0 takes any that is free.
+    """Return a socket that listens at a name or address of this machine; port 0 takes any that is free.
 
     Raises:
         OODError: The port is taken or not allowed, or the host is none of this machine's.
@@ -84,13 +77,46 @@ def listen(host: str, port: int) -> socket.socket:
         raise OODError(f"{host}:{port}: cannot listen there: {reason.lower()}; --port 0 takes any free port") from error
 
 
-def make_server(service: Service, started: Callable[[], None] = lambda: None) -> Server:
-    """Return the server, to be run with sockets.
+def limit_head_seconds(seconds: float) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol that closes a connection if the head of a request takes longer than so many seconds.
 
-    Args:
-        service: The service.
-        started: Called when the service is ready.
+    The head is the request line and the headers. Bodies have a limit of their own; uvicorn closes idle connections.
     """
+
+    class LimitedProtocol(HttpToolsProtocol):
+        _head: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._await_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is None or self.cycle.response_complete:  # and it is not the last byte of a head
+                self._await_head()
+
+        def on_headers_complete(self) -> None:
+            self._head_complete()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_complete()
+            super().connection_lost(exc)
+
+        def _await_head(self) -> None:
+            if self._head is None:  # further bytes buy no further time
+                self._head = self.loop.call_later(seconds, self.transport.close)
+
+        def _head_complete(self) -> None:
+            if self._head is not None:
+                self._head.cancel()
+                self._head = None
+
+    return LimitedProtocol
+
+
+def make_server(service: Service, started: Callable[[], None] = lambda: None) -> Server:
+    """Return the server, to be run with sockets; `started` is called when the service is ready."""
     config = uvicorn.Config(
         application(service, started),
         log_level="warning",
@@ -105,13 +131,7 @@ def make_server(service: Service, started: Callable[[], None] = lambda: None) ->
 
 
 def serve(service: Service, listening: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until a stop signal, then answer all accepted requests.
-
-    Args:
-        service: The service.
-        listening: Its socket.
-        started: Called when the service is ready.
-    """
+    """Serve until a stop signal, then answer all accepted requests and end the process."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its errors go to the client
     server = make_server(service, started)
     Thread(target=_leave_in_time, args=(server, service.limits.grace), name="grace", daemon=True).start()

@@ -17,14 +17,11 @@ from ood_core.detector.predictions import DecisionRule, decide, decision_rule
 from ood_core.detector.state import DetectorState
 from ood_core.errors import OODError
 from ood_core.runtime import torch_state
-from ood_serve import images, schemas
 from ood_serve.batching import Batcher, BatchResult, Job, settle
-from ood_serve.errors import BUSY, RequestError, stopping
-from ood_serve.limits import Limits
+from ood_serve.limits import BUSY, Admission, Limits, RequestError, stopping
 from ood_serve.monitoring import Monitor
-from ood_serve.queue_limits import Admission
-from ood_serve.schemas import Refused, Result, ScoreQuery, ScoreResponse
-from ood_serve.uploads import Upload, read_uploads
+from ood_serve.schemas import Refused, Result, ScoreQuery, ScoreResponse, make_result
+from ood_serve.uploads import Upload, prepare_image, read_uploads
 
 MOST_THREADS = 8
 """Maximum number of decoding threads."""
@@ -83,16 +80,15 @@ class Service:
             file = BytesIO()
             PIL.Image.fromarray(image.movedim(0, -1).numpy()).resize((size, size)).save(file, "PNG")
             uploads.append(Upload("reference", file.getvalue()))
-        passed = []
-        for outcome in await self._pass(uploads, mapped, counted=False):
+        outcomes = await self._pass(uploads, mapped, counted=False)
+        for outcome in outcomes:
             if isinstance(outcome, RequestError):
                 raise outcome
-            passed.append(outcome)
-        return passed
+        return [outcome for outcome in outcomes if isinstance(outcome, BatchResult)]
 
     def close(self, seconds: float = 1.0) -> bool:
         """Stop, and return whether the inference thread ended within so many seconds."""
-        self.admission.stop()
+        self.admission.stopping = True
         self._decoders.shutdown(wait=False, cancel_futures=True)
         return self._batcher.close(seconds)
 
@@ -106,14 +102,20 @@ class Service:
         reading = True
         try:
             async with asyncio.timeout(self.limits.timeout) as deadline:
-                with self.admission.admit(deadline) as admitted:
+                with self.admission.admit(deadline):
                     uploads = await read_uploads(request, self.limits)
-                    self.admission.resize(admitted, len(uploads))
+                    self.admission.resize(deadline, len(uploads))
                     reading = False
                     outcomes = await self._pass(uploads, query.error_map)
                     return await self._answer(uploads, outcomes, by, query)
         except TimeoutError:
-            raise self._late(reading) from None
+            seconds = f"{self.limits.timeout:g} s"
+            if self.admission.stopping:
+                raise stopping() from None
+            if reading:
+                closing = {"Connection": "close"}
+                raise RequestError(408, f"the body did not arrive within {seconds}", "timeout", closing) from None
+            raise RequestError(504, f"the images were not scored within {seconds}", "timeout") from None
 
     def _rule(self, query: ScoreQuery) -> DecisionRule:
         """Return the decision rule of a query.
@@ -128,9 +130,8 @@ class Service:
         if query.nearest and self.state.examples is None:
             raise RequestError(422, "the detector has no training images to compare with; leave out 'nearest'", "query")
         if query.error_map and self.state.trained_task is None:
-            raise RequestError(
-                422, "the detector has no task that predicts hidden patches; leave out 'error_map'", "query"
-            )
+            reason = "the detector has no task that predicts hidden patches; leave out 'error_map'"
+            raise RequestError(422, reason, "query")
         if query.error_map and not self.ready:
             raise RequestError(503, "the scale of error maps is not known yet; try again", "not ready", BUSY)
         return by
@@ -157,7 +158,7 @@ class Service:
     def _prepare(self, upload: Upload, answer: asyncio.Future[BatchResult], mapped: bool, counted: bool) -> None:
         """Decode an image and queue it; runs in a thread."""
         try:
-            image = images.prepare(upload, self.state.preprocessing, self.limits.max_pixels)
+            image = prepare_image(upload, self.state.preprocessing, self.limits.max_pixels)
         except Exception as error:
             self._batcher.dismiss()
             loop = answer.get_loop()
@@ -197,31 +198,17 @@ class Service:
         results: list[Result | Refused] = []
         failures = []
         for upload, outcome in zip(uploads, outcomes, strict=True):
-            failure = _unusable(upload, outcome)
-            if failure is None:
-                assert isinstance(outcome, BatchResult)
-                found = decide(self.state, outcome.scored, by)
-                results.append(schemas.make_result(self.state, upload.name, found, outcome, nearest))
-            else:
-                failures.append(failure)
-                results.append(Refused(name=upload.name, error=failure.message))
+            if not isinstance(outcome, RequestError):
+                reason = outcome.scored.broken(0)
+                if reason is None:
+                    found = decide(self.state, outcome.scored, by)
+                    results.append(make_result(self.state, upload.name, found, outcome, nearest))
+                    continue
+                outcome = RequestError(422, f"{upload.name}: {reason}", "score")
+            failures.append(outcome)
+            results.append(Refused(name=upload.name, error=outcome.message))
         if len(failures) == len(results):
             raise RequestError(failures[0].status, "; ".join(of.message for of in failures), failures[0].kind)
         for failure in failures:
             self.monitor.errors.labels(failure.kind).inc()
         return results
-
-    def _late(self, reading: bool) -> RequestError:
-        if self.admission.stopping:
-            return stopping()
-        seconds = f"{self.limits.timeout:g} s"
-        if reading:
-            return RequestError(408, f"the body did not arrive within {seconds}", "timeout", {"Connection": "close"})
-        return RequestError(504, f"the images were not scored within {seconds}", "timeout")
-
-
-def _unusable(upload: Upload, outcome: BatchResult | RequestError) -> RequestError | None:
-    if isinstance(outcome, RequestError):
-        return outcome
-    reason = outcome.scored.broken(0)
-    return None if reason is None else RequestError(422, f"{upload.name}: {reason}", "score")

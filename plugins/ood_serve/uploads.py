@@ -1,19 +1,27 @@
-"""Read the encoded images from the body of a request; reading stops at the limits."""
+"""Read the encoded images from the body of a request, up to the limits, and prepare them for the network."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from io import BytesIO
 
+import PIL.Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
+from torch import Tensor
 
-from ood_serve.errors import RequestError
-from ood_serve.limits import Limits
+from ood_core.detector.image_inputs import decode_image, preprocess
+from ood_core.detector.state import Preprocessing
+from ood_core.errors import OODError
+from ood_serve.limits import Limits, RequestError
 
 MULTIPART = "multipart/form-data"
 RAW = ("image/", "application/octet-stream")
+
+PROGRAMS = ("EPS",)
+"""Formats for which Pillow starts an external program; not accepted from clients."""
 
 _HOW = "send image/* with the bytes of one picture, or multipart/form-data with one or several files"
 
@@ -72,9 +80,8 @@ async def _parts(request: Request, limits: Limits) -> list[Upload]:
     uploads = []
     for place, (field, part) in enumerate(form.multi_items()):
         if not isinstance(part, UploadFile):
-            raise RequestError(
-                400, f"field '{field}' holds text, not a file; curl wants -F {field}=@photo.png", "no image"
-            )
+            reason = f"field '{field}' holds text, not a file; curl wants -F {field}=@photo.png"
+            raise RequestError(400, reason, "no image")
         encoded = await part.read()
         await part.close()
         uploads.append(Upload(part.filename or f"image {place}", encoded))
@@ -83,3 +90,36 @@ async def _parts(request: Request, limits: Limits) -> list[Upload]:
     if not uploads:
         raise RequestError(400, f"the multipart body holds no image, or was cut off; {_HOW}", "no image")
     return uploads
+
+
+def prepare_image(upload: Upload, preprocessing: Preprocessing, max_pixels: int) -> Tensor:
+    """Return the image, uint8 [3, S, S], with the steps of `Detector.score`.
+
+    Raises:
+        RequestError: It is empty, no image, broken, or has more pixels than allowed.
+    """
+    if not upload.encoded:
+        raise RequestError(422, f"{upload.name}: the file is empty", "picture")
+    _refuse_by_header(upload, max_pixels)
+    try:
+        return preprocess(decode_image(upload.encoded, upload.name), preprocessing)
+    except OODError as error:
+        raise RequestError(422, str(error), "picture") from error
+
+
+def _refuse_by_header(upload: Upload, max_pixels: int) -> None:
+    """Refuse a large image before memory is allocated for its pixels."""
+    kind: str | None = None
+    try:
+        with PIL.Image.open(BytesIO(upload.encoded)) as picture:
+            (width, height), kind = picture.size, picture.format
+            size = f"{width} x {height}" if width * height > max_pixels else None
+    except PIL.Image.DecompressionBombError:  # above twice Pillow's limit, and it does not say how large
+        size = "this"
+    except Exception:  # decoding finds it too, and has words for it
+        return
+    if kind in PROGRAMS:
+        raise RequestError(422, f"{upload.name}: {kind} is a program, not a picture; send PNG or JPEG", "picture")
+    if size is not None:
+        message = f"{upload.name}: {size} is more than {max_pixels} pixels; send it smaller"
+        raise RequestError(413, message, "too large")
