@@ -27,8 +27,7 @@ from ood_core.detector.image_inputs import preprocess
 from ood_core.detector.predictions import decision_rule
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_score import formats, predict_files, resumable_file
-from ood_score.counts import ScoreCounts
-from ood_score.rows import Columns
+from ood_score.rows import Columns, ScoreCounts
 
 BATCH = 64
 WORKERS = (0, 1, 2)

@@ -20,9 +20,8 @@ from ood_core.errors import OODError
 from ood_score.formats import SUFFIXES, Format, RowEncoder
 
 if TYPE_CHECKING:
-    from ood_score.counts import ScoreCounts
     from ood_score.predict_files import Request
-    from ood_score.rows import Row
+    from ood_score.rows import Row, ScoreCounts
 
 INTERRUPTED, CLOSED = 128 + signal.SIGINT, 141
 """Exit codes, as a shell has them: of an interrupt, and of a closed pipe (SIGPIPE)."""
@@ -66,9 +65,8 @@ def command(
     from ood_core.detector.predictions import decision_rule
     from ood_core.store.store import require_writable
     from ood_score import explanation_page
-    from ood_score.counts import ScoreCounts
     from ood_score.predict_files import Request
-    from ood_score.rows import Columns
+    from ood_score.rows import Columns, ScoreCounts
 
     counts, skipped = ScoreCounts(), PassedOver()
     try:
@@ -149,9 +147,9 @@ def _target(request: Request, folder: Path, format: Format, out: Path | None) ->
 
 def _score(request: Request, names: Iterator[str], target: _Target, counts: ScoreCounts) -> None:
     """Write the rows of all images, then report on stderr how many there were and the speed."""
-    from ood_score.counts import counted
     from ood_score.predict_files import predict_files
     from ood_score.resumable_file import ResumableTable
+    from ood_score.rows import counted
     from ood_score.table import printable
 
     if isinstance(target, ResumableTable):

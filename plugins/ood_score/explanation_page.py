@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from ood_core.detector.forward import compute_outputs
 from ood_core.detector.from_run import thumbnail
 from ood_core.detector.image_inputs import file_ref, iter_batches
-from ood_core.detector.state import Examples
 from ood_core.errors import OODError
 from ood_core.store.store import write_text
-from ood_score.counts import ScoreCounts, counted
 from ood_score.predict_files import NEAREST, Request
-from ood_score.rows import Row
+from ood_score.rows import Row, ScoreCounts, counted
 from ood_score.table import printable
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
 
 BATCH = 32
 """Of them passed at once, at most; maps take many passes each."""
@@ -105,8 +106,12 @@ def _seen(request: Request, shown: torch.Tensor) -> Iterator[dict[str, Any]]:
     near: list[list[Neighbour]] = [[] for _ in shown]
     if state.examples is not None:
         distances, rows = state.examples.nearest(found.embeddings, NEAREST)
+        labels, pictures = state.examples.labels, state.examples.pictures
         near = [
-            [_neighbour(state.classes, state.examples, *of) for of in zip(*pair, strict=True)]
+            [
+                Neighbour(state.classes[int(labels[row])], distance, _uri(pictures[row], "webp"))
+                for distance, row in zip(*pair, strict=True)
+            ]
             for pair in zip(distances.tolist(), rows.tolist(), strict=True)
         ]
     maps = None if state.trained_task is None else state.trained_task.patch_errors(as_given).float().cpu().numpy()
@@ -118,25 +123,16 @@ def _seen(request: Request, shown: torch.Tensor) -> Iterator[dict[str, Any]]:
         }
 
 
-def _neighbour(classes: Sequence[str], examples: Examples, distance: float, row: int) -> Neighbour:
-    return Neighbour(classes[int(examples.labels[row])], distance, _uri(examples.pictures[row], "webp"))
-
-
 def _uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-# ------------------------------------------------------------------------------------------------------------ the page
-
-
 def render(request: Request, explained: Sequence[Explained], counts: ScoreCounts) -> str:
-    """Return the page.
+    """Return the page of these rows in their order; the counts are of all images, also of those that are not shown."""
+    import matplotlib  # slow
+    from matplotlib.colors import to_hex
 
-    Args:
-        request: What was wanted.
-        explained: What it shows, in this order.
-        counts: Of all images, also of those that are not shown.
-    """
+    colours = matplotlib.colormaps[COLOURS]
     loader = PackageLoader("ood_score")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["printable"] = printable
@@ -148,9 +144,9 @@ def render(request: Request, explained: Sequence[Explained], counts: ScoreCounts
         left_out=max(counts.images - counts.unscored - len(explained), 0),
         shown=counted(len(explained)),
         counts=counts,
-        explained=[(one, _heat(one.errors, greatest), _facts(one.row)) for one in explained],
+        explained=[(one, _heat(one.errors, greatest, colours), _facts(one.row)) for one in explained],
         greatest=greatest,
-        gradient=", ".join(_colours()),
+        gradient=", ".join(to_hex(colours(share)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)),
         style=Markup(loader.get_source(environment, "explained.css")[0]),
     )
 
@@ -161,23 +157,13 @@ def _facts(row: Row) -> list[tuple[str, str]]:
     return found if row.predicted is None else [*found, ("predicted", row.predicted)]
 
 
-def _heat(errors: Errors | None, greatest: float) -> str:
+def _heat(errors: Errors | None, greatest: float, colours: Colormap) -> str:
     """Return a map as a data URI, a pixel for each patch; the same colour is the same error all over the page."""
     if errors is None:
         return ""
-    import matplotlib  # slow
-
     shares = (errors / (greatest or 1.0)).clip(0, 1)
-    colours = matplotlib.colormaps[COLOURS](shares)
-    colours[..., 3] = FAINTEST + (STRONGEST - FAINTEST) * shares
+    pixels = colours(shares)
+    pixels[..., 3] = FAINTEST + (STRONGEST - FAINTEST) * shares
     encoded = io.BytesIO()
-    PIL.Image.fromarray((colours * 255).round().astype(np.uint8)).save(encoded, "PNG")
+    PIL.Image.fromarray((pixels * 255).round().astype(np.uint8)).save(encoded, "PNG")
     return _uri(encoded.getvalue(), "png")
-
-
-def _colours() -> list[str]:
-    """Return colours of the scale, from the least to the greatest error."""
-    import matplotlib  # slow
-    from matplotlib.colors import to_hex
-
-    return [to_hex(matplotlib.colormaps[COLOURS](share)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]

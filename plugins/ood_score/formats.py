@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, TypeAlias
 
 from ood_score.rows import DECISION, Columns, Row
 
@@ -30,58 +30,37 @@ class Format(StrEnum):
 SUFFIXES = {".csv": Format.CSV, ".jsonl": Format.JSONL, ".ndjson": Format.JSONL}
 
 
-class RowEncoder(ABC):
-    """Rows as bytes, one record after another."""
+@dataclass(frozen=True)
+class CSV:
+    """Comma-separated values (RFC 4180) with a header; nothing where there is no value."""
 
-    def __init__(self, columns: Columns) -> None:
-        self.columns = columns
+    columns: Columns
 
     @property
-    @abstractmethod
     def header(self) -> bytes:
         """The record before the first row."""
+        return _csv_record(self.columns.names)
 
-    @abstractmethod
     def encode(self, rows: Sequence[Row]) -> bytes:
         """Return whole records."""
+        return b"".join(_csv_record(self.columns.values(row).values()) for row in rows)
 
-    @abstractmethod
     def decode(self, record: bytes) -> Row:
         """Return the row of a record.
 
         Raises:
-            ValueError: It is none, KeyError: it lacks a column.
+            ValueError, csv.Error: It is none.
         """
-
-    @abstractmethod
-    def records(self, source: BinaryIO) -> Iterator[bytes]:
-        """Yield the records that are whole; the header is one."""
-
-
-class CSV(RowEncoder):
-    """Comma-separated values (RFC 4180) with a header; nothing where there is no value."""
-
-    @property
-    def header(self) -> bytes:
-        """The names of the columns."""
-        return _csv([self.columns.names])
-
-    def encode(self, rows: Sequence[Row]) -> bytes:
-        """Return whole records."""
-        return _csv([_cell(value) for value in self.columns.values(row).values()] for row in rows)
-
-    def decode(self, record: bytes) -> Row:
-        """Return the row of a record."""
         cells = next(csv.reader([record.decode("utf-8", "surrogateescape")], strict=True))
         values: dict[str, Any] = dict(zip(self.columns.names, cells, strict=True))
-        file = values.pop("file")
+        file, is_ood = values.pop("file"), BOOLEANS[values.pop("is_ood")]
         values = {name: value or None for name, value in values.items()}
         for name in (*DECISION[2:5], *self.columns.scorers):
             values[name] = None if values[name] is None else float(values[name])
-        return self.columns.row(values | {"file": file, "is_ood": BOOLEANS[values["is_ood"] or ""]})
+        return self.columns.row(values | {"file": file, "is_ood": is_ood})
 
     def records(self, source: BinaryIO) -> Iterator[bytes]:
-        """Yield the records that are whole, also those with line ends in a name."""
+        """Yield the records that are whole, the header among them, also those with line ends in a name."""
         record = b""
         for line in source:
             record += line
@@ -90,17 +69,24 @@ class CSV(RowEncoder):
                 record = b""
 
 
-class JSONLines(RowEncoder):
+@dataclass(frozen=True)
+class JSONLines:
     """A JSON object a line; null where there is no value."""
 
-    header = b""
+    columns: Columns
+    header: ClassVar[bytes] = b""
 
     def encode(self, rows: Sequence[Row]) -> bytes:
         """Return whole records."""
-        return b"".join(map(_json, map(self.columns.values, rows)))
+        return b"".join(map(_json_record, map(self.columns.values, rows)))
 
     def decode(self, record: bytes) -> Row:
-        """Return the row of a record."""
+        """Return the row of a record.
+
+        Raises:
+            ValueError: It is none.
+            KeyError, TypeError: It has other columns, or is no object.
+        """
         return self.columns.row(json.loads(record))
 
     def records(self, source: BinaryIO) -> Iterator[bytes]:
@@ -108,30 +94,22 @@ class JSONLines(RowEncoder):
         return (line for line in source if line.endswith(b"\n"))
 
 
+RowEncoder: TypeAlias = CSV | JSONLines
+
+
 def row_encoder(format: Format, columns: Columns) -> RowEncoder:
     """Return the encoder of a format for programs."""
     return CSV(columns) if format is Format.CSV else JSONLines(columns)
 
 
-def _csv(rows: Iterable[Sequence[str]]) -> bytes:
-    return "".join(map(_line, rows)).encode("utf-8", "surrogateescape")
-
-
-def _line(cells: Sequence[str]) -> str:
+def _csv_record(values: Iterable[Any]) -> bytes:
     text = io.StringIO(newline="")
+    cells = [str(value).lower() if isinstance(value, bool) else value for value in values]
     csv.writer(text, lineterminator="\r\n").writerow(cells)  # with "\n" it would leave a "\r" in a cell unquoted
-    return text.getvalue()[:-2] + "\n"
+    return (text.getvalue()[:-2] + "\n").encode("utf-8", "surrogateescape")
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else str(value)  # all digits, as JSON has them
-
-
-def _json(values: dict[str, Any]) -> bytes:
+def _json_record(values: dict[str, Any]) -> bytes:
     try:
         return json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:  # a file name that is no UTF-8

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ood_core.detector.forward import score_images
 from ood_core.detector.image_inputs import file_ref, iter_batches
-from ood_core.detector.predictions import DecisionRule, Predictions, ScoredBatch, decide
+from ood_core.detector.predictions import DecisionRule, decide
 from ood_core.detector.state import DetectorState
 from ood_score.rows import Columns, Near, Row
 
@@ -43,49 +41,36 @@ class Request:
 
 def predict_files(request: Request, paths: Iterable[str]) -> Iterator[list[Row]]:
     """Yield the rows of images in their order, a batch at a time; an image that cannot be scored has a row with why."""
-    state = request.state
+    state, columns = request.state, request.columns
     for batch in iter_batches(map(file_ref, paths), state.preprocessing, request.batch_size, state.device):
-        found = score_images(state, batch.images, request.only) if len(batch.images) else None
         errors = {place: reason.removeprefix(f"{batch.names[place]}: ") for place, reason in batch.errors.items()}
         places = [place for place in range(len(batch.names)) if place not in errors]
-        reasons = [None if found is None else found.broken(row) for row in range(len(places))]
-        errors |= {place: reason for place, reason in zip(places, reasons, strict=True) if reason is not None}
+        good = {}
+        if places:
+            found = score_images(state, batch.images, request.only)
+            reasons = {place: found.broken(row) for row, place in enumerate(places)}
+            errors |= {place: reason for place, reason in reasons.items() if reason is not None}
+            good = {place: row for row, place in enumerate(places) if place not in errors}
         rows = {place: Row(file=batch.names[place], error=reason) for place, reason in errors.items()}
-        good = [row for row, reason in enumerate(reasons) if reason is None]
-        if found is not None and good:
-            kept = _only(found, good)
-            predictions = decide(state, kept, request.rule)
-            near = nearest(state, kept.embeddings) if request.columns.nearest else [()] * len(good)
-            for row, place in enumerate(places[row] for row in good):
-                rows[place] = _row(batch.names[place], request.columns, predictions, row, near[row])
+        if good:
+            found = found[list(good.values())]
+            predictions = decide(state, found, request.rule)
+            near = _nearest(state, found.embeddings) if columns.nearest else [()] * len(good)
+            for row, place in enumerate(good):
+                rows[place] = Row(
+                    file=batch.names[place],
+                    is_ood=bool(predictions.is_ood[row]),
+                    score=float(predictions.score[row]),
+                    threshold=float(predictions.threshold[row]),
+                    p_value=float(predictions.p_value[row]),
+                    predicted=predictions.class_name(row),
+                    scores={name: float(predictions.scores[name][row]) for name in columns.scorers},
+                    nearest=near[row],
+                )
         yield [rows[place] for place in range(len(batch.names))]
 
 
-def _only(found: ScoredBatch, rows: Sequence[int]) -> ScoredBatch:
-    if len(rows) == len(found):
-        return found
-    kept = np.array(rows)
-    return ScoredBatch(
-        {name: scores[kept] for name, scores in found.scores.items()},
-        None if found.predicted is None else found.predicted[kept],
-        found.embeddings[torch.from_numpy(kept)],
-    )
-
-
-def _row(file: str, columns: Columns, found: Predictions, row: int, near: tuple[Near, ...]) -> Row:
-    return Row(
-        file=file,
-        is_ood=bool(found.is_ood[row]),
-        score=float(found.score[row]),
-        threshold=float(found.threshold[row]),
-        p_value=float(found.p_value[row]),
-        predicted=found.class_name(row),
-        scores={name: float(found.scores[name][row]) for name in columns.scorers},
-        nearest=near,
-    )
-
-
-def nearest(state: DetectorState, embeddings: Tensor) -> list[tuple[Near, ...]]:
+def _nearest(state: DetectorState, embeddings: Tensor) -> list[tuple[Near, ...]]:
     """Return for each embedding [N, D] the nearest ID training images; none if the detector has none."""
     if state.examples is None:
         return [()] * len(embeddings)

@@ -20,23 +20,16 @@ from filelock import FileLock, Timeout
 from ood_core.detector.manifest import FILE as MANIFEST
 from ood_core.errors import OODError
 from ood_core.store.store import require_writable, write_text
-from ood_score.counts import ScoreCounts
 from ood_score.formats import Format, RowEncoder
 from ood_score.predict_files import Request
-from ood_score.rows import Row
+from ood_score.rows import Row, ScoreCounts
 from ood_score.table import printable
 
 ABOUT, LOCK = ".about.json", ".lock"
 
 
 class ResumableTable:
-    """A file of rows, open for appending.
-
-    Args:
-        path: Path of the table.
-        file: The table, open for reading and writing.
-        encoder: Format of the rows.
-    """
+    """A file of rows, open for reading and appending."""
 
     def __init__(self, path: Path, file: BufferedRandom, encoder: RowEncoder) -> None:
         self.path, self.file, self.encoder = path, file, encoder
@@ -85,10 +78,8 @@ class ResumableTable:
             raise OODError(f"{self.path}: its row {number} is damaged; delete the file to begin again") from None
         if row.file != named:
             now = "there is no such image now" if named is None else f"it would now be of '{printable(named)}'"
-            raise OODError(
-                f"{self.path}: its row {number} is of '{printable(row.file)}', and {now}; name the same images to go "
-                "on, or another file"
-            )
+            found = f"its row {number} is of '{printable(row.file)}', and {now}"
+            raise OODError(f"{self.path}: {found}; name the same images to go on, or another file")
         return row
 
 
@@ -131,7 +122,15 @@ def open_resumable(path: Path, encoder: RowEncoder, about: Mapping[str, Any]) ->
     try:
         beside = path.with_name(path.name + ABOUT)
         if path.is_file() and path.stat().st_size:
-            _require_same(path, beside, about)
+            try:
+                was = json.loads(beside.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                reason = f"is there, and no {beside.name} beside it says what made it"
+                raise OODError(f"{path}: {reason}; name another file") from None
+            if differing := [
+                f"{key} was {was.get(key)}, now {now}" for key, now in about.items() if was.get(key) != now
+            ]:
+                raise OODError(f"{path}: was begun otherwise: {'; '.join(differing)}; name another file, or delete it")
         else:
             write_text(beside, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         try:
@@ -144,15 +143,3 @@ def open_resumable(path: Path, encoder: RowEncoder, about: Mapping[str, Any]) ->
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)  # while the lock is held: no other process can have it
         lock.release()
-
-
-def _require_same(path: Path, beside: Path, about: Mapping[str, Any]) -> None:
-    try:
-        was = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise OODError(
-            f"{path}: is there, and no {beside.name} beside it says what made it; name another file"
-        ) from None
-    differing = [f"{name} was {was.get(name)}, now {about[name]}" for name in about if was.get(name) != about[name]]
-    if differing:
-        raise OODError(f"{path}: was begun otherwise: {'; '.join(differing)}; name another file, or delete it")

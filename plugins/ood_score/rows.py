@@ -1,12 +1,19 @@
-"""The row of an image, and its columns."""
+"""The row of an image, its columns, counts of rows and the exit code that they give."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import heapq
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ood_core.errors import OODError
+
+FOUND, UNSCORED = 1, 3
+"""Exit codes: OOD images under --fail-on-ood; images that could not be scored."""
+
+MOST = 200
+"""Rows kept for the page of --explain, at most."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,15 @@ class Columns:
     Attributes:
         scorers: Scorers with a column each.
         nearest: Whether there is a column of the nearest ID images.
+
+    Raises:
+        OODError: A scorer has the name of another column.
     """
 
     scorers: tuple[str, ...] = ()
     nearest: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a scorer whose name is that of another column.
-
-        Raises:
-            OODError: Names the scorer.
-        """
         for name in self.scorers:
             if name in (*DECISION, ERROR, NEAREST):
                 raise OODError(f"--all-scores: the scorer '{name}' is called as another column is; leave it out")
@@ -100,3 +105,58 @@ class Columns:
         near = tuple(Near(of["class"], of["distance"]) for of in values.get(NEAREST) or ())
         scores = {name: values[name] for name in self.scorers if values[name] is not None}
         return Row(**{name: values[name] for name in DECISION}, scores=scores, nearest=near, error=values[ERROR])
+
+
+@dataclass
+class ScoreCounts:
+    """Counts of rows, and those that are most OOD.
+
+    Attributes:
+        images: Number of rows.
+        ood: Number that are OOD.
+        unscored: Number that could not be scored.
+        first: The first of those.
+        most: Number of rows to keep for the page.
+    """
+
+    images: int = 0
+    ood: int = 0
+    unscored: int = 0
+    first: Row | None = None
+    most: int = MOST
+    _heap: list[tuple[tuple[float, float], int, Row]] = field(default_factory=list)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Count rows."""
+        for row in rows:
+            self.images += 1
+            self.ood += row.is_ood is True
+            if row.error is not None:
+                self.unscored += 1
+                self.first = self.first or row
+                continue
+            entry = (row.rank, -self.images, row)  # of equal rows the earlier one is kept
+            heapq.heappush(self._heap, entry)
+            if len(self._heap) > self.most:
+                heapq.heappop(self._heap)
+
+    def most_ood(self) -> list[Row]:
+        """Return the rows that are most OOD, beginning with the most."""
+        return [row for *_, row in sorted(self._heap, reverse=True)]
+
+    def summary(self) -> str:
+        """Return one line: how many images, and the number and share of OOD ones among those scored."""
+        scored = self.images - self.unscored
+        share = f" ({self.ood / scored:.1%})" if scored else ""
+        return f"{counted(self.images)}, {self.ood} OOD{f' of {scored} scored' if self.unscored else ''}{share}"
+
+    def exit_code(self, fail_on_ood: bool) -> int:
+        """Return 0 if all is well; OOD images outweigh those that could not be scored."""
+        if fail_on_ood and self.ood:
+            return FOUND
+        return UNSCORED if self.unscored else 0
+
+
+def counted(count: int) -> str:
+    """Return "1 image" or "7 images"."""
+    return f"{count} image{'' if count == 1 else 's'}"

@@ -14,8 +14,7 @@ from PIL import Image
 
 from ood_core.detector.predictions import decision_rule
 from ood_score import explanation_page, predict_files
-from ood_score.counts import ScoreCounts
-from ood_score.rows import Columns
+from ood_score.rows import Columns, ScoreCounts
 
 EVIL = "<script>alert(1)<.png"
 

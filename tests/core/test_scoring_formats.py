@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ood_core.errors import OODError
-from ood_score.counts import ScoreCounts
 from ood_score.formats import CSV, JSONLines
-from ood_score.rows import Columns, Near, Row
+from ood_score.rows import Columns, Near, Row, ScoreCounts
 from ood_score.table import Printed
 
 ODD = ["a,b.png", 'quo"te.png', "new\nline.png", "return\r.png", os.fsdecode(b"\xff\xfe.png"), "ü ☃.png", "", "#.png"]
