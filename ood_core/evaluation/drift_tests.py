@@ -27,7 +27,7 @@ from ood_core.errors import OODError
 from ood_core.evaluation.metrics import Counts, Scores, rank_counts, require_finite
 
 ALPHA = 0.01
-"""False alarm rate of a test."""
+"""Default false alarm rate of each test."""
 
 LINEAR = np.array([-1.5, -0.5, 0.5, 1.5])
 """Bets e, each paying 1 + e (p - 1/2): negative ones on higher scores; below 2, where one image could lose all."""
@@ -49,7 +49,7 @@ class KS:
         median: Share of calibration scores below the median of the new ones; ties count half, so 0.5 is no shift.
         calibration: Number of calibration scores.
         images: Number of new scores.
-        at: The score at the largest gap.
+        at: Score at which the gap is.
     """
 
     statistic: float
@@ -61,8 +61,10 @@ class KS:
 
     @property
     def direction(self) -> str:
-        """'higher' or 'lower' if the scores of the new images moved as a whole, else 'differently'."""
-        # if all scores move, the median moves by about the statistic
+        """Direction of the shift: 'higher', 'lower', or only 'differently'.
+
+        Where all scores move, the median moves by about the statistic; where it moves by far less, it is not the point.
+        """
         if abs(self.median - 0.5) < self.statistic / 4:
             return "differently"
         return "higher" if self.median > 0.5 else "lower"
@@ -78,12 +80,12 @@ def kolmogorov_smirnov(calibration: Scores, scores: Scores) -> KS:
     """
     from scipy.stats import ks_2samp  # slow
 
-    held, new = require_finite(calibration, "calibration"), require_finite(scores, "new")
-    found = ks_2samp(held, new)
+    held_out, new = require_finite(calibration, "calibration"), require_finite(scores, "new")
+    found = ks_2samp(held_out, new)
     middle = np.median(new)
-    median = (np.count_nonzero(held < middle) + np.count_nonzero(held <= middle)) / 2 / len(held)
+    median = (np.count_nonzero(held_out < middle) + np.count_nonzero(held_out <= middle)) / 2 / len(held_out)
     statistic, p_value, at = float(found.statistic), float(found.pvalue), float(found.statistic_location)
-    return KS(statistic, p_value, median, len(held), len(new), at)
+    return KS(statistic, p_value, median, len(held_out), len(new), at)
 
 
 class Window:
@@ -93,7 +95,7 @@ class Window:
 
     Args:
         calibration: float64 [M].
-        size: Number of scores to keep.
+        size: Number of the latest scores that count.
 
     Raises:
         OODError: There are no calibration scores, one is not finite, or the size is below 1.
@@ -138,12 +140,12 @@ class Sequential:
 
     Args:
         calibration: float64 [M], in any order.
-        alpha: Probability of ever raising an alarm without drift.
-        seed: Of the random order of equal scores.
+        alpha: Probability of ever raising an alarm while nothing drifts, at most.
+        seed: Seed of the random order of equal scores.
 
     Attributes:
-        images: Number of images so far.
-        log_martingale: Natural logarithm of the evidence against exchangeability; 0 at the beginning.
+        images: Number of images seen.
+        log_martingale: Natural logarithm of the evidence against exchangeability, which begins with 0.
         highest: Its maximum so far.
         alarm_at: The image, counted from 1, at which the evidence first reached 1 / alpha; None if it has not.
 
@@ -173,25 +175,22 @@ class Sequential:
             OODError: A score is not finite; none of them is added.
         """
         left = require_finite(scores, "new") if len(scores) else scores
-        parts = [np.empty(0)]
+        evidence = [np.empty(0)]
         while len(left):
-            part = left[: self._ranks.room]
-            parts.append(self._add(part))
-            left = left[len(part) :]
-        return np.concatenate(parts)
-
-    def _add(self, scores: Scores) -> Scores:
-        before = self._ranks.count + np.arange(len(scores))
-        above, equal = self._ranks.add(scores)
-        place = 1 - self._random.random(len(scores))  # among equal scores; never 0, where power bets would be infinite
-        evidence = self._bet((above + place * (equal + 1)) / (before + 1))
-        reached = np.flatnonzero(evidence >= -math.log(self.alpha))
-        if self.alarm_at is None and len(reached):
-            self.alarm_at = self.images + int(reached[0]) + 1
-        self.images += len(scores)
-        self.log_martingale = float(evidence[-1])
-        self.highest = max(self.highest, float(evidence.max()))
-        return evidence
+            part, left = left[: self._ranks.room], left[self._ranks.room :]
+            before = self._ranks.count + np.arange(len(part))
+            above, equal = self._ranks.add(part)
+            place = 1 - self._random.random(
+                len(part)
+            )  # among equal scores; never 0, where power bets would be infinite
+            evidence.append(self._bet((above + place * (equal + 1)) / (before + 1)))
+            reached = np.flatnonzero(evidence[-1] >= -math.log(self.alpha))
+            if self.alarm_at is None and len(reached):
+                self.alarm_at = self.images + int(reached[0]) + 1
+            self.images += len(part)
+            self.log_martingale = float(evidence[-1][-1])
+            self.highest = max(self.highest, float(evidence[-1].max()))
+        return np.concatenate(evidence)
 
     def _bet(self, p_values: Scores) -> Scores:
         """Return the logarithm of the capital after each image, [n]; accumulated in order, so cuts change no bit."""
@@ -240,15 +239,12 @@ class _Ranks:
         self.count += len(scores)
         self._filled = last
         if not self.room:
-            self._merge()
+            run = np.sort(self._latest)
+            while self._runs and len(self._runs[-1]) <= len(run):
+                run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")  # merges what is sorted
+            self._runs.append(run)
+            self._filled = 0
         return above, equal
-
-    def _merge(self) -> None:
-        run = np.sort(self._latest)
-        while self._runs and len(self._runs[-1]) <= len(run):
-            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")  # merges what is sorted
-        self._runs.append(run)
-        self._filled = 0
 
 
 def drifted(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> bool:
@@ -259,16 +255,18 @@ def drifted(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> bool:
 def verdict(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> str:
     """Return one line with the decision, direction, time and numbers of both tests.
 
-    Args:
-        ks: Of the images.
-        sequential: Of the same images in their order, or of earlier ones too.
-        alpha: The p-value of `ks` up to which there is drift; `sequential` has its own.
+    `sequential` is the test of the same images in their order, or of more that came before; it has its own alpha.
     """
     how = {"higher": "higher (more OOD) than", "lower": "lower (less OOD) than"}.get(ks.direction, "differently from")
     drift = drifted(ks, sequential, alpha)
     verb = "scores" if ks.images == 1 else "score"
     said = f"{'drift' if drift else 'no drift'}: {_images(ks.images)} {verb} {how if drift else 'like'}"
     p_value = f"p = {ks.p_value:.2g}" if ks.p_value else "p < 1e-300"
+    needed, alarm = f"{1 / sequential.alpha:g}", sequential.alarm_at
+    if alarm is None:
+        evidence = f"highest evidence {math.exp(sequential.highest):.2g} of {needed}"
+    else:
+        evidence = f"evidence of {needed} reached at image {alarm}"
     over = "" if sequential.images == ks.images else f" of {_images(sequential.images)}"
     evidence = f"evidence of {1 / sequential.alpha:g} reached at image {sequential.alarm_at}"
     if sequential.alarm_at is None:

@@ -12,10 +12,7 @@ from ood_core.cli.options import DetectorName, Images, ScorerName
 from ood_core.cli.runs import detector_folder
 from ood_core.errors import OODError
 
-FILE = "drift.svg"
-"""Default name of the drawing."""
-
-FORMATS = ("svg", "png")
+FILE, FORMATS = "drift.svg", ("svg", "png")
 
 
 def command(

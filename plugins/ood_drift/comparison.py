@@ -38,6 +38,13 @@ class Stream:
     unusable: int = 0
     first_reason: str = ""
 
+    def add(self, value: float, origin: str) -> None:
+        """Add the score of an image; a number that is not finite is none."""
+        if math.isfinite(value):
+            self.scores.append(value)
+        else:
+            self.refuse(f"{origin} {value}")
+
     def refuse(self, reason: str) -> None:
         """Count an image that could not be scored."""
         self.first_reason = self.first_reason or reason
@@ -80,19 +87,14 @@ def score_stream(state: DetectorState, images: Iterable[ImageRef], scorer: str |
         readable = [image for place, image in enumerate(shown.names) if place not in shown.errors]
         values = score_images(state, shown.images, name).scores[name].tolist() if readable else []
         for image, value in zip(readable, values, strict=True):
-            if math.isfinite(value):
-                stream.scores.append(value)
-            else:
-                stream.refuse(f"{image}: scorer '{name}' gave {value}")
+            stream.add(value, f"{image}: scorer '{name}' gave")
     return stream
 
 
 def read_scores(path: Path, scorer: str | None) -> Stream:
     """Return the scores in a table that `ood score` wrote, CSV or JSON Lines, in the order of its rows.
 
-    Args:
-        path: The table.
-        scorer: Its column; default, or if there is none of this name: the column `score`.
+    They are those of the column `score` unless there is one of this scorer.
 
     Raises:
         OODError: There is no such file, no such column, or an entry that is no number.
@@ -128,23 +130,13 @@ def _add(stream: Stream, row: Mapping[str, Any], scorer: str | None, where: str)
         stream.refuse(str(row.get("error") or f"{where}: has no score"))
         return
     try:
-        value = float(entry)
+        stream.add(float(entry), f"{where}: '{column}' is")
     except (TypeError, ValueError):
         raise OODError(f"{where}: '{column}' is no number: {entry!r}") from None
-    if math.isfinite(value):
-        stream.scores.append(value)
-    else:
-        stream.refuse(f"{where}: '{column}' is {value}")
 
 
 def compare(state: DetectorState, stream: Stream, scorer: str | None, sequential: Sequential) -> DriftResult:
-    """Run both tests.
-
-    Args:
-        state: State of the detector, with its calibration scores.
-        stream: Scores of all new images.
-        scorer: Name of the scorer; default: the detector's first.
-        sequential: Test that has seen no image yet.
+    """Run both tests on the scores of a scorer; `sequential` has seen no image yet.
 
     Raises:
         OODError: There is no such scorer, or no image could be scored.
@@ -154,8 +146,6 @@ def compare(state: DetectorState, stream: Stream, scorer: str | None, sequential
         reason = f"no image could be scored; the first of {stream.unusable}: {stream.first_reason}"
         raise OODError(reason if stream.unusable else "there are no images to score")
     calibration, new = chosen.calibration.scores, np.array(stream.scores)
-    log_evidence = sequential.update(new)
+    log_evidence, ks = sequential.update(new), kolmogorov_smirnov(calibration, new)
     threshold = float(decision_rule(state, chosen.name, per_class=False).thresholds[0])
-    return DriftResult(
-        chosen.name, calibration, threshold, new, kolmogorov_smirnov(calibration, new), sequential, log_evidence
-    )
+    return DriftResult(chosen.name, calibration, threshold, new, ks, sequential, log_evidence)

@@ -75,13 +75,13 @@ def _evidence(axes: Axes, found: DriftResult) -> None:
 
     tens = found.log_evidence / math.log(10)
     shown = np.unique(np.linspace(0, len(tens) - 1, min(len(tens), POINTS)).astype(np.int64))
-    if found.sequential.alarm_at is not None:
-        shown = np.union1d(shown, [found.sequential.alarm_at - 1])
+    if (alarm := found.sequential.alarm_at) is not None:
+        shown = np.union1d(shown, [alarm - 1])
     needed = -math.log10(found.sequential.alpha)
     axes.plot(np.concatenate([[0], shown + 1]), np.concatenate([[0], tens[shown]]), color=NEW, linewidth=1.4)
     label = f"alarm: evidence of {1 / found.sequential.alpha:g}"
     axes.axhline(needed, color=INK, linestyle="--", linewidth=1.2, label=label)
-    if (alarm := found.sequential.alarm_at) is not None:
+    if alarm is not None:
         axes.plot([alarm], [tens[alarm - 1]], "o", color=INK, markersize=6, label=f"reached at image {alarm}")
     axes.set_ylim(min(-1.0, float(tens.min()) - 0.2), max(needed, float(tens.max())) * 1.08)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
