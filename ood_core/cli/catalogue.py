@@ -32,7 +32,8 @@ _SECTIONS = {
 }
 """Where a plugin of a kind stands in a recipe."""
 
-_SYMBOLS = {"Gt": "gt >", "Ge": "ge >=", "Lt": "lt <", "Le": "le <=", "MinLen": "min_length length >="}
+_SYMBOLS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >="}
+"""Symbol of a bound, by the attribute of annotated_types that holds it."""
 
 
 def list_installed(
@@ -48,7 +49,8 @@ def list_installed(
     if what == "recipes":
         from ood_core.runtime.shipped import recipe_names, shipped_folder
 
-        rows = [(name, _first_comment((shipped_folder() / f"{name}.yaml").read_text())) for name in recipe_names()]
+        texts = {name: (shipped_folder() / f"{name}.yaml").read_text() for name in recipe_names()}
+        rows = [(name, text.partition("\n")[0].removeprefix("# ")) for name, text in texts.items()]
     else:
         from ood_core.interfaces import DatasetSource
         from ood_core.plugins import find
@@ -98,6 +100,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A plugin or a
 def describe_plugin(registered: Registered) -> str:
     """Return a plugin's documentation: docstring, options, requirements, an example of its use in a recipe."""
     from ood_core.interfaces import Scorer
+    from ood_core.recipe.build import default_text
 
     cls = registered.cls
     about, attributes = _parse_docstring(cls)
@@ -108,7 +111,7 @@ def describe_plugin(registered: Registered) -> str:
     hints = typing.get_type_hints(cls, include_extras=True)
     required, lines = [], []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        default = _default_of(field)
+        default = default_text(field)
         required += [field.name] if default is None else []
         shown = "required" if default is None else f"default {default}"
         lines.append(f"  {field.name}: {_type_name(hints[field.name])}, {shown}")
@@ -135,25 +138,15 @@ def _docstring(cls: type) -> str:
     return f"{first}\n{textwrap.dedent(rest)}"
 
 
-def _default_of(field: dataclasses.Field[Any]) -> str | None:
-    """Return an option's default as a recipe has it; None if there is none."""
-    from ood_core.recipe.build import default_text
-
-    return default_text(field)
-
-
 def _type_name(hint: Any) -> str:
     """Return an option's type in words: "float, > 0", "flat | ivf", "list of scorer"."""
     from ood_core.interfaces import PLUGIN_KINDS
 
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        bounds = [
-            f"{symbol.split(' ', 1)[1]} {getattr(bound, symbol.split(' ', 1)[0])}"
-            for bound in parts[1:]
-            if (symbol := _SYMBOLS.get(type(bound).__name__))
-        ]
-        return " ".join([_type_name(parts[0]), ", ".join(bounds)]).strip()
+        held = [(bound, name) for bound in parts[1:] for name in _SYMBOLS if hasattr(bound, name)]
+        bounds = ", ".join(f"{_SYMBOLS[name]} {getattr(bound, name)}" for bound, name in held)
+        return f"{_type_name(parts[0])} {bounds}".strip()
     if origin is Literal:
         return " | ".join(str(part) for part in parts)
     if origin in (typing.Union, types.UnionType):
@@ -179,13 +172,14 @@ def scorers_table(plugins: Plugins) -> str:
         ]
         described = [cls for cls in scorers if issubclass(cls, Scorer) and cls.info is not None]
         if described:
-            head = "| scorer | options | formula, higher is more OOD | needs | fit | score | source |"
-            rows = [_row(cls) for cls in described]
-            blocks.append(
-                "\n".join([f"### {package.entry} ({package.distribution})", "", head, "|---" * 7 + "|", *rows])
-            )
-            notes = [f"- `{cls.name}`: {cls.info.notes}" for cls in described if cls.info and cls.info.notes]
-            blocks += ["\n".join(notes)] if notes else []
+            head = [
+                "| scorer | options | formula, higher is more OOD | needs | fit | score | source |",
+                "|---" * 7 + "|",
+            ]
+            title = f"### {package.entry} ({package.distribution})"
+            blocks.append("\n".join([title, "", *head, *map(_row, described)]))
+            if notes := [f"- `{cls.name}`: {cls.info.notes}" for cls in described if cls.info and cls.info.notes]:
+                blocks.append("\n".join(notes))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -223,10 +217,6 @@ def datasets_table(plugins: Plugins) -> str:
 def first_line(cls: type) -> str:
     """Return the first line of a class's docstring."""
     return (cls.__doc__ or "").strip().partition("\n")[0]
-
-
-def _first_comment(recipe: str) -> str:
-    return recipe.partition("\n")[0].removeprefix("# ")
 
 
 def _fitted(line: str) -> str:

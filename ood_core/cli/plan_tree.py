@@ -1,10 +1,9 @@
-"""The plan as a tree: which networks are trained, what is shared, what lies in the store, what it is going to cost."""
+"""The plan as a tree: the networks to train, stages that variants share, stored stages, the cost of the others."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from rich.console import Group
 from rich.markup import escape
@@ -19,30 +18,14 @@ NAMED = 6
 
 
 def outline(plan: Plan, store: Store, at_once: int) -> Group:
-    """Return the plan as text: a tree of trainings with what follows each, the notes, and what is to do in all.
+    """Return the plan as text: a tree of trainings with the stages after each, the notes, and a summary.
 
     Args:
-        plan: What to show.
-        store: Where finished stages lie, with what they took.
-        at_once: How many jobs would be carried out side by side.
+        plan: The plan.
+        store: Store of finished stages, with their costs.
+        at_once: Number of jobs side by side.
     """
     return _Outline(plan, store).text(at_once)
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """Stages of one kind: how many, how many of them are to do, and how many seconds those will take, if known."""
-
-    stages: int
-    to_do: int
-    seconds: float | None
-
-    @property
-    def state(self) -> str:
-        if not self.to_do:
-            return "[green]stored[/]"
-        to_do = "to do" if self.to_do == self.stages else f"{self.to_do} of {self.stages} to do"
-        return f"[yellow]{to_do}[/]" + ("" if self.seconds is None else f", about {_duration(self.seconds)}")
 
 
 class _Outline:
@@ -51,8 +34,7 @@ class _Outline:
         self.stages = plan.stages
         self.extractions = [stage for stage in self.stages if isinstance(stage, ExtractStage)]
         self.stored = {stage.key for stage in self.stages if store.facts(stage) is not None}
-        to_do = [stage for stage in self.stages if stage.key not in self.stored]
-        self.rates = store.rates({cost_key(stage) for stage in to_do})
+        self.rates = store.rates({cost_key(stage) for stage in self._to_do(self.stages)})
         self.variants: dict[str, dict[str, None]] = {}
         for row in plan.rows:
             for key in _behind(row.measure):
@@ -73,7 +55,7 @@ class _Outline:
 
     def _training(self, above: Tree, stage: TrainStage, trainings: Sequence[TrainStage]) -> None:
         title = escape(f"{stage} on {stage.images.name}, seed {stage.seed}")
-        branch = above.add(f"{title}  {stage.key[:8]}  {self._sum([stage]).state}{self._whose(stage)}")
+        branch = above.add(f"{title}  {stage.key[:8]}  {self._state([stage])}{self._variants_of(stage)}")
         self._evaluation(branch, [s for s in self.extractions if s.weights is not None and s.weights.key == stage.key])
         for later in trainings:
             if later.start is not None and later.start.key == stage.key:
@@ -89,35 +71,50 @@ class _Outline:
         rest = [s for s in self.stages if isinstance(s, (ScoreStage, MeasureStage)) and s.fit.key in fitted]
         sets = {str(stage.images) for stage in extractions}
         names = _named(str(stage.images) for stage in extractions)
-        branch.add(f"extract {len(sets)} sets: {escape(names)}  {self._sum(extractions).state}")
-        branch.add(f"fit {len(fits)} scorers: {escape(_named(stage.name for stage in fits))}  {self._sum(fits).state}")
-        branch.add(f"score and measure: {len(rest)} stages  {self._sum(rest).state}")
+        branch.add(f"extract {len(sets)} sets: {escape(names)}  {self._state(extractions)}")
+        branch.add(f"fit {len(fits)} scorers: {escape(_named(stage.name for stage in fits))}  {self._state(fits)}")
+        branch.add(f"score and measure: {len(rest)} stages  {self._state(rest)}")
 
-    def _whose(self, stage: Stage) -> str:
+    def _variants_of(self, stage: Stage) -> str:
         variants = list(self.variants.get(stage.key, {}))
         every = {row.variant for row in self.plan.rows}
         if len(every) < 2:
             return ""
         return f"  [dim]for {'all variants' if len(variants) == len(every) else escape(_named(variants))}[/]"
 
-    def _sum(self, stages: Sequence[Stage]) -> _Sum:
-        to_do = [stage for stage in stages if stage.key not in self.stored]
-        known = [self.rates[cost_key(stage)] * image_count(stage) for stage in to_do if cost_key(stage) in self.rates]
-        return _Sum(len(stages), len(to_do), sum(known) if len(known) == len(to_do) else None)
+    def _state(self, stages: Sequence[Stage]) -> str:
+        """Return how many of the stages are to do, and the time they take if known."""
+        to_do = self._to_do(stages)
+        if not to_do:
+            return "[green]stored[/]"
+        count = "to do" if len(to_do) == len(stages) else f"{len(to_do)} of {len(stages)} to do"
+        known = all(cost_key(stage) in self.rates for stage in to_do)
+        return f"[yellow]{count}[/]" + (f", about {self._duration(to_do)}" if known else "")
+
+    def _to_do(self, stages: Sequence[Stage]) -> list[Stage]:
+        return [stage for stage in stages if stage.key not in self.stored]
+
+    def _duration(self, stages: Sequence[Stage]) -> str:
+        """Return the time that stages take, without those of unknown cost."""
+        seconds = sum(self.rates.get(cost_key(stage), 0.0) * image_count(stage) for stage in stages)
+        if seconds < 1:
+            return "a second"
+        if seconds < 100:
+            return f"{seconds:.0f} s"
+        return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
     def _summary(self, at_once: int) -> Iterator[str]:
-        to_do = [stage for stage in self.stages if stage.key not in self.stored]
+        to_do = self._to_do(self.stages)
         kinds = Counter(stage.kind for stage in to_do)
         what = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind]) or "nothing to do"
         yield f"{len(self.plan.rows)} rows, {len(self.stages)} stages, {len(self.stages) - len(to_do)} stored; {what}"
         if not to_do:
             return
         unknown = [stage for stage in to_do if cost_key(stage) not in self.rates and stage.kind in ("train", "extract")]
-        seconds = sum(self.rates.get(cost_key(stage), 0.0) * image_count(stage) for stage in to_do)
         side = f", {at_once} jobs side by side" if at_once > 1 else ""
         if len(unknown) < sum(kinds[kind] for kind in ("train", "extract")) or not unknown:
             without = f", without {len(unknown)} trainings and extractions whose like was never run" if unknown else ""
-            yield f"about {_duration(seconds)} of work, as stages like these took{without}{side}"
+            yield f"about {self._duration(to_do)} of work, as stages like these took{without}{side}"
         else:
             yield f"no stage like these was ever run in this store, so their cost is unknown{side}"
 
@@ -132,11 +129,3 @@ def _named(names: Iterable[str]) -> str:
     each = list(dict.fromkeys(names))
     more = f" and {len(each) - NAMED} more" if len(each) > NAMED else ""
     return ", ".join(each[:NAMED]) + more
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "a second"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ood_core.cli import catalogue
-from ood_core.cli.options import STORE, Jobs, Only, Out, Overrides, Recipes, StoreFolder, complete_recipe
+from ood_core.cli.options import STORE, Jobs, Only, Out, Overrides, Recipes, StoreFolder
 
 SECONDS_FOR_RANK_0 = 5.0
 """Seconds that other processes leave to the first one to report a mistake, before they do."""
@@ -63,12 +63,7 @@ def plan(
 
 @_application.command(no_args_is_help=True)
 def ood_run(
-    recipes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RECIPE...", help="A recipe file, or the name of a shipped one.", autocompletion=complete_recipe
-        ),
-    ] = None,
+    recipes: Recipes = [],  # noqa: B006 - typer's default of an argument that may be missing
     overrides: Overrides = None,
     only: Only = None,
     jobs: Jobs = None,
@@ -85,14 +80,10 @@ def ood_run(
         show_version()
     elif plugins:
         catalogue.list_plugins()
-    elif scorers:
+    elif scorers or datasets:
         from ood_core.plugins import find
 
-        typer.echo(catalogue.scorers_table(find()), nl=False)
-    elif datasets:
-        from ood_core.plugins import find
-
-        typer.echo(catalogue.datasets_table(find()), nl=False)
+        typer.echo((catalogue.scorers_table if scorers else catalogue.datasets_table)(find()), nl=False)
     elif not recipes:
         raise typer.BadParameter("name a recipe, --plugins, --scorers or --datasets", param_hint="RECIPE")
     else:

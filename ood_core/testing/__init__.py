@@ -43,26 +43,7 @@ _CLOSE = 1e-5  # of the largest score: what float32 inside a scorer may cost
 
 def scorer_checks() -> tuple[ScorerCheck, ...]:
     """Return all checks, for `pytest.mark.parametrize`."""
-    return (
-        check_what_is_fitted_is_what_is_declared,
-        check_one_finite_float64_score_a_row,
-        check_rows_are_scored_one_by_one,
-        check_far_away_data_scores_higher,
-        check_labels_of_scored_data_are_not_read,
-        check_nothing_undeclared_is_read,
-        check_missing_outputs_are_refused,
-        check_inputs_are_left_unchanged,
-        check_refit_forgets,
-        check_two_fitted_scores_are_independent,
-        check_float32_and_float64_agree,
-        check_saturated_logits,
-        check_zero_embeddings,
-        check_one_class,
-        check_a_class_without_rows,
-        check_one_row_a_class,
-        check_more_dimensions_than_rows,
-        check_saved_and_loaded_is_the_same,
-    )
+    return tuple(check for name, check in globals().items() if name.startswith("check_"))
 
 
 def check_what_is_fitted_is_what_is_declared(scorer: Scorer) -> None:
@@ -94,9 +75,9 @@ def check_far_away_data_scores_higher(scorer: Scorer) -> None:
     Some methods are made for embeddings without negative entries, as behind a ReLU, and some fail where neurons and
     classes are one to one; so it is enough to be right with one of the two kinds of embeddings.
     """
-    aurocs = []
-    for rotated in (False, True):
-        train, test, far = _rotated(rotated, _made(scorer), _made(scorer, seed=1), _far(scorer))
+    distant = make_far_image_outputs(scorer) if _reads_images(scorer) else make_far_outputs()
+    sets, aurocs = (_made(scorer), _made(scorer, seed=1), distant), []
+    for train, test, far in (sets, map(rotate, sets)):
         score = _fit(scorer, train)
         aurocs.append((score(far)[:, None] > score(test)).double().mean().item())
     best = max(aurocs)
@@ -221,15 +202,6 @@ def _made(scorer: Scorer, rows: int = 300, classes: int = 5, dimension: int = 16
     if _reads_images(scorer):
         return make_image_outputs(scorer, min(rows, 100), classes, seed)
     return make_outputs(rows, classes, dimension, seed)
-
-
-def _far(scorer: Scorer) -> Outputs:
-    return make_far_image_outputs(scorer) if _reads_images(scorer) else make_far_outputs()
-
-
-def _rotated(wanted: bool, *sets: Outputs) -> list[Outputs]:
-    """Return the outputs, their embeddings turned so that they have entries of both signs; no distance changes."""
-    return [rotate(outputs) if wanted else outputs for outputs in sets]
 
 
 def _fit(scorer: Scorer, train: Outputs) -> Score:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -78,9 +78,6 @@ def rotate(outputs: Outputs) -> Outputs:
     )
 
 
-# ------------------------------------------------------------------------------------------------- Gaussians
-
-
 def _known_classes(rows: int, classes: int, dimension: int, seed: int) -> Outputs:
     axes = _axes(classes, dimension)
     labels = torch.arange(rows) % classes
@@ -103,9 +100,6 @@ def _outputs(embeddings: Tensor, labels: Tensor, classes: int) -> Outputs:
     weight = _SPREAD * _axes(classes, embeddings.shape[1])[1 : classes + 1]
     head = Head(weight, torch.full((classes,), -(_SPREAD**2) / 2))
     return Outputs(embeddings, embeddings @ weight.T + head.bias, labels, classes, head)
-
-
-# ---------------------------------------------------------------------------------------------------- images
 
 
 class SmallNetwork(Network):
@@ -174,20 +168,14 @@ def _seen(scorer: Scorer, network: SmallNetwork, images: Tensor, labels: Tensor)
     """Return the network's outputs with what the probes read, as extraction would have filed them."""
     maps: dict[str, Tensor] = {}
 
-    def keep(name: str, output: Tensor) -> None:
-        maps[name] = output
-
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
-        for name, module in network.named_modules()
-    ]
-    features = network.forward_features(images)
-    for handle in handles:
-        handle.remove()
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            hooks.enter_context(module.register_forward_hook(lambda *args, name=name: maps.update({name: args[-1]})))
+        features = network.forward_features(images)
     layers: dict[str, Tensor] = {}
     for probe in scorer.probes():
-        wanted: Mapping[str, Tensor] = {name: maps[name] for name in probe.layers(network)}
-        layers |= {name: array.float() for name, array in probe.read(network, features, wanted).items()}
+        read = probe.read(network, features, {name: maps[name] for name in probe.layers(network)})
+        layers |= {name: array.float() for name, array in read.items()}
     embeddings = network.forward_head(features, pre_logits=True)
     logits = network.forward_head(features)
     head = Head(network.classifier.weight.float(), network.classifier.bias.float())
