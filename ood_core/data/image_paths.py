@@ -1,7 +1,7 @@
-"""What a command line names - files, folders, globs, lists on stdin - to paths, lazily and in a fixed order.
+"""Paths of the images that a command line names, as files, folders, globs or a list on stdin; lazily and in order.
 
-Paths stay texts: `./a.png` is called so in the results because it was called so when it was named. A folder
-of a million files is never a list: its names are read again for every `folders.AT_ONCE` of them.
+Paths stay strings, so that `./a.png` is also `./a.png` in the results. A folder of a million files is never a list: its
+names are read again for every `folders.AT_ONCE` of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ood_core.errors import OODError
 STDIN = "-"
 
 READ = 1 << 16
-"""Bytes of a list that are read at once, at most; fewer where fewer are there."""
+"""Maximum number of bytes of a list to read at once."""
 
 Pattern = tuple[str, ...]
 """A glob, part by part; `()` matches the folder it begins in."""
@@ -63,16 +63,12 @@ def require(images: Sequence[str]) -> None:
 
 def lines(source: BinaryIO, end: bytes) -> Iterator[str]:
     """Yield the paths of a list as they come, without waiting for more than is there; empty ones are left out."""
-    rest = b""
+    carriage, rest = b"\r" if end == b"\n" else b"", b""
     while read := source.read1(READ) if hasattr(source, "read1") else source.read(READ):
         *whole, rest = (rest + read).split(end)
-        yield from map(os.fsdecode, filter(None, map(_bare, whole)) if end == b"\n" else filter(None, whole))
-    if last := _bare(rest) if end == b"\n" else rest:
+        yield from (os.fsdecode(path) for line in whole if (path := line.removesuffix(carriage)))
+    if last := rest.removesuffix(carriage):
         yield os.fsdecode(last)
-
-
-def _bare(line: bytes) -> bytes:
-    return line.removesuffix(b"\r")
 
 
 def _argument(image: str, passed: PassedOver) -> Iterator[str]:
@@ -85,9 +81,6 @@ def _argument(image: str, passed: PassedOver) -> Iterator[str]:
         yield from _matching(folder, frozenset(_begun(tuple(filter(None, parts[first:])))), passed)
     else:
         yield image
-
-
-# --------------------------------------------------------------------------------------------------------------- globs
 
 
 def _matching(folder: str, patterns: frozenset[Pattern], passed: PassedOver) -> Iterator[str]:
@@ -106,24 +99,21 @@ def _matching(folder: str, patterns: frozenset[Pattern], passed: PassedOver) -> 
             return
         if entry is None:
             return
-        yield from _matched(entry, entry.path if folder else entry.name, patterns, passed)
-
-
-def _matched(entry: os.DirEntry[str], path: str, patterns: frozenset[Pattern], passed: PassedOver) -> Iterator[str]:
-    try:
-        deeper, unknown = is_folder(entry), False
-    except OSError:
-        deeper, unknown = False, True
-    linked = deeper and entry.is_symlink()
-    rest = frozenset(after for pattern in patterns for after in _after(pattern, entry.name, linked))
-    if not deeper:
-        yield from [path] if () in rest or (unknown and rest) else []
-    elif () in rest:
-        yield from pictures(path, passed)
-    elif rest:
-        yield from _matching(path, rest, passed)
-    elif linked and any(pattern[:1] == ("**",) for pattern in patterns):
-        passed.reasons[UNFOLLOWED] += 1
+        path = entry.path if folder else entry.name
+        try:
+            deeper, unknown = is_folder(entry), False
+        except OSError:
+            deeper, unknown = False, True
+        linked = deeper and entry.is_symlink()
+        rest = frozenset(after for pattern in patterns for after in _after(pattern, entry.name, linked))
+        if not deeper:
+            yield from [path] if () in rest or (unknown and rest) else []
+        elif () in rest:
+            yield from pictures(path, passed)
+        elif rest:
+            yield from _matching(path, rest, passed)
+        elif linked and any(pattern[:1] == ("**",) for pattern in patterns):
+            passed.reasons[UNFOLLOWED] += 1
 
 
 def _after(pattern: Pattern, name: str, linked: bool) -> Iterator[Pattern]:

@@ -16,21 +16,16 @@ class ScoreQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    scorer: str | None = Field(default=None, description="The scorer that decides; default: the detector's first.")
+    scorer: str | None = Field(None, description="The scorer that decides; default: the detector's first.")
     tpr: float | None = Field(
-        default=None,
-        description="Share of in-distribution images to accept, above 0 and below 1; default: the detector's.",
+        None, description="Share of in-distribution images to accept, above 0 and below 1; default: the detector's."
     )
     per_class: bool | None = Field(
-        None,
-        description="Whether each predicted class has its own threshold; default: as in the detector.",
+        None, description="Whether each predicted class has its own threshold; default: as in the detector."
     )
-    nearest: int = Field(
-        default=0, ge=0, le=100, description="How many of the nearest in-distribution images to return."
-    )
+    nearest: int = Field(0, ge=0, le=100, description="How many of the nearest in-distribution images to return.")
     error_map: bool = Field(
-        default=False,
-        description="Whether to return the error of each predicted patch, if the detector can; takes longer.",
+        False, description="Whether to return the error of each predicted patch, if the detector can; takes longer."
     )
 
 
@@ -56,8 +51,7 @@ class Result(BaseModel):
     scores: dict[str, float] = Field(description="Scores of all scorers, by name.")
     nearest: list[Neighbour] = Field(default=[], description="The nearest first; only on request.")
     error_map: list[list[float]] = Field(
-        default=[],
-        description="Error of each patch predicted from the others, row by row; only on request.",
+        default=[], description="Error of each patch predicted from the others, row by row; only on request."
     )
 
 
@@ -76,8 +70,7 @@ class ScoreResponse(BaseModel):
     tpr: float = Field(description="Share of in-distribution images that is accepted.")
     detector: str = Field(description="Name of the detector.")
     error_scale: float = Field(
-        default=0.0,
-        description="99 % of the patches of in-distribution images have a smaller error; with error maps.",
+        default=0.0, description="99 % of the patches of in-distribution images have a smaller error; with error maps."
     )
 
 

@@ -36,10 +36,6 @@ BELOW = 0.99
 class Service:
     """A detector for concurrent requests.
 
-    Args:
-        state: State of the detector.
-        limits: Limits of requests.
-
     Attributes:
         ready: Whether the first forward pass is done.
         error_scale: The `BELOW` quantile of patch errors of in-distribution images; 0 until it is known.
@@ -80,11 +76,12 @@ class Service:
             file = BytesIO()
             PIL.Image.fromarray(image.movedim(0, -1).numpy()).resize((size, size)).save(file, "PNG")
             uploads.append(Upload("reference", file.getvalue()))
-        outcomes = await self._pass(uploads, mapped, counted=False)
-        for outcome in outcomes:
+        results = []
+        for outcome in await self._pass(uploads, mapped, counted=False):
             if isinstance(outcome, RequestError):
                 raise outcome
-        return [outcome for outcome in outcomes if isinstance(outcome, BatchResult)]
+            results.append(outcome)
+        return results
 
     def close(self, seconds: float = 1.0) -> bool:
         """Stop, and return whether the inference thread ended within so many seconds."""
@@ -107,7 +104,11 @@ class Service:
                     self.admission.resize(deadline, len(uploads))
                     reading = False
                     outcomes = await self._pass(uploads, query.error_map)
-                    return await self._answer(uploads, outcomes, by, query)
+                    make = partial(self._results, uploads, outcomes, by, query.nearest)
+                    if query.nearest:  # distances to all examples are slow
+                        results = await asyncio.get_running_loop().run_in_executor(self._decoders, make)
+                    else:
+                        results = make()
         except TimeoutError:
             seconds = f"{self.limits.timeout:g} s"
             if self.admission.stopping:
@@ -116,6 +117,13 @@ class Service:
                 closing = {"Connection": "close"}
                 raise RequestError(408, f"the body did not arrive within {seconds}", "timeout", closing) from None
             raise RequestError(504, f"the images were not scored within {seconds}", "timeout") from None
+        for result in results:
+            if isinstance(result, Result):
+                self.monitor.images.labels("ood" if result.is_ood else "id").inc()
+        answer = ScoreResponse(results=results, scorer=by.scorer, tpr=by.tpr, detector=self.state.origin.name)
+        if query.error_map:
+            answer.error_scale = self.error_scale
+        return answer
 
     def _rule(self, query: ScoreQuery) -> DecisionRule:
         """Return the decision rule of a query.
@@ -150,10 +158,12 @@ class Service:
         finally:
             for answer in coming:
                 answer.cancel()  # after a timeout
+        outcomes: list[BatchResult | RequestError] = []
         for outcome in found:
             if isinstance(outcome, BaseException) and not isinstance(outcome, RequestError):
                 raise outcome
-        return [outcome for outcome in found if isinstance(outcome, (BatchResult, RequestError))]
+            outcomes.append(outcome)
+        return outcomes
 
     def _prepare(self, upload: Upload, answer: asyncio.Future[BatchResult], mapped: bool, counted: bool) -> None:
         """Decode an image and queue it; runs in a thread."""
@@ -167,26 +177,6 @@ class Service:
         else:
             self._batcher.put(Job(image, answer, mapped, counted))
 
-    async def _answer(
-        self,
-        uploads: Sequence[Upload],
-        outcomes: Sequence[BatchResult | RequestError],
-        by: DecisionRule,
-        query: ScoreQuery,
-    ) -> ScoreResponse:
-        make = partial(self._results, uploads, outcomes, by, query.nearest)
-        if query.nearest:  # distances to all examples are slow
-            results = await asyncio.get_running_loop().run_in_executor(self._decoders, make)
-        else:
-            results = make()
-        for of in results:
-            if isinstance(of, Result):
-                self.monitor.images.labels("ood" if of.is_ood else "id").inc()
-        answer = ScoreResponse(results=results, scorer=by.scorer, tpr=by.tpr, detector=self.state.origin.name)
-        if query.error_map:
-            answer.error_scale = self.error_scale
-        return answer
-
     def _results(
         self, uploads: Sequence[Upload], outcomes: Sequence[BatchResult | RequestError], by: DecisionRule, nearest: int
     ) -> list[Result | Refused]:
@@ -198,15 +188,14 @@ class Service:
         results: list[Result | Refused] = []
         failures = []
         for upload, outcome in zip(uploads, outcomes, strict=True):
-            if not isinstance(outcome, RequestError):
-                reason = outcome.scored.broken(0)
-                if reason is None:
-                    found = decide(self.state, outcome.scored, by)
-                    results.append(make_result(self.state, upload.name, found, outcome, nearest))
-                    continue
+            if isinstance(outcome, BatchResult) and (reason := outcome.scored.broken(0)) is not None:
                 outcome = RequestError(422, f"{upload.name}: {reason}", "score")
-            failures.append(outcome)
-            results.append(Refused(name=upload.name, error=outcome.message))
+            if isinstance(outcome, RequestError):
+                failures.append(outcome)
+                results.append(Refused(name=upload.name, error=outcome.message))
+            else:
+                found = decide(self.state, outcome.scored, by)
+                results.append(make_result(self.state, upload.name, found, outcome, nearest))
         if len(failures) == len(results):
             raise RequestError(failures[0].status, "; ".join(of.message for of in failures), failures[0].kind)
         for failure in failures:
