@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import re
 import shutil
@@ -127,15 +128,10 @@ def _parse_docstring(cls: type) -> tuple[str, dict[str, str]]:
     """Return a class's description, and that of each attribute, inherited ones included."""
     attributes: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        _, _, listed = _docstring(base).partition("\nAttributes:\n")
+        _, _, listed = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
         entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, flags=re.MULTILINE)
         attributes |= {name: " ".join(text.split()) for name, text in entries}
-    return _docstring(cls).partition("\nAttributes:\n")[0].strip(), attributes
-
-
-def _docstring(cls: type) -> str:
-    first, _, rest = (cls.__doc__ or "").strip().partition("\n")
-    return f"{first}\n{textwrap.dedent(rest)}"
+    return inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[0].strip(), attributes
 
 
 def _type_name(hint: Any) -> str:

@@ -105,11 +105,10 @@ class Window:
         if size < 1:
             raise OODError(f"a window holds at least one score, not {size}")
         self._calibration = require_finite(calibration, "calibration")
-        self._ring = np.empty(size)
-        self._seen = 0
+        self._size, self._latest = size, np.empty(0)
 
     def __len__(self) -> int:
-        return min(self._seen, len(self._ring))
+        return len(self._latest)
 
     def update(self, scores: Scores) -> None:
         """Add the next scores [n] of the stream, which may be none.
@@ -117,12 +116,9 @@ class Window:
         Raises:
             OODError: A score is not finite; none of them is added.
         """
-        if not len(scores):
-            return
-        size = len(self._ring)
-        latest = require_finite(scores, "new")[-size:]
-        self._seen += len(scores)
-        self._ring[np.arange(self._seen - len(latest), self._seen) % size] = latest
+        if len(scores):
+            latest = require_finite(scores, "new")[-self._size :]
+            self._latest = np.concatenate([self._latest, latest])[-self._size :]
 
     def statistic(self) -> KS:
         """Return the test of the latest scores.
@@ -130,7 +126,7 @@ class Window:
         Raises:
             OODError: There are none yet.
         """
-        return kolmogorov_smirnov(self._calibration, self._ring[: len(self)])
+        return kolmogorov_smirnov(self._calibration, self._latest)
 
 
 class Sequential:
@@ -257,10 +253,12 @@ def verdict(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> str:
 
     `sequential` is the test of the same images in their order, or of more that came before; it has its own alpha.
     """
-    how = {"higher": "higher (more OOD) than", "lower": "lower (less OOD) than"}.get(ks.direction, "differently from")
-    drift = drifted(ks, sequential, alpha)
     verb = "scores" if ks.images == 1 else "score"
-    said = f"{'drift' if drift else 'no drift'}: {_images(ks.images)} {verb} {how if drift else 'like'}"
+    if drifted(ks, sequential, alpha):
+        how = {"higher": "higher (more OOD) than", "lower": "lower (less OOD) than", "differently": "differently from"}
+        said = f"drift: {_images(ks.images)} {verb} {how[ks.direction]}"
+    else:
+        said = f"no drift: {_images(ks.images)} {verb} like"
     p_value = f"p = {ks.p_value:.2g}" if ks.p_value else "p < 1e-300"
     needed, alarm = f"{1 / sequential.alpha:g}", sequential.alarm_at
     if alarm is None:

@@ -7,10 +7,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -21,7 +21,11 @@ from ood_score.formats import SUFFIXES, Format, RowEncoder
 
 if TYPE_CHECKING:
     from ood_score.predict_files import Request
+    from ood_score.resumable_file import ResumableTable
     from ood_score.rows import Row, ScoreCounts
+    from ood_score.table import Printed
+
+    Target: TypeAlias = "ResumableTable | Printed | _Stdout"
 
 INTERRUPTED, CLOSED = 128 + signal.SIGINT, 141
 """Exit codes, as a shell has them: of an interrupt, and of a closed pipe (SIGPIPE)."""
@@ -85,7 +89,7 @@ def command(
         rule = decision_rule(state, scorer, tpr, per_class or None)
         shown = tuple(of.name for of in state.scorers) if all_scores else ()
         request = Request(state, rule, Columns(shown, page is not None and format is Format.JSONL), batch_size)
-        with _target(request, folder, format, out) as target:
+        with _open_target(request, folder, format, out) as target:
             _score(request, chain([first], names), target, counts)
         if text := str(skipped):
             typer.echo(text, err=True)
@@ -113,11 +117,6 @@ def _format(given: Format | None, out: Path | None) -> Format:
     return found
 
 
-class _Target(Protocol):
-    def write(self, rows: Sequence[Row]) -> None:
-        """Write rows."""
-
-
 class _Stdout:
     """Rows in a pipe; the header comes with the first of them."""
 
@@ -130,22 +129,18 @@ class _Stdout:
         self.header = b""
 
 
-@contextmanager
-def _target(request: Request, folder: Path, format: Format, out: Path | None) -> Iterator[_Target]:
+def _open_target(request: Request, folder: Path, format: Format, out: Path | None) -> AbstractContextManager[Target]:
     from ood_score import formats, resumable_file, table
 
     if format is Format.TABLE:
-        yield table.Printed(sys.stdout, request.columns, request.state.classes)
-        return
+        return nullcontext(table.Printed(sys.stdout, request.columns, request.state.classes))
     encoder = formats.row_encoder(format, request.columns)
     if out is None:
-        yield _Stdout(encoder)
-        return
-    with resumable_file.open_resumable(out, encoder, resumable_file.describe(request, folder, format)) as target:
-        yield target
+        return nullcontext(_Stdout(encoder))
+    return resumable_file.open_resumable(out, encoder, resumable_file.describe(request, folder, format))
 
 
-def _score(request: Request, names: Iterator[str], target: _Target, counts: ScoreCounts) -> None:
+def _score(request: Request, names: Iterator[str], target: Target, counts: ScoreCounts) -> None:
     """Write the rows of all images, then report on stderr how many there were and the speed."""
     from ood_score.predict_files import predict_files
     from ood_score.resumable_file import ResumableTable
@@ -155,7 +150,8 @@ def _score(request: Request, names: Iterator[str], target: _Target, counts: Scor
     if isinstance(target, ResumableTable):
         names = target.skip_written(names, counts)
     before, begun = counts.images, time.perf_counter()
-    with _progress(rows_visible=not isinstance(target, ResumableTable) and sys.stdout.isatty()) as update:
+    rows_visible = not isinstance(target, ResumableTable) and sys.stdout.isatty()
+    with _progress(rows_visible) as update:
         for rows in predict_files(request, names):
             target.write(rows)
             counts.add(rows)

@@ -98,12 +98,7 @@ def describe(request: Request, folder: Path, format: Format) -> dict[str, Any]:
 
 @contextmanager
 def open_resumable(path: Path, encoder: RowEncoder, about: Mapping[str, Any]) -> Iterator[ResumableTable]:
-    """Open the table, new or as far as it was written, for this process alone.
-
-    Args:
-        path: Path of the table.
-        encoder: Format of the rows.
-        about: Result of `describe`; a table begun otherwise is refused.
+    """Open the table, new or as far as it was written, for this process alone; `about` is the result of `describe`.
 
     Raises:
         OODError: It cannot be written, another process is writing it, or something else made it.

@@ -19,13 +19,7 @@ PLAIN = 1 << 14
 
 
 class Printed:
-    """A table on a stream.
-
-    Args:
-        stream: Where it is written.
-        columns: What is shown; the nearest ID images are not.
-        classes: Names of the ID classes.
-    """
+    """A table on a stream, without the nearest ID images; the names of the ID classes set the width of their column."""
 
     def __init__(self, stream: TextIO, columns: Columns, classes: Sequence[str]) -> None:
         self.stream, self.columns = stream, columns

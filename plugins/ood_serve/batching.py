@@ -52,11 +52,8 @@ class Job:
 class Batcher:
     """The inference thread and its queue.
 
-    Args:
-        state: The detector.
-        batch_size: Maximum number of images in a forward pass.
-        max_wait: Milliseconds to wait for images that are being decoded.
-        after_batch: Called in the thread after each pass, with the scores and its seconds.
+    `batch_size` and `max_wait` are those of `Limits`; `after_batch` is called in the thread after each forward pass,
+    with the scores and the seconds that it took.
     """
 
     def __init__(

@@ -19,12 +19,9 @@ HEADERS = {
 
 def render(state: DetectorState) -> str:
     """Return the page for a detector."""
+    loader, strict = jinja2.PackageLoader("ood_serve"), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ood_serve"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html.j2").render(
         state=state,
