@@ -1,7 +1,7 @@
 """The page of `--explain`: the images that are most OOD, beside the nearest ID images and where patches surprise.
 
 Only a bounded number of rows is kept while images are scored; the images of these are read again for the page. One HTML
-file that holds all it shows and asks for nothing.
+file without external resources.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
 BATCH = 32
-"""Of them passed at once, at most; maps take many passes each."""
+"""Maximum number of images in a forward pass: an error map takes many passes."""
 
 COLOURS = "inferno"
 FAINTEST, STRONGEST = 0.1, 0.75
-"""How much of a picture the map over it hides, where the error is least and where it is greatest."""
+"""Opacity of an error map over its image, at the least and at the greatest error."""
 
 Errors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An ID training image: its class, how far its embedding is, and the image as a data URI."""
+    """An ID training image: its class, the distance of its embedding, and the image as a data URI."""
 
     class_name: str
     distance: float
@@ -53,14 +53,14 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Explained:
-    """A row with what was seen of its image once more.
+    """A row, its image as preprocessed for the network, and their explanation.
 
     Attributes:
-        row: What was found.
-        picture: As the network is shown it, a data URI.
-        neighbours: The nearest first.
-        errors: float32 [h, w], how badly its patches are guessed; None where nothing guesses.
-        gone: Why the image could not be read again.
+        row: The row.
+        picture: The image, a data URI.
+        neighbours: Nearest ID training images, nearest first.
+        errors: float32 [h, w], prediction errors of the patches; None without a task that predicts them.
+        gone: Reason why the image could not be read again.
     """
 
     row: Row
@@ -85,7 +85,7 @@ def write(path: Path, request: Request, counts: ScoreCounts) -> None:
 
 
 def explain(request: Request, rows: Sequence[Row]) -> list[Explained]:
-    """Return the rows in their order, each with its image, its neighbours and its map of errors."""
+    """Return the rows in their order, each with its image, neighbours and error map."""
     found: list[Explained] = []
     size = min(request.batch_size, BATCH)
     for shown in iter_batches(
@@ -100,7 +100,7 @@ def explain(request: Request, rows: Sequence[Row]) -> list[Explained]:
 
 
 def _seen(request: Request, shown: torch.Tensor) -> Iterator[dict[str, Any]]:
-    """Yield for each image [B, 3, S, S] what `Explained` holds of it."""
+    """Yield for each image [B, 3, S, S] its fields of `Explained`."""
     state = request.state
     found, as_given = compute_outputs(state.network, shown)
     near: list[list[Neighbour]] = [[] for _ in shown]
