@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, Head, Network, PretextTask, Task
-from ood_core.interfaces.building_blocks.masked_errors import state_differences
+from ood_core.interfaces.building_blocks import state_differences
 from ood_core.records.facts import TrainFacts
 from ood_core.records.stages import ExtractStage, TrainStage
 from ood_core.runtime import torch_state

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import log_softmax
 
 from ood_core.interfaces import Batch, Task
-from ood_core.interfaces.building_blocks.image_grid import tiled
+from ood_core.interfaces.building_blocks import tiled
 from ood_core.runtime import distributed
 from ood_dvae.autoencoder import Autoencoder
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces.building_blocks.masked_errors import state_differences
+from ood_core.interfaces.building_blocks import state_differences
 
 M = TypeVar("M", bound=nn.Module)
 

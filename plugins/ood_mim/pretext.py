@@ -26,8 +26,7 @@ from ood_core.interfaces import (
     Views,
     require_patches,
 )
-from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
-from ood_core.interfaces.building_blocks.masked_errors import mean_over_masks
+from ood_core.interfaces.building_blocks import COLUMNS, mean_over_masks, uncovered
 from ood_core.runtime import distributed
 from ood_mim.crop import TwoSizeCrop
 from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed_masks

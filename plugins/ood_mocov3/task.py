@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from ood_core.interfaces import Batch, Network, PatchNetwork, Task
-from ood_core.interfaces.building_blocks.image_grid import tiled
+from ood_core.interfaces.building_blocks import tiled
 from ood_core.runtime import distributed
 from ood_mocov3.normalisation import JoinedBatchNorm
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views, require_patches
-from ood_core.interfaces.building_blocks.positions import sines_and_cosines
+from ood_core.interfaces.building_blocks import sines_and_cosines
 from ood_pixels.patches import fixed_masks, random_mask
 from ood_pixels.task import PixelTask, crop_and_flip
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ood_core.data.transforms import Compose, MultiView, random_crop, random_flip
 from ood_core.interfaces import Batch, PatchNetwork, Task, Views
-from ood_core.interfaces.building_blocks.image_grid import COLUMNS, uncovered
-from ood_core.interfaces.building_blocks.masked_errors import mean_over_masks
+from ood_core.interfaces.building_blocks import COLUMNS, mean_over_masks, uncovered
 from ood_pixels.patches import cut, join
 
 

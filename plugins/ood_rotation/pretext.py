@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ood_core.data.transforms import Compose, MultiView, random_color_jitter, random_crop, random_flip
 from ood_core.interfaces import Batch, Network, NonNegativeFloat, PretextTask, Task, TrainingData, Views
-from ood_core.interfaces.building_blocks.image_grid import tiled
+from ood_core.interfaces.building_blocks import tiled
 
 TURNS = 4
 

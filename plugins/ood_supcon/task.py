@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ood_core.interfaces import Batch, Network, Task
-from ood_core.interfaces.building_blocks.image_grid import tiled
+from ood_core.interfaces.building_blocks import tiled
 from ood_core.runtime import distributed
 
 Grouping: TypeAlias = Callable[[Batch], Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ood_core.interfaces import Network, PatchNetwork
-from ood_core.interfaces.building_blocks.positions import sines_and_cosines
+from ood_core.interfaces.building_blocks import sines_and_cosines
 
 TimmModel: TypeAlias = Any
 """A classifier of timm: they share the names of methods, but no class."""

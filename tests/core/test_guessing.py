@@ -2,7 +2,7 @@
 
 import torch
 
-from ood_core.interfaces.building_blocks.masked_errors import mean_over_masks, state_differences
+from ood_core.interfaces.building_blocks import mean_over_masks, state_differences
 
 
 def test_the_error_of_a_patch_is_the_mean_over_the_masks_that_hide_it():

@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, max_pool2d, mse_loss, one_hot, relu
 from ood_core.data.decoding import to_rgb
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch
-from ood_core.interfaces.building_blocks.image_grid import tiled
+from ood_core.interfaces.building_blocks import tiled
 from ood_dvae.autoencoder import Autoencoder
 from ood_dvae.dalle import Decoder, Encoder
 from ood_dvae.published import DalleMap, DalleTokenizer

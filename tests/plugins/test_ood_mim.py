@@ -14,7 +14,7 @@ from ood_core.data.selection import evaluation_view
 from ood_core.data.transforms import random_flip
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PatchNetwork, Tokenizer, TokenMap, TrainingData
-from ood_core.interfaces.building_blocks.image_grid import uncovered
+from ood_core.interfaces.building_blocks import uncovered
 from ood_core.runtime import distributed
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_mim.crop import TwoSizeCrop

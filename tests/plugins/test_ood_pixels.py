@@ -8,7 +8,7 @@ import torch
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch
-from ood_core.interfaces.building_blocks.image_grid import tiled, uncovered
+from ood_core.interfaces.building_blocks import tiled, uncovered
 from ood_pixels.mae import MaskedAutoencoder, decoder
 from ood_pixels.patches import cut, fixed_masks, join, random_mask
 from ood_pixels.simmim import SimMIM

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ood_core.errors import OODError
-from ood_core.interfaces.building_blocks.positions import sines_and_cosines
+from ood_core.interfaces.building_blocks import sines_and_cosines
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_timm.backbone import Timm
 

@@ -1,1 +1,0 @@
-"""Parts that several plugin packages build networks and tasks from."""
