@@ -19,67 +19,39 @@ Scores: float64, higher means more out-of-distribution, everywhere.
 
 from __future__ import annotations
 
-from ood_core.interfaces.data import DatasetSource, EvaluationView, ImageSet, TrainingData
-from ood_core.interfaces.network import Backbone, Network, PatchNetwork
-from ood_core.interfaces.outputs import Head, Outputs
-from ood_core.interfaces.plugin import (
-    NonNegativeFloat,
-    NonNegativeInt,
-    Plugin,
-    PositiveFloat,
-    PositiveInt,
-    Split,
-    Views,
-)
-from ood_core.interfaces.scoring import NEEDS, FormulaScorer, Probe, Score, Scorer, ScorerInfo
-from ood_core.interfaces.shaping import ShapedScore, ShapedScorer
-from ood_core.interfaces.training import (
-    Batch,
-    PretextTask,
-    Task,
-    Tokenizer,
-    TokenizerTraining,
-    TokenMap,
-    Training,
-    refuse_single_images,
-    require_patches,
-)
-
-__all__ = (
-    "NEEDS",
-    "Backbone",
-    "Batch",
-    "DatasetSource",
-    "EvaluationView",
-    "FormulaScorer",
-    "Head",
-    "ImageSet",
-    "Network",
-    "NonNegativeFloat",
-    "NonNegativeInt",
-    "Outputs",
-    "PatchNetwork",
-    "Plugin",
-    "PositiveFloat",
-    "PositiveInt",
-    "PretextTask",
-    "Probe",
-    "Score",
-    "Scorer",
-    "ScorerInfo",
-    "ShapedScore",
-    "ShapedScorer",
-    "Split",
-    "Task",
-    "TokenMap",
-    "Tokenizer",
-    "TokenizerTraining",
-    "Training",
-    "TrainingData",
-    "Views",
-    "refuse_single_images",
-    "require_patches",
-)
+from ood_core.interfaces.data import DatasetSource as DatasetSource
+from ood_core.interfaces.data import EvaluationView as EvaluationView
+from ood_core.interfaces.data import ImageSet as ImageSet
+from ood_core.interfaces.data import TrainingData as TrainingData
+from ood_core.interfaces.network import Backbone as Backbone
+from ood_core.interfaces.network import Network as Network
+from ood_core.interfaces.network import PatchNetwork as PatchNetwork
+from ood_core.interfaces.outputs import Head as Head
+from ood_core.interfaces.outputs import Outputs as Outputs
+from ood_core.interfaces.plugin import NonNegativeFloat as NonNegativeFloat
+from ood_core.interfaces.plugin import NonNegativeInt as NonNegativeInt
+from ood_core.interfaces.plugin import Plugin as Plugin
+from ood_core.interfaces.plugin import PositiveFloat as PositiveFloat
+from ood_core.interfaces.plugin import PositiveInt as PositiveInt
+from ood_core.interfaces.plugin import Split as Split
+from ood_core.interfaces.plugin import Views as Views
+from ood_core.interfaces.scoring import NEEDS as NEEDS
+from ood_core.interfaces.scoring import FormulaScorer as FormulaScorer
+from ood_core.interfaces.scoring import Probe as Probe
+from ood_core.interfaces.scoring import Score as Score
+from ood_core.interfaces.scoring import Scorer as Scorer
+from ood_core.interfaces.scoring import ScorerInfo as ScorerInfo
+from ood_core.interfaces.shaping import ShapedScore as ShapedScore
+from ood_core.interfaces.shaping import ShapedScorer as ShapedScorer
+from ood_core.interfaces.training import Batch as Batch
+from ood_core.interfaces.training import PretextTask as PretextTask
+from ood_core.interfaces.training import Task as Task
+from ood_core.interfaces.training import Tokenizer as Tokenizer
+from ood_core.interfaces.training import TokenizerTraining as TokenizerTraining
+from ood_core.interfaces.training import TokenMap as TokenMap
+from ood_core.interfaces.training import Training as Training
+from ood_core.interfaces.training import refuse_single_images as refuse_single_images
+from ood_core.interfaces.training import require_patches as require_patches
 
 PLUGIN_KINDS: dict[str, type[Plugin]] = {
     "backbone": Backbone,

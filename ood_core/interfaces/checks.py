@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from ood_core.errors import OODError
 from ood_core.interfaces import Head, ImageSet, Network, Outputs, Score, Scorer
 
-PASSED_AGAIN = 2
-"""Images that go through a network two more times, to see whether its outputs are theirs alone."""
+PASSED_AGAIN = 2  # images that go through a network two more times, to see whether its outputs are theirs alone
 
-REPEATED, BESIDE_OTHERS, EXPLAINED = 1e-5, 1e-3, 1e-3
-"""How far outputs may differ, as a share of the largest: of the same images in the same order, of the same images in
-another batch, and between logits and what the linear classifier makes of the embeddings."""
-
-HALF_BESIDE_OTHERS = 2e-2
-"""The second of them for weights of 16 bits, whose sums in another order differ by percents."""
+# How far outputs may differ, as a share of the largest
+REPEATED = 1e-5  # of the same images in the same order
+BESIDE_OTHERS = 1e-3  # of the same images in another batch
+HALF_BESIDE_OTHERS = 2e-2  # the same for weights of 16 bits, whose sums in another order differ by percents
+EXPLAINED = 1e-3  # between logits and those that the linear classifier makes of the embeddings
 
 _NEEDED = {
     "logits": "logits",
@@ -33,44 +31,32 @@ _NEEDED = {
 
 
 def check_images(name: str, images: Any) -> ImageSet:
-    """Return what a data source has opened.
-
-    Raises:
-        OODError: It is no image set, or a label is no whole number or has no class; names the image.
-    """
+    """Return the images that a data source has opened; OODError for anything else, and labels without a class."""
     if not isinstance(images, ImageSet):
         raise OODError(f"data source '{name}' opens {_kind(images)}, not an ImageSet")
     labels, classes = np.asarray(images.labels), len(images.classes)
     if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
         raise OODError(f"data source '{name}' has labels of type {labels.dtype} {list(labels.shape)}, not integers [N]")
-    strays = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(strays):
-        row = int(strays[0])
-        raise OODError(f"data source '{name}': image {row} has label {labels[row]}, and there are {classes} classes")
+    if len(strays := np.flatnonzero((labels < 0) | (labels >= classes))):
+        where = f"image {strays[0]} has label {labels[strays[0]]}"
+        raise OODError(f"data source '{name}': {where}, and there are {classes} classes")
     return images
 
 
 def check_picture(name: str, row: int, picture: Any) -> Image:
-    """Return one picture of a data source.
-
-    Raises:
-        OODError: It is no Pillow picture, has no pixels, or its floats have no known range.
-    """
+    """Return one picture of a data source; OODError if it is no Pillow picture, or has no pixels or range of values."""
+    where = f"data source '{name}': image {row}"
     if not isinstance(picture, Image):
-        raise OODError(f"data source '{name}': image {row} is {_kind(picture)}, not a Pillow picture")
+        raise OODError(f"{where} is {_kind(picture)}, not a Pillow picture")
     if not all(picture.size):
-        raise OODError(f"data source '{name}': image {row} has no pixels: {picture.width} x {picture.height}")
+        raise OODError(f"{where} has no pixels: {picture.width} x {picture.height}")
     if picture.mode == "F":
-        raise OODError(f"data source '{name}': image {row} has floats, whose range is not known; make it one of 8 bits")
+        raise OODError(f"{where} has floats, whose range is not known; make it one of 8 bits")
     return picture
 
 
 def check_loss(name: str, metrics: Any) -> Mapping[str, Tensor]:
-    """Return what a task's forward gives; whether the loss is finite is not looked at.
-
-    Raises:
-        OODError: It is no dict of scalar tensors with the "loss", or nothing can be learned from that.
-    """
+    """Return the metrics of a task; OODError unless they are scalar tensors, with a "loss" that has a gradient."""
     if not isinstance(metrics, Mapping) or "loss" not in metrics:
         given = f"a dict of {sorted(metrics)}" if isinstance(metrics, Mapping) else _kind(metrics)
         raise OODError(f"the task of '{name}' gives {given}, not a dict with the scalar 'loss'")
@@ -85,11 +71,7 @@ def check_loss(name: str, metrics: Any) -> Mapping[str, Tensor]:
 
 
 def check_views(views: Any) -> tuple[Tensor, ...]:
-    """Return the views that an augmentation makes of one image.
-
-    Raises:
-        OODError: They are no tuple of tensors.
-    """
+    """Return the views that an augmentation makes of one image; OODError unless they are a tuple of tensors."""
     if not isinstance(views, tuple) or not views or not all(isinstance(view, Tensor) for view in views):
         found = f"a tuple of {', '.join(map(_kind, views)) or 'nothing'}" if isinstance(views, tuple) else _kind(views)
         raise OODError(f"the augmentation gives {found} for an image, not a tuple of tensors, one for each view")
@@ -97,11 +79,7 @@ def check_views(views: Any) -> tuple[Tensor, ...]:
 
 
 def stack_views(views: Sequence[Tensor]) -> Tensor:
-    """Return one view of several images as one tensor.
-
-    Raises:
-        OODError: Their shapes or types differ.
-    """
+    """Return one view of several images as one tensor; OODError if their shapes or types differ."""
     kinds = list(dict.fromkeys(map(_shape, views)))
     if len(kinds) > 1:
         raise OODError(f"the augmentation gives {kinds[0]} for one image and {kinds[1]} for another, in the same view")
@@ -111,33 +89,23 @@ def stack_views(views: Sequence[Tensor]) -> Tensor:
 def unmet_needs(scorer: Scorer, missing: Mapping[str, str]) -> list[str]:
     """Return the needs of a scorer and of those among its options that cannot be met, in words.
 
-    Args:
-        scorer: With its options.
-        missing: The unavailable ones of `NEEDS`, each with the end of the sentence "scorer 'energy' needs logits".
+    `missing` are the unavailable ones of `NEEDS`, each with the end of the sentence "scorer 'energy' needs logits".
     """
     needs = scorer.all_needs()
-    if "head" in needs:
-        needs |= {"logits"}  # which it makes
+    needs |= {"logits"} if "head" in needs else set()  # which it makes
     return [_NEEDED[need] + why for need, why in missing.items() if need in needs]
 
 
 def check_needs(name: str, scorer: Scorer, train: Outputs) -> None:
-    """Check that the outputs of the training images hold all that a scorer and those among its options need to fit.
-
-    Raises:
-        OODError: Names the scorer and the first need that is not met.
-    """
-    missing = {}
+    """Raise OODError with the first need of a scorer and those among its options that is not met for the fit."""
+    missing = {need: "" for need in ("held_out", "known_ood") if not getattr(train, need)}
     if not train.logits.shape[1]:
-        missing["logits"] = (
-            f", and the backbone has no classifier with {train.classes} outputs, one for each ID class; add a pretext "
-            "that trains one, such as classification"
-        )
+        absent = f"no classifier with {train.classes} outputs, one for each ID class"
+        advice = "add a pretext that trains one, such as classification"
+        missing = {"logits": f", and the backbone has {absent}; {advice}"} | missing
     elif train.head is None:
-        missing["head"] = (
-            ", and the backbone's logits are made otherwise; scorers of logits or of embeddings alone can be fitted"
-        )
-    missing |= {need: "" for need in ("held_out", "known_ood") if not getattr(train, need)}
+        advice = "scorers of logits or of embeddings alone can be fitted"
+        missing = {"head": f", and the backbone's logits are made otherwise; {advice}"} | missing
     if unmet := unmet_needs(scorer, missing):
         raise OODError(f"scorer '{name}' needs {unmet[0]}")
 
@@ -145,25 +113,18 @@ def check_needs(name: str, scorer: Scorer, train: Outputs) -> None:
 def fit_scorer(name: str, scorer: Scorer, train: Outputs) -> Score:
     """Return the score that a scorer fits to the outputs of ID training images, of which it sees what it needs.
 
-    Raises:
-        OODError: A need is not met, or `fit` returns no object of the class that the scorer declares as `scores`.
+    OODError if a need is not met, or `fit` returns no object of the class that the scorer declares as `scores`.
     """
     check_needs(name, scorer, train)
     score: Any = scorer.fit(train.declared_by(scorer))
     if type(score) is not scorer.scores:  # a subclass could be saved, and not be loaded
-        raise OODError(
-            f"scorer '{name}' fitted {_kind(score)}, not the {scorer.scores.__name__} that 'scores' declares"
-        )
-    fitted: Score = score
-    return fitted
+        declared = scorer.scores.__name__
+        raise OODError(f"scorer '{name}' fitted {_kind(score)}, not the {declared} that 'scores' declares")
+    return score
 
 
 def check_scores(name: str, scores: Any, count: int) -> Tensor:
-    """Return the scores of some rows on the CPU; whether they are finite is not looked at.
-
-    Raises:
-        OODError: They are not float64 [N].
-    """
+    """Return the scores of some rows on the CPU, finite or not; OODError if they are not float64 [N]."""
     if not isinstance(scores, Tensor):
         raise OODError(f"scorer '{name}' gave {_kind(scores)}, not a tensor, float64 [{count}]")
     if scores.shape != (count,) or scores.dtype != torch.float64:
@@ -172,16 +133,9 @@ def check_scores(name: str, scores: Any, count: int) -> Tensor:
 
 
 def check_rows(what: str, rows: Any, count: int, width: int | None = None) -> Tensor:
-    """Return what a network gives for some images, or a probe reads; whether it is finite is not looked at.
+    """Return what a network gives for `count` images, or a probe reads, finite or not; OODError unless floats [B, D].
 
-    Args:
-        what: Gives them, and what they are: "the network gives embeddings".
-        rows: Should be floats [B, D].
-        count: B, how many images there are.
-        width: D, where it is known.
-
-    Raises:
-        OODError: They are anything else; names the shape.
+    The message begins with `what`, such as "the network gives embeddings".
     """
     wanted = f"[{count}, {'D' if width is None else width}]"
     if not isinstance(rows, Tensor):
@@ -195,11 +149,7 @@ def check_rows(what: str, rows: Any, count: int, width: int | None = None) -> Te
 
 
 def check_float32(what: str, rows: Tensor) -> Tensor:
-    """Return rows as float32.
-
-    Raises:
-        OODError: They were computed with fewer bits.
-    """
+    """Return rows as float32; OODError if they were computed with fewer bits."""
     if rows.dtype not in (torch.float32, torch.float64):
         raise OODError(f"{what} in {_dtype(rows)}, not in float32; is something cast in the network, or autocast?")
     return rows.float()
@@ -208,15 +158,8 @@ def check_float32(what: str, rows: Tensor) -> Tensor:
 def check_alone(what: str, network: Network, images: Tensor, features: Tensor, rows: Tensor) -> None:
     """Pass a few images of a batch again: an output belongs to its image, whatever is passed with it, and when.
 
-    Args:
-        what: Gives the outputs: "the network gives".
-        network: In evaluation mode, without gradients.
-        images: [B, 3, S, S] in [0, 1].
-        features: What `forward_features` gave for the batch.
-        rows: int64 [b], the images whose outputs are to be finite.
-
-    Raises:
-        OODError: Outputs are no floats [B, D], are random, or depend on the images beside.
+    `features` are those of the images [B, 3, S, S]; outputs of `rows`, int64 [b], are finite. OODError if outputs are
+    no floats [B, D], are random, or depend on the images beside; its message begins with `what`.
     """
     rows = rows[:PASSED_AGAIN].flip(0)
     if not len(rows):
@@ -226,15 +169,13 @@ def check_alone(what: str, network: Network, images: Tensor, features: Tensor, r
     half = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in network.parameters())
     for name in beside:
         if (gap := _gap(again[name], once[name])) > REPEATED:
-            raise OODError(
-                f"{what} other {name} for the same images when they are passed twice, by {gap:.2g} of the largest; "
-                "something in the network is random, such as dropout that is on"
-            )
+            twice = f"for the same images when they are passed twice, by {gap:.2g} of the largest"
+            reason = "something in the network is random, such as dropout that is on"
+            raise OODError(f"{what} other {name} {twice}; {reason}")
         if (gap := _gap(once[name], beside[name])) > (HALF_BESIDE_OTHERS if half else BESIDE_OTHERS):
-            raise OODError(
-                f"{what} other {name} for an image where other images are passed with it, by {gap:.2g} of the largest; "
-                "something in the network reads the whole batch, such as batch normalisation in training mode"
-            )
+            beside_others = f"for an image where other images are passed with it, by {gap:.2g} of the largest"
+            reason = "something in the network reads the whole batch, such as batch normalisation in training mode"
+            raise OODError(f"{what} other {name} {beside_others}; {reason}")
 
 
 def has_classifier(network: Network) -> bool:
@@ -261,8 +202,9 @@ def _outputs(what: str, network: Network, features: Tensor, count: int) -> dict[
 
 def _gap(found: Tensor, expected: Tensor) -> float:
     """Return the largest difference, as a share of the largest expected value."""
-    gap, largest = ((found - expected).abs(), expected.abs()) if expected.numel() else (torch.zeros(1), torch.ones(1))
-    return gap.max().item() / max(largest.max().item(), torch.finfo(torch.float32).tiny)
+    if not expected.numel():
+        return 0.0
+    return (found - expected).abs().max().item() / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
 
 
 def first_not_finite(rows: Tensor) -> int | None:
@@ -272,11 +214,7 @@ def first_not_finite(rows: Tensor) -> int | None:
 
 
 def require_finite(what: str, outputs: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    """Refuse outputs [B, ...] for images of these names.
-
-    Raises:
-        OODError: Names the first image for which there is a NaN or an infinite value.
-    """
+    """Raise OODError with the name of the first image whose outputs, [B, ...], hold a NaN or an infinite value."""
     for part, rows in outputs.items():
         if (row := first_not_finite(rows)) is not None:
             raise OODError(f"{what} {part} that are not finite for {names[row]}")

@@ -37,29 +37,20 @@ class ImageSet(ABC):
 
     classes: tuple[str, ...]
     """Class names in label order."""
-
     labels: Sequence[int]
     """The label of every image, available without decoding."""
-
     fingerprint: str
     """Changes whenever an image or label does; depends on content, not on where the files lie."""
-
     encoded: bool = False
     """Whether pictures lie encoded in files, so that it pays to keep them decoded."""
-
     places: Sequence[str] | None = None
     """Paths of pictures that are files, so that one file in two sets is noticed."""
-
     notes: tuple[str, ...] = ()
     """Lines for the plan and the report, such as the number of files that were skipped."""
 
     @abstractmethod
     def image(self, index: int) -> Image:
-        """Return one picture in any Pillow mode and size.
-
-        Raises:
-            OODError: The file is missing or broken; names it.
-        """
+        """Return one picture in any Pillow mode and size; OODError with its name if it is missing or broken."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,14 +91,10 @@ class TrainingData:
 
     classes: int
     """Number of the selected classes; labels of batches are below it."""
-
     all_classes: int
     """Number of classes of the whole data set, before a selection."""
-
     image_size: int
-
     sample: Callable[[int], Tensor]
     """`sample(count)` gives up to so many training images, [n, 3, S, S] in [0, 1], un-augmented, the same each time."""
-
     tokenizer_weights: Callable[[Plugin], Mapping[str, Tensor]]
     """`tokenizer_weights(tokenizer)` gives the weights of the tokenizer's own training."""

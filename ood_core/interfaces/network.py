@@ -42,17 +42,11 @@ class Network(nn.Module, ABC):
         """Replace the classifier by a fresh one with this many outputs."""
 
     def layer_names(self) -> tuple[str, ...]:
-        """Return the full names of the submodules with the usual intermediate embeddings, first to last.
-
-        Default: the children that are sequences of layers.
-        """
+        """Return the names of submodules with intermediate embeddings, in order; default: the sequential children."""
         return tuple(name for name, child in self.named_children() if isinstance(child, nn.Sequential))
 
     def parameter_depths(self) -> Mapping[str, int]:
-        """Return the depth of each parameter by name, 0 at the first layer, for layer-wise decay of the learning rate.
-
-        Default: all have the same.
-        """
+        """Return parameters' depths by name, 0 at the first layer, for layer-wise decay; default: all have the same."""
         return {}
 
     def undecayed(self) -> Collection[str]:
@@ -60,20 +54,12 @@ class Network(nn.Module, ABC):
         return ()
 
     def set_drop_path(self, rate: float) -> None:
-        """Drop residual branches in training, more often the deeper they are, up to this rate.
-
-        Raises:
-            OODError: The network has no branches to drop.
-        """
+        """Drop residual branches in training, more often the deeper they are, up to this rate; OODError without any."""
         if rate > 0:
             raise OODError("this backbone cannot drop paths; leave 'drop_path' at 0")
 
     def set_gradient_checkpointing(self) -> None:
-        """Compute activations again in the backward pass instead of keeping them.
-
-        Raises:
-            OODError: The network cannot do that.
-        """
+        """Compute activations again in the backward pass instead of keeping them; OODError if that is impossible."""
         raise OODError("this backbone cannot checkpoint gradients; leave 'gradient_checkpointing' at false")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,20 +79,13 @@ class PatchNetwork(Network):
 
     @abstractmethod
     def forward_masked(self, images: Tensor, mask: Tensor, mask_token: Tensor) -> Tensor:
-        """Return the encoded patch tokens [B, L, D], after hiding the masked patches.
+        """Return the encoded patch tokens [B, L, D] of images [B, 3, S, S], after hiding those of a mask, bool [B, L].
 
-        Args:
-            images: [B, 3, S, S] in [0, 1].
-            mask: bool [B, L]; True hides the patch.
-            mask_token: [D]; stands in for hidden patch embeddings, before position information is added.
+        The mask token [D] stands in for hidden patch embeddings, before position information is added.
         """
 
     def forward_visible(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Return the encoded tokens [B, K, D] of the visible patches; the others are left out.
-
-        Args:
-            images: [B, 3, S, S] in [0, 1].
-            visible: int64 [B, K], the patches of each image, row by row.
+        """Return the encoded tokens [B, K, D] of the visible patches, int64 [B, K]; the others are left out.
 
         Raises:
             OODError: The network needs all patches, as those with relative positions or mixing layers do.
@@ -114,16 +93,10 @@ class PatchNetwork(Network):
         raise OODError("this backbone cannot leave patches out; choose a ViT with absolute positions")
 
     def tie_position_biases(self) -> None:
-        """Share one table of relative positions among all blocks, until weights are loaded into another network.
-
-        Default: there are no such tables, and nothing happens.
-        """
+        """Share one table of relative positions, if any, among all blocks, until weights are loaded elsewhere."""
 
     def fix_positions(self) -> None:
-        """Replace trained absolute position embeddings by fixed two-dimensional sines and cosines.
-
-        Default: there are none, and nothing happens.
-        """
+        """Replace trained absolute position embeddings, if there are any, by fixed 2-dimensional sines and cosines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +107,7 @@ class Backbone(Plugin):
     def build(self, image_size: int, classes: int | None) -> Network:
         """Return a network in its initial state: random under torch's seed, or pretrained.
 
-        Args:
-            image_size: S, in pixels.
-            classes: Outputs of the classifier; None leaves the one the backbone comes with, for use without training.
+        Its classifier has `classes` outputs; None leaves the one that the backbone comes with.
         """
 
     def build_empty(self, image_size: int, classes: int | None) -> Network:

@@ -37,11 +37,7 @@ class Undeclared(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Allow what reads no values.
-
-        Raises:
-            OODError: Anything else; names scorer and part.
-        """
+        """Allow what reads no values; anything else is an OODError that names scorer and part."""
         leaves = [leaf for one in args for leaf in (one if isinstance(one, (list, tuple)) else [one])]
         held = [leaf for leaf in (*leaves, *(kwargs or {}).values()) if isinstance(leaf, cls)]
         if func not in _READING_NO_VALUES or held[0] is not args[0] or len(held) > 1:
@@ -117,24 +113,17 @@ class Outputs:
         Of what is left out, embeddings, logits and labels raise OODError when they are read; layers are {}, all else
         is None.
         """
-        needs, none, name = scorer.all_needs(), torch.empty(len(self), 0), scorer.name
-        held_out, known_ood = (
-            of.declared_by(scorer) if of is not None and part in needs else None
-            for part, of in (("held_out", self.held_out), ("known_ood", self.known_ood))
-        )
-        nobody = torch.full((len(self),), -1)
-        return replace(
-            self,
-            embeddings=self.embeddings if "embeddings" in needs else Undeclared.of(none, "embeddings", name),
-            logits=self.logits if "logits" in needs else Undeclared.of(none, "logits", name),
-            labels=self.labels if "labels" in needs else Undeclared.of(nobody, "labels", name),
-            head=self.head if "head" in needs else None,
-            layers=self.layers if "layers" in needs else {},
-            held_out=held_out,
-            known_ood=known_ood,
-            network=self.network if "network" in needs else None,
-            images=self.images if "network" in needs else None,
-        )
+        needs, none = scorer.all_needs(), torch.empty(len(self), 0)
+        rows = {"embeddings": none, "logits": none, "labels": torch.full((len(self),), -1)}
+        left_out: dict[str, Any] = {
+            part: Undeclared.of(like, part, scorer.name) for part, like in rows.items() if part not in needs
+        }
+        left_out |= {} if "layers" in needs else {"layers": {}}
+        left_out |= {part: None for part in ("head", "network") if part not in needs}
+        left_out |= {} if "network" in needs else {"images": None}
+        for part, of in (("held_out", self.held_out), ("known_ood", self.known_ood)):
+            left_out[part] = of.declared_by(scorer) if of is not None and part in needs else None
+        return replace(self, **left_out)
 
     def without_labels(self) -> Outputs:
         """Return the same outputs with every label -1, as `Score` objects get them."""

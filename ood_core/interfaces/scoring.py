@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import ClassVar
 
 from torch import Tensor
@@ -33,19 +34,15 @@ class Probe(ABC):
     def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return named arrays, each [B, D'], every row for itself; no two different probes use one name.
 
-        Args:
-            network: In evaluation mode, without gradients.
-            features: Of `network.forward_features`.
-            maps: Outputs of the `layers`, by name.
+        The network is in evaluation mode, without gradients; `maps` are the outputs of the `layers`, by name.
         """
 
 
 class Score(ABC):
     """A fitted scorer: a small frozen dataclass, so that it is saved without pickle.
 
-    Its fields are tensors, plain values, tuples, and further frozen dataclasses of this kind, such as other scores.
-
-    Its plain values (an int rank, a float threshold) are printed in the report.
+    Its fields are tensors, plain values, tuples, and further frozen dataclasses of this kind, such as other scores. Its
+    plain values (an int rank, a float threshold) are printed in the report.
 
     A score that is plain tensor code can be exported as part of a graph. Branches on values and loops over blocks of
     rows need an alternative for all rows at once if `torch.compiler.is_compiling()`.
@@ -102,20 +99,14 @@ class Scorer(Plugin):
         return None
 
     def memory(self, classes: int, dimensions: int) -> int:
-        """Return the bytes of a fitted score beyond a few rows for each class, such as a matrix [D, D] of each.
-
-        Large sizes are reported before the fit.
-        """
+        """Return the bytes of a fitted score beyond some rows a class, as of a matrix [D, D]; large ones are noted."""
         return 0
 
     def parts(self) -> tuple[Scorer, ...]:
         """Return this scorer and those among its options, recursively."""
-        nested: list[Scorer] = []
-        for option in fields(self):
-            value = getattr(self, option.name)
-            for item in value if isinstance(value, tuple) else (value,):
-                nested += item.parts() if isinstance(item, Scorer) else ()
-        return (self, *nested)
+        values = [getattr(self, option.name) for option in fields(self)]
+        items = chain.from_iterable(value if isinstance(value, tuple) else (value,) for value in values)
+        return (self, *(part for item in items if isinstance(item, Scorer) for part in item.parts()))
 
     def own_needs(self) -> frozenset[str]:
         """Return the outputs that this scorer itself reads with its options: `needs`, or a part of it."""

@@ -60,13 +60,10 @@ class ShapedScore(Shaping, Score):
 
 @dataclass(frozen=True, kw_only=True)
 class UnfittedShapedScore(ShapedScore):
-    """The score of a step that depends on its options alone.
-
-    Attributes:
-        step: The scorer, without its inner one.
-    """
+    """The score of a step that depends on its options alone."""
 
     step: ShapedScorer
+    """The scorer, without its inner one."""
 
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
         """Return the embeddings after the step."""

@@ -38,15 +38,10 @@ class Task(nn.Module, ABC):
     """
 
     def draw(self, images: int) -> Tensor | None:
-        """Return the random numbers of each image of a step, such as its mask; None if there are none.
+        """Return the random numbers of each image of a step, [B, ...] on the CPU, such as its mask; None for none.
 
-        Called before `forward`, which finds the rows of its images in `batch.drawn`.
-
-        Args:
-            images: B, of the whole step: in all processes, and in all parts that `accumulation` cuts a batch into.
-
-        Returns:
-            [B, ...] on the CPU.
+        Called before `forward`, which finds the rows of its images in `batch.drawn`. B, the number of images, is that
+        of the whole step: in all processes, and in all parts that `accumulation` cuts a batch into.
         """
         return None
 
@@ -55,11 +50,7 @@ class Task(nn.Module, ABC):
         """Return a dict with the scalar "loss"; further scalars are averaged over the epoch and reported."""
 
     def before_step(self, progress: float) -> None:
-        """Update schedules before a step of the optimiser.
-
-        Args:
-            progress: Share of the training that is over, in [0, 1).
-        """
+        """Update schedules before a step of the optimiser; `progress` is the share of the training that is over."""
 
     def after_epoch(self) -> dict[str, float]:
         """Return metrics of the whole epoch besides the means over its steps, the same in every process."""
@@ -79,16 +70,11 @@ class Task(nn.Module, ABC):
         return {}
 
     def patch_errors(self, images: Tensor) -> Tensor | None:
-        """Return how badly each patch is predicted while it is hidden; None if the task hides nothing.
+        """Return how badly each patch of images [B, 3, S, S] is predicted while it is hidden; None if none is.
 
-        A function of the image alone: masks are fixed, hide every patch at least once and about as many at a time as in
-        training; the errors of a patch are averaged over those that hide it. Called in evaluation mode.
-
-        Args:
-            images: [B, 3, S, S] in [0, 1].
-
-        Returns:
-            float32 [B, h, w], 0 or more, in units of the task's loss, without gradients.
+        float32 [B, h, w], 0 or more, in units of the task's loss, without gradients. A function of the image alone:
+        masks are fixed, hide every patch at least once and about as many at a time as in training; the errors of a
+        patch are averaged over those that hide it. Called in evaluation mode.
         """
         return None
 
@@ -136,11 +122,8 @@ class Training(Plugin):
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation: one image, uint8 [3, H, W], to a tuple of views, each uint8 or float in [0, 1].
 
-        It draws from the global generators of torch, numpy and random, which are seeded for each image.
-
-        Args:
-            image_size: S, in pixels.
-            grid: Patches of the network along height and width; None where it has none.
+        It draws from the global generators of torch, numpy and random, which are seeded for each image. `grid` holds
+        the patches of the network along height and width; None where it has none.
         """
 
 
@@ -163,35 +146,23 @@ class PretextTask(Training):
 
     @abstractmethod
     def build(self, network: Network, data: TrainingData) -> Task:
-        """Return the task around this network.
-
-        Raises:
-            OODError: The network cannot do this task.
-        """
+        """Return the task around this network; OODError if the network cannot do it."""
 
     def build_empty(self, network: Network, image_size: int) -> Task | None:
         """Return the task as `build` does, without training data; None if it is of no use after the training.
 
-        Its state dict without that of the network is saved beside the weights of the network. It is loaded again where
-        the trained task is used: for its `patch_errors`, in detectors. The values of its tensors are arbitrary.
-
-        Args:
-            network: As trained; not to be changed.
-            image_size: S, in pixels.
-
-        Raises:
-            OODError: The network cannot do this task.
+        Its state dict without that of the network, which is not to be changed, is saved beside the weights of the
+        network. It is loaded again where the trained task is used: for its `patch_errors`, in detectors. The values of
+        its tensors are arbitrary. OODError if the network cannot do this task.
         """
         return None
 
 
 def require_patches(network: Network, task: PretextTask) -> PatchNetwork:
     """Return the network; raise OODError if it does not work on patches."""
-    if not isinstance(network, PatchNetwork):
-        raise OODError(
-            f"pretext '{task.name}' needs a backbone that works on patches, such as a ViT, BEiT or MLP-Mixer"
-        )
-    return network
+    if isinstance(network, PatchNetwork):
+        return network
+    raise OODError(f"pretext '{task.name}' needs a backbone that works on patches, such as a ViT, BEiT or MLP-Mixer")
 
 
 def refuse_single_images(task: PretextTask) -> None:
@@ -251,10 +222,7 @@ class Tokenizer(Plugin):
     def build_empty(self, grid: tuple[int, int], image_size: int) -> TokenMap | None:
         """Return the map as `fit` does, without training data and files; None if tasks with it are not restored.
 
-        Its state dict is saved and loaded as that of `PretextTask.build_empty`. It may lack what `decode` needs.
-
-        Args:
-            grid: Patches along height and width.
-            image_size: S, in pixels, of the images that the network is shown.
+        Its state dict is saved and loaded as that of `PretextTask.build_empty`. It may lack what `decode` needs. The
+        network is shown images of `image_size` S.
         """
         return None
