@@ -52,11 +52,8 @@ def kmeans(
 def nearest(queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Return the squared distance to the nearest point, float64 [N], and its index, int64 [N]; differentiable.
 
-    Products in float64 decide which point is nearest, relative to the mean of the points, so that little cancels.
-
-    Args:
-        queries: [N, D]; a row that is not finite gets a distance that is not finite.
-        points: [K, D], finite; the first of equally near ones wins.
+    Products in float64 decide which point is nearest, relative to the mean of the points, so that little cancels; the
+    first of equally near ones wins. A row of the queries [N, D] that is not finite gets a distance that is not.
     """
     points = points.double()
     centre = points.mean(0)

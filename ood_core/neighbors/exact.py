@@ -26,17 +26,11 @@ _UNDERFLOW = 1e-30
 
 @dataclass(frozen=True)
 class Shard:
-    """Some of the points as a flat index of faiss.
+    """Some of the points as a flat index of faiss."""
 
-    Attributes:
-        first: Index of its first point among all points.
-        index: The index of faiss.
-        radius: Largest distance of a point to the centre.
-    """
-
-    first: int
+    first: int  # index of its first point among all points
     index: Any
-    radius: float
+    radius: float  # largest distance of a point to the centre
 
 
 def make_shards(points: Points, place: Place) -> Iterator[Shard]:
@@ -54,12 +48,8 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """Return values, float64 [N, k], and indices, int64 [N, k], nearest first; of equal ones the lower index.
 
-    Args:
-        points: Finite.
-        queries: [N, D]; a row that is not finite gets values that are not finite.
-        k: At most as many as there are points.
-        place: Where faiss searches.
-        shards: All points in shards; default: made for this search.
+    Points are finite, and at least k; a row of the queries [N, D] that is not finite gets values that are not finite.
+    `shards` of all points are made for this search by default.
     """
     count = min(k + k // 2 + 3, len(points))
     values = torch.empty(len(queries), k, dtype=torch.float64)

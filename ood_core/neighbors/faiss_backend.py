@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from threading import Lock
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
@@ -18,19 +18,13 @@ from ood_core.errors import OODError
 Device: TypeAlias = Literal["auto", "cpu", "gpu"]
 Place: TypeAlias = Literal["cpu", "gpu"]
 
-GPU_NEIGHBOURS = 2048
-"""The most neighbours that faiss finds on a GPU."""
-
+GPU_NEIGHBOURS = 2048  # the most that faiss finds on a GPU
 _BUILDS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
 _GPU_LOCK = Lock()  # faiss does not share the memory pool of a GPU between threads
 
 
 def choose_device(wanted: Device) -> Place:
-    """Return where to search.
-
-    Raises:
-        OODError: A GPU is wanted, and faiss has none.
-    """
+    """Return where to search; OODError if a GPU is wanted, and faiss has none."""
     if wanted == "gpu" and not gpus():
         raise OODError("neighbours: device 'gpu', but faiss has no GPU here; install faiss-gpu, or say 'auto' or 'cpu'")
     return "gpu" if wanted != "cpu" and gpus() else "cpu"
@@ -55,11 +49,7 @@ def search_index(
 ) -> tuple[Tensor, Tensor]:
     """Return values, float32 [N, count], and indices, int64 [N, count], best first; -1 for none.
 
-    Args:
-        index: An index of faiss, on the CPU or on GPUs.
-        queries: [N, D].
-        count: Points to find.
-        probes: Lists of an inverted file to look into.
+    The index lies on the CPU or on GPUs; `probes` lists of an inverted file are looked into.
     """
     if not isinstance(index, (faiss().IndexFlat, faiss().IndexIVF)):
         with _GPU_LOCK:
@@ -81,12 +71,8 @@ def _gpu_resources() -> list[Any]:
 
 @cache
 def faiss() -> ModuleType:
-    """Import faiss, at the first use: it takes a third of a second.
-
-    Raises:
-        OODError: Two builds of faiss have overwritten each other.
-    """
-    if len(installed := [build for build in _BUILDS if _is_installed(build)]) > 1:
+    """Import faiss at the first use, as it takes a third of a second; OODError if two builds overwrite each other."""
+    if len(installed := [build for build in _BUILDS if any(distributions(name=build))]) > 1:
         raise OODError(
             f"{' and '.join(installed)} are installed and overwrite each other's folder faiss; "
             f"run: pip uninstall -y {' '.join(installed)}, then: pip install {installed[-1]} (or {installed[0]})"
@@ -94,11 +80,3 @@ def faiss() -> ModuleType:
     import faiss
 
     return faiss
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -20,9 +21,7 @@ Kind: TypeAlias = Literal["flat", "ivf", "ivf-pq"]
 _CACHED_NUMBERS = 2**28  # one gigabyte in float32, beside the points themselves
 _NEIGHBOURS = 50  # that recall is measured with
 _LOG = logging.getLogger(__name__)
-
-RECALL = 0.99
-"""Share of the true neighbours that an inverted file must find; less is a warning."""
+RECALL = 0.99  # share of the true neighbours that an inverted file must find; less is a warning
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +31,10 @@ class Index:
     Attributes:
         points: [K, D], as they were given; float32, may be memory-mapped.
         metric: `l2` gives squared distances, `cosine` and `inner` similarities.
-        kind: `flat` looks at all points, `ivf` at those in the lists nearest to the query, `ivf-pq` at short codes of
-            these.
+        kind: `flat` looks at all points, `ivf` at those in the lists nearest to the query, `ivf-pq` at their codes.
         device: Where faiss searches; `auto` takes a GPU where there is one.
         recall: Share of the true neighbours found, for queries on points and between them; 1 for `flat`.
-        far_recall: The same for queries that are like no point. What is missed makes a query look farther away than
-            it is.
+        far_recall: The same for queries that are like no point; those look farther away than they are if it is low.
         lists: Lists of the inverted file; 0 for `flat`.
         probes: Lists that a query looks into; 0 for `flat`.
         code: uint8; the inverted file as faiss writes it, empty for `flat`.
@@ -66,14 +63,9 @@ class Index:
     ) -> Index:
         """Return an index of points [K, D].
 
-        Args:
-            points: Finite; not copied if they are float32.
-            metric: Default: squared distances. A zero vector has cosine 0 with everything.
-            kind: `flat`, `ivf` or `ivf-pq`.
-            lists: Default: about four times the root of K.
-            probes: Default: as few as reach the recall `RECALL`, at most an eighth of the lists.
-            device: Where faiss searches.
-            seed: Draws the points that lists and codes are learned from, and the sample.
+        Points of float32 are not copied. A zero vector has cosine 0 with everything. There are by default about four
+        times the root of K lists, and as few probes as reach the recall `RECALL`, at most an eighth of the lists. The
+        seed draws the points that lists and codes are learned from, and the sample.
 
         Raises:
             OODError: There are no points, one is not finite, there are fewer than lists, or the device is not there.
@@ -86,7 +78,7 @@ class Index:
         flat._points.require_finite()
         if kind == "flat":
             return flat
-        lists = lists or ivf.usual_lists(len(points))
+        lists = lists or max(1, min(4 * math.isqrt(len(points)), len(points) // 32))  # none of fewer than a few points
         if lists > len(points):
             raise OODError(f"nearest neighbours: {lists} lists need at least as many points, there are {len(points)}")
         code = ivf.build(flat._points, kind, lists, seed)
@@ -95,9 +87,7 @@ class Index:
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return values, float64 [N, k], and indices, int64 [N, k], nearest first; of equal ones the lower index.
 
-        Args:
-            queries: [N, D]; a row that is not finite gets values that are not finite.
-            k: Cut to the number of points.
+        k is cut to the number of points. A row of the queries [N, D] that is not finite gets values that are not.
         """
         k = min(k, len(self))
         if self.kind == "flat":
@@ -149,9 +139,8 @@ class Index:
     @cached_property
     def _shards(self) -> tuple[exact.Shard, ...]:
         """The points as faiss searches them, if they are few enough to keep; else every search makes them again."""
-        if self.points.numel() > _CACHED_NUMBERS:
-            return ()
-        return tuple(exact.make_shards(self._points, choose_device(self.device)))
+        few = self.points.numel() <= _CACHED_NUMBERS
+        return tuple(exact.make_shards(self._points, choose_device(self.device))) if few else ()
 
     @cached_property
     def _inverted_file(self) -> Any:

@@ -25,11 +25,6 @@ _CODE_BYTES = 64  # most bytes of a PQ code
 _FACTOR, _SPARE = {"ivf": 1, "ivf-pq": 4}, {"ivf": 4, "ivf-pq": 64}  # candidates: k times the one, plus the other
 
 
-def usual_lists(count: int) -> int:
-    """Return four times the root of the number of points, but no lists of fewer than a few points."""
-    return max(1, min(4 * math.isqrt(count), count // 32))
-
-
 def build(points: Points, layout: Layout, lists: int, seed: int) -> Tensor:
     """Return the inverted file of all points as faiss writes it, uint8."""
     count, dimension = points.vectors.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -16,24 +16,19 @@ from ood_core.errors import OODError
 
 Metric: TypeAlias = Literal["l2", "cosine", "inner"]
 
-ROWS = 2**16
-"""Points that are read, converted and given to faiss at a time."""
-
+ROWS = 2**16  # points that are read, converted and given to faiss at a time
 _CENTRE_ROWS = 4096
 _PAIR_NUMBERS = 2**18  # two float64 blocks of them stay in the cache of a core
 
 
 @dataclass(frozen=True)
 class Points:
-    """Vectors to search among.
-
-    Attributes:
-        vectors: [K, D], at least one; may be memory-mapped.
-        metric: `l2` for squared distances, `cosine` and `inner` for similarities.
-    """
+    """Vectors to search among."""
 
     vectors: Tensor
+    """[K, D], at least one; may be memory-mapped."""
     metric: Metric
+    """`l2` for squared distances, `cosine` and `inner` for similarities."""
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -79,12 +74,9 @@ class Points:
         return values / self._norms[indices] if self.metric == "cosine" else values
 
     def rank(self, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return values and indices of the best k candidates, [N, k], by value in float64, then by index.
+        """Return values and indices of the best k of the candidates, int64 [N, M], by value in float64, then by index.
 
-        Args:
-            queries: [N, D].
-            candidates: int64 [N, M], at least k a row; -1 for none.
-            k: How many to return.
+        Each row has at least k candidates; -1 stands for none.
         """
         indices = candidates.sort(dim=1).values
         values = self.measure(queries, indices.clamp(min=0))
@@ -105,5 +97,4 @@ def _norms(rows: Tensor) -> Tensor:
 
 def to_faiss(rows: Tensor) -> NDArray[np.float32]:
     """Return rows as faiss takes them."""
-    array: NDArray[Any] = rows.float().contiguous().numpy()
-    return array
+    return rows.float().contiguous().numpy()

@@ -33,7 +33,9 @@ class Centring:
         Raises:
             OODError: A label lies outside of [0, C), or an embedding is not finite.
         """
-        self._require_labels(labels)
+        if len(wrong := labels[(labels < 0) | (labels >= len(self.counts))]):
+            span = f"0..{len(self.counts) - 1}"
+            raise OODError(f"labels of training data must lie in {span}, there is {wrong[0].item()}")
         for rows, of_class in zip(torch.split(embeddings, _ROWS), torch.split(labels, _ROWS), strict=True):
             yield self._deviations(rows, of_class), of_class
         if not self._sums.sum().isfinite():
@@ -72,9 +74,3 @@ class Centring:
             gaps = mine - self._guesses[of_class]
             total = torch.zeros_like(self._guesses).index_add_(0, of_class, gaps)
             self._guesses += total / counts.clamp(min=1)[:, None]
-
-    def _require_labels(self, labels: Tensor) -> None:
-        wrong = labels[(labels < 0) | (labels >= len(self.counts))]
-        if len(wrong):
-            message = f"labels of training data must lie in 0..{len(self.counts) - 1}, there is {wrong[0].item()}"
-            raise OODError(message)

@@ -20,22 +20,16 @@ al., 2010); or its diagonal alone."""
 def covariance(found: ClassMoments, estimator: Estimator, parts: Parts) -> Tensor:
     """Return an estimate of the covariance that all classes share, [D, D]; of one class alone it is the global one.
 
-    Args:
-        found: Moments of the parts.
-        estimator: "empirical", "ledoit-wolf", "oas" or "diagonal".
-        parts: Embeddings [n, D] and labels [n]; read a second time by Ledoit-Wolf alone.
+    The parts, from which the moments are, are read a second time by Ledoit-Wolf alone.
     """
     fourth = _fourth_powers(found.means, parts).sum().item() if estimator == "ledoit-wolf" else 0.0
     return _estimate(found.tied_covariance, int(found.counts.sum()), estimator, fourth)
 
 
 def covariances(found: GroupMoments, estimator: Estimator, parts: Parts) -> Iterator[Tensor]:
-    """Yield an estimate of the covariance of every group that has a row, [D, D].
+    """Yield an estimate of the covariance of every group that has a row, [D, D]; its scatter may be overwritten then.
 
-    Args:
-        found: Moments of the parts; a group's scatter may be overwritten once its estimate is there.
-        estimator: As above.
-        parts: Embeddings [n, D] and numbers of groups [n]; read a second time by Ledoit-Wolf alone.
+    The parts have numbers of groups as labels, and are read a second time by Ledoit-Wolf alone.
     """
     fourth = _fourth_powers(found.means, parts).tolist() if estimator == "ledoit-wolf" else [0.0] * len(found.counts)
     for index, count in enumerate(found.counts.tolist()):

@@ -26,25 +26,18 @@ _BANDS = 4  # of a symmetric product; more are too narrow to be fast
 
 @dataclass(frozen=True)
 class ClassMoments:
-    """What a set of embeddings looks like, class by class.
-
-    Attributes:
-        counts: int64 [C].
-        means: [C, D]; zero for classes without a row.
-        within: [D, D], the sum over rows of the outer product of the deviation from the mean of the row's class.
-    """
+    """Counts, means and the scatter of a set of embeddings, class by class."""
 
     counts: Tensor
+    """int64 [C]."""
     means: Tensor
+    """[C, D]; zero for classes without a row."""
     within: Tensor
+    """[D, D], the sum over rows of the outer product of the deviation from the mean of the row's class."""
 
     @classmethod
     def of(cls, embeddings: Tensor, labels: Tensor, classes: int) -> Self:
-        """Return the moments of these rows, [N, D] and int64 [N].
-
-        Raises:
-            OODError: A label lies outside of [0, C), or an embedding is not finite.
-        """
+        """Return the moments of these rows, [N, D] and int64 [N]; OODError as `moments`."""
         return cls(*_tied([(embeddings, labels)], classes))
 
     def merge(self, other: Self) -> Self:
@@ -83,17 +76,14 @@ class ClassMoments:
 
 @dataclass(frozen=True)
 class GroupMoments:
-    """What every group of a set of embeddings looks like for itself.
-
-    Attributes:
-        counts: int64 [G].
-        means: [G, D]; zero for groups without a row.
-        scatters: [G, D, D], the sum over the rows of a group of the outer products of the deviations from its mean.
-    """
+    """Counts, means and the scatter of every group of a set of embeddings for itself."""
 
     counts: Tensor
+    """int64 [G]."""
     means: Tensor
+    """[G, D]; zero for groups without a row."""
     scatters: Tensor
+    """[G, D, D], the sum over the rows of a group of the outer products of the deviations from its mean."""
 
 
 def moments(parts: Parts, classes: int) -> ClassMoments:
@@ -108,10 +98,9 @@ def moments(parts: Parts, classes: int) -> ClassMoments:
 def moments_of_each(parts: Parts, groups: int) -> GroupMoments:
     """Return the moments of every group, its number in the place of a label. Memory is G D D, which is inherent.
 
-    Raises:
-        OODError: There is no row, a group's number lies outside of [0, G), or an embedding is not finite.
+    Raises OODError as `moments`.
     """
-    parts = iter(_with_rows(parts))
+    parts = _with_rows(parts)
     first = next(parts)
     centring, dimension = Centring(groups, first[0]), first[0].shape[1]
     scatters = first[0].new_zeros(groups, dimension, dimension, dtype=torch.float64)
@@ -132,32 +121,19 @@ def _tied(parts: Parts, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     parts = iter(parts)
     first = next(parts)
     centring, dimension = Centring(classes, first[0]), first[0].shape[1]
-    within = first[0].new_zeros(dimension, dimension, dtype=torch.float64)
+    within, width = first[0].new_zeros(dimension, dimension, dtype=torch.float64), math.ceil(dimension / _BANDS)
     for embeddings, labels in chain([first], parts):
         for block, _ in centring.deviations(embeddings, labels):
-            _add_gram(within, block)
+            for start in range(0, dimension, width):  # not below the blocks on the diagonal, which saves three eighths
+                within[start : start + width, start:].addmm_(block[:, start : start + width].T, block[:, start:])
     within = within.triu() + within.triu(1).T
     drift = centring.missed() * centring.counts.double().sqrt()[:, None]
     return centring.counts, centring.means(), within - drift.T @ drift
 
 
 def _with_rows(parts: Parts) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the parts that have a row.
-
-    Raises:
-        OODError: None has.
-    """
-    empty = True
-    for embeddings, labels in parts:
-        if len(embeddings):
-            empty = False
-            yield embeddings, labels
-    if empty:
+    """Return the parts that have a row; OODError if there is none."""
+    filled = ((embeddings, labels) for embeddings, labels in parts if len(embeddings))
+    if (first := next(filled, None)) is None:
         raise OODError("there is no training image to take statistics of")
-
-
-def _add_gram(sums: Tensor, rows: Tensor) -> None:
-    """Add rows.T @ rows to sums, but not below the blocks on the diagonal, which saves three eighths."""
-    width = math.ceil(len(sums) / _BANDS)
-    for start in range(0, len(sums), width):
-        sums[start : start + width, start:].addmm_(rows[:, start : start + width].T, rows[:, start:])
+    return chain([first], filled)

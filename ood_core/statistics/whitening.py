@@ -33,14 +33,9 @@ class Whitening:
     def of(cls, mean: Tensor, covariance: Tensor, cutoff: float = 1e-10, directions: int | None = None) -> Self:
         """Return the whitening for this covariance [D, D].
 
-        Where the embeddings do not vary at all, no direction has a scale: the map leaves them as they are, so that
-        distances become Euclidean ones, and a warning is logged.
-
-        Args:
-            mean: [D].
-            covariance: Symmetric, positive semi-definite up to rounding.
-            cutoff: Directions with at most this share of the largest variance count as constant.
-            directions: Keep only so many of the directions, those with the largest variances (PCA); None keeps all.
+        Directions with at most `cutoff` times the largest variance count as constant; of the others, the `directions`
+        with the largest variances are kept (PCA), by default all. Where the embeddings do not vary at all, no direction
+        has a scale: the map leaves them as they are, so that distances are Euclidean, and a warning is logged.
         """
         variances, vectors = principal(covariance, cutoff)
         if not len(variances):
@@ -63,12 +58,7 @@ class Whitening:
 
 
 def principal(covariance: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Return the variances [r], in rising order, and the directions [D, r] in which there is any.
-
-    Args:
-        covariance: As above.
-        cutoff: As above.
-    """
+    """Return the variances [r], in rising order, and the directions [D, r] in which there is any, as `Whitening.of`."""
     variances, vectors = torch.linalg.eigh(covariance.double())
     kept = (variances > cutoff * variances[-1]) & (variances > 0)
     return variances[kept], vectors[:, kept]

@@ -186,7 +186,7 @@ def test_one_round_is_lloyds(spherical: bool) -> None:
 
 
 def test_two_builds_of_faiss_are_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_backend, "_is_installed", lambda name: name in ("faiss-cpu", "faiss-gpu"))
+    monkeypatch.setattr(faiss_backend, "distributions", lambda name: iter({"faiss-cpu", "faiss-gpu"} & {name}))
     faiss_backend.faiss.cache_clear()
     message = (
         r"^faiss-cpu and faiss-gpu are installed and overwrite each other's folder faiss; "
