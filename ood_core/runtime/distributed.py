@@ -15,8 +15,7 @@ from torch import Tensor, distributed
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=1)
-"""Timeout of collectives: the first process fits and scores alone while the others wait."""
+PATIENCE = timedelta(days=1)  # of collectives: the first process fits and scores alone while the others wait
 
 
 def init() -> None:
@@ -55,10 +54,9 @@ def broadcast(value: T) -> T:
     """Return the first process's value; it is pickled."""
     if world_size() == 1:
         return value
-    box: list[Any] = [value]
+    box = [value]
     distributed.broadcast_object_list(box)
-    result: T = box[0]
-    return result
+    return box[0]
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
@@ -72,10 +70,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 def differentiable_all_reduce(values: Tensor) -> Tensor:
     """Return the sum over all processes; gradients of all of them flow back into each part."""
-    if world_size() == 1:
-        return values
-    summed: Tensor = _AllReduce.apply(values)  # type: ignore[no-untyped-call]
-    return summed
+    return values if world_size() == 1 else _AllReduce.apply(values)  # type: ignore[no-untyped-call]
 
 
 class _AllReduce(torch.autograd.Function):
@@ -90,10 +85,10 @@ class _AllReduce(torch.autograd.Function):
 
 def gather_unique(lines: Iterable[str]) -> list[str]:
     """Return the lines of all processes, sorted, without duplicates."""
-    gathered = [list(lines)]
+    own = list(lines)
+    gathered = [own] * world_size()
     if world_size() > 1:
-        gathered = [[] for _ in range(world_size())]
-        distributed.all_gather_object(gathered, list(lines))
+        distributed.all_gather_object(gathered, own)
     return sorted({line for part in gathered for line in part})
 
 

@@ -15,9 +15,10 @@ GIB = 2**30
 
 def machine() -> dict[str, str]:
     """Return what is known of the processor, the memory, the accelerator and the system."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # Linux alone
     return {
         "processor": _processor(),
-        "cores": f"{_usable_cores()} of {psutil.cpu_count()} logical",
+        "cores": f"{cores} of {psutil.cpu_count()} logical",
         "threads of torch": str(torch.get_num_threads()),
         "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB",
         "accelerator": _accelerator(),
@@ -29,12 +30,6 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     if cpuinfo.is_file() and (named := re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)):
         return " ".join(named[1].split())
     return platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # neither on Windows nor on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _accelerator() -> str:

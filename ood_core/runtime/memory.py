@@ -18,11 +18,8 @@ T = TypeVar("T")
 
 MIB, GIB = 2**20, 2**30
 
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-"""In the messages of torch, cuDNN and cuBLAS."""
-
-_RESET = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # of torch, cuDNN and cuBLAS
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def reset_peaks() -> None:
@@ -49,9 +46,8 @@ def available() -> float:
 def much(name: str, count: int) -> str:
     """Return a note if a scorer takes over 1 GiB, or over a quarter of the free memory; "" if it takes less."""
     free = available() * MIB
-    if count <= min(GIB, free / 4):
-        return ""
-    return f"scorer '{name}' takes at least {count / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free here"
+    note = f"scorer '{name}' takes at least {count / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free here"
+    return note if count > min(GIB, free / 4) else ""
 
 
 def _peak_resident() -> int:
@@ -67,9 +63,8 @@ def _peak_resident() -> int:
 
 def is_exhausted(error: BaseException) -> bool:
     """Return whether an error means that memory has run out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    certain = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return certain or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS))
 
 
 @contextmanager
@@ -93,11 +88,7 @@ class Halving:
         self.largest: int | None = None
 
     def __call__(self, compute: Callable[[Any], T], batch: Any) -> list[T]:
-        """Return the results for the parts of a batch, a tensor or `Outputs`, in order.
-
-        Raises:
-            OODError: Memory does not suffice for a single image.
-        """
+        """Return the results for the parts of a batch, a tensor or `Outputs`, in order; OODError below one image."""
         left, found = deque([batch]), list[T]()
         while left:
             part = left.popleft()
@@ -112,8 +103,8 @@ class Halving:
                 if not is_exhausted(error):
                     raise
                 if len(part) <= 1:
-                    advice = "even with one image at a time: take a smaller network or image size, or free some memory"
-                    raise OODError(f"out of memory {advice}") from error
+                    advice = "take a smaller network or image size, or free some memory"
+                    raise OODError(f"out of memory even with one image at a time: {advice}") from error
             # not above, where the traceback still holds what the pass had allocated
             self.largest = -(-len(part) // 2)
             left.appendleft(part)

@@ -12,23 +12,17 @@ from pathlib import Path
 def source_digest(package: str, parts: Collection[str] = ()) -> str:
     """Return eight letters that change with the files of an importable package, its data and libraries included.
 
-    Args:
-        package: Its name, without dots.
-        parts: Paths of the files and folders in it that alone count; all if there are none.
+    If there are `parts`, paths of files and folders in it, those alone count.
     """
-    spec = find_spec(package)
-    total = hashlib.sha256()
-    if spec is None:
-        pass
-    elif spec.submodule_search_locations is None:  # a single module, beside which anything may lie
+    spec, total = find_spec(package), hashlib.sha256()
+    if spec is not None and spec.submodule_search_locations is None:  # a single module, beside which anything may lie
         total.update(Path(spec.origin).read_bytes() if spec.origin and spec.has_location else b"")
-    else:
+    elif spec is not None and spec.submodule_search_locations is not None:
         for folder in map(Path, spec.submodule_search_locations):
             for file in _sources(folder):
                 name = file.relative_to(folder)
-                if not parts or not {name.as_posix(), *(parent.as_posix() for parent in name.parents)}.isdisjoint(
-                    parts
-                ):
+                paths = {name.as_posix(), *(parent.as_posix() for parent in name.parents)}
+                if not parts or not paths.isdisjoint(parts):
                     content = file.read_bytes()
                     total.update(f"{name.as_posix()}\0{len(content)}\0".encode() + content)
     return total.hexdigest()[:8]

@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -22,8 +23,7 @@ import PIL.ImageFile
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
-AS_FOUND = object()
-"""In place of a stated value: the value set by the user stays, changes are undone."""
+AS_FOUND = object()  # in place of a stated value: the value set by the user stays, changes are undone
 
 
 class Setting(NamedTuple):
@@ -43,15 +43,12 @@ def _attribute(owner: Any, name: str, stated: Any = AS_FOUND) -> list[Setting]:
     return [Setting(title, lambda: getattr(owner, name), lambda value: setattr(owner, name, value), stated)]
 
 
-# ---------------------------------------------------------------------------------------------- precision of float32
-
-_OPERATORS: list[Any] = [
+_OPERATORS: list[Any] = [  # with a precision of their own, since torch 2.9; the older settings raise unless they agree
     getattr(backend, name)
     for backend in (cudnn, cuda, mkldnn)
     for name in ("conv", "rnn", "matmul")
     if hasattr(getattr(backend, name, None), "fp32_precision")
 ]
-"""Operators with a precision of their own, since torch 2.9; reading the older settings raises unless they agree."""
 
 
 def _precision() -> tuple[Any, ...]:
@@ -78,9 +75,6 @@ def _set_precision(wanted: tuple[Any, ...]) -> None:
             operator.fp32_precision = "ieee" if precision == "none" else precision
 
 
-# ---------------------------------------------------------------------------------------------------------- the tables
-
-
 def _set_threads(count: int) -> None:
     """Set the number of threads that torch uses in this thread; for a thread of `use_one_core`, in no other."""
     torch.set_num_threads(count)
@@ -97,12 +91,7 @@ def _set_filters(filters: Sequence[Any]) -> None:
 
 def _numpy_generator() -> tuple[Any, ...]:
     name, key, *rest = cast(tuple[Any, ...], np.random.get_state())
-    return name, key.tobytes(), *rest
-
-
-def _set_numpy_generator(state: tuple[Any, ...]) -> None:
-    name, key, *rest = state
-    np.random.set_state((name, np.frombuffer(key, np.uint32), *rest))
+    return name, key.tolist(), *rest  # arrays have no equality
 
 
 def _torch_generators() -> list[bytes]:
@@ -143,34 +132,18 @@ OF_PROCESS = (
     *_attribute(cuda.matmul, "allow_fp16_reduced_precision_reduction", True),
     *_attribute(cuda.matmul, "allow_bf16_reduced_precision_reduction", True),
     *_attribute(cuda.matmul, "allow_fp16_accumulation", False),
-    Setting("torch.backends.cuda.enable_flash_sdp", cuda.flash_sdp_enabled, cuda.enable_flash_sdp, True),
-    Setting("torch.backends.cuda.enable_math_sdp", cuda.math_sdp_enabled, cuda.enable_math_sdp, True),
-    Setting("torch.backends.cuda.enable_cudnn_sdp", cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, True),
-    Setting(
-        "torch.backends.cuda.enable_mem_efficient_sdp",
-        cuda.mem_efficient_sdp_enabled,
-        cuda.enable_mem_efficient_sdp,
-        True,
+    *(
+        Setting(f"torch.backends.cuda.enable_{of}", getattr(cuda, f"{of}_enabled"), getattr(cuda, f"enable_{of}"), True)
+        for of in ("flash_sdp", "math_sdp", "cudnn_sdp", "mem_efficient_sdp")
     ),
 )
 """Settings that all threads of the process share."""
 
 
 def _autocast(device: str, dtype: torch.dtype) -> list[Setting]:
-    return [
-        Setting(
-            f"torch.autocast('{device}')",
-            lambda: torch.is_autocast_enabled(device),
-            lambda value: torch.set_autocast_enabled(device, value),
-            False,
-        ),
-        Setting(
-            f"torch.set_autocast_dtype('{device}')",
-            lambda: torch.get_autocast_dtype(device),
-            lambda value: torch.set_autocast_dtype(device, value),
-            dtype,
-        ),
-    ]
+    enabled = partial(torch.is_autocast_enabled, device), partial(torch.set_autocast_enabled, device), False
+    dtypes = partial(torch.get_autocast_dtype, device), partial(torch.set_autocast_dtype, device), dtype
+    return [Setting(f"torch.autocast('{device}')", *enabled), Setting(f"torch.set_autocast_dtype('{device}')", *dtypes)]
 
 
 OF_THREAD = (
@@ -194,7 +167,7 @@ OF_THREAD = (
 
 GENERATORS = (
     Setting("the generators of torch", _torch_generators, _set_torch_generators),
-    Setting("the generator of numpy", _numpy_generator, _set_numpy_generator),
+    Setting("the generator of numpy", _numpy_generator, np.random.set_state),
     Setting("the generator of random", random.getstate, random.setstate),
 )
 
@@ -210,9 +183,6 @@ OF_STAGE = (
     *_attribute(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", False),
 )
 """Further settings of a stage; detectors leave them to their caller."""
-
-
-# --------------------------------------------------------------------------------------------------- setting, restoring
 
 
 def _read(settings: Sequence[Setting]) -> list[Any]:
@@ -231,7 +201,7 @@ def _write(settings: Sequence[Setting], values: Sequence[Any]) -> list[str]:
 
 @contextmanager
 def _within(settings: Sequence[Setting]) -> Iterator[None]:
-    """Set the stated values; afterwards those from before."""
+    """Set the stated values; restore those from before."""
     before = _read(settings)
     try:
         _write(settings, [setting.stated for setting in settings])
@@ -240,55 +210,43 @@ def _within(settings: Sequence[Setting]) -> Iterator[None]:
         _write(settings, before)
 
 
-class _Shared:
-    """The settings of the process while threads compute: the first thread to come sets them, the last one restores."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.before: list[Any] = []
-        self.generators: list[Any] = []
-
-    @contextmanager
-    def held(self, seed: int) -> Iterator[None]:
-        with self.lock:
-            if self.users == 0:
-                self.before, self.generators = _read(OF_PROCESS), _read(GENERATORS)
-            self.users += 1
-            _write(OF_PROCESS, [setting.stated for setting in OF_PROCESS])
-            seed_cpu(seed)
-            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-                torch.cuda.manual_seed_all(seed)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.users -= 1
-                if self.users == 0:
-                    _write(OF_PROCESS, self.before)
-                    for setting, state in zip(GENERATORS, self.generators, strict=True):
-                        setting.write(state)
+_LOCK = threading.Lock()
+_COMPUTING: list[tuple[list[Any], list[Any]]] = []  # the caller's settings and generators, once a thread
 
 
-_SHARED = _Shared()
+@contextmanager
+def _process_state(seed: int) -> Iterator[None]:
+    """Set the settings of the process while threads compute; the last one restores those that the first one found."""
+    with _LOCK:
+        _COMPUTING.append(_COMPUTING[0] if _COMPUTING else (_read(OF_PROCESS), _read(GENERATORS)))
+        _write(OF_PROCESS, [setting.stated for setting in OF_PROCESS])
+        seed_cpu(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            settings, generators = _COMPUTING.pop()
+            if not _COMPUTING:
+                _write(OF_PROCESS, settings)
+                for setting, state in zip(GENERATORS, generators, strict=True):
+                    setting.write(state)
 
 
 @contextmanager
 def computing(seed: int = 0) -> Iterator[None]:
-    """Compute in the stated state of process and thread, and restore the caller's afterwards.
+    """Compute in the stated state of process and thread, generators seeded, and restore the caller's afterwards.
 
     Threads may do so at the same time. Generators belong to the process: a thread that draws from one beside this
     disturbs what is drawn here, and the numbers that it draws are drawn again.
-
-    Args:
-        seed: Seed of the generators of torch, numpy and random.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(_within(OF_THREAD))
         if torch.get_default_device() != _CPU:
             stack.enter_context(_CPU)
-        stack.enter_context(_SHARED.held(seed))
+        stack.enter_context(_process_state(seed))
         yield
 
 
@@ -301,13 +259,9 @@ def stage_state() -> Iterator[None]:
 
 @contextmanager
 def restoring(generators: bool = False) -> Iterator[list[str]]:
-    """Undo what a plugin changes within a stage.
+    """Undo what a plugin changes within a stage; yield the names of changed settings that other threads share.
 
-    Args:
-        generators: Whether to restore the random generators as well.
-
-    Yields:
-        Names of changed settings that other threads share; filled at the end.
+    The list is filled at the end. The random generators are restored only with `generators`.
     """
     own = (*OF_THREAD, *OF_STAGE, *(GENERATORS if generators else ()))
     before, shared, changed = _read(own), _read(OF_PROCESS), list[str]()
@@ -331,11 +285,8 @@ def seed_cpu(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-_STARTING = threading.Lock()
-
-
 def use_one_core() -> None:
     """Have torch compute on one core in this thread, which has just begun; other threads keep what they have."""
-    with _STARTING:  # torch takes the number for all threads to come as well, so that is set back
+    with _LOCK:  # torch takes the number for all threads to come as well, so that is set back
         _OWN_CORE.default = torch.get_num_threads()
         _set_threads(1)

@@ -15,27 +15,20 @@ from pathlib import Path
 
 import torch
 
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-
 
 @cache
 def prepare_torchvision() -> torch.library.Library | None:
     """Declare the operators torchvision lacks here; call it before the first `import torchvision` or `timm`.
 
-    Returns:
-        The library that keeps the declarations alive, or None if torchvision's own library loads.
+    Returned is the library that keeps the declarations alive, or None if torchvision's own library loads.
     """
     spec = find_spec("torchvision")
     assert spec is not None and spec.origin is not None, "torchvision is a dependency of this package"
-    compiled = Path(spec.origin).parent / "_C.so"
     try:
-        torch.ops.load_library(str(compiled))  # type: ignore[no-untyped-call]
+        torch.ops.load_library(str(Path(spec.origin).parent / "_C.so"))  # type: ignore[no-untyped-call]
+        return None
     except OSError:
         library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for schema in _SCHEMAS:
-            library.define(schema)  # type: ignore[no-untyped-call]
+        for kind in ("nms", "qnms"):
+            library.define(f"{kind}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         return library
-    return None
