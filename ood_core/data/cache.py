@@ -12,7 +12,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from importlib import metadata
 from io import FileIO
 from pathlib import Path
@@ -23,51 +23,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FOLDER = "OOD_CACHE"
-"""Environment variable: folder of the cache, or "off"; default: below XDG_CACHE_HOME, or ~/.cache."""
-
-LARGEST = 2 * 2**30
-"""Maximum bytes of decoded pictures of one set; larger sets are not cached."""
-
-CAPACITY = 8 * 2**30
-"""Maximum bytes of decoded pictures of all sets; the least recently used sets are evicted."""
-
-SPARE = 2 * 2**30
-"""Bytes left free on the disk."""
-
-RACY_SECONDS = 2.0
-"""A file that changed so shortly before it was read might change again under the same time."""
-
-DECODERS = ("pillow", "simplejpeg")
-"""Distributions whose versions decide pixels, beside the files."""
-
-CONVERSION = 1
-"""Version of the core's conversion to RGB."""
-
-PATIENCE = 5.0
-"""Seconds to wait for another process that is writing digests."""
-
-SAVED_EVERY = 5.0
-"""Seconds between writes of new digests, which is what an interruption loses at most."""
-
-AT_ONCE = 500
-"""Rows of a statement to sqlite."""
-
+FOLDER = "OOD_CACHE"  # environment variable: the folder, or "off"; default: below XDG_CACHE_HOME, or ~/.cache
+LARGEST = 2 * 2**30  # bytes of decoded pictures of one set; larger sets are not cached
+CAPACITY = 8 * 2**30  # bytes of decoded pictures of all sets; the least recently used sets are evicted
+SPARE = 2 * 2**30  # bytes left free on the disk
+RACY_SECONDS = 2.0  # a file that changed so shortly before it was read might change again under the same time
+DECODERS = ("pillow", "simplejpeg")  # distributions whose versions decide pixels, beside the files
+CONVERSION = 1  # version of the core's conversion to RGB
+PATIENCE = 5.0  # seconds to wait for another process that is writing digests
+SAVED_EVERY = 5.0  # seconds between writes of new digests, which is what an interruption loses at most
+AT_ONCE = 500  # rows of a statement to sqlite
 _CHECK = 4  # bytes of a checksum
 
 
 def folder() -> Path | None:
     """Return the folder of the cache, None if it is disabled."""
     chosen = os.environ.get(FOLDER)
-    if chosen == "off":
-        return None
     if chosen:
-        return Path(chosen)
+        return None if chosen == "off" else Path(chosen)
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "ood-framework"
-
-
-# ------------------------------------------------------------------------------------------------ digests of files
 
 
 def digests(paths: Iterable[Path], read: Callable[[Path], str]) -> dict[Path, str]:
@@ -77,24 +52,24 @@ def digests(paths: Iterable[Path], read: Callable[[Path], str]) -> dict[Path, st
     among them because archives are unpacked with times of their own, over files of the same size.
     """
     marks = {path: _mark(path) for path in paths}  # before reading: a file that changes meanwhile is not the marked one
-    found = _known(marks)
+    found = _load_digests(marks)
     fresh: dict[Path, str] = {}
     saved = time.monotonic()
     for path in marks.keys() - found.keys():
         fresh[path] = read(path)
         if time.monotonic() - saved > SAVED_EVERY:
-            _remember(fresh, marks)
+            _save_digests(fresh, marks)
             found, fresh, saved = found | fresh, {}, time.monotonic()
-    _remember(fresh, marks)
+    _save_digests(fresh, marks)
     return found | fresh
 
 
 def _mark(path: Path) -> str | None:
     """Return size, times and inode of a file; None if it does not exist, or was changed just now."""
     with suppress(OSError):
-        known = path.stat()
-        if time.time() - max(known.st_mtime, known.st_ctime) > RACY_SECONDS:
-            return f"{known.st_size}/{known.st_mtime_ns}/{known.st_ctime_ns}/{known.st_ino}"
+        of = path.stat()
+        if time.time() - max(of.st_mtime, of.st_ctime) > RACY_SECONDS:
+            return f"{of.st_size}/{of.st_mtime_ns}/{of.st_ctime_ns}/{of.st_ino}"
     return None
 
 
@@ -103,7 +78,7 @@ def _name(path: Path) -> str:
     return str(path.absolute()).encode("utf-8", "backslashreplace").decode()
 
 
-def _known(marks: Mapping[Path, str | None]) -> dict[Path, str]:
+def _load_digests(marks: Mapping[Path, str | None]) -> dict[Path, str]:
     found: dict[Path, str] = {}
     paths = {_name(path): path for path, mark in marks.items() if mark is not None}
     with _database() as database:
@@ -116,7 +91,7 @@ def _known(marks: Mapping[Path, str | None]) -> dict[Path, str]:
     return found
 
 
-def _remember(fresh: Mapping[Path, str], marks: Mapping[Path, str | None]) -> None:
+def _save_digests(fresh: Mapping[Path, str], marks: Mapping[Path, str | None]) -> None:
     rows = [(_name(path), marks[path], digest) for path, digest in fresh.items() if marks[path] is not None]
     with _database() as database:
         if database is not None and rows:
@@ -127,22 +102,15 @@ def _remember(fresh: Mapping[Path, str], marks: Mapping[Path, str | None]) -> No
 @contextmanager
 def _database() -> Iterator[sqlite3.Connection | None]:
     """Yield the table of digests, None if it cannot be used; errors of sqlite are suppressed."""
-    root = folder()
-    if root is None:
-        yield None
-        return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        opened = sqlite3.connect(root / "digests.sqlite", timeout=PATIENCE)
-        opened.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, mark TEXT, digest TEXT)")
-    except (OSError, sqlite3.Error):
-        yield None
-        return
-    with closing(opened), suppress(sqlite3.Error):
+    opened = None
+    with suppress(OSError, sqlite3.Error):
+        if (root := folder()) is not None:
+            root.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(root / "digests.sqlite", timeout=PATIENCE)
+            connection.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, mark TEXT, digest TEXT)")
+            opened = connection
+    with closing(opened) if opened is not None else nullcontext(), suppress(sqlite3.Error):
         yield opened
-
-
-# ------------------------------------------------------------------------------------------------ decoded pictures
 
 
 class PixelCache:
@@ -174,7 +142,10 @@ class PixelCache:
                 _make_room(file.parent, size)
                 if shutil.disk_usage(file.parent).free < size + SPARE:
                     return None
-                _create(file, size)
+                temporary = file.with_name(f".{name}.{os.getpid()}")
+                with temporary.open("wb") as opened:
+                    opened.truncate(size)  # zeros that take up no room yet
+                temporary.replace(file)  # so that others see the file whole or not at all
             os.utime(file)
         except OSError:
             return None
@@ -183,13 +154,12 @@ class PixelCache:
     def get(self, row: int) -> Tensor | None:
         """Return a picture, uint8 [3, H, W]; None if it is not cached."""
         record = np.empty(self._bytes + _CHECK, np.uint8)
-        try:
-            if os.preadv(self._descriptor(), [record.data], row * record.nbytes) < record.nbytes:
-                return None
-        except OSError:
-            return None
-        pixels, check = record[: self._bytes], record[self._bytes :]
-        return torch.from_numpy(pixels.reshape(self.shape)) if check.tobytes() == _check(pixels, row) else None
+        with suppress(OSError):
+            read = os.preadv(self._descriptor(), [record.data], row * record.nbytes)
+            pixels, check = record[: self._bytes], record[self._bytes :]
+            if read == record.nbytes and check.tobytes() == _check(pixels, row):
+                return torch.from_numpy(pixels.reshape(self.shape))
+        return None
 
     def put(self, row: int, picture: Tensor) -> bool:
         """Cache a picture and return whether there was room; pictures of another size are not cached."""
@@ -197,10 +167,9 @@ class PixelCache:
             return False
         pixels = np.ascontiguousarray(picture.numpy()).reshape(-1)
         record = pixels.tobytes() + _check(pixels, row)
-        try:
+        with suppress(OSError):
             return os.pwrite(self._descriptor(), record, row * len(record)) == len(record)
-        except OSError:
-            return False
+        return False
 
     def _descriptor(self) -> int:
         if self._open is None:
@@ -214,14 +183,6 @@ class PixelCache:
 def _check(pixels: NDArray[np.uint8], row: int) -> bytes:
     """Return a checksum over a picture and its place that is never 0, which means absent."""
     return (zlib.crc32(pixels.data, row) or 1).to_bytes(_CHECK, "little")
-
-
-def _create(file: Path, size: int) -> None:
-    """Make a file of zeros that takes up no room yet, so that others see it whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as opened:
-        opened.truncate(size)
-    temporary.replace(file)
 
 
 def _make_room(root: Path, needed: int) -> None:

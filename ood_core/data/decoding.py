@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import warnings
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -41,17 +42,22 @@ def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
     JPEGs are decoded by simplejpeg, which gives the pixels of Pillow bit for bit and refuses what libjpeg only warns
     of: Pillow fills up the holes in a file that has its end. Those in CMYK are checked by it and decoded by Pillow.
 
-    Args:
-        source: A picture in any format of Pillow.
-        where: Name of the picture in errors.
-
     Raises:
-        OODError: It is no picture, broken, truncated, too large, or its values have no defined range.
+        OODError: It is no picture, broken, truncated, too large, or its values have no defined range; names `where`.
     """
     try:
         if not isinstance(source, bytes):
             source = source.read_bytes() if isinstance(source, Path) else source.read()
-        return _decode(source)
+        _quieten()
+        with _open_header(BytesIO(source)) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise _RefusedError(f"{picture.width} x {picture.height} is more than {MOST_PIXELS} pixels")
+            if picture.format in ("JPEG", "MPO") and (jpeg := _decode_jpeg(source)) is not None:
+                jpeg.info = picture.info  # which holds the EXIF data
+                return jpeg
+            picture.load()
+            _require_depth(picture)
+            return picture
     except PIL.UnidentifiedImageError as error:
         raise OODError(f"{where}: not a picture in a known format") from error
     except _RefusedError as error:
@@ -66,19 +72,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _decode(encoded: bytes) -> PIL.Image.Image:
-    _quieten()
-    with _opened(BytesIO(encoded)) as picture:
-        _require_size(*picture.size)
-        if picture.format in ("JPEG", "MPO") and (jpeg := _decode_jpeg(encoded)) is not None:
-            jpeg.info = picture.info  # which holds the EXIF data
-            return jpeg
-        picture.load()
-        _require_depth(picture)
-        return picture
-
-
-def _opened(source: BinaryIO) -> PIL.Image.Image:
+def _open_header(source: BinaryIO) -> PIL.Image.Image:
     """Return a picture of which the header alone was read, also above Pillow's limit, whose error names no size."""
     try:
         return PIL.Image.open(source)
@@ -91,23 +85,16 @@ def _opened(source: BinaryIO) -> PIL.Image.Image:
                 PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
-_QUIET = (PIL.Image.DecompressionBombWarning, ""), (UserWarning, ".*orrupt EXIF data")
-
-
 def _quieten() -> None:
     """Silence Pillow's warnings of pictures of half the limit, and of broken EXIF data, in all threads."""
-    known = [(category, getattr(message, "pattern", "")) for _, message, category, *_ in warnings.filters]
-    for category, message in _QUIET:
-        if (category, message) not in known:  # a stage ends with the filters with which it began
+    present = [(category, getattr(message, "pattern", "")) for _, message, category, *_ in warnings.filters]
+    for category, message in (PIL.Image.DecompressionBombWarning, ""), (UserWarning, ".*orrupt EXIF data"):
+        if (category, message) not in present:  # a stage ends with the filters with which it began
             warnings.filterwarnings("ignore", message, category)
 
 
 def _decode_jpeg(encoded: bytes) -> PIL.Image.Image | None:
-    """Decode a JPEG with simplejpeg, or return None for kinds that Pillow has to decode.
-
-    Raises:
-        ValueError: Data are missing.
-    """
+    """Decode a JPEG with simplejpeg; None for kinds that Pillow has to decode. ValueError if data are missing."""
     try:
         colours = simplejpeg.decode_jpeg_header(encoded)[2]
     except ValueError:  # rare kinds of subsampling; or it is broken, which Pillow will say
@@ -120,17 +107,11 @@ def _decode_jpeg(encoded: bytes) -> PIL.Image.Image | None:
 
 
 def _require_depth(picture: PIL.Image.Image) -> None:
-    """Refuse pictures whose value range is undefined."""
     if picture.mode == "F":
         raise _RefusedError("floats have no known range; save it with 8 or 16 bits")
     # of 16 bits a TIFF and an array have another mode; other formats may have this one
     if picture.mode == "I" and (picture.format in ("TIFF", None) or np.asarray(picture).max(initial=0) > 65535):
         raise _RefusedError("more than 16 bits have no known range; save it with 8 or 16 bits")
-
-
-def _require_size(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise _RefusedError(f"{width} x {height} is more than {MOST_PIXELS} pixels")
 
 
 def to_rgb(image: PIL.Image.Image) -> Tensor:
@@ -143,14 +124,17 @@ def to_rgb(image: PIL.Image.Image) -> Tensor:
         raise OODError(f"the image is empty: {image.height} pixels high, {image.width} wide")
     try:
         _require_depth(image)
-        return _rgb(_upright(image))
+        return _convert_to_rgb(image)
     except _RefusedError as error:
         raise OODError(f"refused: {error}") from error
     except _BROKEN as error:  # pictures that Pillow opened are decoded here
         raise OODError(f"broken picture: {_reason(error)}") from error
 
 
-def _rgb(upright: PIL.Image.Image) -> Tensor:
+def _convert_to_rgb(image: PIL.Image.Image) -> Tensor:
+    upright = image
+    with suppress(*_BROKEN):  # a picture with broken EXIF data is still a picture
+        upright = ImageOps.exif_transpose(image) if image.getexif() else image
     if upright.mode.startswith("I"):
         upright = PIL.Image.fromarray((np.asarray(upright).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
     if upright.mode == "La":
@@ -161,13 +145,6 @@ def _rgb(upright: PIL.Image.Image) -> Tensor:
         upright = PIL.Image.alpha_composite(PIL.Image.new("RGBA", layer.size, "white"), layer)
     pixels = np.asarray(upright.convert("RGB"))
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-
-
-def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    try:
-        return ImageOps.exif_transpose(image) if image.getexif() else image
-    except _BROKEN:  # a picture with broken EXIF data is still a picture
-        return image
 
 
 def pixel_digest(pixels: Tensor) -> int:

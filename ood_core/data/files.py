@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 
@@ -18,17 +18,13 @@ def file_digest(path: Path) -> str:
 def digest_files(paths: Iterable[Path]) -> str:
     """Return a hash over names and contents, relative to the folder that they share."""
     files = sorted(paths, key=lambda path: path.parts)  # as paths are ordered, in a third of the time
-    shared = _shared(files[0].parent.parts, files[-1].parent.parts) if files else 0  # by the first and last, so by all
+    ends = zip(files[0].parent.parts, files[-1].parent.parts, strict=False) if files else ()
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))  # by the first and last, so by all
     total, digests = hashlib.sha256(), cache.digests(files, content_digest)
     for file in files:
         name = "/".join(file.parts[shared:])
         total.update(f"{name}\0{digests[file]}\n".encode("utf-8", "surrogateescape"))  # a name may be no UTF-8
     return total.hexdigest()
-
-
-def _shared(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many parts two paths begin with in common."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def content_digest(path: Path) -> str:

@@ -36,11 +36,8 @@ SYSTEM = frozenset(
 )
 """Names that operating systems, archives and storage devices put beside pictures; hidden, like names with a dot."""
 
-AT_ONCE = 20_000
-"""Names of one folder that are in memory at once, unless all are needed."""
-
-SHOWN = 5
-"""Suffixes that a note lists."""
+AT_ONCE = 20_000  # names of one folder that are in memory at once, unless all are needed
+SHOWN = 5  # suffixes that a note lists
 
 HIDDEN_FILE, HIDDEN_FOLDER = "{} hidden file{s}", "{} hidden folder{s}"
 NO_SUFFIX = "{} file{s} without a suffix"
@@ -113,26 +110,15 @@ def _suffix(name: str) -> str:
 
 
 def is_dir(path: Path) -> bool:
-    """Return whether this is a folder, or a link to one.
-
-    Raises:
-        OODError: It cannot be determined, for example because a parent folder is not readable.
-    """
+    """Return whether this is a folder, or a link to one; OODError if a parent folder is not readable."""
     try:
         return path.is_dir()
     except OSError as error:
         raise OODError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
-
-
 def pictures_in(folder: Path, passed: PassedOver) -> list[Path]:
-    """Return all pictures in a folder and beneath it, sorted by path.
-
-    Raises:
-        OODError: A folder may not be read.
-    """
+    """Return all pictures in a folder and beneath it, sorted by path; OODError if a folder may not be read."""
     return [Path(path) for path in pictures(str(folder), passed, at_once=None, refuse=True)]
 
 
@@ -140,15 +126,8 @@ def pictures(folder: str, passed: PassedOver, *, at_once: int | None = AT_ONCE, 
     """Yield the paths of all pictures in a folder and beneath it, sorted by path.
 
     Links to folders are followed, except for those that lead to a folder which is read anyway, or which holds this one.
-
-    Args:
-        folder: The folder; nothing is yielded if it is not there.
-        passed: Counts of skipped files, added to.
-        at_once: Names of one folder that are in memory at once; a folder of more is read once for each so many.
-        refuse: Whether an unreadable folder is an error; otherwise its path is yielded as well.
-
-    Raises:
-        OODError: A folder may not be read.
+    A folder of more than `at_once` names is read once for each so many. An unreadable one is an OODError with
+    `refuse`; otherwise its path is yielded as well. Skipped files are added to `passed`.
     """
     links = _Links(os.path.realpath(folder))
     opened = [(folder, entries(folder, at_once))]
@@ -202,11 +181,7 @@ def entries(folder: str, at_once: int | None = None) -> Iterator[os.DirEntry[str
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether this is a folder, or a link to one; a link in a circle is none.
-
-    Raises:
-        OSError: It cannot be determined.
-    """
+    """Return whether this is a folder, or a link to one; a link in a circle is none. OSError if that is unclear."""
     try:
         return entry.is_dir()
     except OSError as error:
@@ -238,15 +213,8 @@ class _Links:
         return None
 
 
-# -------------------------------------------------------------------------------------------------- classes and splits
-
-
 def class_folders(folder: Path, passed: PassedOver) -> list[Path]:
-    """Return the folders in a folder, each of which is a class, sorted by name.
-
-    Args:
-        folder: The folder.
-        passed: Counts of other entries, added to.
+    """Return the folders in a folder, each of which is a class, sorted by name; other entries are added to `passed`.
 
     Raises:
         OODError: One is a link that leads nowhere, in a circle, or to a folder above; may not be read; has splits of
@@ -264,22 +232,14 @@ def class_folders(folder: Path, passed: PassedOver) -> list[Path]:
 def split_folders(folder: Path, passed: PassedOver) -> dict[Split, Path]:
     """Return the folders of the splits; none where the folders are classes.
 
-    A class may be called "train": it takes both splits, or nothing beside them, to be read as splits.
-
-    Args:
-        folder: The folder.
-        passed: Counts of other entries, added to.
-
-    Raises:
-        OODError: As `class_folders`.
+    A class may be called "train": it takes both splits, or nothing beside them, to be read as splits. Other entries
+    are added to `passed`. Raises OODError as `class_folders`.
     """
     there = {one.name.casefold(): one for one in _folders(folder, passed)}
-    found = {
-        split: next((there[name] for name in names if name in there), None) for split, names in SPLIT_NAMES.items()
-    }
-    if None in found.values() and not there.keys() <= set(chain(*SPLIT_NAMES.values())):
+    found = {split: [there[name] for name in names if name in there] for split, names in SPLIT_NAMES.items()}
+    splits = {split: named[0] for split, named in found.items() if named}
+    if len(splits) < len(SPLIT_NAMES) and not there.keys() <= set(chain(*SPLIT_NAMES.values())):
         return {}
-    splits = {split: one for split, one in found.items() if one is not None}
     if len(there) > len(splits):
         passed.reasons[BESIDE] += len(there) - len(splits)
     return splits
@@ -293,30 +253,20 @@ def _folders(folder: Path, passed: PassedOver) -> list[Path]:
             if is_hidden(entry.name):
                 passed.reasons[HIDDEN_FOLDER if is_folder(entry) else HIDDEN_FILE] += 1
                 continue
-            if entry.is_symlink():
-                _require_below(path, folder)
+            if entry.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - never raises
+                raise OODError(f"{path}: a link that leads nowhere, or in a circle")
+            if entry.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+                raise OODError(f"{path}: a link to a folder that it lies in")
             if is_folder(entry):
                 os.scandir(path).close()  # a class that silently has no images would be a wrong number
-                _require_text(path)
+                entry.name.encode()  # classes have names in UTF-8
                 found.append(path)
             elif is_picture(entry.name):
                 passed.reasons[NO_CLASS] += 1
             else:
                 passed.add_file(entry)
+    except UnicodeEncodeError as error:
+        raise OODError(f"{folder}: the class folder {os.fsencode(error.object)!r} has no name in UTF-8") from None
     except OSError as error:
         raise OODError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
     return found
-
-
-def _require_below(link: Path, folder: Path) -> None:
-    if not os.path.exists(link):  # noqa: PTH110 - never raises
-        raise OODError(f"{link}: a link that leads nowhere, or in a circle")
-    if folder.resolve().is_relative_to(link.resolve()):
-        raise OODError(f"{link}: a link to a folder that it lies in")
-
-
-def _require_text(folder: Path) -> None:
-    try:
-        folder.name.encode()
-    except UnicodeEncodeError:
-        raise OODError(f"{folder.parent}: the class folder {os.fsencode(folder.name)!r} has no name in UTF-8") from None

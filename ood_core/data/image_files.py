@@ -14,36 +14,22 @@ from ood_core.data.files import digest_files
 from ood_core.errors import OODError
 from ood_core.interfaces import ImageSet
 
-UNLABELLED = "unlabelled"
-"""The one class of pictures without labels."""
+UNLABELLED = "unlabelled"  # the one class of pictures without labels
 
 
 class FileImages(ImageSet):
-    """Pictures by their paths.
-
-    Args:
-        paths: Files.
-        labels: Class of each picture.
-        classes: Names of the classes, by label.
-        notes: Remarks on the set for the report, such as files that were skipped.
-
-    Raises:
-        OODError: A path occurs twice.
-    """
+    """Pictures by their paths, with the label of each; OODError if a path occurs twice."""
 
     encoded = True
 
     def __init__(
         self, paths: Sequence[Path], labels: Sequence[int], classes: Sequence[str], notes: Sequence[str] = ()
     ) -> None:
-        self.classes = tuple(classes)
-        self.notes = tuple(notes)
-        self.labels = list(labels)
-        self._paths = list(paths)
+        self.classes, self.notes = tuple(classes), tuple(notes)
+        self.labels, self._paths = list(labels), list(paths)
         self.places = [str(path.absolute()) for path in self._paths]
-        for place, count in Counter(self.places).items():
-            if count > 1:
-                raise OODError(f"{place}: the picture is there twice")
+        if (most := Counter(self.places).most_common(1)) and most[0][1] > 1:
+            raise OODError(f"{most[0][0]}: the picture is there twice")
         # The digest is over names in their order; a row's place and label belong to one of them.
         ranks = {path: rank for rank, path in enumerate(sorted(set(self._paths)))}
         content = digest_files(ranks), self.classes, [ranks[path] for path in self._paths], self.labels
@@ -51,8 +37,7 @@ class FileImages(ImageSet):
 
     def image(self, index: int) -> PIL.Image.Image:
         """Return one picture, in the mode it is stored in."""
-        path = self._paths[index]
-        return decode(path, str(path))
+        return decode(self._paths[index], str(self._paths[index]))
 
 
 def numbers_first(name: str) -> tuple[bool, int, str]:
@@ -61,11 +46,7 @@ def numbers_first(name: str) -> tuple[bool, int, str]:
 
 
 def require_files(paths: Iterable[Path], listed: str) -> None:
-    """Require that all pictures of a list are regular files.
-
-    Raises:
-        OODError: Names the first one that is not, and their number.
-    """
+    """Raise OODError unless all pictures of a list are regular files; names the first one that is not."""
     absent = [path for path in paths if not path.is_file()]
     if irregular := [path for path in absent if path.exists()]:
         raise OODError(f"{listed}: {len(irregular)} of its pictures are not regular files, such as {irregular[0]}")
@@ -74,11 +55,7 @@ def require_files(paths: Iterable[Path], listed: str) -> None:
 
 
 def require_distinct(classes: Iterable[str], where: str) -> None:
-    """Refuse class names that differ only by case or surrounding blanks: most likely one class, written twice.
-
-    Raises:
-        OODError: Names both.
-    """
+    """Raise OODError for class names that differ only by case or blanks around: most likely one, written twice."""
     seen: dict[str, str] = {}
     for name in classes:
         other = seen.setdefault(name.strip().casefold(), name)

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,41 +27,28 @@ from ood_core.runtime import torch_state
 
 T = TypeVar("T")
 
-BROKEN = -1
-"""Digest of a picture that cannot be read."""
-
-INLINE_IMAGES = 50_000
-"""Sets up to this size are decoded in the main process: starting workers would cost more than it saves."""
+BROKEN = -1  # digest of a picture that cannot be read
+INLINE_IMAGES = 50_000  # sets up to this size are decoded in the main process: workers would cost more than they save
 
 
 def sample(images: SelectedImages, image_size: int, count: int) -> Tensor:
     """Return up to `count` images in a fixed random order, float32 [n, 3, S, S] in [0, 1]."""
     order = np.random.default_rng(0).permutation(len(images))[:count]
-    with torch_state.restoring(
-        generators=True
-    ):  # whether an image is decoded or cached must not shift what a task draws
+    # whether an image is decoded or cached must not shift what a task draws
+    with torch_state.restoring(generators=True):
         return to_unit(torch.stack([evaluation_view(images.readable(int(i)).pixels, image_size) for i in order]))
 
 
 def step_seed(seed: int, step: int, purpose: str, of: int = 0) -> int:
-    """Return the seed of a purpose at a step.
-
-    Args:
-        seed: Seed of the stage.
-        step: Counted from 0.
-        purpose: Such as "order", "views" or "model".
-        of: Place of an image in the batch, or rank of a process.
-    """
+    """Return the seed of a purpose ("order", "views", "model") at a step from 0; `of` an image's place or a rank."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{purpose}/{of}".encode()).digest()[:8], "big") >> 1
 
 
 class BatchIndices(NamedTuple):
-    """The images of a training step that a process loads."""
+    """The images of a training step that a process loads; `first` is the place of the first in the whole batch."""
 
     number: int
-    """Number of the step."""
     first: int
-    """Place of the first image in the batch of all processes."""
     rows: list[int]
 
 
@@ -69,14 +56,7 @@ class BatchIndices(NamedTuple):
 class ShuffledBatchSampler(Sampler[BatchIndices]):
     """Shuffles the images every epoch, drops the incomplete last batch, and cuts batches up between processes.
 
-    Attributes:
-        images: Size of the set.
-        batch_size: Images a step; a smaller set makes one step of all it has.
-        epochs: Passes over the set.
-        seed: Seed of the shuffles.
-        begin: First step, for a continued training.
-        process: Rank of this process.
-        processes: Number of processes.
+    A set of fewer images than `batch_size` makes one step of all it has. A continued training begins at step `begin`.
     """
 
     images: int
@@ -97,10 +77,6 @@ class ShuffledBatchSampler(Sampler[BatchIndices]):
         """Steps of one epoch."""
         return max(self.images // self.batch_size, 1)
 
-    def after(self, step: int) -> ShuffledBatchSampler:
-        """Return the sampler of the steps from this one on."""
-        return replace(self, begin=step)
-
     def __len__(self) -> int:
         return self.per_epoch * self.epochs - self.begin
 
@@ -116,17 +92,10 @@ class ShuffledBatchSampler(Sampler[BatchIndices]):
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliarySampler:
-    """Draws the images of an auxiliary set that come with every batch of a training.
-
-    Attributes:
-        images: The set.
-        step_size: Images a step, in all processes.
-        process: Rank of this process.
-        processes: Number of processes.
-    """
+    """Draws the images of an auxiliary set that come with every batch of a training."""
 
     images: SelectedImages
-    step_size: int
+    step_size: int  # in all processes
     process: int = 0
     processes: int = 1
 
@@ -135,8 +104,7 @@ class AuxiliarySampler:
         generator = np.random.default_rng(step_seed(seed, step, "outliers"))
         rows = generator.choice(len(self.images), self.step_size, replace=self.step_size > len(self.images))
         share = self.step_size // self.processes
-        drawn: list[Tensor] = []
-        broken: list[str] = []
+        drawn, broken = list[Tensor](), list[str]()
         for place in range(self.process * share, (self.process + 1) * share):
             found = self.images.readable(int(rows[place]))
             torch_state.seed_cpu(step_seed(seed, step, "outlier views", place))
@@ -154,8 +122,7 @@ class _AugmentedBatches(Dataset[Batch]):
 
     @torch_state.restoring()
     def __getitems__(self, step: BatchIndices) -> Batch:
-        samples, rows = [], []
-        broken: list[str] = []
+        samples, rows, broken = [], [], list[str]()
         for place, row in enumerate(step.rows, step.first):
             found = self.images.readable(row)
             # by place in the whole batch, so that the number of processes does not matter
@@ -174,11 +141,7 @@ class _AugmentedBatches(Dataset[Batch]):
 class EvaluationTransform:
     """What turns an image into the input of a network in evaluation.
 
-    Attributes:
-        image_size: S, in pixels.
-        view: Resizing and cropping to a square of this size.
-        views: Augmentation whose first view is used instead.
-        seed: Seed of the augmentation.
+    Resized and cropped to a square of S pixels by `view`, or the first of the augmentation `views` if there is one.
     """
 
     image_size: int
@@ -209,18 +172,18 @@ class _PlainBatches(Dataset[EvaluationBatch]):
     transform: EvaluationTransform
 
     def __getitems__(self, rows: list[int]) -> EvaluationBatch:
-        views, digests = zip(*(self._load(row) for row in rows), strict=True)
+        views, digests, size = [], [], self.transform.image_size
+        for row in rows:
+            try:
+                pixels = self.images.pixels(row)
+                digests.append(pixel_digest(pixels))
+            except OODError:
+                if not self.images.skip_broken:
+                    raise
+                pixels = torch.zeros(3, size, size, dtype=torch.uint8)
+                digests.append(BROKEN)
+            views.append(self.transform(pixels, row))
         return EvaluationBatch(stack_views(views), torch.tensor(digests))
-
-    def _load(self, row: int) -> tuple[Tensor, int]:
-        try:
-            pixels = self.images.pixels(row)
-        except OODError:
-            if not self.images.skip_broken:
-                raise
-            size = self.transform.image_size
-            return self.transform(torch.zeros(3, size, size, dtype=torch.uint8), row), BROKEN
-        return self.transform(pixels, row), pixel_digest(pixels)
 
 
 def sample_batch(images: SelectedImages, views: Views, count: int) -> Batch:
@@ -256,10 +219,7 @@ def _prefetch(batches: Iterable[T], images: SelectedImages) -> Iterator[T]:
 
     Not for training, where batches and network draw from one random generator. The thread gets one core: a second team
     of torch's threads would cost the network more than it gains. Sets whose first batch changes process-wide settings
-    are decoded between the batches.
-
-    Raises:
-        OODError: A later batch changes such settings.
+    are decoded between the batches; later ones must not.
     """
     source = iter(batches)
 
@@ -284,5 +244,5 @@ def _loader(batches: Dataset[T], order: Any, images: int) -> Iterable[T]:
     return DataLoader(batches, batch_sampler=order, collate_fn=_identity, num_workers=workers)
 
 
-def _identity(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:  # a lambda could not be pickled for workers
     return batch

@@ -17,8 +17,7 @@ from ood_core.interfaces.checks import check_images, check_picture
 from ood_core.runtime import torch_state
 from ood_core.runtime.source_digest import source_digest
 
-MEMORY_BYTES = 512 * 2**20
-"""Size of the cache in memory, in each process."""
+MEMORY_BYTES = 512 * 2**20  # of the cache in memory, in each process
 
 
 class MemoryCache:
@@ -64,14 +63,9 @@ class DecodedImages:
         """Whether reading an image has changed settings that other threads share."""
 
     def pixels(self, row: int) -> Tensor:
-        """Return one image, uint8 [3, H, W].
-
-        Raises:
-            OODError: The picture is broken; names it.
-        """
-        if self._disk is not None and (found := self._disk.get(row)) is not None:
-            return found
-        if (found := _MEMORY.get((self._key, row))) is not None:
+        """Return one image, uint8 [3, H, W]; OODError with its name if the picture is broken."""
+        found = None if self._disk is None else self._disk.get(row)
+        if found is not None or (found := _MEMORY.get((self._key, row))) is not None:
             return found
         with torch_state.restoring() as changed:
             picture = check_picture(self.source, row, self.images.image(row))
@@ -83,19 +77,16 @@ class DecodedImages:
             raise OODError(f"{name}: {error}") from error
         if self.images.encoded and not self._disk_opened:  # the first picture has the size of all
             self._disk_opened = True
-            self._disk = PixelCache.of(self._content(), len(self.images), tuple(pixels.shape))
+            package = type(self.images).__module__.partition(".")[0]  # which reads the set
+            digest = "" if package in ("ood_core", "__main__") else f" {source_digest(package)}"
+            content = self.images.fingerprint + digest
+            self._disk = PixelCache.of(content, len(self.images), tuple(pixels.shape))
         if self._disk is None or not self._disk.put(row, pixels):
             _MEMORY.put((self._key, row), pixels)
         return pixels
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_key": object()}  # the copy has its own place in the memory of its process
-
-    def _content(self) -> str:
-        """Return the set's fingerprint, with a digest of the package that reads it unless it is the core."""
-        package = type(self.images).__module__.partition(".")[0]
-        own = package in ("ood_core", "__main__")
-        return self.images.fingerprint if own else f"{self.images.fingerprint} {source_digest(package)}"
 
 
 class SourcePool:
@@ -105,26 +96,18 @@ class SourcePool:
         self._opened: dict[tuple[str, str, Split], DecodedImages] = {}
 
     def open(self, source: DatasetSource, candidates: Sequence[DatasetSource], split: Split) -> DecodedImages:
-        """Return the first of the candidates that can be opened; the source itself where there are none.
-
-        Raises:
-            OODError: None can; the source says what is missing.
-        """
+        """Return the first of the candidates that can be opened, by default the source; OODError if none can."""
         reasons: list[str] = []
         for candidate in candidates or (source,):
+            key = (f"{type(candidate).__module__}.{type(candidate).__qualname__}", repr(candidate), split)
             try:
-                return self._open(candidate, split)
+                if key not in self._opened:
+                    images = check_images(candidate.name, candidate.open(split))
+                    self._opened[key] = DecodedImages(images, candidate.name)
+                return self._opened[key]
             except OODError as error:
                 reasons.append(str(error))
-        raise OODError(source.missing(reasons))
-
-    def _open(self, source: DatasetSource, split: Split) -> DecodedImages:
-        key = (f"{type(source).__module__}.{type(source).__qualname__}", repr(source), split)
-        if key not in self._opened:
-            try:
-                opened = source.open(split)
             except OSError as error:
-                where = error.filename or f"dataset '{source.name}'"
-                raise OODError(f"{where}: cannot be read: {error.strerror or error}") from error
-            self._opened[key] = DecodedImages(check_images(source.name, opened), source.name)
-        return self._opened[key]
+                where = error.filename or f"dataset '{candidate.name}'"
+                reasons.append(f"{where}: cannot be read: {error.strerror or error}")
+        raise OODError(source.missing(reasons))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,8 +28,9 @@ Groups: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 
 Rows: TypeAlias = NDArray[np.int64]
 
-PLAIN = EvaluationView()
-"""The shorter side to S, then the centre."""
+PLAIN = EvaluationView()  # the shorter side to S, then the centre
+MUCH = 0.15  # share of the area of the training images that the central crop may lose before a note says so
+SIZED = 16  # training images from which that share is estimated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +68,7 @@ class Selection:
     skip_broken: bool = False
 
     def open(self, part: Part, library: SourcePool | None = None) -> SelectedImages:
-        """Return the images for this purpose.
-
-        Raises:
-            OODError: The source cannot be opened, a class does not exist, or nothing is left.
-        """
+        """Return the images for this purpose; OODError without a source, a class or an image."""
         library = library or SourcePool()
         pictures = self.pictures(part, library)
         images = pictures.images
@@ -79,10 +76,12 @@ class Selection:
         chosen = self._chosen(tuple(groups))
         taken = [other.open("known", library) for other in self.minus]
         gone = np.concatenate([np.empty(0, np.int64), *(o.rows for o in taken if o.source == images.fingerprint)])
-        of_label = _rows_by_label(np.asarray(images.labels))
-        found = [np.sort(np.concatenate([of_label(label) for label in groups[name]])) for name in chosen]
+        labels = np.asarray(images.labels)
+        order = np.argsort(labels, kind="stable")  # once, because there may be a thousand labels
+        of_label = np.split(order, np.searchsorted(labels[order], np.arange(1, len(images.classes))))
+        found = [np.sort(np.concatenate([of_label[label] for label in groups[name]])) for name in chosen]
         left = [np.setdiff1d(rows, gone) for rows in found] if len(gone) else found
-        rows = [_part_of(self._limited(rows), part, self.holdout) for rows in left]
+        rows = [_cut_holdout(self._limited(rows), part, self.holdout) for rows in left]
         if not any(len(of_class) for of_class in rows):
             hint = "; holdout: 0 does without" if part == "holdout" else ""
             raise OODError(f"data set '{self.name}' has no image for {part}{hint}")
@@ -96,21 +95,18 @@ class Selection:
         return self._chosen(tuple(self._groups(self.pictures("test", library).images)))
 
     def pictures(self, part: Part, library: SourcePool) -> DecodedImages:
-        """Return the split of the source that images for this purpose come from.
-
-        Raises:
-            OODError: It cannot be opened.
-        """
+        """Return the split of the source that images for this purpose come from; OODError if it cannot be opened."""
         split: Split = self.split or ("test" if part == "test" else "train")
         try:
             return library.open(self.source, self.candidates, split)
         except OODError as error:
             if self.otherwise is None:
                 raise
-            try:
-                return replace(self.otherwise, split=split).pictures(part, library)
-            except OODError as other:
-                raise OODError(f"{error}; otherwise: {other}") from other
+            first = error
+        try:
+            return replace(self.otherwise, split=split).pictures(part, library)
+        except OODError as error:
+            raise OODError(f"{first}; otherwise: {error}") from error
 
     def stands_in(self, part: Part, library: SourcePool) -> bool:
         """Return whether the source `otherwise` is read in place of this one's."""
@@ -126,9 +122,13 @@ class Selection:
         for label, name in enumerate(images.classes):
             labels.setdefault(name, []).append(label)
         if self.superclasses is not None:
+            for superclass, name in ((group, name) for group, classes in self.superclasses for name in classes):
+                if name not in labels:
+                    message = f"takes in a class '{name}', which data set '{self.name}' does not have"
+                    raise OODError(f"superclass '{superclass}' {message}.{suggest(name, labels)}")
             return {
-                name: [label for one in classes for label in labels[self._grouped(one, name, labels)]]
-                for name, classes in self.superclasses
+                superclass: [label for name in classes for label in labels[name]]
+                for superclass, classes in self.superclasses
             }
         if self.classes is None and not self.without:  # classes that share a name stay apart
             return {
@@ -144,21 +144,9 @@ class Selection:
 
     def _chosen(self, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in (*(self.classes or ()), *self.without):
-            self._known(name, names)
+            if name not in names:
+                raise OODError(f"no class '{name}' in data set '{self.name}'.{suggest(name, names)}")
         return tuple(name for name in self.classes or names if name not in self.without)
-
-    def _grouped(self, name: str, superclass: str, names: Mapping[str, object]) -> str:
-        if name not in names:
-            raise OODError(
-                f"superclass '{superclass}' takes in a class '{name}', which data set '{self.name}' does not have."
-                f"{suggest(name, names)}"
-            )
-        return name
-
-    def _known(self, name: str, names: Sequence[str] | Mapping[str, object]) -> str:
-        if name not in names:
-            raise OODError(f"no class '{name}' in data set '{self.name}'.{suggest(name, names)}")
-        return name
 
     def _limited(self, rows: Rows) -> Rows:
         if self.limit is None or self.draw is None:
@@ -173,19 +161,7 @@ class Selection:
         return digest.hexdigest()
 
 
-def _rows_by_label(labels: NDArray[np.int64]) -> Callable[[int], Rows]:
-    """Return a function from a label to its rows, in order; sorted once, because there may be a thousand labels."""
-    order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-
-    def rows(label: int) -> Rows:
-        first, last = np.searchsorted(ordered, [label, label + 1])
-        return order[first:last]
-
-    return rows
-
-
-def _part_of(rows: Rows, part: Part, holdout: float) -> Rows:
+def _cut_holdout(rows: Rows, part: Part, holdout: float) -> Rows:
     """Cut one class's ID training rows in two by a fixed shuffle; other sets stay whole."""
     if part not in ("train", "holdout"):
         return rows
@@ -203,30 +179,17 @@ class ReadImage:
     broken: tuple[str, ...]
 
 
-MUCH = 0.15
-"""Share of the area of the training images that the central crop may lose before a note says so."""
-
-SIZED = 16
-"""Training images from which that share is estimated."""
-
-
 class SelectedImages:
     """Decoded images and labels of a selection; label c is the c-th selected class."""
 
     all_classes: int
     """Number of classes (or superclasses) of the source, before some were selected."""
-
     notes: tuple[str, ...]
     """Notes of the source on its images."""
-
     found: int
     """Number of images before the hold-out and `minus`."""
-
-    holdout = 0.0
-    """Share of every class's training images that is kept back for calibration."""
-
+    holdout = 0.0  # as in `Selection`, like the next one
     skip_broken = False
-    """Whether a broken picture is counted and left out, instead of stopping the run."""
 
     def __init__(
         self, pictures: DecodedImages, classes: tuple[str, ...], rows_by_class: list[Rows], fingerprint: str
@@ -278,11 +241,7 @@ class SelectedImages:
         return found
 
     def pixels(self, index: int) -> Tensor:
-        """Return one image, uint8 [3, H, W].
-
-        Raises:
-            OODError: The picture is broken; names it.
-        """
+        """Return one image, uint8 [3, H, W]; OODError with its name if the picture is broken."""
         try:
             return self._pictures.pixels(int(self.rows[index]))
         except OODError as error:
@@ -291,11 +250,7 @@ class SelectedImages:
             raise OODError(f"{error}; 'unreadable: skip' in 'data' goes on without such pictures") from error
 
     def readable(self, index: int) -> ReadImage:
-        """Return the image, or the next one that can be read if broken ones are skipped.
-
-        Raises:
-            OODError: The picture is broken and is not to be skipped, or all are.
-        """
+        """Return the image, or the next one that can be read if broken ones are skipped; OODError if there is none."""
         broken: list[str] = []
         for place in range(len(self)):
             here = (index + place) % len(self)
@@ -318,9 +273,8 @@ def evaluation_view(image: Tensor, image_size: int, view: EvaluationView = PLAIN
     from torchvision.transforms.v2 import functional
 
     size = [side, side] if view.squash else [side]
-    resized = functional.resize(image, size, interpolation=InterpolationMode(view.interpolation), antialias=True)
-    cropped: Tensor = functional.center_crop(resized, [image_size, image_size])
-    return cropped
+    image = functional.resize(image, size, interpolation=InterpolationMode(view.interpolation), antialias=True)
+    return functional.center_crop(image, [image_size, image_size])  # type: ignore[no-any-return]
 
 
 def cut_away(sizes: Iterable[tuple[int, int]], view: EvaluationView) -> float:

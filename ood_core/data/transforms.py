@@ -22,11 +22,7 @@ Transform: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Compose:
-    """Transforms one after the other.
-
-    Attributes:
-        transforms: The first one is applied to the image.
-    """
+    """Transforms one after the other."""
 
     transforms: tuple[Transform, ...]
 
@@ -39,11 +35,7 @@ class Compose:
 
 @dataclass(frozen=True)
 class MultiView:
-    """Independent views of an image.
-
-    Attributes:
-        transforms: One for each view.
-    """
+    """Independent views of an image, by one transform each."""
 
     transforms: tuple[Transform, ...]
 
@@ -112,14 +104,11 @@ class ContrastiveAugmentation:
             jitter = v2.ColorJitter(strength, strength, strength * self.saturation, min(strength / 4, 0.5))
             steps += [v2.RandomApply([jitter], p=0.8), v2.RandomGrayscale(p=self.grayscale)]
         if blurred:
-            steps.append(v2.RandomApply([v2.GaussianBlur(_kernel(image_size), (0.1, 2.0))], p=blurred))
+            # a tenth of the image, odd and at least 3: a blur by 2 pixels would leave nothing of a digit's 8
+            kernel = max(2 * (image_size // 20) + 1, 3)
+            steps.append(v2.RandomApply([v2.GaussianBlur(kernel, (0.1, 2.0))], p=blurred))
         if solarized:
             steps.append(v2.RandomSolarize(threshold=128, p=solarized))
         if self.flip:
             steps.append(random_flip)
         return Compose(tuple(steps))
-
-
-def _kernel(image_size: int) -> int:
-    """Return a tenth of the image, odd and at least 3; a blur by 2 pixels would leave nothing of a digit's 8."""
-    return max(2 * (image_size // 20) + 1, 3)

@@ -7,7 +7,7 @@ does exactly what an uninterrupted one does, and several processes see the image
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_core.data.loaders import (
-    AuxiliarySampler,
-    ShuffledBatchSampler,
-    sample,
-    sample_batch,
-    step_seed,
-    training_batches,
-)
+from ood_core.data import loaders
+from ood_core.data.loaders import AuxiliarySampler, ShuffledBatchSampler, step_seed
 from ood_core.data.selection import to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PretextTask, Task, TokenizerTraining, TrainingData
@@ -37,14 +31,9 @@ from ood_core.store.artifacts import save_picture
 from ood_core.store.store import Store, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
-CHECKPOINT_SECONDS = 10.0
-"""Seconds between checkpoints, which is what a killed training loses at most, besides one step."""
-
-AGREEMENT_STEPS = 20
-"""Steps after which several processes agree on whether to write a checkpoint."""
-
-PICTURED = 8
-"""Images that a task may draw for the report."""
+CHECKPOINT_SECONDS = 10.0  # between checkpoints, which is what a killed training loses at most, besides one step
+AGREEMENT_STEPS = 20  # after which several processes agree on whether to write a checkpoint
+PICTURED = 8  # images that a task may draw for the report
 
 
 def execute(stage: TrainStage, store: Store, observer: Observer) -> None:
@@ -85,28 +74,33 @@ class _Training:
             process=distributed.rank(),
             processes=distributed.world_size(),
         )
-        self._require_equal_parts()
-
-    def _require_equal_parts(self) -> None:
-        parts = distributed.world_size() * self.options.accumulation
-        outliers = self._outliers()
+        self.outliers: AuxiliarySampler | None = None
         sizes = {"batch_size": self.steps.step_size}
-        sizes |= {"auxiliary_batch_size": outliers.step_size} if outliers is not None else {}
+        if isinstance(self.options, PretextTask) and (size := self.options.auxiliary_images()):
+            assert stage.auxiliary is not None, "the recipe was checked to name an auxiliary set"
+            sizes["auxiliary_batch_size"] = size
+            self.outliers = AuxiliarySampler(
+                images=stage.auxiliary.opened,
+                step_size=size,
+                process=self.steps.process,
+                processes=self.steps.processes,
+            )
         for option, size in sizes.items():
-            if size % parts:
+            if size % (distributed.world_size() * self.options.accumulation):
                 raise OODError(
                     f"a batch of {size} images cannot be cut into {distributed.world_size()} processes x "
                     f"{self.options.accumulation} parts of equal size; change '{option}' or 'accumulation'"
                 )
 
-    # ------------------------------------------------------------------------------------------------------- running
-
     def run(self, observer: Observer) -> None:
-        steps = self.steps.after(self.progress.step)
+        steps = replace(self.steps, begin=self.progress.step)
         total = self.progress.step + len(steps)
         begun, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         self.engine.task.train()
-        for batch in self._timed(training_batches(self.images, self._views(), steps, self._outliers())):
+        views = self.options.views(self.stage.image_size, self.grid)
+        waiting = time.monotonic()
+        for batch in loaders.training_batches(self.images, views, steps, self.outliers):
+            self.progress.waited += time.monotonic() - waiting
             self.progress.skipped += batch.broken
             self._step(batch, steps.per_epoch, total)
             self.progress.seconds = time.monotonic() - begun
@@ -116,35 +110,18 @@ class _Training:
             if self._should_save(saved) and self.progress.step < total:
                 self.save()
                 saved = time.monotonic()
+            waiting = time.monotonic()
         self.progress.skipped = distributed.gather_unique(self.progress.skipped)
-
-    def _outliers(self) -> AuxiliarySampler | None:
-        """Return the images of the auxiliary set that come with each batch, for tasks that need them."""
-        if not isinstance(self.options, PretextTask) or not self.options.auxiliary_images():
-            return None
-        assert self.stage.auxiliary is not None, "the recipe was checked to name an auxiliary set"
-        return AuxiliarySampler(
-            images=self.stage.auxiliary.opened,
-            step_size=self.options.auxiliary_images(),
-            process=self.steps.process,
-            processes=self.steps.processes,
-        )
-
-    def _views(self) -> Any:
-        return self.options.views(self.stage.image_size, self.grid)
-
-    def _timed(self, batches: Iterable[Batch]) -> Iterable[Batch]:
-        """Yield the batches, and record the time spent waiting for them."""
-        begun = time.monotonic()
-        for batch in batches:
-            self.progress.waited += time.monotonic() - begun
-            yield batch
-            begun = time.monotonic()
 
     def _step(self, batch: Batch, per_epoch: int, total: int) -> None:
         step = self.progress.step
         rate = learning_rate(self.options, step, per_epoch)
-        drawn = self._draw(step)
+        # drawn for the images of the whole step, of which each process takes its rows before it seeds its own generator
+        torch.manual_seed(step_seed(self.stage.seed, step, "model"))
+        drawn = self.engine.task.draw(self.steps.step_size)
+        if distributed.rank() > 0:
+            torch.manual_seed(step_seed(self.stage.seed, step, "model", distributed.rank()))
+        drawn = None if drawn is None else drawn.chunk(distributed.world_size())[distributed.rank()]
         with torch_state.restoring():  # a step begins alike, whether it follows another one or a checkpoint
             metrics = self.engine.step(self._on_device(batch)._replace(drawn=drawn), rate, step / total)
         self._check_loss()  # of the step before: reading this one's would make the GPU wait
@@ -153,34 +130,21 @@ class _Training:
             self.totals[name] = self.totals.get(name, 0) + value
         self.progress.step += 1
 
-    def _draw(self, step: int) -> Tensor | None:
-        """Draw for the images of the whole step, return this process's rows, and seed its generator."""
-        torch.manual_seed(step_seed(self.stage.seed, step, "model"))
-        drawn = self.engine.task.draw(self.steps.step_size)
-        if distributed.rank() > 0:
-            torch.manual_seed(step_seed(self.stage.seed, step, "model", distributed.rank()))
-        return None if drawn is None else drawn.chunk(distributed.world_size())[distributed.rank()]
-
     def _on_device(self, batch: Batch) -> Batch:
-        device = self.engine.device
-        views = tuple(to_unit(view.to(device, non_blocking=True)) for view in batch.views)
-        outliers = None if batch.outliers is None else to_unit(batch.outliers.to(device, non_blocking=True))
-        return Batch(views, batch.labels.to(device, non_blocking=True), outliers)
+        move = partial(Tensor.to, device=self.engine.device, non_blocking=True)
+        outliers = None if batch.outliers is None else to_unit(move(batch.outliers))
+        return Batch(tuple(to_unit(move(view)) for view in batch.views), move(batch.labels), outliers)
 
     def _check_loss(self) -> None:
         """Raise OODError if the loss of the last step is not finite."""
-        if self.unchecked is None:
-            return
-        loss, step, rate = self.unchecked
-        self.unchecked = None
-        if not torch.isfinite(loss):
+        unchecked, self.unchecked = self.unchecked, None
+        if unchecked is not None and not torch.isfinite(unchecked[0]):
+            loss, step, rate = unchecked
             saved = self.checkpoint.is_file()
             good = f"the last good checkpoint is {self.checkpoint}" if saved else "there is no checkpoint yet"
-            raise OODError(
-                f"the loss is {loss.item()} at step {step} (epoch {step // self.steps.per_epoch + 1}, "
-                f"learning rate {rate:.3g}); {good}; "
-                "lower 'learning_rate', lengthen 'warmup_epochs' or lower 'max_grad_norm'"
-            )
+            place = f"at step {step} (epoch {step // self.steps.per_epoch + 1}, learning rate {rate:.3g}); {good}"
+            advice = "lower 'learning_rate', lengthen 'warmup_epochs' or lower 'max_grad_norm'"
+            raise OODError(f"the loss is {loss.item()} {place}; {advice}")
 
     def _close_epoch(self, per_epoch: int) -> dict[str, float]:
         self._check_loss()
@@ -190,20 +154,16 @@ class _Training:
         self.totals = {}
         return {"epoch": len(self.progress.epochs), "epochs": self.options.epochs} | means
 
-    # --------------------------------------------------------------------------------------------------- checkpoints
-
     def _should_save(self, saved: float) -> bool:
-        """Return what the first process decides by its clock; several agree only every few steps."""
-        if distributed.world_size() > 1 and self.progress.step % AGREEMENT_STEPS:
-            return False
-        return distributed.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS)
+        """Return the first process's decision by its clock; several agree only every few steps."""
+        agrees = distributed.world_size() == 1 or self.progress.step % AGREEMENT_STEPS == 0
+        return agrees and distributed.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS)
 
     def save(self) -> None:
         self._check_loss()
         self.progress.skipped = distributed.gather_unique(self.progress.skipped)
         self.progress.totals = {name: float(total) for name, total in self.totals.items()}
-        scaler = self.engine.scaler
-        self.progress.scaler = scaler.state_dict() if scaler is not None else {}
+        self.progress.scaler = self.engine.scaler.state_dict() if self.engine.scaler is not None else {}
         self.state.save(self.checkpoint, self.progress)
 
     def restore(self) -> None:
@@ -211,12 +171,10 @@ class _Training:
         if not self.checkpoint.is_file():
             return
         self.progress = self.state.load(self.checkpoint)
-        for name, total in self.progress.totals.items():
-            self.totals[name] = torch.tensor(total, dtype=torch.float64, device=self.engine.device)
+        as_tensor = partial(torch.tensor, dtype=torch.float64, device=self.engine.device)
+        self.totals = {name: as_tensor(total) for name, total in self.progress.totals.items()}
         if self.progress.scaler and self.engine.scaler is not None:
             self.engine.scaler.load_state_dict(self.progress.scaler)
-
-    # ------------------------------------------------------------------------------------------------------- results
 
     def facts(self) -> dict[str, Any]:
         product, seconds = self.engine.task.product(), max(self.progress.seconds, 1e-9)
@@ -240,7 +198,8 @@ class _Training:
         """Save the task's example images for the report, and return their files by name."""
         if self.engine.sharded:  # only the first process comes here, and it does not hold all weights
             return {}
-        batch = self._on_device(sample_batch(self.images, self._views(), PICTURED))
+        views = self.options.views(self.stage.image_size, self.grid)
+        batch = self._on_device(loaders.sample_batch(self.images, views, PICTURED))
         torch.manual_seed(0)
         made = self.engine.task.eval().pictures(batch)
         return {"pictures": {name: save_picture(folder / f"{name}.png", picture) for name, picture in made.items()}}
@@ -252,8 +211,7 @@ class _Training:
             return {"errors": False}
         network = task.product()
         assert isinstance(network, Network), "pretext tasks train networks"
-        empty = networks.empty_task(pretext, network, size)
-        if empty is not None:
+        if (empty := networks.empty_task(pretext, network, size)) is not None:
             state = task.state_dict()
             save_tensors(folder / networks.TASK, {name: state[name] for name in networks.task_state(empty)})
         return {"errors": empty is not None}
@@ -262,30 +220,26 @@ class _Training:
 def _build(stage: TrainStage, store: Store) -> tuple[Task, tuple[int, int] | None]:
     """Return the task, and the patch grid of its network."""
     opened = stage.images.opened
+
+    def tokenizer_weights(tokenizer: Any) -> dict[str, Tensor]:
+        return networks.trained_weights(dict(stage.tokenizers)[tokenizer], store)
+
     data = TrainingData(
         classes=len(opened.classes),
         all_classes=opened.all_classes,
         image_size=stage.image_size,
-        sample=partial(sample, opened, stage.image_size),
-        tokenizer_weights=partial(_tokenizer_weights, stage, store),
+        sample=partial(loaders.sample, opened, stage.image_size),
+        tokenizer_weights=tokenizer_weights,
     )
     if isinstance(stage.task, TokenizerTraining):
         return stage.task.build(data), None
     assert isinstance(stage.task, PretextTask), "there are two kinds of training"
-    network = _network(stage, store)
+    if stage.start is not None:
+        network = networks.trained(stage.start, store)
+    else:
+        assert stage.backbone is not None, "a pretext task trains a network"
+        network = networks.build(stage.backbone, stage.image_size, len(opened.classes))
     network.set_drop_path(stage.task.drop_path)
     if stage.task.gradient_checkpointing:
         network.set_gradient_checkpointing()
     return stage.task.build(network, data), getattr(network, "grid", None)
-
-
-def _network(stage: TrainStage, store: Store) -> Network:
-    if stage.start is not None:
-        return networks.trained(stage.start, store)
-    assert stage.backbone is not None, "a pretext task trains a network"
-    return networks.build(stage.backbone, stage.image_size, len(stage.images.opened.classes))
-
-
-def _tokenizer_weights(stage: TrainStage, store: Store, tokenizer: Any) -> dict[str, Tensor]:
-    earlier = dict(stage.tokenizers)[tokenizer]
-    return networks.trained_weights(earlier, store)

@@ -24,38 +24,23 @@ from ood_core.store.store import load_notes, load_tensors, reading, replacing, s
 
 @dataclass
 class Progress:
-    """Progress of a training, apart from its tensors.
+    """Progress of a training, apart from its tensors."""
 
-    Attributes:
-        step: Finished steps of the optimiser.
-        seconds: Their duration.
-        waited: Seconds of it spent waiting for images.
-        totals: Sums of the metrics since the epoch began.
-        epochs: Mean metrics of the finished epochs.
-        scaler: State of the gradient scaler.
-        skipped: Errors of broken pictures that were replaced by others.
-    """
-
-    step: int = 0
+    step: int = 0  # finished steps of the optimiser
     seconds: float = 0.0
-    waited: float = 0.0
-    totals: dict[str, float] = field(default_factory=dict)
-    epochs: list[dict[str, float]] = field(default_factory=list)
+    waited: float = 0.0  # of these seconds, for images
+    totals: dict[str, float] = field(default_factory=dict)  # of the metrics since the epoch began
+    epochs: list[dict[str, float]] = field(default_factory=list)  # mean metrics of the finished ones
     scaler: dict[str, Any] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # errors of broken pictures that were replaced by others
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The tensors of a training.
-
-    Attributes:
-        modules: The task, and the averaged weights if there are any, by name.
-        optimizer: Its moments are saved under the position of the parameter.
-    """
+    """The tensors of a training: the task, the averaged weights if there are any, and the moments of the optimiser."""
 
     modules: Mapping[str, nn.Module]
-    optimizer: Optimizer
+    optimizer: Optimizer  # its moments are saved under the position of the parameter
 
     def save(self, path: Path, progress: Progress) -> None:
         """Write the whole state once, by the first process; the old file stays until the new one is complete."""
@@ -73,11 +58,7 @@ class TrainingState:
                 save_tensors(temporary, tensors, notes)
 
     def load(self, path: Path) -> Progress:
-        """Restore the state from a file.
-
-        Raises:
-            OODError: It is damaged; nothing was restored.
-        """
+        """Restore the state from a file; OODError, and nothing is restored, if it is damaged."""
         tensors, notes = load_tensors(path), load_notes(path)
         with reading(path):
             progress = notes["progress"]
@@ -102,10 +83,7 @@ def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Ten
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return a sharded tensor in one piece, in every process; others as they are."""
-    if not isinstance(tensor, DTensor):
-        return tensor
-    full: Tensor = tensor.full_tensor()
-    return full
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _shard_like(tensor: Tensor, like: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeAlias
 
 import torch
@@ -24,9 +25,7 @@ from ood_core.runtime import distributed, memory, torch_state
 
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 
-SHARD = "OOD_SHARD"
-"""Environment variable: 1 shards weights, gradients and moments over the processes (FSDP)."""
-
+SHARD = "OOD_SHARD"  # environment variable: 1 shards weights, gradients and moments over the processes (FSDP)
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,6 +49,9 @@ class Engine:
             raise OODError("precision 'fp16' needs a GPU; 'bf16' and 'float32' work on a CPU")
         if self.sharded and (options.ema_decay or self.precision == "fp16"):
             raise OODError(f"{SHARD}=1 goes neither with 'ema_decay' nor with precision 'fp16'")
+        self.autocast: AbstractContextManager[None] = nullcontext()
+        if self.precision != "float32":
+            self.autocast = torch.autocast(device.type, _AUTOCAST[self.precision])
         self.scaler = GradScaler(device.type) if self.precision == "fp16" else None
         if distributed.world_size() > 1 and torch.cuda.is_available():  # torch has no joint statistics on CPUs
             task = nn.SyncBatchNorm.convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
@@ -62,14 +64,17 @@ class Engine:
         if self.sharded:
             _shard(task)
         elif distributed.world_size() > 1:
-            self.model = _distribute(task, options)
+            self.model = DistributedDataParallel(
+                task,
+                broadcast_buffers=False,  # each process has its own, and those of the first one are saved
+                # a classifier that is not trained gets no gradient, and the processes must not wait for one
+                find_unused_parameters=isinstance(options, PretextTask) and not options.trains_head,
+            )
         if options.compile:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
         groups = parameter_groups(task, options)
         self.factors = [group.pop("factor") for group in groups]
         self.optimizer = AdamW(groups, lr=options.learning_rate)
-
-    # ------------------------------------------------------------------------------------------------------ steps
 
     def step(self, batch: Batch, rate: float, progress: float) -> dict[str, Tensor]:
         """Make one step of the optimiser with this process's share of a batch; return the metrics, on the device."""
@@ -81,7 +86,7 @@ class Engine:
         totals: dict[str, Tensor] = {}
         for number, part in enumerate(_split(batch, parts)):
             with self._synchronised(last=number == parts - 1):
-                with self._autocast(), torch_state.restoring():
+                with self.autocast, torch_state.restoring():
                     metrics = check_loss(self.options.name, self.model(part))
                 loss = metrics["loss"].to(torch.promote_types(metrics["loss"].dtype, torch.float32)) / parts
                 scaled = loss if self.scaler is None else self.scaler.scale(loss)
@@ -92,18 +97,12 @@ class Engine:
         torch.clear_autocast_cache()  # which torch leaves to the outermost autocast: there may be one around the run
         return totals
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, _AUTOCAST[self.precision])
-
     def _synchronised(self, last: bool) -> AbstractContextManager[None]:
         """Average the gradients of the processes once a step, with the last part."""
         if isinstance(self.task, FSDPModule):
             self.task.set_requires_gradient_sync(last)
             return nullcontext()
-        context: AbstractContextManager[None] = nullcontext() if last else getattr(self.model, "no_sync", nullcontext)()
-        return context
+        return nullcontext() if last else getattr(self.model, "no_sync", nullcontext)()
 
     def _optimise(self) -> None:
         if self.options.max_grad_norm is not None:
@@ -118,8 +117,6 @@ class Engine:
         if self.average is not None:
             self.average.update_parameters(self.task.product())
 
-    # ------------------------------------------------------------------------------------------------------- state
-
     def modules(self) -> dict[str, nn.Module]:
         """Return the modules of a checkpoint, by name."""
         return {"task": self.task} | ({"average": self.average} if self.average is not None else {})
@@ -130,28 +127,17 @@ class Engine:
         return {name: full_tensor(tensor) for name, tensor in product.state_dict().items()}
 
 
-def _distribute(task: Task, options: Training) -> nn.Module:
-    return DistributedDataParallel(
-        task,
-        broadcast_buffers=False,  # each process has its own, and those of the first one are saved
-        # a classifier that is not trained gets no gradient, and the processes must not wait for one
-        find_unused_parameters=isinstance(options, PretextTask) and not options.trains_head,
-    )
-
-
 def _shard(task: Task) -> None:
     """Shard the task's weights over the processes: each layer of a list by itself, then the rest.
 
     Layers that share a parameter with others stay with the rest, and so do layers within a layer.
     """
-    uses: dict[int, int] = {}
-    for _, parameter in task.named_parameters(remove_duplicate=False):
-        uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    uses = Counter(id(parameter) for _, parameter in task.named_parameters(remove_duplicate=False))
     for module in task.modules():
         if isinstance(module, (nn.Sequential, nn.ModuleList)):
             for layer in module:
                 own = list(layer.parameters())
-                if own and layer.__class__.forward is not nn.Module.forward and all(uses.get(id(p)) == 1 for p in own):
+                if own and layer.__class__.forward is not nn.Module.forward and all(uses[id(p)] == 1 for p in own):
                     fully_shard(layer)
     fully_shard(task)
 
@@ -163,14 +149,12 @@ def _split(batch: Batch, parts: int) -> Iterator[Batch]:
         yield Batch(tuple(view[number] for view in views), labels, outliers[number], drawn=drawn[number])
 
 
-@contextmanager
-def explain_memory_errors(options: Training) -> Iterator[None]:
+def explain_memory_errors(options: Training) -> AbstractContextManager[None]:
     """Turn torch's many lines about memory into one that says what to change."""
     advice = f"raise 'accumulation' above {options.accumulation}, set 'gradient_checkpointing: true'"
     if options.precision == "float32":
         advice += ", set 'precision: bf16'"
-    with memory.exhaustion_explained(f"with batch_size {options.batch_size}: {advice}, or lower 'batch_size'"):
-        yield
+    return memory.exhaustion_explained(f"with batch_size {options.batch_size}: {advice}, or lower 'batch_size'")
 
 
 def mean_over_processes(totals: Mapping[str, Tensor], steps: int) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -23,7 +22,12 @@ def learning_rate(options: Training, step: int, per_epoch: int) -> float:
 
 def parameter_groups(task: Task, options: Training) -> list[dict[str, Any]]:
     """Return the trained parameters by decay and learning-rate factor, the latter as "factor"."""
-    factors, undecayed = _factors(task.product(), options.layer_decay), _undecayed(task.product())
+    product, layer_decay = task.product(), options.layer_decay
+    depths = product.parameter_depths() if isinstance(product, Network) and layer_decay < 1 else {}
+    exempt = product.undecayed() if isinstance(product, Network) else ()
+    top, named = max(depths.values(), default=0), dict(product.named_parameters())
+    factors = {parameter: layer_decay ** (top - depths[name]) for name, parameter in named.items() if name in depths}
+    undecayed = {parameter for name, parameter in named.items() if name in exempt}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in task.parameters():
         if parameter.requires_grad:
@@ -31,18 +35,3 @@ def parameter_groups(task: Task, options: Training) -> list[dict[str, Any]]:
             key = (options.weight_decay if decays else 0.0, factors.get(parameter, 1.0))
             groups.setdefault(key, []).append(parameter)
     return [{"params": same, "weight_decay": decay, "factor": factor} for (decay, factor), same in groups.items()]
-
-
-def _factors(product: nn.Module, decay: float) -> Mapping[nn.Parameter, float]:
-    """Return the factor of every parameter of a network: decay ** (distance from the deepest layer)."""
-    depths = product.parameter_depths() if isinstance(product, Network) and decay < 1 else {}
-    deepest = max(depths.values(), default=0)
-    return {
-        parameter: decay ** (deepest - depths[name]) for name, parameter in product.named_parameters() if name in depths
-    }
-
-
-def _undecayed(product: nn.Module) -> Collection[nn.Parameter]:
-    """Return the parameters that a network exempts from weight decay."""
-    exempt = product.undecayed() if isinstance(product, Network) else ()
-    return {parameter for name, parameter in product.named_parameters() if name in exempt}
