@@ -49,15 +49,10 @@ BESIDE = "{} folder{s} beside the splits"
 
 @dataclass
 class PassedOver:
-    """Counts of skipped files and folders by reason.
+    """Counts of skipped files and folders by reason."""
 
-    Attributes:
-        reasons: By message template, with the count and the plural s.
-        suffixes: Files of other formats, by suffix.
-    """
-
-    reasons: Counter[str] = field(default_factory=Counter)
-    suffixes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)  # by message template, with the count and the plural s
+    suffixes: Counter[str] = field(default_factory=Counter)  # files of other formats, by suffix
 
     def add_file(self, entry: os.DirEntry[str]) -> None:
         """Count a file that is no picture."""

@@ -39,7 +39,6 @@ class Selection:
 
     Attributes:
         name: Name in the report.
-        source: The data source.
         candidates: Sources that it is a name for; the first that can be opened is used.
         otherwise: Fallback if the source cannot be opened.
         split: Split of the source; None takes `test` for measuring and `train` for everything else.

@@ -85,7 +85,7 @@ class ContrastiveAugmentation:
         flip: Whether half of the views are mirrored.
         color_jitter: Strength for brightness and contrast.
         saturation: Strength for saturation, as a share of that.
-        grayscale: Share of views without colour; none where nothing is random_color_jitter.
+        grayscale: Share of views without colour; none if `color_jitter` is 0.
     """
 
     crop_scale: float

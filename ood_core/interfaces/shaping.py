@@ -35,14 +35,12 @@ class ShapedScore(Shaping, Score):
     """Energy at T = 1 of shaped outputs, or another score of them.
 
     The score of a step that is fitted is a subclass, with the fitted values as further fields.
-
-    Attributes:
-        head: The linear classifier that makes the logits of the shaped embeddings.
-        inner: Another score, fitted to shaped training outputs; None is the energy.
     """
 
     head: Head
+    """The linear classifier that makes the logits of the shaped embeddings."""
     inner: Score | None = None
+    """Another score, fitted to shaped training outputs; None is the energy."""
 
     def shape(self, outputs: Outputs) -> Outputs:
         """Return shaped embeddings, logits and the head, in float64; nothing else can be read of them."""
