@@ -9,5 +9,4 @@ from ood_core.interfaces import PretextTask
 
 @hookimpl
 def ood_register_pretexts() -> list[type[PretextTask]]:
-    """Return the pretext tasks of this package."""
     return [Classification, OneClass]

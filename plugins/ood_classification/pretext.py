@@ -64,7 +64,6 @@ class Supervised(PretextTask):
     cutmix: NonNegativeFloat = 0.0
 
     def check(self) -> None:
-        """Refuse policies that timm does not know, and jitter that it would ignore."""
         policy = self.auto_augment
         if policy is None:
             return
@@ -112,7 +111,6 @@ class Classification(Supervised):
     least_classes: ClassVar[int] = 2  # the softmax of one output is constant: nothing would be learnt
 
     def build(self, network: Network, data: TrainingData) -> ClassificationTask:
-        """Return the task."""
         return self.task(ClassificationTask, network, data.classes)
 
 
@@ -129,7 +127,6 @@ class OneClass(Supervised):
     name = "one-class"
 
     def build(self, network: Network, data: TrainingData) -> OneClassTask:
-        """Return the task; raise OODError if the data set itself has a single class."""
         if data.all_classes < 2:
             raise OODError(
                 f"pretext '{self.name}' needs a data set of at least 2 classes, of which one is selected; "

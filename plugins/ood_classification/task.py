@@ -51,7 +51,6 @@ class OneClassTask(ClassificationTask):
         self.spread = EmbeddingCovariance(network.num_features)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return [B, C]; in training, the embeddings are counted as well."""
         features = self.network.forward_features(images)
         if self.training:
             with torch.no_grad():
@@ -59,5 +58,4 @@ class OneClassTask(ClassificationTask):
         return self.network.forward_head(features)
 
     def after_epoch(self) -> dict[str, float]:
-        """Return effective rank and trace of the covariance of the epoch's embeddings, taken while it trained."""
         return self.spread.close()

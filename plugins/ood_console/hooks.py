@@ -51,7 +51,6 @@ class Console:
 
     @hookimpl
     def ood_before_run(self, plan: Plan) -> None:
-        """Show what is going to happen."""
         self._seeds = len({row.seed for row in plan.rows})
         self._screen.print(f"[bold]{escape(plan.name)}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
         if self._screen.is_terminal:
@@ -59,13 +58,11 @@ class Console:
 
     @hookimpl
     def ood_before_stage(self, stage: Stage, stored: bool) -> None:
-        """Open a bar for a stage that has to be carried out."""
         if not stored:
             self._tasks[stage.key] = self._progress.add_task(self._title(stage), total=None, metrics="")
 
     @hookimpl
     def ood_on_progress(self, stage: Stage, done: int, total: int) -> None:
-        """Move the bar."""
         if stage.key in self._tasks:
             self._progress.update(self._tasks[stage.key], completed=done, total=total)
 
@@ -80,7 +77,6 @@ class Console:
 
     @hookimpl
     def ood_after_stage(self, stage: Stage, facts: StageFacts) -> None:
-        """Replace the bar by a line that stays."""
         if stage.key not in self._tasks:
             return
         self._progress.remove_task(self._tasks.pop(stage.key))
@@ -91,12 +87,10 @@ class Console:
 
     @hookimpl
     def ood_after_run(self) -> None:
-        """Clear the screen for what follows."""
         self._progress.stop()
 
     @hookimpl
     def ood_after_report(self, report: ReportData) -> None:
-        """Show the tables."""
         self._screen.print(f"{escape(report.work)}, {report.seconds:.0f} s")
         for note in report.notes:
             self._screen.print(f"[yellow]note[/] {escape(note)}")
@@ -115,7 +109,6 @@ class Console:
         self._screen.print(f"[red]{word}[/] {escape(self._title(stage))}")
 
     def _title(self, stage: Stage) -> str:
-        """Return the stage in words, with its seed if there are several."""
         seed = getattr(stage, "seed", None)
         return f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
 

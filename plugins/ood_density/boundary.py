@@ -30,7 +30,6 @@ class KernelSurprise(Score):
     log_offset: float  # log ρ
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         norms, scores = self.vectors.square().sum(1), []
         for chunk in outputs.chunks(max(1, _CHUNK_NUMBERS // len(self.vectors))):
             embeddings = chunk.embeddings.double() - self.centre
@@ -70,7 +69,6 @@ class OneClassSvm(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> KernelSurprise:
-        """Fit scikit-learn's machine to a sample of the embeddings."""
         from sklearn.svm import OneClassSVM
 
         rows = sample_embeddings(train, self.sample, self.seed, self.name).double()

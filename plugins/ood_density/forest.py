@@ -29,7 +29,6 @@ class Isolation(Score):
     scale: float  # c
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         embeddings = outputs.embeddings.float()  # as the thresholds were drawn
         nodes = self.roots.expand(len(embeddings), -1)
         for _ in range(self.depth):

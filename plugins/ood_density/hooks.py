@@ -11,5 +11,4 @@ from ood_density.mixture import Mixture
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [IsolationForest, Mixture, OneClassSvm]

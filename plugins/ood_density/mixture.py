@@ -54,7 +54,6 @@ class MixtureSurprise(Score):
     spread: float  # standard deviation over all dimensions
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         embeddings = (outputs.embeddings.double() - self.centre) / self.spread
         match self.components:
             case Full(means, factors):
@@ -104,15 +103,9 @@ class Mixture(Scorer):
     seed: NonNegativeInt = 0
 
     def memory(self, classes: int, dimensions: int) -> int:
-        """Return the size of the covariances."""
         return 8 * self.components * dimensions**2 if self.covariance == "full" else 0
 
     def fit(self, train: Outputs) -> MixtureSurprise:
-        """Fit the mixture to a sample of the embeddings.
-
-        Raises:
-            OODError: There are fewer training images than components.
-        """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 

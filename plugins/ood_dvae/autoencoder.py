@@ -20,7 +20,6 @@ class Residual(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return maps of the same shape."""
         added: Tensor = maps + self.branch(maps)
         return added
 

@@ -28,7 +28,6 @@ class Convolution(nn.Module):
         self.b = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return [B, outputs, H, W]."""
         return conv2d(maps, self.w, self.b, padding=self.w.shape[2] // 2)
 
 
@@ -47,7 +46,6 @@ class Block(nn.Module):
         self.res_path = nn.Sequential(layers)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return [B, outputs, H, W]."""
         added: Tensor = self.id_path(maps) + self.res_path(maps) / (_GROUPS * _BLOCKS) ** 2
         return added
 

@@ -21,7 +21,6 @@ class CellTokens(TokenMap):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Return token ids, int64 [B, L]."""
         # not under autocast, whose rounding would change tokens
         with torch.autocast(images.device.type, enabled=False):
             return self.logits(images.float()).argmax(1).flatten(1)

@@ -10,5 +10,4 @@ from ood_dvae.tokenizer import DiscreteVAE
 
 @hookimpl
 def ood_register_tokenizers() -> list[type[Tokenizer]]:
-    """Return the tokenizers of this package."""
     return [DalleTokenizer, DiscreteVAE]

@@ -24,13 +24,11 @@ class DalleMap(CellTokens):
         self.vocabulary = encoder.vocabulary
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return logits of the codes, [B, V, h, w]."""
         logits: Tensor = self.encoder(images)
         return logits
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor | None:
-        """Return images [B, 3, V, V] in [0, 1]; None without the decoder's weights."""
         return None if self.decoder is None else self.decoder(cells(tokens))
 
 
@@ -52,15 +50,12 @@ class DalleTokenizer(Tokenizer):
     decoder: Path | None = None
 
     def check(self) -> None:
-        """Raise OODError for files that are no weights of the published modules."""
         self._load()
 
     def view_size(self, image_size: int, grid: tuple[int, int]) -> int:
-        """Return the size at which each patch is one cell."""
         return patches_a_side(self, grid) * STRIDE
 
     def fit(self, data: TrainingData, grid: tuple[int, int]) -> DalleMap:
-        """Return the published map; images of the right size have the right number of cells."""
         return self._load()
 
     def build_empty(self, grid: tuple[int, int], image_size: int) -> DalleMap:

@@ -25,17 +25,11 @@ _NOISE = 0.1  # of the deviation of all codes: a copied code is to differ from t
 
 @dataclass(frozen=True)
 class Cosine:
-    """Goes from one value to another along half a cosine.
+    """Goes from one value to another along half a cosine."""
 
-    Attributes:
-        start: Value at the start of the training.
-        end: Value from the share on.
-        share: Of the training that it takes; at 0 it is over before it begins.
-    """
-
-    start: float
-    end: float
-    share: float
+    start: float  # value at the start of the training
+    end: float  # value from the share on
+    share: float  # of the training that it takes; at 0 it is over before it begins
 
     def at(self, progress: float) -> float:
         """Return the value at this share of the training."""
@@ -87,11 +81,9 @@ class DiscreteVAETask(Task):
             self.register_buffer(name, torch.tensor(schedule.at(0)))
 
     def product(self) -> nn.Module:
-        """Return the autoencoder."""
         return self.autoencoder
 
     def before_step(self, progress: float) -> None:
-        """Take up temperature and weight of the divergence."""
         self.progress.fill_(progress)
         for name, schedule in self.schedules.items():
             getattr(self, name).fill_(schedule.at(progress))
@@ -112,10 +104,7 @@ class DiscreteVAETask(Task):
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "temperature": self.temperature.clone()}
 
     def _count(self, tokens: Tensor) -> None:
-        """Count the codes that cells would get in use.
-
-        At once for all processes: only the buffers of the first one are kept when a training is interrupted.
-        """
+        """Count the codes that cells would get in use."""
         found = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(tokens))
         self.counts += distributed.all_reduce_sum(found)
 
@@ -150,7 +139,6 @@ class DiscreteVAETask(Task):
             parameter.copy_(rows)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return images above what their codes keep of them."""
         (images,) = batch.views
         tokens = self.autoencoder.logits(images).argmax(1)
         return {"reconstructions": tiled([images, self.autoencoder.decoded(tokens)])}

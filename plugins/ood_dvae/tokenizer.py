@@ -38,12 +38,10 @@ class CodeMap(CellTokens):
         self.vocabulary = len(autoencoder.codes)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return logits of the codes, [B, V, h, w]."""
         return self.autoencoder.logits(images)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Return images [B, 3, V, V] in [0, 1]."""
         return self.autoencoder.decoded(cells(tokens))
 
 
@@ -62,12 +60,10 @@ class DiscreteVAETraining(TokenizerTraining):
     weight_decay: NonNegativeFloat = 1e-4
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, one view."""
         crop = random_crop(image_size, self.tokenizer.crop_scale)
         return MultiView((Compose((crop, random_flip) if self.tokenizer.flip else (crop,)),))
 
     def build(self, data: TrainingData) -> DiscreteVAETask:
-        """Return the task; raise OODError if images cannot be cut into whole cells."""
         options, size = self.tokenizer, data.image_size
         if size % options.stride:
             raise OODError(
@@ -138,7 +134,6 @@ class DiscreteVAE(Tokenizer):
         return Autoencoder(self.vocabulary, self.code_width, self.hidden_width, self.layers, self.blocks)
 
     def training(self) -> DiscreteVAETraining:
-        """Return the stage that trains the autoencoder."""
         return DiscreteVAETraining(
             tokenizer=self, epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate
         )
@@ -148,11 +143,9 @@ class DiscreteVAE(Tokenizer):
         return patches_a_side(self, grid) * self.stride
 
     def fit(self, data: TrainingData, grid: tuple[int, int]) -> CodeMap:
-        """Return the trained map; images of the right size have the right number of cells."""
         autoencoder = self.autoencoder()
         autoencoder.load_state_dict(data.tokenizer_weights(self))
         return CodeMap(autoencoder)
 
     def build_empty(self, grid: tuple[int, int], image_size: int) -> CodeMap:
-        """Return the map with its decoder."""
         return CodeMap(self.autoencoder())

@@ -53,7 +53,6 @@ class Arrays(DatasetSource):
     rows: tuple[int, int] | None = None
 
     def check(self) -> None:
-        """Raise OODError if there is no such file or folder, or an option is for the other kind of file."""
         if not self.path.exists():
             raise OODError(f"{self.path}: no such file or folder; the option 'path' sets it")
         if self.labels is not None and not self._is_one_array():
@@ -125,7 +124,6 @@ class ArrayImages(ImageSet):
         self._images = images
 
     def image(self, index: int) -> PIL.Image.Image:
-        """Return one image, mode "L" or "RGB"."""
         return PIL.Image.fromarray(np.asarray(self._images[index]))
 
 

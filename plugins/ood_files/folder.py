@@ -29,12 +29,10 @@ class ImageFolder(DatasetSource):
     path: Path
 
     def check(self) -> None:
-        """Raise OODError if there is no such folder."""
         if not is_dir(self.path):
             raise OODError(f"{self.path}: {'not a folder' if self.path.exists() else 'no such folder'}")
 
     def open(self, split: Split) -> ImageSet:
-        """Return the pictures of one split, sorted by class and name; what was passed over is noted."""
         self.check()
         beside, passed = PassedOver(), PassedOver()
         splits = split_folders(self.path, beside)

@@ -14,5 +14,4 @@ from ood_files.tars import TarShards
 
 @hookimpl
 def ood_register_datasets() -> list[type[DatasetSource]]:
-    """Return sources of pictures in files of the user's own."""
     return [ParquetFiles, ImageFolder, ImageList, Manifest, Arrays, TarShards]

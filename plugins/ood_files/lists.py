@@ -48,12 +48,10 @@ class ImageList(DatasetSource):
     names: Path | None = None
 
     def check(self) -> None:
-        """Raise OODError where no list is given."""
         if self.train is None and self.test is None:
             raise OODError(f"dataset '{self.name}' needs 'train' or 'test', the list of a split")
 
     def open(self, split: Split) -> ImageSet:
-        """Return the pictures of one list, in its order."""
         self.check()
         given = {option: path for option, path in (("train", self.train), ("test", self.test)) if path is not None}
         if split not in given:
@@ -100,7 +98,6 @@ class ImageList(DatasetSource):
 
 
 def _numbered_lines(path: Path, option: str) -> Lines:
-    """Return the lines of a list that are not empty, with their numbers."""
     lines = [(number, line.strip()) for number, line in enumerate(_lines(path, option), 1) if line.strip()]
     if not lines:
         raise OODError(f"{path}: the list is empty")
@@ -108,7 +105,6 @@ def _numbered_lines(path: Path, option: str) -> Lines:
 
 
 def _with_numbers(path: Path, lines: Lines) -> Entries:
-    """Return the paths and labels of a list whose labels are numbers."""
     entries = []
     for number, line in lines:
         match = _LINE.fullmatch(line)

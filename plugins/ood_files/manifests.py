@@ -45,14 +45,12 @@ class Manifest(DatasetSource):
     folder: Path | None = None
 
     def check(self) -> None:
-        """Raise OODError if there is no such file, or its name has another ending."""
         if not self.path.is_file():
             raise OODError(f"{self.path}: no such file; the option 'path' sets it")
         if self.path.suffix.lower() not in FORMATS:
             raise OODError(f"{self.path}: a manifest ends in {' or '.join(FORMATS)}")
 
     def open(self, split: Split) -> ImageSet:
-        """Return the rows of one split, in their order."""
         self.check()
         rows = list(_rows(self.path, self.image_column))
         if not rows:
@@ -114,7 +112,6 @@ class Manifest(DatasetSource):
 
 
 def _rows(path: Path, image_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows with their line numbers."""
     try:
         with path.open(encoding=encoding(path), newline="") as opened:
             if path.suffix.lower() == ".jsonl":

@@ -39,12 +39,10 @@ class ParquetFiles(DatasetSource):
     label_column: str | None = None
 
     def check(self) -> None:
-        """Raise OODError if there is no such folder or file."""
         if not self.path.exists():
             raise OODError(f"{self.path}: no such folder or file")
 
     def open(self, split: Split) -> ImageSet:
-        """Return the rows of one split, in the order of the files' names."""
         self.check()
         prefix = self.test_prefix if split == "test" else "train"
         files = [file for file in sorted(self.path.glob("*.parquet")) if re.split("[-.]", file.name)[0] == prefix]

@@ -25,23 +25,14 @@ CACHE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Shard:
-    """What is known of one file before a picture is read.
+    """What is known of one file before a picture is read."""
 
-    Attributes:
-        path: The file.
-        image_column: Where the pictures are.
-        label_column: Where the class numbers are.
-        labels: Class numbers, one a row.
-        group_rows: Number of rows in each row group.
-        classes: Class names, none where the file does not say.
-    """
-
-    path: Path
-    image_column: str
-    label_column: str
-    labels: list[int]
-    group_rows: list[int]
-    classes: tuple[str, ...]
+    path: Path  # the file
+    image_column: str  # where the pictures are
+    label_column: str  # where the class numbers are
+    labels: list[int]  # class numbers, one a row
+    group_rows: list[int]  # number of rows in each row group
+    classes: tuple[str, ...]  # class names, none where the file does not say
 
 
 class _RowGroup(NamedTuple):
@@ -74,7 +65,6 @@ class ParquetImages(ImageSet):
         self._cache: dict[int, pa.ChunkedArray] = {}  # in the order of use, the latest last
 
     def image(self, index: int) -> PIL.Image.Image:
-        """Return the picture of one row, in the mode it is stored in."""
         position = bisect_right(self._starts, index) - 1
         group, row = self._groups[position], index - self._starts[position]
         where = f"{group.shard.path}: row {group.first_row + row}"

@@ -20,21 +20,13 @@ MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file.
+    """One tar file."""
 
-    Attributes:
-        path: The file.
-        labels: The class of each picture, a name or a number as text.
-        names: The member of each picture.
-        places: Where in the file each picture begins, and how long it is.
-        others: Members of samples without a picture that is read.
-    """
-
-    path: Path
-    labels: tuple[str, ...]
-    names: tuple[str, ...]
-    places: tuple[tuple[int, int], ...]
-    others: tuple[str, ...]
+    path: Path  # the file
+    labels: tuple[str, ...]  # the class of each picture, a name or a number as text
+    names: tuple[str, ...]  # the member of each picture
+    places: tuple[tuple[int, int], ...]  # where in the file each picture begins, and how long it is
+    others: tuple[str, ...]  # members of samples without a picture that is read
 
 
 def read(path: Path, label: str, field: str) -> Shard:

@@ -42,12 +42,10 @@ class TarShards(DatasetSource):
     field: str = "label"
 
     def check(self) -> None:
-        """Raise OODError if there is no such folder or file."""
         if not self.path.exists():
             raise OODError(f"{self.path}: no such folder or file; the option 'path' sets it")
 
     def open(self, split: Split) -> ImageSet:
-        """Return the samples of one split, shard by shard in the order of their names."""
         self.check()
         shards = [read(file, self.label, self.field) for file in self._files(split)]
         passed = PassedOver()
@@ -93,7 +91,6 @@ class TarImages(ImageSet):
         self._starts = list(accumulate((len(shard.names) for shard in shards), initial=0))[:-1]
 
     def image(self, index: int) -> PIL.Image.Image:
-        """Return one picture, in the mode it is stored in."""
         number = bisect_right(self._starts, index) - 1
         shard, row = self._shards[number], index - self._starts[number]
         start, length = shard.places[row]

@@ -9,5 +9,4 @@ from ood_fusion.scorers import RankFusion, ZScoreFusion
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [RankFusion, ZScoreFusion]

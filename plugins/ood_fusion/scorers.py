@@ -24,18 +24,12 @@ class Ranks:
 
     Beyond the largest it grows by 1/N times the log of 1 + the excess in standard deviations: less and less, but
     without an end, so that what is far away is still in order. Below the smallest it falls likewise.
-
-    Attributes:
-        values: The different held-out scores, ascending, [K].
-        shares: [K]; of equal ones, half count as lower.
-        spread: Their standard deviation.
-        step: 1/N.
     """
 
-    values: Tensor
-    shares: Tensor
-    spread: float
-    step: float
+    values: Tensor  # the different held-out scores, ascending, [K]
+    shares: Tensor  # [K]; of equal ones, half count as lower
+    spread: float  # their standard deviation
+    step: float  # 1/N
 
     @classmethod
     def of(cls, scores: Tensor) -> Ranks:
@@ -65,26 +59,18 @@ class ZScores:
     spread: float
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """Return z-scores [N] of scores [N]."""
         return (scores - self.mean) / self.spread
 
 
 @dataclass(frozen=True)
 class WeightedMean(Score):
-    """Weighted mean of several scores on their scales.
+    """Weighted mean of several scores on their scales."""
 
-    Attributes:
-        inner: The scores.
-        scales: One for each.
-        weights: [K], of sum 1.
-    """
-
-    inner: tuple[Score, ...]
-    scales: tuple[Ranks | ZScores, ...]
-    weights: Tensor
+    inner: tuple[Score, ...]  # the scores
+    scales: tuple[Ranks | ZScores, ...]  # one for each
+    weights: Tensor  # [K], of sum 1
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         pairs = zip(self.scales, self.inner, strict=True)
         return self.weights @ torch.stack([scale(score(outputs)) for scale, score in pairs])
 
@@ -121,7 +107,6 @@ class Fusion(Scorer):
         """Return a scale for each row of held-out scores [K, N]."""
 
     def fit(self, train: Outputs) -> WeightedMean:
-        """Return the score."""
         assert train.held_out is not None
         inner = tuple(scorer.fit(train) for scorer in self.scorers)
         chunks = train.held_out.without_labels().chunks()
@@ -132,12 +117,7 @@ class Fusion(Scorer):
 
 @dataclass(frozen=True, kw_only=True)
 class RankFusion(Fusion):
-    """Weighted mean of ranks among held-out ID images, whatever the scale of the scores.
-
-    Attributes:
-        scorers: The scorers to combine.
-        weights: One for each of them; none are equal weights. Only their ratios matter.
-    """
+    """Weighted mean of ranks among held-out ID images, whatever the scale of the scores."""
 
     name = "rank-fusion"
     info = ScorerInfo(
@@ -148,18 +128,12 @@ class RankFusion(Fusion):
     )
 
     def fit_scales(self, scores: Tensor) -> Sequence[Ranks]:
-        """Return the empirical distribution functions."""
         return [Ranks.of(row) for row in scores]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZScoreFusion(Fusion):
-    """Weighted mean of scores in standard deviations from their mean over held-out ID images.
-
-    Attributes:
-        scorers: The scorers to combine.
-        weights: One for each of them; none are equal weights. Only their ratios matter.
-    """
+    """Weighted mean of scores in standard deviations from their mean over held-out ID images."""
 
     name = "z-score-fusion"
     info = ScorerInfo(
@@ -170,7 +144,6 @@ class ZScoreFusion(Fusion):
     )
 
     def fit_scales(self, scores: Tensor) -> Sequence[ZScores]:
-        """Return means and standard deviations."""
         return [ZScores(mean, _spread(row)) for mean, row in zip(scores.mean(1).tolist(), scores, strict=True)]
 
 

@@ -31,7 +31,7 @@ _WHOLE_CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropou
 class MCDropout(FormulaScorer):
     """Entropy of the softmax, averaged over passes with dropout on (Gal and Ghahramani, 2016).
 
-    H(1/P sum softmax(z_p)), z_p the logits of pass p. Where dropout is in the head alone, the rest is run once.
+    Where dropout is in the head alone, the rest is run once.
 
     Attributes:
         passes: P; 100 in the classification experiment of the paper.
@@ -52,7 +52,6 @@ class MCDropout(FormulaScorer):
     passes: PositiveInt = 100
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return the entropy of the mean softmax of all passes [N], in [0, log C]."""
         passes = (logits.double().log_softmax(1) for logits in _passes(outputs, self.passes))
         log_probabilities = reduce(torch.logaddexp, passes).log_softmax(1)
         top = log_probabilities.argmax(1, keepdim=True)
@@ -65,11 +64,7 @@ class MCDropout(FormulaScorer):
 
 @torch.no_grad()
 def _passes(outputs: Outputs, passes: int) -> Iterator[Tensor]:
-    """Yield the logits of each pass; features that no dropout has touched are computed once.
-
-    Raises:
-        OODError: The network has no dropout.
-    """
+    """Yield the logits of each pass; features that no dropout has touched are computed once."""
     network, images = network_of(outputs)
     features: Tensor | None = None
     for index in range(passes):

@@ -12,5 +12,4 @@ from ood_gradients.parameters import GradUncertainty, NetworkGradNorm
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [ODIN, IODIN, PerturbedMahalanobis, NetworkGradNorm, GradUncertainty, MCDropout]

@@ -15,22 +15,14 @@ from ood_gradients.passes import network_of, pixel_gradient
 
 @dataclass(frozen=True)
 class PerturbedDistance(Score):
-    """Squared distance to the nearest of the whitened means, after a step that brings the nearest one closer.
+    """Squared distance to the nearest of the whitened means, after a step that brings the nearest one closer."""
 
-    Attributes:
-        whitening: Of the covariance within classes.
-        means: [K, rank], whitened.
-        rank: Directions in which the training embeddings vary; the others are ignored.
-        epsilon: Length of the step, with pixels in [0, 1].
-    """
-
-    whitening: Whitening
-    means: Tensor
-    rank: int
-    epsilon: float
+    whitening: Whitening  # of the covariance within classes
+    means: Tensor  # [K, rank], whitened
+    rank: int  # directions in which the training embeddings vary; the others are ignored
+    epsilon: float  # length of the step, with pixels in [0, 1]
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         network, images = network_of(outputs)
         mean, transform = self.whitening.mean.to(images.device), self.whitening.transform.to(images.device)
         means = self.means.to(images.device)
@@ -52,8 +44,7 @@ class PerturbedDistance(Score):
 class PerturbedMahalanobis(Scorer):
     """Mahalanobis distance after a step of the image towards its nearest class (Lee et al., 2018).
 
-    min_c d_c(x')², x' = x - ε sign(∇ min_c d_c(x)²), d_c(x)² = (f - mu_c)^T S^-1 (f - mu_c), S the covariance within
-    classes and f the embedding. The authors add further layers, as `mahalanobis-ensemble` does without the step.
+    The authors add further layers, as `mahalanobis-ensemble` does without the step.
 
     Attributes:
         epsilon: Step in each pixel, with pixels in [0, 1]. The authors choose among 0, 0.0005, 0.001, 0.0014, 0.002,
@@ -74,11 +65,6 @@ class PerturbedMahalanobis(Scorer):
     epsilon: NonNegativeFloat = 0.0014
 
     def fit(self, train: Outputs) -> PerturbedDistance:
-        """Return the distance; classes without a training image have no mean to be near to.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
         found = moments(((part.embeddings, part.labels) for part in train.chunks()), train.classes)
         whitening = Whitening.of(found.mean, found.tied_covariance)
         means = whitening(found.means[found.counts > 0])

@@ -24,8 +24,7 @@ from ood_gradients.passes import error_log_odds, error_log_odds_gradient, networ
 class ODIN(FormulaScorer):
     """Softmax at a high temperature of an image that was moved towards its predicted class (Liang et al., 2018).
 
-    log(1 - max softmax(z(x') / T)) with x' = x - ε sign(∇ -log max softmax(z(x) / T)); it orders like the negative
-    maximum of the paper, and keeps 11 digits where the softmax is nearly uniform.
+    Orders like the negative maximum of the paper, and keeps 11 digits where the softmax is nearly uniform.
 
     Attributes:
         temperature: T; 1000 in the authors' code.
@@ -50,7 +49,6 @@ class ODIN(FormulaScorer):
     epsilon: NonNegativeFloat = 0.0014
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return log(1 - p_max) [N] of the image after a step in all of its pixels."""
         network, images = network_of(outputs)
         step = self.epsilon * _log_odds_gradient(network, images, self.temperature).sign()
         return _log_error(network, images - step, self.temperature)
@@ -59,9 +57,6 @@ class ODIN(FormulaScorer):
 @dataclass(frozen=True, kw_only=True)
 class IODIN(FormulaScorer):
     """ODIN with a step in the one value of the image that has the largest gradient, i-ODIN (Regmi, 2024).
-
-    log(1 - max softmax(z(x') / T)), x' = x - ε sign(g_i) at the channel and pixel i of the largest |g_i|, for the
-    gradient g of ODIN.
 
     Attributes:
         temperature: T; 1000 in the published code.
@@ -84,7 +79,6 @@ class IODIN(FormulaScorer):
     epsilon: NonNegativeFloat = 0.0014
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return log(1 - p_max) [N] of the image after a step in one channel of one pixel."""
         network, images = network_of(outputs)
         gradient = _log_odds_gradient(network, images, self.temperature).flatten(1)
         steepest = gradient.abs().argmax(1, keepdim=True)

@@ -26,8 +26,7 @@ Parameters: TypeAlias = Literal["all", "head"]
 class NetworkGradNorm(FormulaScorer):
     """GradNorm over all parameters of the network, by a backward pass for each image (after Huang et al., 2021).
 
-    -|∇ L|_1 with L = -1/C sum log softmax(z / T), which is the divergence of the softmax from uniform but for a
-    constant. The authors' code has the weight of the classifier alone, which `gradnorm` computes without the network.
+    The authors' code has the weight of the classifier alone, which `gradnorm` computes without the network.
 
     Attributes:
         temperature: T; 1 in the authors' code.
@@ -47,7 +46,6 @@ class NetworkGradNorm(FormulaScorer):
     parameters: Parameters = "all"
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return minus the L1 norm of the gradient [N], at most 0."""
         scores = torch.zeros(len(outputs), dtype=torch.float64)
         for row, gradient in _gradients(outputs, self.parameters, self.temperature):
             scores[row] -= gradient.abs().sum(dtype=torch.float64).cpu()
@@ -58,8 +56,7 @@ class NetworkGradNorm(FormulaScorer):
 class GradUncertainty(FormulaScorer):
     """Squared L2 norm of the gradient against a label that claims every class (after Lee and AlRegib, 2020).
 
-    -|∇ L|² with L = -sum log p, the cross-entropy of the softmax with ones for all classes. The paper trains a detector
-    on the norms of all layers, with OOD images; the negative sum of them is what pytorch-ood scores.
+    The paper trains a detector on the norms of all layers, with OOD images; pytorch-ood scores their negative sum.
 
     Attributes:
         parameters: "all" of them, or the weight of the "head".
@@ -76,7 +73,6 @@ class GradUncertainty(FormulaScorer):
     parameters: Parameters = "all"
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return minus the squared L2 norm of the gradient [N], at most 0."""
         scores = torch.zeros(len(outputs), dtype=torch.float64)
         for row, gradient in _gradients(outputs, self.parameters, temperature=1.0):
             scores[row] -= gradient.double().square().sum().cpu()
@@ -84,11 +80,7 @@ class GradUncertainty(FormulaScorer):
 
 
 def _leaves(network: Network, parameters: Parameters) -> dict[str, Tensor]:
-    """Return stand-ins for the chosen parameters, in the same memory; the network's own stay frozen.
-
-    Raises:
-        OODError: The head has no weight.
-    """
+    """Return stand-ins for the chosen parameters, in the same memory; the network's own stay frozen."""
     weight = getattr(network.get_classifier(), "weight", None) if parameters == "head" else None
     if parameters == "head" and weight is None:
         kind = type(network.get_classifier()).__name__

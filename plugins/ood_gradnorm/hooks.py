@@ -9,5 +9,4 @@ from ood_gradnorm.scorer import GradNorm
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [GradNorm]

@@ -24,9 +24,8 @@ _FLAT = 0.5  # below such an excess, p - 1/C has lost digits that count
 class GradNorm(FormulaScorer):
     """L1 norm of the gradient at the classifier's weight, of the divergence from uniform (Huang et al., 2021).
 
-    score = -(mass / T) sum_j |p_j - 1/C| sum_d |f_d|, with p = softmax(z / T); confident predictions from large
-    embeddings have a large norm. Both sums are taken in float32 where the outputs are float32, within 1e-6 of the norm
-    that float64 gives; rows with almost uniform probabilities are done again in float64.
+    Confident predictions from large embeddings have a large norm. Sums are taken in float32 where the outputs are,
+    within 1e-6 of the norm that float64 gives; rows with almost uniform probabilities are done again in float64.
 
     Attributes:
         temperature: T; 1 in the authors' code.
@@ -47,7 +46,6 @@ class GradNorm(FormulaScorer):
     target: Literal["uniform", "ones"] = "uniform"
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return minus the L1 norm of the gradient [N], at most 0."""
         logits, classes = outputs.logits, outputs.logits.shape[1]
         if torch.compiler.is_compiling():  # a graph cannot do some rows again: all are done in float64
             excess = _excess(logits.double(), self.temperature)

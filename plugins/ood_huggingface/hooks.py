@@ -9,5 +9,4 @@ from ood_huggingface.source import HubDataset
 
 @hookimpl
 def ood_register_datasets() -> list[type[DatasetSource]]:
-    """Return the data sets of the hub."""
     return [HubDataset]

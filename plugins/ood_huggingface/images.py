@@ -47,7 +47,6 @@ class HubImages(ImageSet):
         self.fingerprint = self._digest()
 
     def image(self, index: int) -> PIL.Image.Image:
-        """Return the picture of one row, in the mode it is stored in."""
         where, found = f"{self._where}: row {index}", _encoded(self._rows[index][self._image])
         if found is None:
             raise OODError(f"{where}: no picture in column '{self._image}'")
@@ -93,7 +92,6 @@ def _labels(rows: Dataset, column: str | None, where: str) -> tuple[list[int], t
 
 
 def _check(labels: Sequence[Any], names: Sequence[str] | None, column: str, where: str) -> None:
-    """Raise OODError for a split without rows, or with a label that is no class."""
     if not labels:
         raise OODError(f"{where}: the split has no rows")
     for row, label in enumerate(labels):

@@ -11,5 +11,4 @@ from ood_knn.relation import RelationGraph
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [GuidedByNeighbours, LocalOutlierFactor, NearestNeighbour, RelationGraph]

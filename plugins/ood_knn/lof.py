@@ -30,7 +30,6 @@ class OutlierFactor(Score):
     k: int
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         squares, neighbours = self.index.search(outputs.embeddings, self.k)
         reachabilities = squares.sqrt().maximum(self.reaches[neighbours])
         return self.densities[neighbours].mean(1) * (reachabilities.mean(1) + _EPSILON)
@@ -64,11 +63,6 @@ class LocalOutlierFactor(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> OutlierFactor:
-        """Find the local density of each training embedding.
-
-        Raises:
-            OODError: There are fewer than two training images.
-        """
         bank = sample_outputs(train, self.sample, self.seed)
         if len(bank) < 2:
             raise OODError(f"scorer '{self.name}' needs at least two training images to compare with, there is one")

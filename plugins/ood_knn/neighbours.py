@@ -22,7 +22,6 @@ class NeighbourDistance(Score):
     k: int
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         values = self.index.search(outputs.embeddings, self.k)[0][:, -1]
         squares = 2 - 2 * values if self.index.metric == "cosine" else values
         return squares.clamp(min=0).sqrt()
@@ -63,7 +62,6 @@ class NearestNeighbour(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> NeighbourDistance:
-        """Build the index of the training embeddings."""
         bank = sample_outputs(train, self.sample, self.seed)
         metric: Literal["cosine", "l2"] = "cosine" if self.normalize else "l2"
         index = Index.build(bank.embeddings, metric, self.index, seed=self.seed)
@@ -78,7 +76,6 @@ class GuidedEnergy(Score):
     k: int
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         guidance = self.index.search(unit(outputs.embeddings.double()), self.k)[0].mean(1)
         return -guidance * outputs.logits.double().logsumexp(1)
 
@@ -115,7 +112,6 @@ class GuidedByNeighbours(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> GuidedEnergy:
-        """Build the index of the training embeddings, scaled to the length of their energy."""
         bank = sample_outputs(train, self.sample, self.seed)
         points = torch.empty(bank.embeddings.shape)
         start = 0

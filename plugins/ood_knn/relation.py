@@ -35,7 +35,6 @@ class RelationSum(Score):
     threshold: float
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return torch.cat([-self._sum_relations(chunk) for chunk in outputs.chunks(_QUERIES)])
 
     def _sum_relations(self, outputs: Outputs) -> Tensor:
@@ -84,11 +83,6 @@ class RelationGraph(Scorer):
     seed: NonNegativeInt = 0
 
     def fit(self, train: Outputs) -> RelationSum:
-        """Sort the training outputs into blocks.
-
-        Raises:
-            OODError: The outputs are not finite.
-        """
         bank = sample_outputs(train, self.sample, self.seed)
         embeddings, probabilities = torch.empty(bank.embeddings.shape), torch.empty(bank.logits.shape)
         start = 0

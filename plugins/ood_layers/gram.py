@@ -26,7 +26,6 @@ class GramDeviation(Score):
     usual: Tensor  # float64 [layers], the mean deviation of held-out images
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return (measure_deviations(outputs, self.arrays, self.low, self.high) / self.usual).sum(1)
 
 
@@ -75,7 +74,6 @@ class Gram(Scorer):
     powers: PositiveInt = 10
 
     def probe(self) -> GramSums:
-        """Return the probe of the Gram matrices."""
         return GramSums(wanted=self.layers, powers=self.powers)
 
     def fit(self, train: Outputs) -> GramDeviation:

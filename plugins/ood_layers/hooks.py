@@ -11,5 +11,4 @@ from ood_layers.rankfeat import RankFeat
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [LayerMahalanobis, MahalanobisEnsemble, Gram, RankFeat]

@@ -29,7 +29,6 @@ class LayerDistance:
         return cls(array, whitening, whitening(found.means[found.counts > 0]))
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return float64 [N]."""
         return nearest(self.whitening(outputs.layers[self.array]), self.means)[0] / self.whitening.rank
 
 
@@ -40,7 +39,6 @@ class SummedDistances(Score):
     layers: tuple[LayerDistance, ...]
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return torch.stack([layer(outputs) for layer in self.layers]).sum(0)
 
 
@@ -68,11 +66,9 @@ class LayerMahalanobis(Scorer):
     layers: tuple[str, ...] = ()
 
     def probe(self) -> LayerMeans:
-        """Return the probe of the means over positions."""
         return LayerMeans(wanted=self.layers)
 
     def fit(self, train: Outputs) -> SummedDistances:
-        """Take the statistics of each layer."""
         return SummedDistances(tuple(LayerDistance.fit(train, name) for name in self.probe().array_names(train)))
 
 
@@ -85,7 +81,6 @@ class WeighedDistances(Score):
     bias: float
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return log_distances(self.layers, outputs) @ self.weights + self.bias
 
 
@@ -123,11 +118,9 @@ class MahalanobisEnsemble(Scorer):
     layers: tuple[str, ...] = ()
 
     def probe(self) -> LayerMeans:
-        """Return the probe of the means over positions."""
         return LayerMeans(wanted=self.layers)
 
     def fit(self, train: Outputs) -> WeighedDistances:
-        """Take the statistics of each layer, then regress held-out ID images against known OOD images."""
         from sklearn.linear_model import LogisticRegression
 
         assert train.held_out is not None and train.known_ood is not None, "both are in `needs`"

@@ -36,11 +36,6 @@ class LayerProbe(Probe):
     wanted: tuple[str, ...] = ()
 
     def layers(self, network: Network) -> tuple[str, ...]:
-        """Return the names of the layers.
-
-        Raises:
-            OODError: None is given, and the network has no list of its own.
-        """
         found = self.wanted or network.layer_names()
         if not found:
             raise OODError("the network does not name its layers; set 'layers' to names of its submodules")
@@ -55,7 +50,6 @@ class LayerProbe(Probe):
         return tuple(name for name in outputs.layers if name.startswith(self.prefix()))
 
     def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return an array [B, D'] for each layer."""
         names = self.layers(network)
         return {self.prefix() + name: self.summarize(flatten_positions(name, maps[name])) for name in names}
 
@@ -71,7 +65,6 @@ class LayerMeans(LayerProbe):
     kind = "mean"
 
     def summarize(self, values: Tensor) -> Tensor:
-        """Return the means [B, C]."""
         return values.mean(2)
 
 
@@ -83,7 +76,6 @@ class GramSums(LayerProbe):
     powers: int
 
     def prefix(self) -> str:
-        """Return the prefix, which includes the powers."""
         return f"{self.powers} {super().prefix()}"
 
     def summarize(self, values: Tensor) -> Tensor:

@@ -19,17 +19,12 @@ class RankReducedLogits(Probe):
     """Logits of the last feature map without its largest singular component."""
 
     def layers(self, network: Network) -> tuple[str, ...]:
-        """Return no layers: the features are enough.
-
-        Raises:
-            OODError: There is no classifier; raised here, before the pass over the images.
-        """
+        """Return no layers: the features are enough."""
         if isinstance(network.get_classifier(), torch.nn.Identity):
             raise OODError("scorer 'rankfeat' needs logits, and the network has no classifier")
         return ()
 
     def read(self, network: Network, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the logits [B, C]."""
         return {ARRAY: network.forward_head(remove_first_component(features))}
 
 
@@ -57,7 +52,6 @@ class RankReducedEnergy(Score):
     temperature: float
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return -self.temperature * (outputs.layers[ARRAY].double() / self.temperature).logsumexp(1)
 
 
@@ -65,9 +59,8 @@ class RankReducedEnergy(Score):
 class RankFeat(Scorer):
     """Energy after the largest singular component of the last feature map is removed (Song et al., 2022).
 
-    score = -T log sum exp(z' / T), z' the logits of X - s1 u1 v1^T, X the map [channels, positions] of an image. The
-    authors' code for convolutional networks takes the mean of z' and the logits after the same step one stage earlier,
-    from where an arbitrary timm model cannot be continued.
+    The authors' code for convolutional networks takes the mean of z' and the logits after the same step one stage
+    earlier, from where an arbitrary timm model cannot be continued.
 
     Attributes:
         temperature: T of the energy; 1 in the authors' code.
@@ -87,9 +80,7 @@ class RankFeat(Scorer):
     temperature: PositiveFloat = 1.0
 
     def probe(self) -> RankReducedLogits:
-        """Return the probe of the reduced logits."""
         return RankReducedLogits()
 
     def fit(self, train: Outputs) -> RankReducedEnergy:
-        """Return the energy; nothing is fitted."""
         return RankReducedEnergy(self.temperature)

@@ -25,16 +25,12 @@ class CalibratedSoftmax(Score):
     temperature: float
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return softmax_parts(outputs.logits, self.temperature).log_rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureScaling(Scorer):
-    """Maximum softmax probability after temperature scaling (Guo et al., 2017).
-
-    score = log(1 - max_j softmax(z / T)_j), with the T that minimises the cross-entropy of held-out ID images.
-    """
+    """Maximum softmax probability after temperature scaling (Guo et al., 2017)."""
 
     name = "temperature-scaling"
     needs = frozenset({"logits", "labels", "held_out"})
@@ -48,11 +44,6 @@ class TemperatureScaling(Scorer):
     )
 
     def fit(self, train: Outputs) -> CalibratedSoftmax:
-        """Return the score at the fitted temperature.
-
-        Raises:
-            OODError: No held-out image is labelled.
-        """
         held_out = train.held_out
         assert held_out is not None
         if not (held_out.labels >= 0).any():

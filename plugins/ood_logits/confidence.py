@@ -20,7 +20,7 @@ _DOCTOR = "Granese et al., 2021, DOCTOR: A simple method for detecting misclassi
 class Softmax(FormulaScorer):
     """Maximum softmax probability (Hendrycks and Gimpel, 2017).
 
-    score = log(1 - max_j p_j), which orders like -max_j p_j and has no ties where that rounds to -1.
+    Orders like -max_j p_j and has no ties where that rounds to -1.
     """
 
     name = "softmax"
@@ -32,7 +32,6 @@ class Softmax(FormulaScorer):
     )
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return log(1 - p_max) [N], at most 0."""
         return softmax_parts(outputs.logits).log_rest
 
 
@@ -49,7 +48,6 @@ class MaxLogit(FormulaScorer):
     )
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return -z_max [N]."""
         return -outputs.logits.amax(1).double()
 
 
@@ -57,8 +55,7 @@ class MaxLogit(FormulaScorer):
 class Margin(FormulaScorer):
     """Difference of the two largest softmax probabilities (Scheffer et al., 2001).
 
-    score = log(1 - (p_1 - p_2)), which orders like -(p_1 - p_2) and has no ties where that rounds to -1. It comes from
-    active learning, where it is known as margin sampling.
+    Orders like -(p_1 - p_2) and has no ties where that rounds to -1. In active learning: margin sampling.
     """
 
     name = "margin"
@@ -70,7 +67,6 @@ class Margin(FormulaScorer):
     )
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return log(1 - (p_1 - p_2)) [N], at most 0."""
         parts = softmax_parts(outputs.logits, summary=lambda q, _: q.amax(1))
         # 1 - p_1 + p_2 = (1 - p_1) (1 + q_2), with q_2 the share that the second has of what the first leaves
         return parts.log_rest + parts.summary.log1p()
@@ -80,7 +76,7 @@ class Margin(FormulaScorer):
 class DoctorAlpha(FormulaScorer):
     """Odds that two draws from the softmax probabilities differ (DOCTOR, Granese et al., 2021).
 
-    score = log((1 - g) / g) with g = sum_j p_j^2. The paper's perturbation of the input is left out.
+    The paper's perturbation of the input is left out.
 
     Attributes:
         temperature: T of the softmax; 1 in the authors' code where nothing but the probabilities is known.
@@ -93,7 +89,6 @@ class DoctorAlpha(FormulaScorer):
     temperature: PositiveFloat = 1.0
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return log((1 - g) / g) [N], g the sum of squared probabilities."""
         parts = softmax_parts(outputs.logits, self.temperature, lambda q, _: q.square().sum(1))
         rest, top = parts.log_rest.exp(), parts.log_top.exp()
         # 1 - g = 1 - top^2 - rest^2 s = rest (2 - rest - rest s), s the sum of squares among the others
@@ -105,7 +100,7 @@ class DoctorAlpha(FormulaScorer):
 class DoctorBeta(FormulaScorer):
     """Odds that the prediction is wrong (DOCTOR, Granese et al., 2021).
 
-    score = log((1 - max_j p_j) / max_j p_j). At temperature 1 it ranks images as `softmax` does.
+    At temperature 1 it ranks images as `softmax` does.
 
     Attributes:
         temperature: T of the softmax; 1 in the authors' code where nothing but the probabilities is known.
@@ -118,6 +113,5 @@ class DoctorBeta(FormulaScorer):
     temperature: PositiveFloat = 1.0
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return log((1 - p_max) / p_max) [N]."""
         parts = softmax_parts(outputs.logits, self.temperature)
         return parts.log_rest - parts.log_top

@@ -16,8 +16,6 @@ from ood_logits.rows import blocks, softmax_parts
 class Energy(FormulaScorer):
     """Free energy of the logits (Liu et al., 2020).
 
-    score = -T log sum_j exp(z_j / T) = T log p_max - max_j z_j, with p at temperature T.
-
     Attributes:
         temperature: T; 1 in the authors' code. Towards 0 the score becomes minus the largest logit.
     """
@@ -33,7 +31,6 @@ class Energy(FormulaScorer):
     temperature: PositiveFloat = 1.0
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return -T log sum exp(z / T) [N]."""
         log_top = softmax_parts(outputs.logits, self.temperature).log_top
         return self.temperature * log_top - outputs.logits.amax(1).double()
 
@@ -42,8 +39,7 @@ class Energy(FormulaScorer):
 class WeightedEnergy(FormulaScorer):
     """Free energy with a weight for each class (Du et al., 2022).
 
-    score = -log sum_j max(w_j, 0) exp(z_j). VOS learns the weights in training, beside outliers that it makes up; here
-    they are given. Without any it is the energy at T = 1.
+    VOS learns the weights in training, beside outliers that it makes up. Without any it is the energy at T = 1.
 
     Attributes:
         weights: One for each class, in label order; none are equal weights. Negative ones count as 0.
@@ -64,18 +60,12 @@ class WeightedEnergy(FormulaScorer):
             raise ValueError("at least one of the weights must be positive")
 
     def fit(self, train: Outputs) -> Score:
-        """Return the scorer.
-
-        Raises:
-            OODError: There are not as many weights as classes.
-        """
         classes = train.logits.shape[1]
         if self.weights and len(self.weights) != classes:
             raise OODError(f"scorer '{self.name}' needs {classes} weights, one a class, not {len(self.weights)}")
         return self
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return -log sum w exp(z) [N]."""
         weights = torch.tensor(self.weights or [1.0] * outputs.logits.shape[1], dtype=torch.float64)
         log_weights = weights.clamp(min=0).log()
         return torch.cat([-(block.double() + log_weights).logsumexp(1) for block in blocks(outputs.logits)])

@@ -14,7 +14,6 @@ from ood_logits.posteriors import Igeood, KLMatching
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [
         Softmax,
         MaxLogit,

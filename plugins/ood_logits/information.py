@@ -18,7 +18,7 @@ from ood_logits.rows import blocks, softmax_parts
 class Entropy(FormulaScorer):
     """Shannon entropy of the softmax probabilities (used for OOD detection by Macedo et al., 2022).
 
-    score = -sum_j p_j log p_j. It keeps its precision where p_max rounds to 1.
+    It keeps its precision where p_max rounds to 1.
     """
 
     name = "entropy"
@@ -30,7 +30,6 @@ class Entropy(FormulaScorer):
     )
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return -sum p log p in nats [N], in [0, log C]."""
         parts = softmax_parts(outputs.logits, summary=_mean_gap)
         # the sum of p_j (-log p_max + z_max - z_j), of positive terms
         return parts.log_rest.exp() * parts.summary - parts.log_top
@@ -44,8 +43,6 @@ def _mean_gap(q: Tensor, logits: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class Gen(FormulaScorer):
     """Generalized entropy of the most probable classes (Liu et al., 2023).
-
-    score = sum over the M largest p_j of p_j^gamma (1 - p_j)^gamma.
 
     Attributes:
         gamma: Exponent; 0.1 in the authors' code.
@@ -65,7 +62,6 @@ class Gen(FormulaScorer):
     top: PositiveInt = 100
 
     def score(self, outputs: Outputs) -> Tensor:
-        """Return the sum of (p (1 - p))^gamma over the most probable classes [N]."""
         softmax, parts, start = softmax_parts(outputs.logits), [], 0
         for block in blocks(outputs.logits):
             rows = slice(start, start + block.shape[0])

@@ -21,20 +21,13 @@ _EUCLIDEAN = 1 / 200  # of the Euclidean distance beside the cosine distance, in
 
 @dataclass(frozen=True)
 class UnknownOdds(Score):
-    """Log-odds of the unknown class.
+    """Log-odds of the unknown class."""
 
-    Attributes:
-        means: Mean logits of the correctly classified training images, float64 [C, C].
-        tails: Distribution of the largest distances from them.
-        alpha: How many of the largest logits are revised.
-    """
-
-    means: Tensor
-    tails: Weibull
-    alpha: int
+    means: Tensor  # mean logits of the correctly classified training images, float64 [C, C]
+    tails: Weibull  # distribution of the largest distances from them
+    alpha: int  # how many of the largest logits are revised
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         means = self.means if outputs.logits.dtype == torch.float64 else self.means.float()
         return torch.cat([self._odds(block, means) for block in blocks(outputs.logits)])
 
@@ -65,10 +58,9 @@ def _distance(squared: Tensor, length: Tensor, other: Tensor) -> Tensor:
 class OpenMax(Scorer):
     """Probability of an unknown class, by the tails of the distances to class means (Bendale and Boult, 2016).
 
-    score = log(P / (1 - P)) = u - log sum_c exp v_c. Of the alpha largest logits, the i-th loses the share
-    w = F_c(|z - mu_c|) (alpha + 1 - i) / alpha: v = z (1 - w), and u is the sum of all that they lose. F_c is the
-    Weibull distribution of the largest distances of class c. As in the authors' code, distances are Euclidean / 200 +
-    cosine. Unlike there, negative logits lose nothing, because they would rise by it.
+    Of the alpha largest logits, the i-th loses the share w = F_c(distance to mu_c) (alpha + 1 - i) / alpha; F_c is the
+    Weibull distribution of the largest distances of class c, Euclidean / 200 + cosine as in the authors' code. Unlike
+    there, negative logits lose nothing, because they would rise by it.
 
     Attributes:
         alpha: How many of the largest logits are revised; 10 in the authors' code. At most C.
@@ -90,11 +82,7 @@ class OpenMax(Scorer):
     tail: PositiveInt = 20
 
     def fit(self, train: Outputs) -> UnknownOdds:
-        """Return the odds; a class without a correctly classified training image is always unknown.
-
-        Raises:
-            OODError: No training image is classified correctly.
-        """
+        """Return the odds; a class without a correctly classified training image is always unknown."""
         classes = train.logits.shape[1]
         sums = torch.zeros(classes, classes, dtype=torch.float64)
         counts = torch.zeros(classes, dtype=torch.int64)

@@ -22,7 +22,6 @@ class NearestPosterior(Score):
     log_templates: Tensor
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         quick = self.log_templates.float()
         parts = []
         for block in blocks(outputs.logits):
@@ -36,9 +35,6 @@ class NearestPosterior(Score):
 @dataclass(frozen=True, kw_only=True)
 class KLMatching(Scorer):
     """Divergence from the nearest of the classes' mean posteriors (Hendrycks et al., 2022).
-
-    score = min_k sum_j p_j log(p_j / d_kj), d_k the mean of p over the ID images that are predicted as k. A class that
-    is predicted for none of them has no d_k and cannot be the nearest; OpenOOD takes a one-hot one instead.
 
     Attributes:
         fit_to: Which images make the d_k: "held-out" as in the paper and OpenOOD, or "train" as in the code of
@@ -62,11 +58,9 @@ class KLMatching(Scorer):
     fit_to: Literal["held-out", "train"] = "held-out"
 
     def own_needs(self) -> frozenset[str]:
-        """Return the logits, and held-out images if it is fitted to them."""
         return self.needs if self.fit_to == "held-out" else self.needs - {"held_out"}
 
     def fit(self, train: Outputs) -> NearestPosterior:
-        """Return the divergence."""
         images = train.held_out if self.fit_to == "held-out" else train
         assert images is not None
         classes = train.logits.shape[1]
@@ -82,18 +76,12 @@ class KLMatching(Scorer):
 
 @dataclass(frozen=True)
 class FisherRaoDistance(Score):
-    """Minus the mean Fisher-Rao distance to the centroids of the classes, in [-pi, 0].
+    """Minus the mean Fisher-Rao distance to the centroids of the classes, in [-pi, 0]."""
 
-    Attributes:
-        roots: Square roots of the centroids' softmax probabilities, float64 [K, C].
-        temperature: T of both softmaxes.
-    """
-
-    roots: Tensor
-    temperature: float
+    roots: Tensor  # square roots of the centroids' softmax probabilities, float64 [K, C]
+    temperature: float  # T of both softmaxes
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         parts = []
         for block in blocks(outputs.logits):
             # float64: close to an angle of 0, arccos makes 1e-4 of an error of 1e-8
@@ -106,9 +94,8 @@ class FisherRaoDistance(Score):
 class Igeood(Scorer):
     """Fisher-Rao distance between softmax probabilities and those of the class centroids (Gomes et al., 2022).
 
-    score = -mean_c 2 arccos(sum_j sqrt(p_j q_cj)), with p = softmax(z / T) and q_c = softmax(mu_c / T). As in the
-    authors' code all distances count, and being far from all classes but one means ID. The centroid mu_c is the mean of
-    the logits of class c; the authors find it by gradient descent on the distances.
+    As in the authors' code all distances count, and being far from all classes but one means ID. The centroid mu_c is
+    the mean of the logits of class c; the authors find it by gradient descent on the distances.
 
     Attributes:
         temperature: T of both softmaxes; 1 is the default of the authors' code, whose example for CIFAR-10 has 5.3.
@@ -128,11 +115,7 @@ class Igeood(Scorer):
     temperature: PositiveFloat = 1.0
 
     def fit(self, train: Outputs) -> FisherRaoDistance:
-        """Return the distance; classes without a training image have no centroid.
-
-        Raises:
-            OODError: There are no labels.
-        """
+        """Return the distance; classes without a training image have no centroid."""
         sums = torch.zeros(train.classes, train.logits.shape[1], dtype=torch.float64)
         counts = torch.zeros(train.classes, dtype=torch.float64)
         for part in train.chunks():

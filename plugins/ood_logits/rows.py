@@ -27,17 +27,11 @@ _NO_RIVAL = -1e30  # log-odds where there is one class alone: finite, so that it
 
 @dataclass(frozen=True)
 class SoftmaxParts:
-    """The most probable class against all others, float64 [N] each.
+    """The most probable class against all others, float64 [N] each."""
 
-    Attributes:
-        log_top: log p_max.
-        log_rest: log(1 - p_max), without cancellation and, where p_max rounds to 1, without ties.
-        summary: Of the distribution among the others; default: 0.
-    """
-
-    log_top: Tensor
-    log_rest: Tensor
-    summary: Tensor
+    log_top: Tensor  # log p_max
+    log_rest: Tensor  # log(1 - p_max), without cancellation and, where p_max rounds to 1, without ties
+    summary: Tensor  # of the distribution among the others; default: 0
 
 
 def softmax_parts(logits: Tensor, temperature: float = 1.0, summary: Summary | None = None) -> SoftmaxParts:

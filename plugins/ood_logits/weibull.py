@@ -20,17 +20,11 @@ _CERTAIN = 700.0  # of the exponent: exp() of it is finite
 
 @dataclass(frozen=True)
 class Weibull:
-    """float64 [C] each.
+    """float64 [C] each."""
 
-    Attributes:
-        smallest: Of the distances in the tail.
-        shape: kappa.
-        log_scale: log lambda, where the tail is mostly smaller.
-    """
-
-    smallest: Tensor
-    shape: Tensor
-    log_scale: Tensor
+    smallest: Tensor  # of the distances in the tail
+    shape: Tensor  # kappa
+    log_scale: Tensor  # log lambda, where the tail is mostly smaller
 
     def cdf(self, distances: Tensor, classes: Tensor) -> Tensor:
         """Return the share of the tail of each class that is nearer than the distance, in [0, 1], shaped like it."""

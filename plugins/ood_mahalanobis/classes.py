@@ -21,7 +21,6 @@ class ClassDistance(Score):
     normalize: bool
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return self.classes.nearest(prepare(outputs.embeddings, self.normalize))
 
 
@@ -54,10 +53,8 @@ class ClassMahalanobis(Scorer):
     cutoff: Share = 1e-10
 
     def memory(self, classes: int, dimensions: int) -> int:
-        """Return the size of the covariances."""
         return 8 * classes * dimensions**2
 
     def fit(self, train: Outputs) -> ClassDistance:
-        """Estimate a Gaussian for each class that has training images."""
         groups = Groups.fit(partial(chunks, train, self.normalize), train.classes, self.covariance, self.cutoff)
         return ClassDistance(groups, self.normalize)

@@ -11,5 +11,4 @@ from ood_mahalanobis.ssd import SSD, FewShotSSD
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [Mahalanobis, GlobalMahalanobis, ClassMahalanobis, RelativeMahalanobis, SSD, FewShotSSD]

@@ -54,5 +54,4 @@ class Standardization:
         return ((self(chunk.embeddings), torch.zeros_like(chunk.labels)) for chunk in outputs.chunks())
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Return float64 [N, D]."""
         return (normalize(embeddings.double()) - self.mean) * self.scale

@@ -31,7 +31,6 @@ class MahalanobisDistance(Score):
         return cls(whitening, whitening(means), whitening.rank, normalize)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return nearest(self.whitening(prepare(outputs.embeddings, self.normalize)), self.means)[0]
 
 
@@ -63,7 +62,6 @@ class Mahalanobis(Scorer):
     cutoff: Share = 1e-10
 
     def fit(self, train: Outputs) -> MahalanobisDistance:
-        """Estimate means and covariance; classes without training images have no mean."""
         found = moments(chunks(train, self.normalize), train.classes)
         estimate = covariance(found, self.covariance, chunks(train, self.normalize))
         whitening = Whitening.of(found.mean, estimate, self.cutoff, self.directions)
@@ -97,7 +95,6 @@ class GlobalMahalanobis(Scorer):
     cutoff: Share = 1e-10
 
     def fit(self, train: Outputs) -> MahalanobisDistance:
-        """Estimate mean and covariance."""
         found = moments(chunks_as_one_class(train, self.normalize), classes=1)
         estimate = covariance(found, self.covariance, chunks_as_one_class(train, self.normalize))
         whitening = Whitening.of(found.mean, estimate, self.cutoff, self.directions)
@@ -112,7 +109,6 @@ class RelativeDistance(Score):
     background: MahalanobisDistance  # to the mean of all, under the covariance of all
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return self.near(outputs) - self.background(outputs)
 
 
@@ -145,7 +141,6 @@ class RelativeMahalanobis(Scorer):
     cutoff: Share = 1e-10
 
     def fit(self, train: Outputs) -> RelativeDistance:
-        """Estimate both distances in one pass."""
         found = moments(chunks(train, self.normalize), train.classes)
         within = Whitening.of(found.mean, found.tied_covariance, self.cutoff)
         whole = Whitening.of(found.mean, found.covariance, self.cutoff)

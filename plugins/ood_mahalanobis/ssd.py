@@ -28,7 +28,6 @@ class ClusterDistance(Score):
     clusters: Groups
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return self.clusters.nearest(self.standardization(outputs.embeddings))
 
 
@@ -60,11 +59,9 @@ class SSD(Scorer):
     cutoff: Share = 1e-10
 
     def memory(self, classes: int, dimensions: int) -> int:
-        """Return the size of the covariances."""
         return 8 * self.clusters * dimensions**2
 
     def fit(self, train: Outputs) -> ClusterDistance:
-        """Find the clusters in a sample of the training images, and estimate a Gaussian for each."""
         standardization = Standardization.of(train)
         centroids = None
         if self.clusters > 1:
@@ -88,7 +85,6 @@ class DistanceDifference(Score):
     outside: Whitening  # of the known OOD images
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         rows = self.standardization(outputs.embeddings)
         return self.inside(rows).square().sum(1) - self.outside(rows).square().sum(1)
 
@@ -112,7 +108,6 @@ class FewShotSSD(Scorer):
     )
 
     def fit(self, train: Outputs) -> DistanceDifference:
-        """Estimate both Gaussians."""
         assert train.known_ood is not None, "known OOD images are in `needs`"
         standardization = Standardization.of(train)
         inside, covariance_inside = _estimate(train, standardization)
@@ -128,6 +123,5 @@ class FewShotSSD(Scorer):
 
 
 def _estimate(outputs: Outputs, standardization: Standardization) -> tuple[ClassMoments, Tensor]:
-    """Return the moments, and the covariance shrunk by Ledoit-Wolf."""
     found = moments(standardization.chunks(outputs), classes=1)
     return found, covariance(found, "ledoit-wolf", standardization.chunks(outputs))

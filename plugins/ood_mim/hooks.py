@@ -10,11 +10,9 @@ from ood_mim.tokenizer import KMeansTokenizer
 
 @hookimpl
 def ood_register_pretexts() -> list[type[PretextTask]]:
-    """Return the pretext task of this package."""
     return [MaskedImageModelling]
 
 
 @hookimpl
 def ood_register_tokenizers() -> list[type[Tokenizer]]:
-    """Return the tokenizer of this package."""
     return [KMeansTokenizer]

@@ -16,17 +16,11 @@ _FIXED = 8  # of these at least: a patch is guessed from several surroundings
 
 @dataclass(frozen=True)
 class BlockMasks:
-    """Draws masks made of rectangles, which hide whole things rather than single patches.
+    """Draws masks made of rectangles, which hide whole things rather than single patches."""
 
-    Attributes:
-        grid: Patches along height and width.
-        budget: Most patches to hide; some masks stay a few below it.
-        min_block: Smallest area of a block, in patches, as long as the budget leaves room for one.
-    """
-
-    grid: tuple[int, int]
-    budget: int
-    min_block: int
+    grid: tuple[int, int]  # patches along height and width
+    budget: int  # most patches to hide; some masks stay a few below it
+    min_block: int  # smallest area of a block, in patches, as long as the budget leaves room for one
 
     def draw(self, images: int, generator: torch.Generator | None = None) -> Tensor:
         """Return masks, bool [B, L], on the CPU; True is hidden."""
@@ -55,13 +49,9 @@ class BlockMasks:
 
 @dataclass(frozen=True)
 class ExactBlockMasks:
-    """Evens blockwise masks out, as BEiT v2 does (Peng et al., 2022): all hide the same number of patches.
+    """Evens blockwise masks out, as BEiT v2 does (Peng et al., 2022): all hide the same number of patches."""
 
-    Attributes:
-        blocks: Draws them; its budget becomes the number.
-    """
-
-    blocks: BlockMasks
+    blocks: BlockMasks  # draws them; its budget becomes the number
 
     def draw(self, images: int, generator: torch.Generator | None = None) -> Tensor:
         """Return masks, bool [B, L], on the CPU: those of the blocks, and single patches at random."""

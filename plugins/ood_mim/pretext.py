@@ -49,7 +49,6 @@ class MaskedImageModellingTask(Task):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, tokens.vocabulary))
 
     def draw(self, images: int) -> Tensor:
-        """Return masks, bool [B, L]."""
         return self.masks.draw(images)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -126,18 +125,12 @@ class MaskedImageModelling(PretextTask):
         return MultiView((Compose((*changes, random_crop(image_size, self.crop_scale))),))
 
     def build(self, network: Network, data: TrainingData) -> MaskedImageModellingTask:
-        """Return the task, its tokenizer fitted to the training data.
-
-        Raises:
-            OODError: The network has no patches, or too few to hide a block of them.
-        """
         patched = require_patches(network, self)
         masks = self._masks(patched.grid)
         patched.tie_position_biases()
         return self._task(patched, masks, self.tokenizer.fit(data, patched.grid), data.image_size)
 
     def build_empty(self, network: Network, image_size: int) -> MaskedImageModellingTask | None:
-        """Return the task; None if the tokenizer has no empty map."""
         patched = require_patches(network, self)
         tokens = self.tokenizer.build_empty(patched.grid, image_size)
         return None if tokens is None else self._task(patched, self._masks(patched.grid), tokens, image_size)

@@ -75,7 +75,6 @@ class NearestCentroid(TokenMap):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Return token ids, int64 [B, L]."""
         # not under autocast, whose rounding would change tokens
         with torch.autocast(images.device.type, enabled=False):
             points = self.describe(images.to(self.centroids.dtype))
@@ -112,11 +111,6 @@ class KMeansTokenizer(Tokenizer):
     seed: NonNegativeInt = 0
 
     def fit(self, data: TrainingData, grid: tuple[int, int]) -> NearestCentroid:
-        """Return the map to the nearest centroid.
-
-        Raises:
-            OODError: There are fewer different patches than tokens.
-        """
         patches = grid[0] * grid[1]
         images = data.sample(-(-self.samples // patches))
         describe = PatchDescriptor(grid, images)
@@ -131,7 +125,6 @@ class KMeansTokenizer(Tokenizer):
         return tokens
 
     def build_empty(self, grid: tuple[int, int], image_size: int) -> NearestCentroid:
-        """Return a map of this vocabulary."""
         images = torch.zeros(1, 3, image_size, image_size)
         describe = PatchDescriptor(grid, images)
         return NearestCentroid(describe, torch.zeros(self.vocabulary, describe(images).shape[2]))

@@ -9,5 +9,4 @@ from ood_mocov3.pretext import MoCoV3
 
 @hookimpl
 def ood_register_pretexts() -> list[type[PretextTask]]:
-    """Return the pretext task of this package."""
     return [MoCoV3]

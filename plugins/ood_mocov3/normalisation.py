@@ -15,7 +15,6 @@ class JoinedBatchNorm(nn.BatchNorm1d):
     """What `nn.BatchNorm1d` gives for the batches of all processes after each other; each has the same size."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return the normalised rows, [B, D]."""
         if not self.training or distributed.world_size() == 1:
             return super().forward(rows)
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -61,11 +61,9 @@ class MoCoV3(PretextTask):
     solarize: Annotated[float, Ge(0), Le(1)] = 0.2
 
     def check(self) -> None:
-        """Refuse batches of a single image."""
         refuse_single_images(self)
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, two views."""
         both = ContrastiveAugmentation(crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter)
         first, second = (1.0, 0.1) if self.blur else (0.0, 0.0)
         return MultiView((both.view(image_size, first), both.view(image_size, second, self.solarize)))

@@ -19,19 +19,12 @@ from ood_mocov3.normalisation import JoinedBatchNorm
 
 @dataclass(frozen=True)
 class Contrast:
-    """What is compared, and how.
+    """What is compared, and how."""
 
-    Attributes:
-        hidden: Width inside projector and predictor.
-        output: Width of queries and keys.
-        temperature: Of the softmax over the batch.
-        momentum: Of the averaged encoder at the start.
-    """
-
-    hidden: int
-    output: int
-    temperature: float
-    momentum: float
+    hidden: int  # width inside projector and predictor
+    output: int  # width of queries and keys
+    temperature: float  # of the softmax over the batch
+    momentum: float  # of the averaged encoder at the start
 
     def momentum_at(self, progress: float) -> float:
         """Return the momentum, which rises to 1 along half a cosine."""
@@ -82,7 +75,6 @@ class MoCoV3Task(Task):
                 average.lerp_(current, 1 - self.momentum)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss of both directions together."""
         first, second = batch.views
         queries = [self.predictor(self.projector(_embed(self.network, view))) for view in (first, second)]
         with torch.no_grad():
@@ -91,7 +83,6 @@ class MoCoV3Task(Task):
         return {"loss": losses[0] + losses[1]}
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the first views of some images above the second ones."""
         return {"views": tiled(batch.views)}
 
 

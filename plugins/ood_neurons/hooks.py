@@ -9,5 +9,4 @@ from ood_neurons.scorer import NAC
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [NAC]

@@ -28,7 +28,6 @@ class NegativeCoverage(Score):
     steepness: float  # a
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         neurons, scores = torch.arange(len(self.coverage)), []
         for chunk in outputs.chunks(_CHUNK_ROWS):
             bins = find_bins(chunk, self.weight, self.steepness, self.edges)
@@ -40,11 +39,9 @@ class NegativeCoverage(Score):
 class NAC(Scorer):
     """Neuron activation coverage of the embedding, NAC-UE (Liu et al., 2024).
 
-    Minus the mean over neurons of min(n / O, 1), where n counts the training images whose state of that neuron falls
-    into the same bin. As in the published code the bins are narrow around 1/2, where the states of small outputs lie:
-    their edges are log(1 + t (√1000 - 1)) / log 1000 for t from 0 to 1 in equal steps, mirrored at 1/2. The defaults
-    are those of the published CIFAR-10 run for the last layer, which counts 1000 training images; here all of them are
-    counted, so a larger `filled` may be better. pytorch-ood's bins are narrow near 0 and 1 instead.
+    As in the published code the bins are narrow around 1/2, where the states of small outputs lie: their edges are
+    log(1 + t (√1000 - 1)) / log 1000 for t from 0 to 1 in equal steps, mirrored at 1/2; pytorch-ood's are narrow near 0
+    and 1. The published run counts 1000 training images, here all of them: a larger `filled` may be better.
 
     Attributes:
         steepness: a of the states σ(a f Wᵀ(p - u)); 100 for CIFAR-10 and ViT, 3000 for ResNet-50 on ImageNet.
@@ -72,7 +69,6 @@ class NAC(Scorer):
     filled: PositiveInt = 50
 
     def fit(self, train: Outputs) -> NegativeCoverage:
-        """Count the training images in each bin of each neuron."""
         assert train.head is not None, "the head is in `needs`"
         weight, edges = train.head.weight, bin_edges(self.bins)
         width = weight.shape[1]

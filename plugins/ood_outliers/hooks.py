@@ -10,11 +10,9 @@ from ood_outliers.scorer import FewShotHead
 
 @hookimpl
 def ood_register_pretexts() -> list[type[PretextTask]]:
-    """Return the pretext tasks of this package."""
     return [OutlierExposure, EnergyExposure]
 
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorer of this package."""
     return [FewShotHead]

@@ -41,11 +41,9 @@ class Exposure(PretextTask):
     flip: bool = True
 
     def auxiliary_images(self) -> int:
-        """Return `auxiliary_batch_size`."""
         return self.auxiliary_batch_size
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation of ID images and outliers: one view."""
         changes: list[Transform] = [random_crop(image_size, self.crop_scale)]
         changes += [partial(padded_crop, padding=self.crop_padding)] if self.crop_padding else []
         changes += [random_flip] if self.flip else []
@@ -74,7 +72,6 @@ class OutlierExposure(Exposure):
     weight: NonNegativeFloat = 0.5
 
     def build(self, network: Network, data: TrainingData) -> ExposureTask:
-        """Return the task with the cross-entropy from uniform to the outliers' softmax."""
         return self.task(network, data, penalize_confidence, self.weight)
 
 
@@ -98,7 +95,6 @@ class EnergyExposure(Exposure):
     margin_ood: float = -5.0
 
     def check(self) -> None:
-        """Raise OODError for margins that would push ID images above the outliers."""
         if self.margin_id >= self.margin_ood:
             raise OODError(
                 f"pretext '{self.name}': 'margin_id' {self.margin_id:g} has to be below 'margin_ood' "
@@ -106,6 +102,5 @@ class EnergyExposure(Exposure):
             )
 
     def build(self, network: Network, data: TrainingData) -> ExposureTask:
-        """Return the task with the squared hinges."""
         penalty = partial(penalize_energies, margin_id=self.margin_id, margin_ood=self.margin_ood)
         return self.task(network, data, penalty, self.weight)

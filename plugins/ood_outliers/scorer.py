@@ -39,7 +39,6 @@ class Scaling:
         return cls(False, mean, torch.where(constant, 1, 1 / deviation.clamp(min=torch.finfo(torch.float64).tiny)))
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Return float64 [N, D]."""
         rows = embeddings.double()
         return ((normalize(rows) if self.unit else rows) - self.mean) * self.factor
 
@@ -91,7 +90,6 @@ class FewShotHead(Scorer):
     iterations: PositiveInt = 200
 
     def fit(self, train: Outputs) -> KnownOdds:
-        """Fit the classifier."""
         known = train.known_ood
         assert known is not None, "known OOD images are in `needs`"
         scaling = (Scaling.to_unit_length if self.scaling == "length" else Scaling.to_unit_variance)(train)

@@ -10,5 +10,4 @@ from ood_pixels.simmim import SimMIM
 
 @hookimpl
 def ood_register_pretexts() -> list[type[PretextTask]]:
-    """Return the pretext tasks of this package."""
     return [SimMIM, MaskedAutoencoder]

@@ -35,11 +35,9 @@ class MaskedAutoencoderTask(PixelTask):
         self.register_buffer("positions", sines_and_cosines(network.grid, width))
 
     def draw(self, images: int) -> Tensor:
-        """Return masks, bool [B, L]."""
         return random_mask(images, self.network.grid, self.hidden).flatten(1)
 
     def fixed_masks(self) -> Tensor:
-        """Return masks, bool [K, L]."""
         return fixed_masks(self.network.grid, self.hidden).flatten(1)
 
     def targets(self, patches: Tensor) -> Tensor:
@@ -51,7 +49,6 @@ class MaskedAutoencoderTask(PixelTask):
         return predicted * _deviation(patches) + patches.mean(2, keepdim=True) if self.normalize else predicted
 
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return what the decoder draws of all patches."""
         visible = (~mask).nonzero()[:, 1].view(len(images), -1)
         seen = self.into(self.network.forward_visible(images, visible))
         tokens = self.mask_token.to(seen.dtype).expand(*mask.shape, -1)
@@ -99,7 +96,6 @@ class MaskedAutoencoder(PretextTask):
     flip: bool = True
 
     def check(self) -> None:
-        """Refuse a width that cannot be shared out among the heads, or has no room for positions."""
         if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
             raise OODError(
                 f"pretext 'mae': decoder_width must be a multiple of decoder_heads {self.decoder_heads} and of 4, "
@@ -107,7 +103,6 @@ class MaskedAutoencoder(PretextTask):
             )
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, one view."""
         return crop_and_flip(image_size, self.crop_scale, self.flip)
 
     def build(self, network: Network, data: TrainingData) -> MaskedAutoencoderTask:
@@ -116,11 +111,6 @@ class MaskedAutoencoder(PretextTask):
         return self.build_empty(network, data.image_size)
 
     def build_empty(self, network: Network, image_size: int) -> MaskedAutoencoderTask:
-        """Return the task.
-
-        Raises:
-            OODError: The network has no patches, or none of them would be hidden or seen.
-        """
         patched = require_patches(network, self)
         patches = patched.grid[0] * patched.grid[1]
         hidden = patches - int(patches * (1 - self.mask_ratio))

@@ -31,11 +31,9 @@ class SimMIMTask(PixelTask):
         self.head = nn.Linear(width, pixels)
 
     def draw(self, images: int) -> Tensor:
-        """Return masks over patches, bool [B, L]."""
         return self._patchwise(random_mask(images, self.units, self.hidden))
 
     def fixed_masks(self) -> Tensor:
-        """Return masks over patches, bool [K, L]."""
         return self._patchwise(fixed_masks(self.units, self.hidden))
 
     def targets(self, patches: Tensor) -> Tensor:
@@ -47,7 +45,6 @@ class SimMIMTask(PixelTask):
         return predicted / 2 + 0.5
 
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return pixels, about in [-1, 1]."""
         predicted: Tensor = self.head(self.network.forward_masked(images, mask, self.mask_token)).float()
         return predicted
 
@@ -77,21 +74,14 @@ class SimMIM(PretextTask):
     flip: bool = True
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, one view."""
         return crop_and_flip(image_size, self.crop_scale, self.flip)
 
     def build(self, network: Network, data: TrainingData) -> SimMIMTask:
-        """Return the task."""
         task = self.build_empty(network, data.image_size)
         task.network.tie_position_biases()
         return task
 
     def build_empty(self, network: Network, image_size: int) -> SimMIMTask:
-        """Return the task.
-
-        Raises:
-            OODError: The network has no patches, or squares of this size cannot be made of them.
-        """
         patched = require_patches(network, self)
         patch = image_size // patched.grid[0]
         possible = [unit for unit in range(patch, image_size, patch) if image_size % unit == 0]

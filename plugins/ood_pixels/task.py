@@ -43,14 +43,12 @@ class PixelTask(Task):
         """Return predictions for all patches."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean over the hidden patches of the batch."""
         (images,) = batch.views
         mask = (self.draw(len(images)) if batch.drawn is None else batch.drawn).to(images.device)
         targets = self.targets(cut(images, self.network.grid))
         return {"loss": type(self).error(self.predict(images, mask)[mask] - targets[mask]).mean()}
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return images with the predicted pixels of hidden patches."""
         images = batch.views[0][:COLUMNS]
         mask, grid = self.draw(len(images)).to(images.device), self.network.grid
         pixels = self.pixels(self.predict(images, mask), cut(images, grid))
@@ -59,7 +57,6 @@ class PixelTask(Task):
 
     @torch.no_grad()
     def patch_errors(self, images: Tensor) -> Tensor:
-        """Return the mean error of the pixels of each patch, [B, h, w]."""
         targets = self.targets(cut(images, self.network.grid))
 
         def errors(mask: Tensor) -> Tensor:

@@ -24,22 +24,14 @@ _NEAR = 1e-12  # of the length of the mean: embeddings this near to it count as 
 
 @dataclass(frozen=True)
 class BoundaryDistance(Score):
-    """Minus the mean distance to the decision boundaries, in units of the distance to the mean.
+    """Minus the mean distance to the decision boundaries, in units of the distance to the mean."""
 
-    Attributes:
-        inverse: [C, C], one over the distance between the weights of two classes; 0 where they are the same.
-        boundaries: float64 [C], how many boundaries a class has, at least 1.
-        origin: [D]; lengths are measured from here.
-        shortest: The least length to divide by.
-    """
-
-    inverse: Tensor
-    boundaries: Tensor
-    origin: Tensor
-    shortest: float
+    inverse: Tensor  # [C, C], one over the distance between the weights of two classes; 0 where they are the same
+    boundaries: Tensor  # float64 [C], how many boundaries a class has, at least 1
+    origin: Tensor  # [D]; lengths are measured from here
+    shortest: float  # the least length to divide by
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         logits = outputs.logits.double()
         top, predicted = logits.max(1)
         gaps = top[:, None] - logits
@@ -52,8 +44,6 @@ class BoundaryDistance(Score):
 @dataclass(frozen=True, kw_only=True)
 class FastBoundaryDistance(Scorer):
     """Mean distance to the decision boundaries over the distance to the training mean (fDBD, Liu and Qin, 2024).
-
-    -1/(C - 1) sum_c (z_k - z_c) / (|W_k - W_c| |f - m|), where k is the predicted class.
 
     Attributes:
         scale: "distance" divides by |f - m|, as the authors' code does; "norm" by |f|, OpenOOD's alternative.
@@ -73,11 +63,7 @@ class FastBoundaryDistance(Scorer):
     scale: Literal["distance", "norm"] = "distance"
 
     def fit(self, train: Outputs) -> BoundaryDistance:
-        """Return the score; two classes with the same weight have no boundary, and are left out.
-
-        Raises:
-            OODError: Embeddings are unusable.
-        """
+        """Return the score; two classes with the same weight have no boundary, and are left out."""
         assert train.head is not None
         weight = train.head.weight.double()
         distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
@@ -92,20 +78,13 @@ class FastBoundaryDistance(Scorer):
 
 @dataclass(frozen=True)
 class WeightProximity(Score):
-    """Minus how well the embedding points along the weight of its class, minus its length.
+    """Minus how well the embedding points along the weight of its class, minus its length."""
 
-    Attributes:
-        weight: [C, D], of the classifier.
-        mean: [D], of the training embeddings.
-        alpha: The share of the length.
-    """
-
-    weight: Tensor
-    mean: Tensor
-    alpha: float
+    weight: Tensor  # [C, D], of the classifier
+    mean: Tensor  # [D], of the training embeddings
+    alpha: float  # the share of the length
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         embeddings = outputs.embeddings.double()
         weights = self.weight[outputs.logits.argmax(1)].double()
         proximity = (normalize(embeddings - self.mean) * weights).sum(1)
@@ -115,8 +94,6 @@ class WeightProximity(Score):
 @dataclass(frozen=True, kw_only=True)
 class NeuralCollapse(Scorer):
     """Proximity of the centred embedding to the weight of the predicted class (NCI, Liu and Qin, 2025).
-
-    -(f - m) · W_k / |f - m| - α |f|_1, where k is the predicted class. W_k keeps its length.
 
     Attributes:
         alpha: α, for the length of the embedding, which OOD images make small; 1e-4 in the authors' code for OpenOOD,
@@ -139,11 +116,6 @@ class NeuralCollapse(Scorer):
     alpha: NonNegativeFloat = 1e-4
 
     def fit(self, train: Outputs) -> WeightProximity:
-        """Return the score.
-
-        Raises:
-            OODError: Embeddings are unusable.
-        """
         assert train.head is not None
         return WeightProximity(train.head.weight, _mean(train), self.alpha)
 
@@ -155,17 +127,12 @@ class PatternMatch(Score):
     patterns: Tensor
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return -(outputs.embeddings.double() * self.patterns[outputs.logits.argmax(1)]).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimplifiedHopfield(Scorer):
-    """Simplified Hopfield energy (SHE, Zhang et al., 2023).
-
-    -f · S_k, where k is the predicted class and S_k the mean embedding of the training images of k that are predicted
-    to be k.
-    """
+    """Simplified Hopfield energy (SHE, Zhang et al., 2023)."""
 
     name = "she"
     needs = frozenset({"embeddings", "logits", "labels"})
@@ -179,11 +146,7 @@ class SimplifiedHopfield(Scorer):
     )
 
     def fit(self, train: Outputs) -> PatternMatch:
-        """Return the score; a class none of whose images is predicted right has the mean of all its images.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
+        """Return the score; a class none of whose images is predicted right has the mean of all its images."""
         means, counts = class_means(_by_correctness(train), 2 * train.classes)
         right = counts[: train.classes]
         never = int((right == 0).sum())
@@ -200,6 +163,5 @@ def _by_correctness(train: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _mean(train: Outputs) -> Tensor:
-    """Return the mean of all training embeddings, [D]."""
     parts = ((part.embeddings, torch.zeros_like(part.labels)) for part in train.chunks())
     return class_means(parts, classes=1)[0][0]

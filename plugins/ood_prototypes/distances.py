@@ -32,7 +32,6 @@ class CosineDistance(Score):
     directions: Tensor
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return 1 - (unit(outputs.embeddings.double()) @ self.directions.T).amax(1)
 
 
@@ -40,7 +39,7 @@ class CosineDistance(Score):
 class Cosine(Scorer):
     """Cosine distance to the nearest class mean (released code of MOOD, Li et al., 2023).
 
-    1 - max_c cos(f, m_c), where m_c is the mean of the class's embeddings after each was scaled to unit length.
+    m_c is the mean of the class's embeddings after each was scaled to unit length.
     """
 
     name = "cosine"
@@ -55,30 +54,18 @@ class Cosine(Scorer):
     )
 
     def fit(self, train: Outputs) -> CosineDistance:
-        """Return the distance; classes without a training image have no mean to be near to.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
         return CosineDistance(unit(_means(train, normalize=True)))
 
 
 @dataclass(frozen=True)
 class MeanDistance(Score):
-    """Distance to the nearest mean.
+    """Distance to the nearest mean."""
 
-    Attributes:
-        means: [K, D].
-        normalize: Whether embeddings are scaled to unit length (L2) first.
-        norm: "l1", "l2" or "linf".
-    """
-
-    means: Tensor
-    normalize: bool
-    norm: str
+    means: Tensor  # [K, D]
+    normalize: bool  # whether embeddings are scaled to unit length (L2) first
+    norm: str  # "l1", "l2" or "linf"
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         embeddings = _prepare(outputs.embeddings, self.normalize)
         if self.norm == "l2":
             return nearest(embeddings, self.means)[0].sqrt()
@@ -100,23 +87,12 @@ class NearestMean(Scorer):
     normalize: bool = True
 
     def fit(self, train: Outputs) -> MeanDistance:
-        """Return the distance; classes without a training image have no mean to be near to.
-
-        Raises:
-            OODError: Labels or embeddings are unusable.
-        """
         return MeanDistance(_means(train, self.normalize), self.normalize, self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Euclidean(NearestMean):
-    """Euclidean distance to the nearest class mean (released code of MOOD, Li et al., 2023).
-
-    min_c |f - m_c|, with f scaled to unit length before means are taken and compared.
-
-    Attributes:
-        normalize: Scale embeddings to unit length first, as in the released code.
-    """
+    """Euclidean distance to the nearest class mean (released code of MOOD, Li et al., 2023)."""
 
     name = "euclidean"
     norm = "l2"
@@ -127,11 +103,7 @@ class Euclidean(NearestMean):
 class CityBlock(NearestMean):
     """L1 distance to the nearest class mean ("minkowski" in the released code of MOOD, Li et al., 2023).
 
-    min_c sum_d |f_d - m_cd|, with f scaled to unit length (L2) before means are taken and compared. No matrix product
-    does it: with a thousand classes it takes several times as long as `euclidean`.
-
-    Attributes:
-        normalize: Scale embeddings to unit length first, as in the released code.
+    No matrix product does it: with a thousand classes it takes several times as long as `euclidean`.
     """
 
     name = "l1"
@@ -143,10 +115,7 @@ class CityBlock(NearestMean):
 class Chebyshev(NearestMean):
     """Largest difference in one dimension to the nearest class mean (released code of MOOD, Li et al., 2023).
 
-    min_c max_d |f_d - m_cd|, with f scaled to unit length (L2) before means are taken and compared. As slow as `l1`.
-
-    Attributes:
-        normalize: Scale embeddings to unit length first, as in the released code.
+    As slow as `l1`.
     """
 
     name = "linf"

@@ -10,5 +10,4 @@ from ood_prototypes.distances import Chebyshev, CityBlock, Cosine, Euclidean
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [Chebyshev, CityBlock, Cosine, Euclidean, FastBoundaryDistance, NeuralCollapse, SimplifiedHopfield]

@@ -67,7 +67,6 @@ class Birds(DatasetSource):
     path: Path
 
     def open(self, split: Split) -> ImageSet:
-        """Return one split."""
         pictures, classes = _table(self.path / "images.txt"), _table(self.path / "classes.txt")
         labels, training = _table(self.path / "image_class_labels.txt"), _table(self.path / "train_test_split.txt")
         chosen = [key for key in pictures if (training.get(key) == "1") == (split == "train")]
@@ -92,7 +91,6 @@ class Dogs(DatasetSource):
     path: Path
 
     def open(self, split: Split) -> ImageSet:
-        """Return one split."""
         file = f"{split}_list.mat"
         found = next((path for path in (self.path / file, self.path / "lists" / file) if path.is_file()), None)
         if found is None:

@@ -38,7 +38,6 @@ class FlatFolder(DatasetSource):
     label: str = UNLABELLED
 
     def open(self, split: Split) -> ImageSet:
-        """Return all pictures, sorted by path."""
         if not self.path.is_dir():
             raise OODError(f"{self.path}: no such folder")
         passed = PassedOver()
@@ -63,7 +62,6 @@ class WordNetFolders(DatasetSource):
     wnids: Path | None = None
 
     def open(self, split: Split) -> ImageSet:
-        """Return the pictures of one split, class by class."""
         root = next((self.path / name for name in SPLITS[split] if (self.path / name).is_dir()), None)
         if root is None:
             wanted = " or ".join(str(self.path / name) for name in SPLITS[split])
@@ -80,7 +78,6 @@ class WordNetFolders(DatasetSource):
         return FileImages(paths, labels, list(classes.values()), passed.notes(root))
 
     def _classes(self, root: Path, passed: PassedOver) -> dict[str, str]:
-        """Return the names of the classes by their WordNet ids."""
         if self.wnids is None:
             folders = [folder.name for folder in class_folders(root, passed)]
             return dict(zip(folders, folders, strict=True))

@@ -11,5 +11,4 @@ from ood_published.source import Published
 
 @hookimpl
 def ood_register_datasets() -> list[type[DatasetSource]]:
-    """Return published sets by name, and the layouts that some of them have to themselves."""
     return [Published, FlatFolder, WordNetFolders, TinyImageNet, Birds, Dogs, Scenes]

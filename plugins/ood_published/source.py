@@ -36,7 +36,6 @@ class Published(DatasetSource):
     root: Path = Path()
 
     def check(self) -> None:
-        """Raise OODError for an unknown set."""
         facts(self.dataset)
 
     def open(self, split: Split) -> ImageSet:
@@ -44,7 +43,6 @@ class Published(DatasetSource):
         raise OODError(self.missing(["no source for any of its layouts is installed"]))
 
     def alternatives(self) -> tuple[Mapping[str, Any], ...]:
-        """Return the layouts the set may have, beneath the root."""
         return tuple(
             {key: self._placed(key, value) for key, value in layout.items()}
             for layout in facts(self.dataset)["layouts"]
@@ -66,7 +64,6 @@ class Published(DatasetSource):
 
     @classmethod
     def catalogue(cls) -> Mapping[str, tuple[str, str, str, str, str]]:
-        """Return title, classes, images, licence and address of every set."""
         found = {}
         for name in names():
             known = facts(name)

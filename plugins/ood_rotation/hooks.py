@@ -9,5 +9,4 @@ from ood_rotation.pretext import Rotation
 
 @hookimpl
 def ood_register_pretexts() -> list[type[PretextTask]]:
-    """Return the pretext task of this package."""
     return [Rotation]

@@ -34,7 +34,6 @@ class RotationTask(Task):
         return {"loss": cross_entropy(logits, targets), "accuracy": (logits.argmax(1) == targets).float().mean()}
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return some images in their four turns."""
         (images,) = batch.views
         return {"turns": tiled(_turned(images))}
 
@@ -64,12 +63,10 @@ class Rotation(PretextTask):
     color_jitter: NonNegativeFloat = 0.0
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, one view that is turned later."""
         changes = [random_crop(image_size, self.crop_scale)]
         changes += [random_flip] if self.flip else []
         changes += [random_color_jitter(self.color_jitter)] if self.color_jitter else []
         return MultiView((Compose(tuple(changes)),))
 
     def build(self, network: Network, data: TrainingData) -> RotationTask:
-        """Return the task with a linear layer for the four turns."""
         return RotationTask(network)

@@ -48,5 +48,4 @@ class DigitImages(ImageSet):
         self._pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
 
     def image(self, index: int) -> PIL.Image.Image:
-        """Return a digit, mode "L", white on black."""
         return PIL.Image.fromarray(self._pixels[index])

@@ -11,5 +11,4 @@ from ood_samples.patches import PhotoPatches
 
 @hookimpl
 def ood_register_datasets() -> list[type[DatasetSource]]:
-    """Return digits, photograph patches and noise."""
     return [Digits, PhotoPatches, Noise]

@@ -33,7 +33,6 @@ class Noise(DatasetSource):
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
 
     def open(self, split: Split) -> ImageSet:
-        """Return the noise of one split."""
         return NoiseImages(self, split)
 
 
@@ -49,7 +48,6 @@ class NoiseImages(ImageSet):
         self.fingerprint = sha256(content).hexdigest()
 
     def image(self, index: int) -> PIL.Image.Image:
-        """Return an image, mode "RGB"."""
         options = self._options
         random = np.random.RandomState([options.seed, self._split == "test", index])
         noise = random.normal(options.mean, options.std, (options.size, options.size, 3))

@@ -38,14 +38,12 @@ class PhotoPatches(DatasetSource):
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
 
     def check(self) -> None:
-        """Raise OODError for a patch that does not fit into the photographs."""
         if self.patch_size > HEIGHT:
             raise OODError(
                 f"dataset '{self.name}': patch_size {self.patch_size} is above the photographs' {HEIGHT} pixels"
             )
 
     def open(self, split: Split) -> ImageSet:
-        """Return the patches of one split."""
         self.check()
         photographs = [PIL.Image.open(packaged(f"images/{name}.jpg")) for name in PHOTOGRAPHS]
         random = np.random.RandomState([self.seed, split == "test"])
@@ -68,5 +66,4 @@ class PatchImages(ImageSet):
         self._photographs, self._boxes = photographs, boxes
 
     def image(self, index: int) -> PIL.Image.Image:
-        """Return a patch, mode "RGB"."""
         return self._photographs[self.labels[index]].crop(self._boxes[index])

@@ -21,8 +21,6 @@ _MOST = 300.0  # exp of more than twice this leaves float64
 class ASHP(ShapedScorer):
     """Energy of embeddings of which only the largest entries are left, ASH-P (Djurisic et al., 2023).
 
-    -log sum exp(W s(f) + b), where s sets the given share of the entries of each row to 0, the smallest first.
-
     Attributes:
         percentile: Share of the entries that become 0; the authors' code has 0.65 where none is given.
         score: Another scorer of the pruned outputs; default: the energy.
@@ -39,7 +37,6 @@ class ASHP(ShapedScorer):
     percentile: Share = 0.6
 
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return pruned embeddings."""
         values, where = largest(embeddings, self.percentile)
         return torch.zeros_like(embeddings).scatter(1, where, values)
 
@@ -47,9 +44,6 @@ class ASHP(ShapedScorer):
 @dataclass(frozen=True, kw_only=True)
 class ASHB(ShapedScorer):
     """Energy of embeddings whose largest entries become equal and keep the sum, ASH-B (Djurisic et al., 2023).
-
-    -log sum exp(W s(f) + b), where s gives each of the k largest entries the sum of all entries over k, and the
-    others 0.
 
     Attributes:
         percentile: Share of the entries that become 0; 0.65 in the authors' code where none is given.
@@ -71,7 +65,6 @@ class ASHB(ShapedScorer):
     percentile: Share = 0.65
 
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return binarized embeddings."""
         _, where = largest(embeddings, self.percentile)
         shares = embeddings.sum(1, keepdim=True) / where.shape[1]
         return torch.zeros_like(embeddings).scatter(1, where, shares.expand(where.shape))
@@ -80,9 +73,6 @@ class ASHB(ShapedScorer):
 @dataclass(frozen=True, kw_only=True)
 class ASHS(ShapedScorer):
     """Energy of embeddings of which the largest entries are left and grow, ASH-S (Djurisic et al., 2023).
-
-    -log sum exp(W s(f) + b), where s multiplies the k largest entries by exp(r) and sets the others to 0; r is the
-    sum of all entries over that of the k largest.
 
     Attributes:
         percentile: Share of the entries that become 0; in the authors' code 0.9 for ImageNet, 0.95 for CIFAR.
@@ -101,7 +91,6 @@ class ASHS(ShapedScorer):
     percentile: Share = 0.9
 
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return sharpened embeddings."""
         values, where = largest(embeddings, self.percentile)
         return torch.zeros_like(embeddings).scatter(1, where, values * growth(embeddings, values))
 
@@ -109,8 +98,6 @@ class ASHS(ShapedScorer):
 @dataclass(frozen=True, kw_only=True)
 class Scale(ShapedScorer):
     """Energy of embeddings that grow with the mass outside of their largest entries, SCALE (Xu et al., 2024).
-
-    -log sum exp(exp(r) W f + b), where r is the sum of all entries over that of the largest; nothing is set to 0.
 
     Attributes:
         percentile: Share of the entries that do not count as the largest; 0.85 in the authors' code.
@@ -130,7 +117,6 @@ class Scale(ShapedScorer):
     percentile: Share = 0.85
 
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return scaled embeddings."""
         values, _ = largest(embeddings, self.percentile)
         return embeddings * growth(embeddings, values)
 
@@ -139,8 +125,7 @@ class Scale(ShapedScorer):
 class LTS(ShapedScorer):
     """Energy of logits that grow with the mass outside of the largest entries of the embedding (Djurisic et al., 2024).
 
-    -log sum exp(r² z), where r is the sum of all positive entries over that of the largest ones. Negative entries count
-    as 0 in r, as in the published code, and stay as they are in z = W f + b.
+    Negative entries count as 0 in r, as in the published code, and stay as they are in z.
 
     Attributes:
         percentile: Share of the entries that do not count as the largest; 0.95 in the authors' code.
@@ -157,7 +142,6 @@ class LTS(ShapedScorer):
     percentile: Share = 0.95
 
     def shape_logits(self, logits: Tensor, embeddings: Tensor) -> Tensor:
-        """Return scaled logits."""
         positive = embeddings.relu()
         top = largest(positive, self.percentile)[0].sum(1, keepdim=True)
         # a row without a positive entry has no ratio; it is left as it is

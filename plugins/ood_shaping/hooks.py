@@ -10,5 +10,4 @@ from ood_shaping.scorers import DICE, VRA, ReAct
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [ReAct, VRA, DICE, ASHP, ASHB, ASHS, Scale, LTS]

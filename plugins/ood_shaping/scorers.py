@@ -23,7 +23,6 @@ class Clip(ShapedScore):
     limit: float
 
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return clipped embeddings."""
         return embeddings.clamp(max=self.limit)
 
 
@@ -31,7 +30,7 @@ class Clip(ShapedScore):
 class ReAct(ShapedScorer):
     """Energy of embeddings that are clipped from above (Sun et al., 2021).
 
-    -log sum exp(W min(f, c) + b), with c a quantile over all entries of all training embeddings, found exactly.
+    c is a quantile over all entries of all training embeddings, found exactly.
 
     Attributes:
         quantile: Which one c is; 0.9 in the paper.
@@ -54,7 +53,6 @@ class ReAct(ShapedScorer):
     quantile: Share = 0.9
 
     def fit_shape(self, train: Outputs, head: Head) -> Clip:
-        """Return the step with the quantile of the training embeddings."""
         return Clip(head=head, limit=overall_quantiles(train, [self.quantile])[0])
 
 
@@ -66,7 +64,6 @@ class Band(ShapedScore):
     upper: Tensor
 
     def shape_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Return rectified embeddings."""
         return torch.minimum(torch.where(embeddings < self.lower, 0, embeddings), self.upper)
 
 
@@ -74,9 +71,7 @@ class Band(ShapedScore):
 class VRA(ShapedScorer):
     """Energy of embeddings without their low entries and with clipped high ones, VRA-P (Xu et al., 2023).
 
-    -log sum exp(W g(f) + b), where g(f) is 0 below α, f between α and β, and β above. Each entry of the embedding has
-    its own α and β, quantiles of the training embeddings, as in the published code. OpenOOD and pytorch-ood raise low
-    entries to α instead.
+    Each entry has its own α and β, quantiles of the training embeddings, as in the published code.
 
     Attributes:
         lower: Quantile of α; 0.6 in the published CIFAR runs.
@@ -107,7 +102,6 @@ class VRA(ShapedScorer):
             raise ValueError(f"lower must be below upper, not {self.lower} and {self.upper}")
 
     def fit_shape(self, train: Outputs, head: Head) -> Band:
-        """Return the step with the quantiles of each entry."""
         lower, upper = neuron_quantiles(train, [self.lower, self.upper])
         return Band(head=head, lower=lower, upper=upper)
 
@@ -123,8 +117,7 @@ class SparseHead(ShapedScore):
 class DICE(ShapedScorer):
     """Energy under the few weights of the head that contribute most on training images (Sun and Li, 2022).
 
-    -log sum exp((M W) f + b), where the mask M is 1 for the weights whose contribution, W times the mean training
-    embedding, exceeds a quantile of all contributions. ReAct on top of it, as there: `score: {use: react}`.
+    ReAct on top of it, as in the paper: `score: {use: react}`.
 
     Attributes:
         sparsity: Share of the weights that become 0; 0.9 in the authors' code for CIFAR, 0.7 for ImageNet.
@@ -144,7 +137,6 @@ class DICE(ShapedScorer):
     sparsity: Share = 0.9
 
     def fit_shape(self, train: Outputs, head: Head) -> SparseHead:
-        """Return the head without the weights that contribute little to the mean logits."""
         mean = torch.stack([part.embeddings.double().sum(0) for part in train.chunks()]).sum(0) / len(train)
         contributions = head.weight.double() * mean
         threshold = float(np.quantile(contributions.numpy(), self.sparsity))

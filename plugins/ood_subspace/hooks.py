@@ -10,5 +10,4 @@ from ood_subspace.scorers import Residual, ViM
 
 @hookimpl
 def ood_register_scorers() -> list[type[Scorer]]:
-    """Return the scorers of this package."""
     return [ViM, Residual, PNML]

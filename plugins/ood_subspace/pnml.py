@@ -31,7 +31,6 @@ class Regret(Score):
     rank: int  # of the training embeddings with the leading 1
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         embeddings = normalize(outputs.embeddings.double())
         log_p = (embeddings @ self.head.weight.double().T + self.head.bias.double()).log_softmax(1)
         padded = _prepend_one(embeddings)
@@ -44,8 +43,8 @@ class Regret(Score):
 class PNML(Scorer):
     """Regret of the pNML learner for the last layer (Bibas et al., 2021).
 
-    κ = max(|x⊥|², h / (1 + h)) with h = xᵀ (XᵀX)⁺ x. x is (1, f / |f|) and X has one such row for each training image;
-    x⊥ is the part of x that is orthogonal to all of them. pytorch-ood omits the 1 and x⊥.
+    X has a row x = (1, f / |f|) for each training image. |x⊥|² replaces κ where it is larger, with x⊥ the part of x
+    that is orthogonal to all of them; pytorch-ood omits the 1 and x⊥.
 
     Attributes:
         cutoff: Directions with at most this share of the largest eigenvalue of XᵀX belong to x⊥.
@@ -65,7 +64,6 @@ class PNML(Scorer):
     cutoff: Annotated[float, Gt(0), Lt(1)] = 1e-12
 
     def fit(self, train: Outputs) -> Regret:
-        """Find the directions that the training embeddings span."""
         assert train.head is not None, "the head is in `needs`"
         rows = ((_prepend_one(normalize(c.embeddings.double())), torch.zeros_like(c.labels)) for c in train.chunks())
         found = moments(rows, classes=1)

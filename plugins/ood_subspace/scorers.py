@@ -31,7 +31,6 @@ class ResidualNorm(Score):
     directions: int  # dimension of the principal subspace
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return ((outputs.embeddings.double() - self.origin) @ self.complement).square().sum(1).sqrt()
 
 
@@ -61,11 +60,6 @@ class Residual(Scorer):
     directions: PositiveInt | None = None
 
     def fit(self, train: Outputs) -> ResidualNorm:
-        """Find the principal subspace.
-
-        Raises:
-            OODError: It has all dimensions of the embeddings.
-        """
         assert train.head is not None, "the head is in `needs`"
         width = train.head.weight.shape[1]
         directions = self.directions or default_directions(width)
@@ -106,7 +100,6 @@ class VirtualLogit(Score):
     alpha: float  # scales lengths to the size of the largest logits
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        """Return the score [N]."""
         return self.alpha * self.residual(outputs) - outputs.logits.double().logsumexp(1)
 
 
@@ -114,8 +107,8 @@ class VirtualLogit(Score):
 class ViM(Scorer):
     """The residual as a virtual logit, against the logits of the classes (Wang et al., 2022).
 
-    α |Rᵀ (f - u)| - log sum exp(z), where α is the mean largest logit of training images over their mean residual. It
-    ranks like the softmax probability of the virtual logit.
+    α is the mean largest logit of training images over their mean residual. It ranks like the softmax probability of
+    the virtual logit.
 
     Attributes:
         directions: Dimension of the principal subspace; None takes that of `residual`.

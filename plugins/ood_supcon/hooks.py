@@ -9,5 +9,4 @@ from ood_supcon.pretext import SimCLR, SupervisedContrast
 
 @hookimpl
 def ood_register_pretexts() -> list[type[PretextTask]]:
-    """Return the pretext tasks of this package."""
     return [SupervisedContrast, SimCLR]

@@ -44,11 +44,9 @@ class Contrastive(PretextTask):
     color_jitter: NonNegativeFloat = 0.4
 
     def check(self) -> None:
-        """Refuse batches of a single image."""
         refuse_single_images(self)
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
-        """Return the augmentation, two views drawn alike."""
         both = ContrastiveAugmentation(
             crop_scale=self.crop_scale, flip=self.flip, color_jitter=self.color_jitter, saturation=1.0
         )

@@ -71,7 +71,6 @@ class ContrastTask(Task):
         self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, output))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss over both views of all images."""
         features = self.network.forward_features(torch.cat(batch.views))
         projected = self.projector(self.network.forward_head(features, pre_logits=True))
         # not under autocast, which rounds similarities to two digits before they are divided by the temperature
@@ -80,5 +79,4 @@ class ContrastTask(Task):
             return {"loss": contrast(anchors, self.grouping(batch).repeat(2), self.temperature)}
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Return both views of some images."""
         return {"views": tiled(batch.views)}

@@ -49,7 +49,6 @@ class Timm(Backbone):
             checkpoint.check(self.model, self.options, self.weights, self.weights_key)
 
     def build(self, image_size: int, classes: int | None) -> TimmNetwork:
-        """Return the network; a classifier of another size than `classes` is replaced by a fresh one."""
         check_name(self.model)
         found = model_info(self.model, image_size, self.options)
         model, fresh = (
@@ -60,7 +59,6 @@ class Timm(Backbone):
         return network
 
     def build_empty(self, image_size: int, classes: int | None) -> TimmNetwork:
-        """Return the network without initial weights."""
         return replace(self, pretrained=False, weights=None, weights_key=None).build(image_size, classes)
 
     def evaluation_view(self) -> EvaluationView:

@@ -184,7 +184,6 @@ def _fitting(
 
 
 def _wanted(name: str, image_size: int, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """Return the model's state dict without values."""
     with torch.device("meta"):
         state: Mapping[str, Tensor] = create(name, image_size, options).state_dict()
         return state

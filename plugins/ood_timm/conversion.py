@@ -15,17 +15,11 @@ _TABLE = re.compile(r"blocks\.\d+\.attn\.relative_position_bias_table")
 
 @dataclass(frozen=True)
 class _Layout:
-    """Keys in the checkpoints of one method.
+    """Keys in the checkpoints of one method."""
 
-    Attributes:
-        sign: Prefix of a key that only this method has.
-        encoder: Prefix of the encoder's keys.
-        besides: Prefixes of keys that only pre-training needs; all others must fit the model.
-    """
-
-    sign: str
-    encoder: str
-    besides: tuple[str, ...]
+    sign: str  # prefix of a key that only this method has
+    encoder: str  # prefix of the encoder's keys
+    besides: tuple[str, ...]  # prefixes of keys that only pre-training needs; all others must fit the model
 
 
 _LAYOUTS = (
@@ -42,15 +36,10 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class Converted:
-    """The weights of a checkpoint under timm's names.
+    """The weights of a checkpoint under timm's names."""
 
-    Attributes:
-        state: Weights by name.
-        fresh: Modules without weights in the checkpoint, initialised anew; without the classifier.
-    """
-
-    state: dict[str, Tensor]
-    fresh: tuple[str, ...] = ()
+    state: dict[str, Tensor]  # weights by name
+    fresh: tuple[str, ...] = ()  # modules without weights in the checkpoint, initialised anew; without the classifier
 
 
 def convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Converted:

@@ -70,17 +70,11 @@ def own_view(name: str) -> EvaluationView:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts on a model that need no weights.
+    """Facts on a model that need no weights."""
 
-    Attributes:
-        num_features: Width of the pre-logits.
-        embedding: Name of the patch embedding; None unless every patch has one token in the features.
-        grid: Patches along height and width; (0, 0) without a patch embedding.
-    """
-
-    num_features: int
-    embedding: str | None
-    grid: tuple[int, int]
+    num_features: int  # width of the pre-logits
+    embedding: str | None  # name of the patch embedding; None unless every patch has one token in the features
+    grid: tuple[int, int]  # patches along height and width; (0, 0) without a patch embedding
 
     def wrap(self, model: TimmModel) -> TimmNetwork:
         """Return the model as a network."""

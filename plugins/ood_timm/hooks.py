@@ -9,5 +9,4 @@ from ood_timm.backbone import Timm
 
 @hookimpl
 def ood_register_backbones() -> list[type[Backbone]]:
-    """Return the backbone of this package."""
     return [Timm]

@@ -32,12 +32,10 @@ class TimmNetwork(Network):
             self.register_buffer(statistic, values, persistent=False)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return timm's features of the normalised images."""
         features: Tensor = self.model.forward_features((images - self.mean) / self.std)
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return timm's logits [B, C], or its pre-logits [B, D]."""
         outputs: Tensor = self.model.forward_head(features, pre_logits=pre_logits)
         return outputs
 
@@ -47,7 +45,6 @@ class TimmNetwork(Network):
         return classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace timm's classifier by a fresh one."""
         self.model.reset_classifier(num_classes)
 
     def parameter_depths(self) -> dict[str, int]:
@@ -64,11 +61,7 @@ class TimmNetwork(Network):
         return {f"model.{name}" for name in getattr(self.model, "no_weight_decay", set)()}
 
     def set_drop_path(self, rate: float) -> None:
-        """Put timm's DropPath on every residual branch, as timm does with `drop_path_rate`; at 0 that option stays.
-
-        Raises:
-            OODError: The blocks of this family have no branch that can be dropped.
-        """
+        """Put timm's DropPath on every residual branch, as timm does with `drop_path_rate`; at 0 that option stays."""
         if rate == 0:
             return
         blocks = [block for block in self.modules() if _branches(block)]
@@ -82,11 +75,6 @@ class TimmNetwork(Network):
                 setattr(block, name, DropPath(own) if own > 0 else nn.Identity())
 
     def set_gradient_checkpointing(self) -> None:
-        """Have timm compute each block's activations again in the backward pass.
-
-        Raises:
-            OODError: This family cannot.
-        """
         try:
             self.model.set_grad_checkpointing(True)
         except (AssertionError, AttributeError, NotImplementedError):
@@ -122,11 +110,7 @@ class TimmPatchNetwork(TimmNetwork, PatchNetwork):
         return tokens[:, -mask.shape[1] :]
 
     def forward_visible(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Return the encoded tokens [B, K, D] of the visible patches, whose positions are added before others go.
-
-        Raises:
-            OODError: The family adds no absolute positions, or mixes patches by their place.
-        """
+        """Return the encoded tokens [B, K, D] of the visible patches, whose positions are added before others go."""
         selecting = getattr(self.model, "patch_drop", None)
         if not isinstance(selecting, nn.Module) or getattr(self.model, "pos_embed", None) is None:
             return super().forward_visible(images, visible)
@@ -148,11 +132,7 @@ class TimmPatchNetwork(TimmNetwork, PatchNetwork):
             setattr(layer, name, getattr(holders[0], name))
 
     def fix_positions(self) -> None:
-        """Replace `pos_embed` by fixed sines and cosines, zero for class and register tokens (MoCo v3, MAE).
-
-        Raises:
-            OODError: The width is no multiple of four.
-        """
+        """Replace `pos_embed` by fixed sines and cosines, zero for class and register tokens (MoCo v3, MAE)."""
         positions = getattr(self.model, "pos_embed", None)
         if not isinstance(positions, nn.Parameter):
             return

@@ -9,5 +9,4 @@ from ood_torchvision.source import TorchvisionDataset
 
 @hookimpl
 def ood_register_datasets() -> list[type[DatasetSource]]:
-    """Return torchvision's data sets."""
     return [TorchvisionDataset]

@@ -47,7 +47,6 @@ class TorchvisionImages(ImageSet):
 
 
 def _classes(dataset: Dataset[Any], held: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the class names, none if the set has only numbers."""
     if named := held.get("all_categories", held.get("_characters")):  # iNaturalist, Omniglot
         return tuple(named)
     names: Iterable[str | tuple[str, ...]] = getattr(dataset, "classes", getattr(dataset, "categories", ()))

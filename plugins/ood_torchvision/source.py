@@ -32,14 +32,12 @@ class TorchvisionDataset(DatasetSource):
     download: bool = False
 
     def check(self) -> None:
-        """Raise OODError for an unknown set, or one that cannot be downloaded and should be."""
         if self.dataset not in SPLITS:
             raise OODError(f"no torchvision data set '{self.dataset}'.{suggest(self.dataset, SPLITS)}")
         if self.download and (self.dataset in GONE or not _can_download(self._constructor())):
             raise OODError(f"torchvision data set '{self.dataset}' cannot be downloaded, so set download: false")
 
     def open(self, split: Split) -> ImageSet:
-        """Return one split."""
         self.check()
         if not self.download and not self.root.is_dir():
             raise self._missing("no such folder")
