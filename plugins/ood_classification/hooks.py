@@ -1,7 +1,5 @@
 """Registration of the supervised pretexts."""
 
-from __future__ import annotations
-
 from ood_classification.pretext import Classification, OneClass
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask

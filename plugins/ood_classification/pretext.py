@@ -8,20 +8,104 @@ from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from ood_classification.augmentation import POLICIES, erasing, mixing, recoloured
-from ood_classification.task import ClassificationTask, OneClassTask
+from ood_classification.augmentation import POLICIES, Mix, erasing, mixing, recoloured
 from ood_core.data.transforms import Compose, MultiView, Transform, padded_crop, random_crop, random_flip
 from ood_core.errors import OODError
-from ood_core.interfaces import (
-    Network,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PretextTask,
-    TrainingData,
-    Views,
-)
+from ood_core.interfaces import Batch, Network, PretextTask, Task, TrainingData, Views
+from ood_core.interfaces.plugin import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from ood_core.runtime import distributed
+
+
+class EmbeddingCovariance(nn.Module):
+    """Sums over the embeddings of an epoch, of all processes, from which their covariance follows.
+
+    The sums are buffers: an epoch that was interrupted goes on with them. Embeddings are counted from the mean of the
+    first batch, since the difference of two large sums would have few digits.
+    """
+
+    count: Tensor
+    origin: Tensor
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("origin", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("first", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("second", torch.zeros(width, width, dtype=torch.float64))
+
+    @torch.no_grad()
+    def add(self, embeddings: Tensor) -> None:
+        """Count the embeddings [B, D] of this step."""
+        # gathered, so that the sums are the same in every process: a checkpoint keeps those of the first
+        rows = distributed.all_gather(embeddings).double()
+        self.origin.copy_(torch.where(self.count == 0, rows.mean(0), self.origin))  # no `if`: a GPU would be waited for
+        rows = rows - self.origin
+        self.count += len(rows)
+        self.first += rows.sum(0)
+        self.second += rows.T @ rows
+
+    def close(self) -> dict[str, float]:
+        """Return effective rank and trace of the covariance, and begin a new epoch."""
+        mean = self.first / self.count
+        covariance = self.second / self.count - mean.outer(mean)
+        for sums in (self.count, self.first, self.second):
+            sums.zero_()
+        return {"effective_rank": effective_rank(covariance), "feature_trace": covariance.trace().item()}
+
+
+def effective_rank(covariance: Tensor) -> float:
+    """Return exp of the entropy of the eigenvalues' shares (Roy & Vetterli, 2007): 1 to D, and 0 for no variance."""
+    eigenvalues = torch.linalg.eigvalsh(covariance).clamp(min=0)
+    total = eigenvalues.sum()
+    return torch.special.entr(eigenvalues / total).sum().exp().item() if total > 0 else 0.0
+
+
+class ClassificationTask(Task):
+    """Cross-entropy with targets (1 - a) y + a / C, mixed or not; its floor is their entropy, not 0."""
+
+    def __init__(self, network: Network, label_smoothing: float, mix: Mix) -> None:
+        super().__init__()
+        self.network, self.label_smoothing, self.mix = network, label_smoothing, mix
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss and the accuracy; in a mixture the label with the larger share counts."""
+        (images,) = batch.views
+        images, targets = self.mix(images, batch.labels) if self.training else (images, batch.labels)
+        logits = self.logits(images)
+        labels = targets.argmax(1) if targets.ndim == 2 else targets
+        return {
+            "loss": cross_entropy(logits, targets, label_smoothing=self.label_smoothing),
+            "accuracy": (logits.argmax(1) == labels).float().mean(),
+        }
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return [B, C]."""
+        logits: Tensor = self.network(images)
+        return logits
+
+
+class OneClassTask(ClassificationTask):
+    """The same loss; the embeddings are watched, because nothing in it keeps them from collapsing."""
+
+    def __init__(self, network: Network, label_smoothing: float, mix: Mix) -> None:
+        super().__init__(network, label_smoothing, mix)
+        self.spread = EmbeddingCovariance(network.num_features)
+
+    def logits(self, images: Tensor) -> Tensor:
+        features = self.network.forward_features(images)
+        if self.training:
+            with torch.no_grad():
+                self.spread.add(self.network.forward_head(features, pre_logits=True))
+        return self.network.forward_head(features)
+
+    def after_epoch(self) -> dict[str, float]:
+        return self.spread.close()
+
 
 T = TypeVar("T", bound=ClassificationTask)
 
@@ -35,8 +119,7 @@ class Supervised(PretextTask):
         label_smoothing: a, the share of the target spread over all classes; 0.1 in the paper.
         head_scale: Factor on the weights of the fresh classifier; 0.001 in BEiT.
         crop_scale: Smallest share of an image's area that a random crop keeps; 0.08 in the paper, 1 crops nothing.
-        crop_padding: Black pixels put around the view before it is cut out at random again; 4 in the paper up to 32
-            pixels.
+        crop_padding: Black border of the view before a random crop to its size; 4 in the paper up to 32 pixels.
         flip: Whether half of the images are mirrored.
         auto_augment: A policy of timm, drawn for each image; "rand-m9-mstd0.5-inc1" in the paper, none changes nothing.
         color_jitter: Strength for brightness, contrast and saturation; 0 in the paper. Only the 3-Augment policies,

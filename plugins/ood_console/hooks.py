@@ -20,14 +20,9 @@ if TYPE_CHECKING:
     from ood_core.records.report_data import ReportData
     from ood_core.records.stages import Plan, Stage
 
-SHOWN = ("train", "extract", "fit")
-"""Kinds of stages worth a line; scoring and measuring take milliseconds and come in dozens."""
-
-LINE_SECONDS = 30.0
-"""Interval between two lines of a training if there is no terminal for a bar."""
-
-PIPED_WIDTH = 160
-"""Width of the table in characters if there is no terminal."""
+SHOWN = ("train", "extract", "fit")  # the other kinds of stages take milliseconds and come in dozens
+LINE_SECONDS = 30.0  # interval between two lines of a training if there is no terminal for a bar
+PIPED_WIDTH = 160  # width of the table in characters if there is no terminal
 
 
 class Console:

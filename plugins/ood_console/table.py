@@ -49,13 +49,9 @@ def _table(columns: Sequence[Column], lines: Sequence[Any], title: str | None = 
     for column in columns:
         table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
     for line in lines:
-        table.add_row(*(_marked(column, line) for column in columns))
+        texts = ((escape(column.text(line)), column.best(line)) for column in columns)
+        table.add_row(*(f"[bold]{text}[/]" if best else text for text, best in texts))
     return table
-
-
-def _marked(column: Column, line: Any) -> str:
-    text = escape(column.text(line))
-    return f"[bold]{text}[/]" if column.best(line) else text
 
 
 def _published(of: PublishedTable) -> Iterator[Table | str]:

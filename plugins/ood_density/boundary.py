@@ -43,16 +43,13 @@ class OneClassSvm(Scorer):
     """One-class support vector machine with a Gaussian kernel (Schölkopf et al., 2001).
 
     Attributes:
-        nu: Upper bound of the share of training images outside of the boundary, lower bound of the share of support
-            vectors; 0.5 in scikit-learn.
-        gamma: γ; None takes two over the mean squared distance of two training embeddings. That is scikit-learn's
-            "scale" for centred data; of other data it would depend on the offset.
+        nu: Upper bound of the share of training images outside, lower bound of that of support vectors.
+        gamma: γ; None takes two over the mean squared distance of two training embeddings, "scale" for centred data.
         sample: Maximum number of training images, drawn at random; time grows with its square.
         seed: Draws the sample.
     """
 
     name = "one-class-svm"
-    needs = frozenset({"embeddings"})
     scores = KernelSurprise
     info = ScorerInfo(
         paper="Schölkopf, Platt, Shawe-Taylor, Smola and Williamson, 2001, Estimating the support of a "

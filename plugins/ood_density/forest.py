@@ -48,7 +48,6 @@ class IsolationForest(Scorer):
     """
 
     name = "isolation-forest"
-    needs = frozenset({"embeddings"})
     scores = Isolation
     info = ScorerInfo(
         paper="Liu, Ting and Zhou, 2008, Isolation forest",

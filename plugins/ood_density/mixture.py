@@ -87,7 +87,6 @@ class Mixture(Scorer):
     """
 
     name = "gmm"
-    needs = frozenset({"embeddings"})
     scores = MixtureSurprise
     info = ScorerInfo(
         paper="Dempster, Laird and Rubin, 1977, Maximum likelihood from incomplete data via the EM algorithm",
@@ -125,14 +124,8 @@ class Mixture(Scorer):
         if not model.converged_:
             _LOG.warning("gmm: not converged after %d rounds", model.n_iter_)
         means, factors, weights = map(torch.from_numpy, (model.means_, model.precisions_cholesky_, model.weights_))
-        components: Full | Tied | Diagonal
-        match self.covariance:
-            case "full":
-                components = Full(means, factors)
-            case "tied":
-                components = Tied(means, factors)
-            case "diag":
-                components = Diagonal(means, factors)
-            case "spherical":
-                components = Diagonal(means, factors[:, None].repeat(1, rows.shape[1]))
+        if self.covariance == "spherical":
+            factors = factors[:, None].repeat(1, rows.shape[1])
+        kinds: dict[str, type[Full | Tied | Diagonal]] = {"full": Full, "tied": Tied}
+        components = kinds.get(self.covariance, Diagonal)(means, factors)
         return MixtureSurprise(components, weights.log(), centre, spread)

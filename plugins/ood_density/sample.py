@@ -14,11 +14,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def sample_embeddings(train: Outputs, most: int, seed: int, scorer: str) -> Tensor:
-    """Return at most so many embeddings [n, D], drawn at random and in their original order.
-
-    Raises:
-        OODError: There are no training images, or an embedding is not finite.
-    """
+    """Return at most so many embeddings [n, D], all finite, drawn at random and in their original order."""
     embeddings = train.embeddings
     if not len(embeddings):
         raise OODError(f"scorer '{scorer}' needs training images, there is none")

@@ -39,10 +39,7 @@ class Autoencoder(nn.Module):
         self.classifier = nn.Conv2d(hidden_width, vocabulary, 1)
         self.codes = nn.Parameter(torch.randn(vocabulary, code_width))
         self.decoder = nn.Sequential(*up, nn.Conv2d(hidden_width, 3, 1))
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Keep the scale of activations; torch's own start lets them fade until logits drown in the Gumbel noise."""
+        # keeps the scale of activations; torch's own start lets them fade until logits drown in the Gumbel noise
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,7 +1,5 @@
 """Registration of the tokenizers with an autoencoder."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Tokenizer
 from ood_dvae.published import DalleTokenizer

@@ -39,13 +39,7 @@ class Cosine:
 
 
 def mixture(logits: Tensor, temperature: Tensor, seeds: Tensor | None = None) -> Tensor:
-    """Return a sample of the Gumbel-softmax distribution, [B, V, h, w]: shares of the codes of a cell.
-
-    Args:
-        logits: Of the codes, [B, V, h, w].
-        temperature: Of the softmax.
-        seeds: Of the noise of each image, int64 [B]; default: noise from torch's global generator.
-    """
+    """Return shares of the codes of a cell [B, V, h, w], a Gumbel-softmax sample by a seed for each image [B]."""
     exponential = torch.empty_like(logits)
     if seeds is None:
         exponential.exponential_()
@@ -96,26 +90,21 @@ class DiscreteVAETask(Task):
         """Return the loss and its two parts; pixels are compared in [-1, 1]."""
         (images,) = batch.views
         logits = self.autoencoder.logits(images)
-        self._count(logits.argmax(1).flatten())
+        tokens = logits.argmax(1).flatten()
+        used = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(tokens))
+        self.counts += distributed.all_reduce_sum(used)
         shares = mixture(logits, self.temperature, batch.drawn)
         reconstruction = self.distance(self.autoencoder.mixed(shares), 2 * images - 1)
         kl = divergence(logits)
         loss = reconstruction + self.kl_weight * kl
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "temperature": self.temperature.clone()}
 
-    def _count(self, tokens: Tensor) -> None:
-        """Count the codes that cells would get in use."""
-        found = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(tokens))
-        self.counts += distributed.all_reduce_sum(found)
-
     def after_epoch(self) -> dict[str, float]:
         """Return how evenly and how many codes were used in the epoch; move unused ones to where many cells are."""
         shares = self.counts.double() / self.counts.sum()
         dead = self.counts == 0
-        metrics = {
-            "perplexity": torch.special.entr(shares).sum().exp().item(),
-            "dead_codes": float(dead.sum()),
-        }
+        perplexity = torch.special.entr(shares).sum().exp().item()
+        metrics = {"perplexity": perplexity, "dead_codes": float(dead.sum())}
         if dead.any() and self.progress < _RESTARTS:
             self._restart(dead.nonzero()[:, 0])
         self.counts.zero_()

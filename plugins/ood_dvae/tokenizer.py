@@ -12,16 +12,8 @@ from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from ood_core.data.transforms import Compose, MultiView, random_crop, random_flip
 from ood_core.errors import OODError
-from ood_core.interfaces import (
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Tokenizer,
-    TokenizerTraining,
-    TrainingData,
-    Views,
-)
+from ood_core.interfaces import Tokenizer, TokenizerTraining, TrainingData, Views
+from ood_core.interfaces.plugin import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ood_dvae.autoencoder import Autoencoder
 from ood_dvae.grid import CellTokens, cells, patches_a_side
 from ood_dvae.task import Cosine, DiscreteVAETask, Distance
@@ -55,7 +47,6 @@ class DiscreteVAETraining(TokenizerTraining):
     """
 
     name = "dvae"
-
     tokenizer: DiscreteVAE
     weight_decay: NonNegativeFloat = 1e-4
 
@@ -106,7 +97,6 @@ class DiscreteVAE(Tokenizer):
     """
 
     name: ClassVar[str] = "dvae"
-
     vocabulary: Annotated[int, Ge(2)] = 512
     code_width: PositiveInt = 64
     hidden_width: PositiveInt = 128

@@ -20,7 +20,7 @@ from ood_core.data.files import file_digest, listing
 from ood_core.data.image_files import UNLABELLED
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.labels import named, numbered
+from ood_files.pictures import named, numbered
 
 IMAGE_KEYS = ("images", "x", "data", "arr_0")
 LABEL_KEYS = ("labels", "y", "targets", "arr_1")
@@ -118,9 +118,7 @@ class ArrayImages(ImageSet):
     def __init__(
         self, images: NDArray[np.uint8], labels: list[int], classes: tuple[str, ...], fingerprint: str
     ) -> None:
-        self.classes = classes
-        self.labels = labels
-        self.fingerprint = fingerprint
+        self.classes, self.labels, self.fingerprint = classes, labels, fingerprint
         self._images = images
 
     def image(self, index: int) -> PIL.Image.Image:

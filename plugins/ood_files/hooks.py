@@ -1,7 +1,5 @@
 """Registration of the data sources."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import DatasetSource
 from ood_files.arrays import Arrays

@@ -12,11 +12,9 @@ from typing import TypeAlias
 from ood_core.data.image_files import UNLABELLED, numbers_first
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.labels import named, numbered
-from ood_files.pictures import encoding, file_images, located, miscoded
+from ood_files.pictures import encoding, file_images, located, miscoded, named, numbered
 
-NO_LABEL = -1
-"""What a list has for pictures of no known class."""
+NO_LABEL = -1  # what a list has for pictures of no known class
 
 Entries: TypeAlias = list[tuple[str, int]]
 Named: TypeAlias = list[tuple[str, str]]
@@ -56,7 +54,11 @@ class ImageList(DatasetSource):
         given = {option: path for option, path in (("train", self.train), ("test", self.test)) if path is not None}
         if split not in given:
             raise OODError(f"dataset '{self.name}' has no list for the {split} split; the option '{split}' sets it")
-        lines = {path: _numbered_lines(path, option) for option, path in given.items()}
+        lines: dict[Path, Lines] = {}
+        for option, path in given.items():
+            lines[path] = [(n, line.strip()) for n, line in enumerate(_lines(path, option), 1) if line.strip()]
+            if not lines[path]:
+                raise OODError(f"{path}: the list is empty")
         names = {path: _with_names(of) for path, of in lines.items()}
         if all(names.values()):
             lists, classes = self._of_names({path: of for path, of in names.items() if of is not None})
@@ -69,8 +71,7 @@ class ImageList(DatasetSource):
         listed = given[split]
         root = self.path or listed.parent
         if not root.is_dir():
-            hint = f"the option 'path' sets what the paths in {listed} are relative to"
-            raise OODError(f"{root}: no such folder; {hint}")
+            raise OODError(f"{root}: no such folder; the option 'path' sets what the paths in {listed} are relative to")
         paths = [located(root, name) for name, _ in lists[listed]]
         return file_images(paths, [max(label, 0) for _, label in lists[listed]], classes, str(listed), "path")
 
@@ -97,13 +98,6 @@ class ImageList(DatasetSource):
         return named(_lines(self.names, "names"), str(self.names))
 
 
-def _numbered_lines(path: Path, option: str) -> Lines:
-    lines = [(number, line.strip()) for number, line in enumerate(_lines(path, option), 1) if line.strip()]
-    if not lines:
-        raise OODError(f"{path}: the list is empty")
-    return lines
-
-
 def _with_numbers(path: Path, lines: Lines) -> Entries:
     entries = []
     for number, line in lines:
@@ -118,10 +112,7 @@ def _with_numbers(path: Path, lines: Lines) -> Entries:
 
 
 def _with_names(lines: Lines) -> Named | None:
-    """Return the paths and labels of a list whose labels are names, None for any other.
-
-    A name, or a path, has blanks in it only where something else separates the two.
-    """
+    """Return paths and labels if all labels are names; names and paths have blanks only beside another separator."""
     separator = next((sign for sign in _SEPARATORS if all(sign in line for _, line in lines)), None)
     split = [line.split() if separator is None else line.rsplit(separator, 1) for _, line in lines]
     if not all(len(parts) == 2 and all(part.strip() for part in parts) for parts in split):

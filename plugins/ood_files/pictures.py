@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ood_core.data.image_files import FileImages, require_files
+from ood_core.data.image_files import FileImages, require_distinct, require_files
 from ood_core.errors import OODError
+
+MOST_CLASSES = 1_000_000  # a label above is a mistake: a date, or a number of the picture
+
+
+def numbered(largest: int, where: str) -> tuple[str, ...]:
+    """Return "0", "1", ... up to the largest label, whether or not each one occurs."""
+    if largest >= MOST_CLASSES:
+        raise OODError(f"{where}: label {largest} is not a class number below {MOST_CLASSES}")
+    return tuple(map(str, range(largest + 1)))
+
+
+def named(names: Iterable[str], where: str) -> tuple[str, ...]:
+    """Return names in label order, without blanks around them; raise OODError if one is empty or not unique."""
+    classes = tuple(name.strip() for name in names)
+    labels: dict[str, int] = {}
+    for label, name in enumerate(classes):
+        if not name:
+            raise OODError(f"{where}: class {label} has no name")
+        if labels.setdefault(name, label) != label:
+            raise OODError(f"{where}: classes {labels[name]} and {label} are both called '{name}'")
+    require_distinct(classes, where)
+    return classes
 
 
 def file_images(
@@ -18,18 +40,9 @@ def file_images(
     option: str | None = None,
     notes: Sequence[str] = (),
 ) -> FileImages:
-    """Return `FileImages` after a check of the paths.
+    """Return `FileImages`; raise OODError if a path is missing, unreadable, or a link that leads nowhere.
 
-    Args:
-        paths: Of the pictures.
-        labels: Their classes.
-        classes: Names of the classes, by label.
-        listed: The list or folder that has them, for errors.
-        option: The one that sets the folder that listed paths are relative to, for errors.
-        notes: Of the set.
-
-    Raises:
-        OODError: One is missing, may not be read, or is a link that leads nowhere or in a circle.
+    Errors name `listed`, the list or folder, and `option`, which sets the folder that paths are relative to.
     """
     hint = f"; the option '{option}' sets what the paths are relative to" if option is not None else ""
     try:

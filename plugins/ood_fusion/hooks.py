@@ -1,7 +1,5 @@
 """Registers the scorers."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Scorer
 from ood_fusion.scorers import RankFusion, ZScoreFusion

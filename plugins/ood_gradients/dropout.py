@@ -43,10 +43,8 @@ class MCDropout(FormulaScorer):
         paper="Gal and Ghahramani, 2016, Dropout as a Bayesian approximation",
         formula="H(mean_p softmax(z_p)),  z_p of pass p with dropout",
         score="100 forward passes; 1 where only the head has dropout",
-        notes=(
-            "passes is that of the paper's experiment with MNIST, its regression has 1000; OpenOOD has 5, and the "
-            "largest softmax of the mean logits in place of the entropy"
-        ),
+        notes="passes is that of the paper's experiment with MNIST, its regression has 1000; OpenOOD has 5, and the "
+        "largest softmax of the mean logits in place of the entropy",
     )
 
     passes: PositiveInt = 100
@@ -81,11 +79,7 @@ def _passes(outputs: Outputs, passes: int) -> Iterator[Tensor]:
 
 
 class _Dropping(TorchFunctionMode):
-    """While active, dropout happens in evaluation mode too, with one mask for all rows.
-
-    Attributes:
-        calls: How often it happened.
-    """
+    """While active, dropout happens in evaluation mode too, with one mask for all rows; `calls` counts it."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

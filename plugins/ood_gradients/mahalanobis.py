@@ -47,8 +47,7 @@ class PerturbedMahalanobis(Scorer):
     The authors add further layers, as `mahalanobis-ensemble` does without the step.
 
     Attributes:
-        epsilon: Step in each pixel, with pixels in [0, 1]. The authors choose among 0, 0.0005, 0.001, 0.0014, 0.002,
-            0.005 and 0.01 by known OOD images; 0.0014 is the middle one.
+        epsilon: Step in each pixel, with pixels in [0, 1]; one of 0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01 there.
     """
 
     name = "mahalanobis-perturbed"

@@ -18,8 +18,7 @@ from ood_core.errors import OODError
 from ood_core.interfaces import FormulaScorer, Network, Outputs, PositiveFloat, ScorerInfo
 from ood_gradients.passes import network_of
 
-Parameters: TypeAlias = Literal["all", "head"]
-"""Which parameters have their gradient taken: all of the network, or the weight of the classifier alone."""
+Parameters: TypeAlias = Literal["all", "head"]  # all of the network, or the weight of the classifier alone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,25 +14,17 @@ _NO_RIVAL = -1e30  # where there is one class alone: finite, so that its score a
 
 
 def network_of(outputs: Outputs) -> tuple[Network, Tensor]:
-    """Return the network and the images to be scored.
-
-    Raises:
-        OODError: These outputs came without.
-    """
+    """Return the network and the images to be scored."""
     if outputs.network is None or outputs.images is None:
         raise OODError("this score passes images through the network, and the outputs hold no images or no network")
     return outputs.network, outputs.images
 
 
 def pixel_gradient(images: Tensor, output: Callable[[Tensor], Tensor], weights: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the gradient at the pixels, [N, 3, S, S], of a function of each row of a network's output.
+    """Return the gradient at the pixels, [N, 3, S, S], of a function of each row of a network's output [N, D].
 
-    The network keeps no trace of it, and callers may be under `no_grad` or `inference_mode`.
-
-    Args:
-        images: [N, 3, S, S].
-        output: Of the network, [N, D]: its logits or embeddings.
-        weights: The gradient of the function at the output, [N, D], each row for itself.
+    The network keeps no trace of it, and callers may be under `no_grad` or `inference_mode`. `weights` is the gradient
+    of the function at the output, [N, D].
     """
     with torch.inference_mode(False), torch.enable_grad():
         pixels = images.clone().requires_grad_()

@@ -1,7 +1,5 @@
 """Registers the scorer."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Scorer
 from ood_gradnorm.scorer import GradNorm

@@ -29,8 +29,7 @@ class GradNorm(FormulaScorer):
 
     Attributes:
         temperature: T; 1 in the authors' code.
-        target: "uniform" puts 1/C on every class, as the paper writes it; "ones" puts 1, as its published code does.
-            The ranking is the same, the scores of "ones" are C times larger.
+        target: "uniform" puts 1/C on every class, as in the paper; "ones" puts 1, for scores that are C times larger.
     """
 
     name = "gradnorm"

@@ -3,21 +3,97 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import PIL.Image
+
+from ood_core.data.decoding import decode
+from ood_core.data.files import file_digest
+from ood_core.data.image_files import UNLABELLED, numbers_first
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_huggingface.images import HubImages
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-SAVED = ("dataset_dict.json", "state.json")
-"""What save_to_disk writes for a set in splits, and for one without."""
+
+ROWS = 256  # rows that are in memory at once while the fingerprint is made
+
+Encoded: TypeAlias = bytes | Path | None  # a picture in its file format, the file that it is in, or nothing
+
+
+SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes for a set in splits, and for one without
+
+
+class HubImages(ImageSet):
+    """The pictures of a `Dataset`, decoded when they are read."""
+
+    encoded = True
+
+    def __init__(self, rows: Dataset, image: str, label: str | None, where: str) -> None:
+        from datasets import Image
+
+        self.labels, self.classes = _labels(rows, label, where)
+        self._rows = rows.select_columns([image]).cast_column(image, Image(decode=False))
+        self._image, self._where = image, where
+        self.fingerprint = self._digest()
+
+    def image(self, index: int) -> PIL.Image.Image:
+        where, found = f"{self._where}: row {index}", _encoded(self._rows[index][self._image])
+        if found is None:
+            raise OODError(f"{where}: no picture in column '{self._image}'")
+        return decode(BytesIO(found) if isinstance(found, bytes) else found, where)
+
+    def _digest(self) -> str:
+        """Return a hash over pictures, labels and class names: the same however the rows are cut into files."""
+        total = sha256(repr((self.classes, self.labels)).encode())
+        tables = self._rows.with_format("arrow").iter(batch_size=ROWS)
+        held = (one for table in tables for one in table.column(self._image).to_pylist())
+        for row, found in enumerate(map(_encoded, held)):
+            if isinstance(found, Path):
+                if not found.is_file():
+                    raise OODError(f"{self._where}: row {row}: {found}: no such file")
+                found = file_digest(found).encode()
+            content = found or b""  # a row without a picture is an error when it is read
+            total.update(len(content).to_bytes(8, "little"))
+            total.update(content)
+        return total.hexdigest()
+
+
+def _encoded(held: dict[str, Any] | None) -> Encoded:
+    if held is None:
+        return None
+    found: bytes | None = held["bytes"]
+    return found if found is not None else Path(held["path"]) if held["path"] else None
+
+
+def _labels(rows: Dataset, column: str | None, where: str) -> tuple[list[int], tuple[str, ...]]:
+    """Return a label for each row, and the names of the classes."""
+    if column is None:
+        return [0] * len(rows), (UNLABELLED,)
+    found = rows.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()
+    names = getattr(rows.features[column], "names", None)  # a ClassLabel has them
+    if names is None and found and all(isinstance(label, str) for label in found):
+        names = sorted(set(found), key=numbers_first)
+        numbers = {name: number for number, name in enumerate(names)}
+        found = [numbers[label] for label in found]
+    _check(found, names, f"column '{column}'", where)
+    return found, tuple(names if names is not None else map(str, range(max(found) + 1)))
+
+
+def _check(labels: Sequence[Any], names: Sequence[str] | None, column: str, where: str) -> None:
+    if not labels:
+        raise OODError(f"{where}: the split has no rows")
+    for row, label in enumerate(labels):
+        if type(label) is not int or label < 0 or (names is not None and label >= len(names)):
+            hint = "; labels of a test split may be secret, and another split has them" if label in (-1, None) else ""
+            raise OODError(f"{where}: row {row} has {label} in {column}, not a class{hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +101,7 @@ class HubDataset(DatasetSource):
     """A data set of the Hugging Face hub, through the library `datasets`.
 
     Attributes:
-        dataset: Its name on the hub, or a folder that `save_to_disk` made, relative to where the run is started; a set
-            saved without splits is both of ours.
+        dataset: Its name on the hub, or a folder that `save_to_disk` made; a set saved without splits is both of ours.
         config: Which configuration of it; None where it has only one.
         train_split: What its training split is called.
         test_split: What its test split is called; "validation" where test labels are secret, as in ImageNet.
@@ -47,7 +122,11 @@ class HubDataset(DatasetSource):
 
     def open(self, split: Split) -> ImageSet:
         """Return one split; all its pictures are read once, for the fingerprint."""
-        _require_library()
+        try:
+            import datasets  # noqa: F401 - it is slow to import, and of no use before a set is opened
+        except ImportError as error:
+            hint = "pip install 'ood-framework[huggingface]'"
+            raise OODError(f"dataset 'huggingface' needs the library 'datasets': {hint}") from error
         rows = self._split(split)
         where = f"{self._called} ({split})"
         image = _column(rows.features, "Image", self.image_column, where)
@@ -60,9 +139,13 @@ class HubDataset(DatasetSource):
         return f"Hugging Face data set '{self.dataset}'"
 
     def _split(self, split: Split) -> Dataset:
-        from datasets import Dataset
+        from datasets import Dataset, exceptions
 
-        loaded = self._load()
+        try:
+            loaded = self._from_folder() if Path(self.dataset).exists() else self._from_hub()
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError, exceptions.DatasetsError) as error:
+            reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+            raise OODError(f"{self._called} cannot be read: {reason}") from error
         if isinstance(loaded, Dataset):
             return loaded
         option = f"{split}_split"
@@ -70,15 +153,6 @@ class HubDataset(DatasetSource):
         if name not in loaded:
             raise OODError(f"{self._called}: no split '{name}', which '{option}' sets.{suggest(name, loaded)}")
         return loaded[name]
-
-    def _load(self) -> Dataset | Mapping[str, Dataset]:
-        from datasets import exceptions
-
-        try:
-            return self._from_folder() if Path(self.dataset).exists() else self._from_hub()
-        except (OSError, ValueError, LookupError, TypeError, RuntimeError, exceptions.DatasetsError) as error:
-            reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-            raise OODError(f"{self._called} cannot be read: {reason}") from error
 
     def _from_folder(self) -> Any:
         from datasets import load_from_disk
@@ -101,21 +175,9 @@ class HubDataset(DatasetSource):
                 raise OODError(f"{self._called}: not in the library's cache; download: true fetches it") from error
 
 
-def _require_library() -> None:
-    try:
-        import datasets  # noqa: F401 - it is slow to import, and of no use before a set is opened
-    except ImportError as error:
-        raise OODError(
-            "dataset 'huggingface' needs the library 'datasets': pip install 'ood-framework[huggingface]'"
-        ) from error
-
-
 @contextmanager
 def _network(allowed: bool) -> Iterator[None]:
-    """Keep the libraries off the network, unless it is allowed.
-
-    HF_HUB_OFFLINE would do the same, but is read only once, when they are imported.
-    """
+    # HF_HUB_OFFLINE in the environment would do the same, but is read only once, when the libraries are imported
     from datasets import config
     from huggingface_hub import constants
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_core.neighbors import Index
-from ood_knn.bank import Kind, Sample, limit_neighbours, sample_outputs
+from ood_knn.neighbours import Kind, Sample, limit_neighbours, sample_outputs
 
 _CHUNK_ROWS = 8192
 _EPSILON = 1e-10  # added to mean reachabilities, as in scikit-learn: copies of one image have a finite density
@@ -47,7 +47,6 @@ class LocalOutlierFactor(Scorer):
     """
 
     name = "lof"
-    needs = frozenset({"embeddings"})
     scores = OutlierFactor
     info = ScorerInfo(
         paper="Breunig et al., 2000, LOF: Identifying density-based local outliers",

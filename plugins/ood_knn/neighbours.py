@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
+from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, Outputs, PositiveInt, Score, Scorer, ScorerInfo
 from ood_core.neighbors import Index
-from ood_knn.bank import Kind, Sample, limit_neighbours, sample_outputs
+
+_LOG = logging.getLogger(__name__)
+
+Sample: TypeAlias = Annotated[float, Gt(0), Le(1)]
+Kind: TypeAlias = Literal["flat", "ivf", "ivf-pq"]
+
+
+def sample_outputs(train: Outputs, share: float, seed: int) -> Outputs:
+    """Return a random share of the training outputs, at least one row, in their original order."""
+    if not len(train):
+        raise OODError("there is no training image to compare with")
+    if share == 1:
+        return train  # memory-mapped, as it is
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    return train[order[: math.ceil(share * len(train))].sort().values]
+
+
+def limit_neighbours(k: int, most: int, scorer: str) -> int:
+    """Return k, or the number of neighbours if that is smaller."""
+    if k > most:
+        _LOG.warning("%s: there are %d neighbours, k = %d is cut to that", scorer, most, k)
+    return min(k, most)
 
 
 @dataclass(frozen=True)
@@ -42,17 +67,14 @@ class NearestNeighbour(Scorer):
     """
 
     name = "knn"
-    needs = frozenset({"embeddings"})
     scores = NeighbourDistance
     info = ScorerInfo(
         paper="Sun et al., 2022, Out-of-distribution detection with deep nearest neighbors",
         formula="‖f/‖f‖ - g₍ₖ₎‖, g₍ₖ₎ the k-th nearest training embedding of length 1",
         fit="none; keeps N D",
         score="N D",
-        notes=(
-            "k is the authors' for CIFAR-10, who have 1000 for ImageNet; OpenOOD has 50, then the best of 50 to 1000 "
-            "on validation OOD images"
-        ),
+        notes="k is the authors' for CIFAR-10, who have 1000 for ImageNet; OpenOOD has 50, then the best of 50 to "
+        "1000 on validation OOD images",
     )
 
     k: PositiveInt = 50
@@ -86,8 +108,7 @@ class GuidedByNeighbours(Scorer):
 
     Attributes:
         k: Number of neighbours; 10 in the authors' code, 100 in OpenOOD.
-        sample: Share of training images to compare with, drawn at random; the authors take 0.01 of ImageNet's. Of a
-            small data set that would be fewer than k.
+        sample: Share of training images to compare with, drawn at random; the authors take 0.01 of ImageNet's.
         index: How to search: "flat" is exact; "ivf" and "ivf-pq" look at a part of the bank, and measure their recall.
         seed: Draws the sample and the training points of the index.
     """
@@ -100,10 +121,8 @@ class GuidedByNeighbours(Scorer):
         formula="-E mean_i f/‖f‖·Eᵢ fᵢ/‖fᵢ‖ over the k largest, E = log Σ exp z",
         fit="N (C + D); keeps N D",
         score="N D + C",
-        notes=(
-            "k is the authors', who compare with 0.01 of ImageNet's training images, drawn at random; OpenOOD has 100, "
-            "and compares with the first 0.01 of the training images (here `k: 100, sample: 0.01` draws as many)"
-        ),
+        notes="k is the authors', who compare with 0.01 of ImageNet's training images, drawn at random; OpenOOD has "
+        "100, and compares with the first 0.01 of the training images (here `k: 100, sample: 0.01` draws as many)",
     )
 
     k: PositiveInt = 10

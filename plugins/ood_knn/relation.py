@@ -12,7 +12,7 @@ from torch.nn.functional import normalize as unit
 
 from ood_core.errors import OODError
 from ood_core.interfaces import NonNegativeInt, Outputs, PositiveFloat, Score, Scorer, ScorerInfo
-from ood_knn.bank import Sample, sample_outputs
+from ood_knn.neighbours import Sample, sample_outputs
 
 _BLOCK = 256
 _QUERIES = 4096
@@ -72,9 +72,8 @@ class RelationGraph(Scorer):
         formula="-Σᵢ rᵢ, rᵢ = max(0, cos(f, fᵢ)) p·pᵢ > 0.03",
         fit="N (C + D); keeps that much",
         score="N (C + D) at most",
-        notes=(
-            "power and threshold are the authors'; OpenOOD then takes the best of power 1 to 8 on validation OOD images"
-        ),
+        notes="power and threshold are the authors'; OpenOOD then takes the best of power 1 to 8 on validation OOD "
+        "images",
     )
 
     power: PositiveFloat = 1.0

@@ -64,10 +64,8 @@ class Gram(Scorer):
         formula="Σ_l δ_l / E[δ_l],  δ_l = Σ max(0, min − G_p)/|min| + max(0, G_p − max)/|max|",
         fit="N M, M values of all layers and powers",
         score="M",
-        notes=(
-            "powers is the authors'; their code and OpenOOD's also divide by the largest softmax; OpenOOD has powers "
-            "to 5, and reads every convolution and ReLU"
-        ),
+        notes="powers is the authors'; their code and OpenOOD's also divide by the largest softmax; OpenOOD has "
+        "powers to 5, and reads every convolution and ReLU",
     )
 
     layers: tuple[str, ...] = ()
@@ -89,7 +87,6 @@ class Gram(Scorer):
             high = high.scatter_reduce(0, predicted, values, "amax")
         never = torch.isinf(low).any(1)
         low[never], high[never] = low[~never].amin(0), high[~never].amax(0)
-
         assert train.held_out is not None, "held-out images are in `needs`"
         usual = torch.zeros(len(arrays), dtype=torch.float64)
         for chunk in train.held_out.chunks():

@@ -109,10 +109,8 @@ class MahalanobisEnsemble(Scorer):
         formula="a₀ + Σ_l a_l log(1 + min_c d²_c(f_l)/rank_l),  a by logistic regression",
         fit="N D² a layer",
         score="D² + C D a layer",
-        notes=(
-            "layers weighted by logistic regression as in the authors' code, which also perturbs the images; OpenOOD's "
-            "`mds_ensemble` takes the first layer alone, with images perturbed by 0.0014"
-        ),
+        notes="layers weighted by logistic regression as in the authors' code, which also perturbs the images; "
+        "OpenOOD's `mds_ensemble` takes the first layer alone, with images perturbed by 0.0014",
     )
 
     layers: tuple[str, ...] = ()

@@ -15,11 +15,7 @@ from ood_core.interfaces import Network, Outputs, Probe
 
 
 def flatten_positions(name: str, output: Tensor) -> Tensor:
-    """Return a layer's maps [B, C, H, W], tokens [B, L, C] or vectors [B, C] as [B, C, L] with L positions.
-
-    Raises:
-        OODError: The output is none of these.
-    """
+    """Return a layer's maps [B, C, H, W], tokens [B, L, C] or vectors [B, C] as [B, C, L] with L positions."""
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise OODError(f"layer '{name}' returns {shape}, neither maps [B, C, H, W] nor tokens [B, L, C]")

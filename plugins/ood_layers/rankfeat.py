@@ -29,11 +29,7 @@ class RankReducedLogits(Probe):
 
 
 def remove_first_component(features: Tensor) -> Tensor:
-    """Return features [B, C, H, W], or tokens [B, L, C], less s1 u1 v1^T of each image's matrix.
-
-    Raises:
-        OODError: They are neither.
-    """
+    """Return features [B, C, H, W], or tokens [B, L, C], less s1 u1 v1^T of each image's matrix."""
     if features.ndim not in (3, 4):
         raise OODError(f"scorer 'rankfeat' needs feature maps, and the network's last features are {features.ndim}-d")
     matrix = features.flatten(2).double()

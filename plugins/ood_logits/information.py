@@ -30,14 +30,10 @@ class Entropy(FormulaScorer):
     )
 
     def score(self, outputs: Outputs) -> Tensor:
-        parts = softmax_parts(outputs.logits, summary=_mean_gap)
+        # how far the other classes' logits are below the largest, on average over q
+        parts = softmax_parts(outputs.logits, summary=lambda q, z: (z.amax(1, keepdim=True) - z).mul_(q).sum(1))
         # the sum of p_j (-log p_max + z_max - z_j), of positive terms
         return parts.log_rest.exp() * parts.summary - parts.log_top
-
-
-def _mean_gap(q: Tensor, logits: Tensor) -> Tensor:
-    """Return how far the other classes' logits are below the largest, on average over q."""
-    return (logits.amax(1, keepdim=True) - logits).mul_(q).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,7 @@ class KLMatching(Scorer):
     """Divergence from the nearest of the classes' mean posteriors (Hendrycks et al., 2022).
 
     Attributes:
-        fit_to: Which images make the d_k: "held-out" as in the paper and OpenOOD, or "train" as in the code of
-            ViM and GEN.
+        fit_to: Which images make the d_k: "held-out" as in the paper, or "train" as in the code of ViM and GEN.
     """
 
     name = "kl-matching"
@@ -49,10 +48,8 @@ class KLMatching(Scorer):
         formula="min_k KL(p ‖ d_k),  d_k = mean of p over held-out (or training) images predicted as k",
         fit="H C, H such images",
         score="C²",
-        notes=(
-            "fit_to is the paper's by the accounts of pytorch-ood and Mahalanobis++, and OpenOOD's; the code of ViM "
-            "and GEN has training images; a class that no image is predicted as has no d_k, in OpenOOD a one-hot one"
-        ),
+        notes="fit_to is the paper's by the accounts of pytorch-ood and Mahalanobis++, and OpenOOD's; the code of "
+        "ViM and GEN has training images; a class that no image is predicted as has no d_k, in OpenOOD a one-hot one",
     )
 
     fit_to: Literal["held-out", "train"] = "held-out"

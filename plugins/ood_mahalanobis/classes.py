@@ -32,8 +32,7 @@ class ClassMahalanobis(Scorer):
 
     Attributes:
         normalize: Scale embeddings to unit length first, as in that code.
-        covariance: Estimator of Σ_c: "ledoit-wolf", because a class has few images, "oas", "diagonal", or "empirical"
-            as in that code.
+        covariance: Estimator of Σ_c: "ledoit-wolf", "oas", "diagonal", or "empirical" as in that code.
         cutoff: Directions with at most this share of the largest variance are ignored.
     """
 

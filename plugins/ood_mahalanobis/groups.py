@@ -29,11 +29,7 @@ class Groups:
     def fit(cls, parts: Callable[[], Parts], groups: int, estimator: Estimator, cutoff: float) -> Groups:
         """Return the groups that have a row; those with too few different rows take the covariance within all groups.
 
-        Args:
-            parts: Returns embeddings [n, D] with group numbers [n]; called again for the second pass of Ledoit-Wolf.
-            groups: G; numbers lie in [0, G).
-            estimator: Estimator of the covariances.
-            cutoff: Directions with at most this share of the largest variance are ignored.
+        `parts` yields embeddings [n, D] with group numbers [n], twice for Ledoit-Wolf.
         """
         found = moments_of_each(parts(), groups)
         shared = found.scatters.sum(0) / found.counts.sum()

@@ -80,7 +80,6 @@ class GlobalMahalanobis(Scorer):
     """
 
     name = "mahalanobis-global"
-    needs = frozenset({"embeddings"})
     scores = MahalanobisDistance
     info = ScorerInfo(
         paper="Li et al., 2023, Rethinking out-of-distribution detection: Masked image modeling is all you need",
@@ -131,10 +130,8 @@ class RelativeMahalanobis(Scorer):
         formula="min_c (f − μ_c)ᵀ Σ⁻¹ (f − μ_c) − (f − μ)ᵀ Σ₀⁻¹ (f − μ),  Σ within classes, Σ₀ of all",
         fit="N D² + D³",
         score="D² + C D",
-        notes=(
-            "embeddings as they are, as in OpenOOD; the notebook of Fort et al., 2021, which has this score, centres "
-            "them and scales them to unit length"
-        ),
+        notes="embeddings as they are, as in OpenOOD; the notebook of Fort et al., 2021, which has this score, "
+        "centres them and scales them to unit length",
     )
 
     normalize: bool = False

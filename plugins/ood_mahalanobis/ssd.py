@@ -42,16 +42,14 @@ class SSD(Scorer):
     """
 
     name = "ssd"
-    needs = frozenset({"embeddings"})
     scores = ClusterDistance
     info = ScorerInfo(
         paper="Sehwag, Chiang and Mittal, 2021, SSD: A unified framework for self-supervised outlier detection",
         formula="min_k (g − m_k)ᵀ S_k⁻¹ (g − m_k),  g = standardized f / ‖f‖, k-means clusters k",
         fit="N D² + k D³",
         score="k D²",
-        notes=(
-            "OpenOOD has neither unit length nor standardisation, reads the first layer, and perturbs images by 0.0014"
-        ),
+        notes="OpenOOD has neither unit length nor standardisation, reads the first layer, and perturbs images by "
+        "0.0014",
     )
 
     clusters: PositiveInt = 1

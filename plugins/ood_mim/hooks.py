@@ -1,7 +1,5 @@
 """Registration of masked image modelling and its tokenizer."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask, Tokenizer
 from ood_mim.pretext import MaskedImageModelling

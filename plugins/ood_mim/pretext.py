@@ -5,32 +5,52 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from annotated_types import Gt, Le, Lt
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from ood_core.data.selection import evaluation_view
 from ood_core.data.transforms import Compose, MultiView, Transform, random_color_jitter, random_crop, random_flip
 from ood_core.errors import OODError
-from ood_core.interfaces import (
-    Batch,
-    Network,
-    NonNegativeFloat,
-    PatchNetwork,
-    PositiveInt,
-    PretextTask,
-    Task,
-    Tokenizer,
-    TokenMap,
-    TrainingData,
-    Views,
-    require_patches,
-)
+from ood_core.interfaces import Network, PatchNetwork, TrainingData, Views
 from ood_core.interfaces.building_blocks import COLUMNS, mean_over_masks, uncovered
+from ood_core.interfaces.plugin import NonNegativeFloat, PositiveInt
+from ood_core.interfaces.training import Batch, PretextTask, Task, Tokenizer, TokenMap, require_patches
 from ood_core.runtime import distributed
-from ood_mim.crop import TwoSizeCrop
+from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed_masks
 from ood_mim.tokenizer import KMeansTokenizer
+
+_ASPECT = [3 / 4, 4 / 3]  # width : height, as in every random crop since Inception's
+
+
+@dataclass(frozen=True)
+class TwoSizeCrop:
+    """Shows network and tokenizer the same part of an image, each at its size."""
+
+    change: Transform  # what happens to the image before
+    smallest: float  # smallest share of the area that the crop keeps; 1 makes two evaluation views
+    sizes: tuple[int, int]  # in pixels; the network's by bicubic interpolation, the tokenizer's by Lanczos's
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two views, uint8 [3, S, S] and [3, V, V], of an image [3, H, W]."""
+        changed = self.change(image)
+        network, tokenizer = self.sizes
+        if self.smallest == 1:
+            return evaluation_view(changed, network), evaluation_view(changed, tokenizer)
+        prepare_torchvision()
+        from torchvision.transforms import InterpolationMode, v2  # slow
+
+        top, left, height, width = v2.RandomResizedCrop.get_params(changed, [self.smallest, 1], _ASPECT)
+        crop = changed[:, top : top + height, left : left + width]
+        smooth = v2.functional.resize(crop, [network, network], InterpolationMode.BICUBIC, antialias=True)
+        # by Pillow: older torchvision filters no tensors in this way
+        picture = Image.fromarray(crop.permute(1, 2, 0).numpy())
+        sharp = np.array(picture.resize((tokenizer, tokenizer), Image.Resampling.LANCZOS))
+        return smooth, torch.from_numpy(sharp).permute(2, 0, 1)
 
 
 class MaskedImageModellingTask(Task):
@@ -40,10 +60,7 @@ class MaskedImageModellingTask(Task):
         self, network: PatchNetwork, tokens: TokenMap, view_size: int, masks: BlockMasks | ExactBlockMasks
     ) -> None:
         super().__init__()
-        self.network = network
-        self.tokens = tokens
-        self.view_size = view_size
-        self.masks = masks
+        self.network, self.tokens, self.view_size, self.masks = network, tokens, view_size, masks
         width = network.num_features
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, tokens.vocabulary))
@@ -106,7 +123,6 @@ class MaskedImageModelling(PretextTask):
     """
 
     name = "mim"
-
     tokenizer: Tokenizer = field(default_factory=KMeansTokenizer)
     masks: Literal["blockwise", "blockwise-exact"] = "blockwise"
     mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.4

@@ -105,7 +105,6 @@ class KMeansTokenizer(Tokenizer):
     """
 
     name = "kmeans"
-
     vocabulary: Annotated[int, Ge(2)] = 256
     samples: PositiveInt = 100_000
     seed: NonNegativeInt = 0

@@ -1,7 +1,5 @@
 """Registration of MoCo v3."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask
 from ood_mocov3.pretext import MoCoV3

@@ -58,10 +58,8 @@ class NAC(Scorer):
         formula="-mean min(n / O, 1), n training images in the bin of σ(a f ⊙ Wᵀ(p - 1/C))",
         fit="N C D",
         score="C D",
-        notes=(
-            "those of the authors for CIFAR-10, who count 1000 training images; they have others for CIFAR-100 and "
-            "ImageNet"
-        ),
+        notes="those of the authors for CIFAR-10, who count 1000 training images; they have others for CIFAR-100 and "
+        "ImageNet",
     )
 
     steepness: PositiveFloat = 100.0

@@ -1,7 +1,5 @@
 """Registration of what learns from known outliers."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask, Scorer
 from ood_outliers.pretext import EnergyExposure, OutlierExposure

@@ -25,17 +25,7 @@ class Linear:
 
 
 def fit_logistic_regression(rows: Rows, shape: tuple[int, int], decay: float, iterations: int) -> Linear:
-    """Return the classifier with the least sum of weighted cross-entropies + decay / 2 * ||W||^2.
-
-    Args:
-        rows: All data; read once or a few times in each iteration.
-        shape: C and D.
-        decay: Of the weights, not of the bias.
-        iterations: Maximum number.
-
-    Raises:
-        OODError: A row is not finite.
-    """
+    """Return the classifier [C, D] with the least sum of weighted cross-entropies + decay / 2 * ||W||^2."""
     weight = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(shape[0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(

@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeAlias
 
+import torch
 from annotated_types import Ge, Gt, Le, Lt
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ood_core.data.transforms import Compose, MultiView, Transform, padded_crop, random_crop, random_flip
 from ood_core.errors import OODError
-from ood_core.interfaces import Network, NonNegativeFloat, NonNegativeInt, PositiveInt, PretextTask, TrainingData, Views
-from ood_outliers.task import ExposureTask, Penalty, penalize_confidence, penalize_energies
+from ood_core.interfaces import Batch, Network, PretextTask, Task, TrainingData, Views
+from ood_core.interfaces.plugin import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+Penalty: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""From the logits of ID images [B, C] and of outliers [B', C] to a scalar."""
+
+
+def penalize_confidence(inside: Tensor, outside: Tensor) -> Tensor:
+    """Return the outliers' cross-entropy to uniform, less the constant part log C: mean logsumexp(z) - mean_j z_j."""
+    return (outside.logsumexp(1) - outside.mean(1)).mean()
+
+
+def penalize_energies(inside: Tensor, outside: Tensor, margin_id: float, margin_ood: float) -> Tensor:
+    """Return the squared hinges of energies -logsumexp(z) above `margin_id` for ID images, below `margin_ood` else."""
+    too_high = (-inside.logsumexp(1) - margin_id).relu()
+    too_low = (margin_ood + outside.logsumexp(1)).relu()
+    return too_high.square().mean() + too_low.square().mean()
+
+
+class ExposureTask(Task):
+    """Cross-entropy of the ID images, plus a weighted penalty."""
+
+    def __init__(self, network: Network, label_smoothing: float, penalty: Penalty, weight: float) -> None:
+        super().__init__()
+        self.network = network
+        self.label_smoothing, self.penalty, self.weight = label_smoothing, penalty, weight
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss, the unweighted penalty, and the accuracy on the augmented ID images."""
+        assert batch.outliers is not None, "the pretext has `auxiliary_images`"
+        (images,) = batch.views
+        # one pass, as in the papers: batch normalisation sees both
+        inside, outside = self.network(torch.cat((images, batch.outliers))).float().tensor_split([len(images)])
+        penalty = self.penalty(inside, outside)
+        classification = cross_entropy(inside, batch.labels, label_smoothing=self.label_smoothing)
+        return {
+            "loss": classification + self.weight * penalty,
+            "penalty": penalty,
+            "accuracy": (inside.argmax(1) == batch.labels).float().mean(),
+        }
 
 
 # A recipe writes options flat, so that both tasks must have them as fields: inherited, they are declared once.
@@ -68,7 +109,6 @@ class OutlierExposure(Exposure):
     """
 
     name = "outlier-exposure"
-
     weight: NonNegativeFloat = 0.5
 
     def build(self, network: Network, data: TrainingData) -> ExposureTask:
@@ -89,7 +129,6 @@ class EnergyExposure(Exposure):
     """
 
     name = "energy-exposure"
-
     weight: NonNegativeFloat = 0.1
     margin_id: float = -23.0
     margin_ood: float = -5.0

@@ -1,7 +1,5 @@
 """Registration of the pretext tasks that predict pixels."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask
 from ood_pixels.mae import MaskedAutoencoder

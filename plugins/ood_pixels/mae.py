@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views, require_patches
 from ood_core.interfaces.building_blocks import sines_and_cosines
-from ood_pixels.patches import fixed_masks, random_mask
-from ood_pixels.task import PixelTask, crop_and_flip
+from ood_pixels.task import PixelTask, crop_and_flip, fixed_masks, random_mask
 
 _LEAST_VARIANCE = 1e-6
 
@@ -86,7 +85,6 @@ class MaskedAutoencoder(PretextTask):
     """
 
     name = "mae"
-
     mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.75
     decoder_width: PositiveInt = 512
     decoder_depth: PositiveInt = 8

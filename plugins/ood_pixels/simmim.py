@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views, require_patches
-from ood_pixels.patches import Grid, fixed_masks, random_mask
-from ood_pixels.task import PixelTask, crop_and_flip
+from ood_pixels.task import Grid, PixelTask, crop_and_flip, fixed_masks, random_mask
 
 
 class SimMIMTask(PixelTask):
@@ -23,8 +22,7 @@ class SimMIMTask(PixelTask):
 
     def __init__(self, network: PatchNetwork, units: Grid, ratio: float, pixels: int) -> None:
         super().__init__()
-        self.network = network
-        self.units = units
+        self.network, self.units = network, units
         self.hidden = math.ceil(ratio * units[0] * units[1])
         width = network.num_features
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
@@ -67,7 +65,6 @@ class SimMIM(PretextTask):
     """
 
     name = "simmim"
-
     mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.6
     mask_unit: PositiveInt = 32
     crop_scale: Annotated[float, Gt(0), Le(1)] = 0.67

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ood_core.interfaces import NonNegativeFloat, Outputs, Score, Scorer, ScorerInfo
-from ood_prototypes.means import class_means, require_usable
+from ood_prototypes.distances import class_means, require_usable
 
 _LOG = logging.getLogger(__name__)
 _NEAR = 1e-12  # of the length of the mean: embeddings this near to it count as that far away
@@ -96,8 +96,7 @@ class NeuralCollapse(Scorer):
     """Proximity of the centred embedding to the weight of the predicted class (NCI, Liu and Qin, 2025).
 
     Attributes:
-        alpha: α, for the length of the embedding, which OOD images make small; 1e-4 in the authors' code for OpenOOD,
-            which then chooses among 1e-4 to 1e-1 with the help of validation data.
+        alpha: α, for the length of the embedding, which OOD images make small; 1e-4 in the authors' code.
     """
 
     name = "nci"
@@ -108,9 +107,8 @@ class NeuralCollapse(Scorer):
         formula="-(f - m)·W_k / ‖f - m‖ - α ‖f‖₁, k = argmax z",
         fit="N D",
         score="C + D",
-        notes=(
-            "alpha is the authors'; they and OpenOOD then take the best of alpha 0.0001 to 0.1 on validation OOD images"
-        ),
+        notes="alpha is the authors'; they and OpenOOD then take the best of alpha 0.0001 to 0.1 on validation OOD "
+        "images",
     )
 
     alpha: NonNegativeFloat = 1e-4

@@ -8,6 +8,7 @@ cosine to a training image; for that, see `knn` with k = 1.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,14 +16,39 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
+from ood_core.errors import OODError
 from ood_core.interfaces import Outputs, Score, Scorer, ScorerInfo
 from ood_core.neighbors import nearest
-from ood_prototypes.means import class_means
 
 _LOG = logging.getLogger(__name__)
 _NEEDS = frozenset({"embeddings", "labels"})
 _MEANS = "of class means; MOOD's code takes the mean of all training images"
 _PAPER = "Li et al., 2023, Rethinking out-of-distribution (OOD) detection: Masked image modeling is all you need"
+
+
+def class_means(parts: Iterable[tuple[Tensor, Tensor]], classes: int) -> tuple[Tensor, Tensor]:
+    """Return the means [C, D] of rows [n, D] by label [n], zero for empty classes, and how many rows each has [C]."""
+    counts = torch.zeros(classes, dtype=torch.int64)
+    sums: Tensor | None = None
+    for embeddings, labels in parts:
+        require_usable(embeddings, labels, classes)
+        if sums is None:
+            sums = torch.zeros(classes, embeddings.shape[1], dtype=torch.float64)
+        sums.index_add_(0, labels, embeddings.double())
+        counts += labels.bincount(minlength=classes)
+    if sums is None or not len(labels):
+        raise OODError("there is no training image to take the mean of")
+    return sums / counts.clamp(min=1)[:, None], counts
+
+
+def require_usable(embeddings: Tensor, labels: Tensor, classes: int) -> None:
+    """Raise OODError for a label outside of [0, C) or an embedding that is not finite."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise OODError(f"labels of training data must lie in 0..{classes - 1}, there is {wrong[0].item()}")
+    broken = int((~embeddings.isfinite()).any(1).sum())
+    if broken:
+        raise OODError(f"{broken} of {len(embeddings)} training embeddings hold NaN or infinite values")
 
 
 @dataclass(frozen=True)

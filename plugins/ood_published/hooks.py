@@ -1,11 +1,8 @@
 """Registration of the data sources."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import DatasetSource
-from ood_published.annotated import Birds, Dogs, Scenes, TinyImageNet
-from ood_published.folders import FlatFolder, WordNetFolders
+from ood_published.folders import Birds, Dogs, FlatFolder, Scenes, TinyImageNet, WordNetFolders
 from ood_published.source import Published
 
 

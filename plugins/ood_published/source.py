@@ -12,14 +12,9 @@ import yaml
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
-SETS = Path(__file__).parent / "sets"
-"""One YAML for each set; the folder is the list."""
-
-LISTS = Path(__file__).parent / "wnids"
-"""Classes carved out of ImageNet, a WordNet id and a name in each line."""
-
-PATHS = ("path", "root", "train", "test", "names", "labels")
-"""Options of a layout that are paths beneath the data folder."""
+SETS = Path(__file__).parent / "sets"  # one YAML for each set; the folder is the list
+LISTS = Path(__file__).parent / "wnids"  # classes carved out of ImageNet, a WordNet id and a name in each line
+PATHS = ("path", "root", "train", "test", "names", "labels")  # options of a layout beneath the data folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +73,7 @@ def names() -> list[str]:
 
 
 def facts(name: str) -> dict[str, Any]:
-    """Return what is known of a set.
-
-    Raises:
-        OODError: There is none of this name.
-    """
+    """Return what is known of a set; raise OODError if there is none of this name."""
     if name not in names():
         raise OODError(f"no published set '{name}'.{suggest(name, names())}")
     return dict(yaml.safe_load((SETS / f"{name}.yaml").read_text(encoding="utf-8")))
@@ -90,10 +81,9 @@ def facts(name: str) -> dict[str, Any]:
 
 def layouts(name: str) -> str:
     """Return in words how the files of a set may lie beneath the root: the source that reads them, and where."""
-    return " or ".join(_in_words(layout) for layout in facts(name)["layouts"])
-
-
-def _in_words(layout: Mapping[str, Any]) -> str:
-    where = [str(layout[option]) for option in PATHS if layout.get(option, ".") != "."]
-    what = layout["use"] if layout["use"] != "torchvision" else f"torchvision's {layout['dataset']}"
-    return f"{what} ({', '.join(where)})" if where else what
+    described = []
+    for layout in facts(name)["layouts"]:
+        where = ", ".join(str(layout[option]) for option in PATHS if layout.get(option, ".") != ".")
+        what = layout["use"] if layout["use"] != "torchvision" else f"torchvision's {layout['dataset']}"
+        described.append(f"{what} ({where})" if where else what)
+    return " or ".join(described)

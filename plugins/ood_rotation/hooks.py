@@ -1,7 +1,5 @@
 """Registration of rotation prediction."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask
 from ood_rotation.pretext import Rotation

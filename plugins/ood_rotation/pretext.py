@@ -50,14 +50,12 @@ class Rotation(PretextTask):
     Every image is shown in all four turns, as in the paper, so that a step has four times `batch_size` images to pass.
 
     Attributes:
-        crop_scale: Smallest share of an image's area that a random crop keeps, 1 crops nothing; the paper always takes
-            224 of 256 pixels each way, 0.77 of the area.
+        crop_scale: Smallest share of an image's area that a crop keeps, 1 crops nothing; always 0.77 in the paper.
         flip: Whether half of the images are mirrored, as in the paper.
         color_jitter: Strength for brightness, contrast and saturation; the paper changes no colour, 0.
     """
 
     name = "rotation"
-
     crop_scale: Annotated[float, Gt(0), Le(1)] = 0.77
     flip: bool = True
     color_jitter: NonNegativeFloat = 0.0

@@ -1,12 +1,8 @@
 """Registration of the data sources."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import DatasetSource
-from ood_samples.digits import Digits
-from ood_samples.noise import Noise
-from ood_samples.patches import PhotoPatches
+from ood_samples.sources import Digits, Noise, PhotoPatches
 
 
 @hookimpl

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Gt, Lt
 from torch import Tensor
 
 from ood_core.interfaces import ScorerInfo, ShapedScorer
-
-Share = Annotated[float, Gt(0), Lt(1)]
+from ood_shaping.scorers import Share
 
 _ASH = "Djurisic, Bozanic, Ashok and Liu, 2023, Extremely simple activation shaping for out-of-distribution detection"
 _MOST = 300.0  # exp of more than twice this leaves float64
@@ -23,7 +20,6 @@ class ASHP(ShapedScorer):
 
     Attributes:
         percentile: Share of the entries that become 0; the authors' code has 0.65 where none is given.
-        score: Another scorer of the pruned outputs; default: the energy.
     """
 
     name = "ash-p"
@@ -47,7 +43,6 @@ class ASHB(ShapedScorer):
 
     Attributes:
         percentile: Share of the entries that become 0; 0.65 in the authors' code where none is given.
-        score: Another scorer of the binarized outputs; default: the energy.
     """
 
     name = "ash-b"
@@ -56,10 +51,8 @@ class ASHB(ShapedScorer):
         paper=_ASH,
         formula="-log Σ exp(W s(f) + b), s(f) = Σf / k for the k largest, else 0",
         score="C D",
-        notes=(
-            "percentile is that of the authors' code where none is given; OpenOOD has 0.9, then the best of 0.65 to "
-            "0.95 on validation OOD images"
-        ),
+        notes="percentile is that of the authors' code where none is given; OpenOOD has 0.9, then the best of 0.65 "
+        "to 0.95 on validation OOD images",
     )
 
     percentile: Share = 0.65
@@ -76,7 +69,6 @@ class ASHS(ShapedScorer):
 
     Attributes:
         percentile: Share of the entries that become 0; in the authors' code 0.9 for ImageNet, 0.95 for CIFAR.
-        score: Another scorer of the sharpened outputs; default: the energy.
     """
 
     name = "ash-s"
@@ -101,7 +93,6 @@ class Scale(ShapedScorer):
 
     Attributes:
         percentile: Share of the entries that do not count as the largest; 0.85 in the authors' code.
-        score: Another scorer of the scaled outputs; default: the energy.
     """
 
     name = "scale"
@@ -129,7 +120,6 @@ class LTS(ShapedScorer):
 
     Attributes:
         percentile: Share of the entries that do not count as the largest; 0.95 in the authors' code.
-        score: Another scorer of the scaled logits, with embeddings as they are; default: the energy.
     """
 
     name = "lts"

@@ -20,20 +20,12 @@ _ROWS = 2048
 
 
 def overall_quantiles(train: Outputs, shares: Sequence[float]) -> list[float]:
-    """Return quantiles over all entries of all embeddings, interpolated as numpy does by default.
-
-    Raises:
-        OODError: There is no embedding, or one that is not finite.
-    """
+    """Return quantiles over all entries of all embeddings, interpolated as numpy does by default."""
     return [found.item() for found in _quantiles(train, shares, columns=1)]
 
 
 def neuron_quantiles(train: Outputs, shares: Sequence[float]) -> list[Tensor]:
-    """Return quantiles of each entry of the embeddings, each float64 [D].
-
-    Raises:
-        OODError: There is no embedding, or one that is not finite.
-    """
+    """Return quantiles of each entry of the embeddings, each float64 [D]."""
     return _quantiles(train, shares, columns=train[:1].embeddings.shape[1])
 
 
@@ -63,7 +55,8 @@ def _select_ranks(train: Outputs, ranks: Sequence[int], columns: int) -> Tensor:
         left -= torch.where(found > 0, below.gather(2, (found - 1).clamp(min=0)[:, :, None])[:, :, 0], 0)
         prefixes = prefixes << digit | found
         fixed += digit
-    return _from_integers(prefixes)
+    signed = (prefixes - 2**31).int()  # the inverse of `_to_integers`
+    return (signed ^ (signed >> 31 & 0x7FFFFFFF)).view(torch.float32).double()
 
 
 def _count_digits(train: Outputs, prefixes: Tensor, fixed: int, digit: int) -> Tensor:
@@ -92,8 +85,3 @@ def _to_integers(numbers: Tensor) -> Tensor:
         raise OODError("training embeddings hold NaN or infinite values")
     bits = numbers.float().contiguous().view(torch.int32)
     return (bits ^ (bits >> 31 & 0x7FFFFFFF)).long() + 2**31
-
-
-def _from_integers(integers: Tensor) -> Tensor:
-    signed = (integers - 2**31).int()
-    return (signed ^ (signed >> 31 & 0x7FFFFFFF)).view(torch.float32).double()

@@ -34,7 +34,6 @@ class ReAct(ShapedScorer):
 
     Attributes:
         quantile: Which one c is; 0.9 in the paper.
-        score: Another scorer of the clipped outputs; default: the energy.
     """
 
     name = "react"
@@ -44,10 +43,8 @@ class ReAct(ShapedScorer):
         formula="-log Σ exp(W min(f, c) + b)",
         fit="3 N D",
         score="C D",
-        notes=(
-            "quantile is the paper's; here of training embeddings, in the authors' code and OpenOOD of ID validation "
-            "images; OpenOOD then takes the best of 0.85 to 0.99 on validation OOD images"
-        ),
+        notes="quantile is the paper's; here of training embeddings, in the authors' code and OpenOOD of ID "
+        "validation images; OpenOOD then takes the best of 0.85 to 0.99 on validation OOD images",
     )
 
     quantile: Share = 0.9
@@ -76,7 +73,6 @@ class VRA(ShapedScorer):
     Attributes:
         lower: Quantile of α; 0.6 in the published CIFAR runs.
         upper: Quantile of β; 0.95 in those of CIFAR-100 and 0.9 in those of CIFAR-10.
-        score: Another scorer of the rectified outputs; default: the energy.
     """
 
     name = "vra"
@@ -86,11 +82,9 @@ class VRA(ShapedScorer):
         formula="-log Σ exp(W g(f) + b), g(f) = 0 below α, min(f, β) above",
         fit="3 N D",
         score="C D",
-        notes=(
-            "quantiles of each entry, those of the authors for CIFAR-100, there with ODIN's score; OpenOOD has lower "
-            "0.1 and upper 0.9 over all entries of ID validation images, raises low entries to α, and then takes the "
-            "best of lower 0.01 to 0.15 and upper 0.85 to 0.99 on validation OOD images"
-        ),
+        notes="quantiles of each entry, those of the authors for CIFAR-100, there with ODIN's score; OpenOOD has "
+        "lower 0.1 and upper 0.9 over all entries of ID validation images, raises low entries to α, and then takes "
+        "the best of lower 0.01 to 0.15 and upper 0.85 to 0.99 on validation OOD images",
     )
 
     lower: Share = 0.6
@@ -121,7 +115,6 @@ class DICE(ShapedScorer):
 
     Attributes:
         sparsity: Share of the weights that become 0; 0.9 in the authors' code for CIFAR, 0.7 for ImageNet.
-        score: Another scorer of the outputs under the sparse head; default: the energy.
     """
 
     name = "dice"

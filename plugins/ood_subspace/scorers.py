@@ -51,10 +51,8 @@ class Residual(Scorer):
         formula="‖Rᵀ (f - u)‖, u = -W⁺ b",
         fit="N D² + D³",
         score="D²",
-        notes=(
-            "directions is the paper's by the width, below 768 that of the authors' code; OpenOOD has 512, and fits to "
-            "ID validation images"
-        ),
+        notes="directions is the paper's by the width, below 768 that of the authors' code; OpenOOD has 512, and "
+        "fits to ID validation images",
     )
 
     directions: PositiveInt | None = None
@@ -122,10 +120,8 @@ class ViM(Scorer):
         formula="α ‖Rᵀ (f - u)‖ - log Σ exp z, u = -W⁺ b",
         fit="N D² + D³",
         score="D² + C",
-        notes=(
-            "directions is the paper's by the width, below 768 that of the authors' code; OpenOOD has 256, then the "
-            "better of 256 and 1000 on validation OOD images"
-        ),
+        notes="directions is the paper's by the width, below 768 that of the authors' code; OpenOOD has 256, then "
+        "the better of 256 and 1000 on validation OOD images",
     )
 
     directions: PositiveInt | None = None

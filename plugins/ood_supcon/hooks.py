@@ -1,7 +1,5 @@
 """Registration of contrastive learning with and without labels."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import PretextTask
 from ood_supcon.pretext import SimCLR, SupervisedContrast

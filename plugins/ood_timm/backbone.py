@@ -30,7 +30,6 @@ class Timm(Backbone):
     """
 
     name = "timm"
-
     model: str
     pretrained: bool = False
     weights: Path | None = None
@@ -51,9 +50,8 @@ class Timm(Backbone):
     def build(self, image_size: int, classes: int | None) -> TimmNetwork:
         check_name(self.model)
         found = model_info(self.model, image_size, self.options)
-        model, fresh = (
-            self._created(image_size, classes) if self.weights is None else self._restored(image_size, classes)
-        )
+        make = self._created if self.weights is None else self._restored
+        model, fresh = make(image_size, classes)
         network = found.wrap(model)
         network.fresh = fresh
         return network
@@ -79,15 +77,11 @@ class Timm(Backbone):
     def _restored(self, image_size: int, classes: int | None) -> tuple[TimmModel, tuple[str, ...]]:
         assert self.weights is not None, "called only with weights"
         model, fresh = checkpoint.restore(self.model, image_size, self.options, self.weights, self.weights_key)
-        if classes in (None, _outputs(model)):
+        weight = getattr(model.get_classifier(), "weight", ())
+        if classes in (None, len(weight)):
             return model, fresh
         model.reset_classifier(classes)
         return model, (*fresh, _classifier(model))
-
-
-def _outputs(model: TimmModel) -> int:
-    weight = getattr(model.get_classifier(), "weight", None)
-    return 0 if weight is None else len(weight)
 
 
 def _classifier(model: TimmModel) -> str:

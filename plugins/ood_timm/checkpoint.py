@@ -1,10 +1,14 @@
-"""Reads checkpoints of timm models from files; strict, and never a pickle."""
+"""Reads checkpoints of timm models from files; strict, and never a pickle.
+
+Those that methods of pre-training have published are recognised by their keys and get the names of timm's models.
+"""
 
 from __future__ import annotations
 
 import re
 from argparse import Namespace
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -14,7 +18,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ood_core.errors import OODError, suggest
-from ood_timm.conversion import convert
 from ood_timm.creation import create, own_image_size
 from ood_timm.network import TimmModel
 
@@ -27,18 +30,65 @@ _COMPILED, _COUNT = "_orig_mod.", "n_averaged"  # what torch.compile puts into k
 _CONVERTED = "base_encoder"  # of MoCo v3, whose projector is taken off with it
 _SHOWN = 3  # keys of each kind that an error names
 _UNFIT = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+_SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
+_TABLE = re.compile(r"blocks\.\d+\.attn\.relative_position_bias_table")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Keys in the checkpoints of one method."""
+
+    sign: str  # prefix of a key that only this method has
+    encoder: str  # prefix of the encoder's keys
+    besides: tuple[str, ...]  # prefixes of keys that only pre-training needs; all others must fit the model
+
+
+_LAYOUTS = (
+    # MoCo v3 puts its projector in place of the classifier: 'head' in a ViT, 'fc' in a ResNet
+    _Layout(
+        "base_encoder.", "base_encoder.", ("base_encoder.head.", "base_encoder.fc.", "momentum_encoder.", "predictor.")
+    ),
+    _Layout("backbone.", "backbone.", ("head.",)),  # DINO
+    _Layout("decoder_", "", ("mask_token", "decoder_")),  # MAE
+    # BEiT and BEiT v2; fine-tuned ones too, which hold nothing besides
+    _Layout("blocks.0.attn.q_bias", "", ("mask_token", "lm_head.", "cls_pt_layers.")),
+)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The weights of a checkpoint under timm's names."""
+
+    state: dict[str, Tensor]  # weights by name
+    fresh: tuple[str, ...] = ()  # modules without weights in the checkpoint, initialised anew; without the classifier
+
+
+def convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Converted:
+    """Return the encoder of a checkpoint, in a known layout or timm's, in that of the model's state dict `wanted`."""
+    layout = next((layout for layout in _LAYOUTS if any(key.startswith(layout.sign) for key in state)), None)
+    if layout is not None:
+        state = {key.removeprefix(layout.encoder): state[key] for key in state if not key.startswith(layout.besides)}
+    state = dict(state)
+    tables = [name for name in wanted if _TABLE.fullmatch(name)]
+    if _SHARED_TABLE in state and tables:  # every block gets its copy of the table that BEiT's share in pre-training
+        kept = {key: tensor for key, tensor in state.items() if not key.startswith("rel_pos_bias.")}
+        state = kept | dict.fromkeys(tables, state[_SHARED_TABLE])
+    if (layout is None and "norm.weight" not in state) or "head.weight" in state:
+        return Converted(state)
+    if "fc_norm.weight" not in wanted or "fc_norm.weight" in state:
+        return Converted(state)
+    # the norm behind mean pooling starts anew, in models that have it instead of one that pre-training trained
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith("norm.")}
+    initial = {"weight": torch.ones_like, "bias": torch.zeros_like}
+    norm = {f"fc_norm.{part}": make(wanted[f"fc_norm.{part}"], device="cpu") for part, make in initial.items()}
+    return Converted(kept | norm, ("fc_norm",))
 
 
 def read(path: Path, key: str | None = None, shapes: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file or of a state dict saved by torch, bare or within a checkpoint.
 
-    Args:
-        path: The file.
-        key: The entry of the checkpoint, or the prefix of keys, to take alone; default: by the usual names.
-        shapes: Whether to return tensors without values, and to read no more of the file than they need.
-
-    Raises:
-        OODError: The file is missing, holds anything else, or several networks.
+    `key` is the entry of the checkpoint, or the prefix of keys, to take alone; default: by the usual names. With
+    `shapes` the tensors are without values, and no more of the file is read than they need.
     """
     try:
         content = _loaded(path, shapes)
@@ -57,7 +107,8 @@ def read(path: Path, key: str | None = None, shapes: bool = False) -> dict[str, 
         raise OODError(f"weights '{path}' are empty")
     if strange := [str(name) for name, of in state.items() if not (isinstance(name, str) and isinstance(of, Tensor))]:
         raise OODError(f"weights '{path}' are no state dict, some entries are no tensors: {_listed(strange)}")
-    return {name.replace(_COMPILED, ""): _shape(value) if shapes else value for name, value in state.items()}
+    values = ((name, torch.empty_like(value, device="meta") if shapes else value) for name, value in state.items())
+    return {name.replace(_COMPILED, ""): value for name, value in values}
 
 
 def _loaded(path: Path, shapes: bool) -> Any:
@@ -74,10 +125,6 @@ def _loaded(path: Path, shapes: bool) -> Any:
             if not shapes:
                 raise
             return torch.load(path, "cpu", weights_only=True)  # of a torch before 1.6, that cannot be mapped
-
-
-def _shape(value: Tensor) -> Tensor:
-    return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
 
 def _unwrapped(content: Mapping[Any, Any], key: str | None, path: Path) -> Mapping[str, Any]:
@@ -129,9 +176,6 @@ def restore(
 
     The classifier has as many outputs as in the file. Position embeddings and tables of relative positions for another
     image size are resampled, as timm does with its own checkpoints.
-
-    Raises:
-        OODError: Some weight is missing, left over, or of another shape.
     """
     return _filled(name, image_size, options, path, read(path, key))
 

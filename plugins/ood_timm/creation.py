@@ -19,11 +19,8 @@ from ood_core.interfaces import EvaluationView
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_timm.network import TimmModel, TimmNetwork, TimmPatchNetwork
 
-_SET_ELSEWHERE = {"checkpoint_path", "device", "dtype", "features_only", "img_size", "in_chans", "num_classes"} | {
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-}
+_SET_ELSEWHERE = {"checkpoint_path", "device", "dtype", "features_only", "img_size", "in_chans", "num_classes"}
+_SET_ELSEWHERE |= {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 _OBJECTIONS = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
 
 
@@ -84,11 +81,7 @@ class ModelInfo:
 
 
 def model_info(name: str, image_size: int, options: Mapping[str, Any]) -> ModelInfo:
-    """Run the model once on the meta device, where nothing is computed, so that mistakes come out before any work.
-
-    Raises:
-        OODError: The options do not fit the model, or the model does not fit the framework.
-    """
+    """Run the model once on the meta device, where nothing is computed; raise OODError if its options do not fit."""
     what = f"timm model '{name}'"
     for option in sorted(_SET_ELSEWHERE & options.keys()):
         raise OODError(f"{what}: leave '{option}' out of the options, it is set from elsewhere")
@@ -99,9 +92,8 @@ def model_info(name: str, image_size: int, options: Mapping[str, Any]) -> ModelI
             features = model.forward_features(images)
             embeddings = model.forward_head(features, pre_logits=True)
             if embeddings.ndim != 2:
-                raise OODError(
-                    f"{what} must pool its features to one vector an image; set 'global_pool' in its options"
-                )
+                hint = "set 'global_pool' in its options"
+                raise OODError(f"{what} must pool its features to one vector an image; {hint}")
             classifier = model.get_classifier()
             if not isinstance(classifier, (nn.Linear, nn.Conv2d, nn.Identity)):
                 raise OODError(f"{what} has a {type(classifier).__name__} for a classifier, not one linear layer")

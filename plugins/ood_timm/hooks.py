@@ -1,7 +1,5 @@
 """Registration of the timm backbone."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import Backbone
 from ood_timm.backbone import Timm

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ood_core.interfaces import Network, PatchNetwork
 from ood_core.interfaces.building_blocks import sines_and_cosines
 
-TimmModel: TypeAlias = Any
-"""A classifier of timm: they share the names of methods, but no class."""
+TimmModel: TypeAlias = Any  # a classifier of timm: they share the names of methods, but no class
 
 
 class TimmNetwork(Network):

@@ -1,7 +1,5 @@
 """Registration of the data source."""
 
-from __future__ import annotations
-
 from ood_core.hookspecs import hookimpl
 from ood_core.interfaces import DatasetSource
 from ood_torchvision.source import TorchvisionDataset

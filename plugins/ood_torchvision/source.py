@@ -2,18 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+import PIL.Image
 from torch.utils.data import Dataset
 
+from ood_core.data.files import digest_files
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_core.runtime.torchvision_compat import prepare_torchvision
-from ood_torchvision.images import TorchvisionImages
-from ood_torchvision.splits import GONE, SPLITS
+
+Arguments: TypeAlias = Mapping[str, str | bool]  # keyword arguments of a data set's constructor
+
+_FLAG: dict[Split, Arguments] = {"train": {"train": True}, "test": {"train": False}}
+_WHOLE: dict[Split, Arguments] = {"train": {}, "test": {}}
+
+
+def _named(train: str, test: str) -> dict[Split, Arguments]:
+    return {"train": {"split": train}, "test": {"split": test}}
+
+
+SPLITS: dict[str, Mapping[Split, Arguments]] = {
+    "CIFAR10": _FLAG,
+    "CIFAR100": _FLAG,
+    "Caltech101": _WHOLE,
+    "Caltech256": _WHOLE,
+    "Country211": _named("train", "test"),
+    "DTD": _named("train", "test"),
+    "EMNIST": {"train": {"split": "balanced", "train": True}, "test": {"split": "balanced", "train": False}},
+    "EuroSAT": _WHOLE,
+    "FGVCAircraft": _named("trainval", "test"),
+    "FashionMNIST": _FLAG,
+    "Flowers102": _named("train", "test"),
+    "Food101": _named("train", "test"),
+    "GTSRB": _named("train", "test"),
+    "ImageNet": _named("train", "val"),
+    "INaturalist": {"train": {"version": "2021_train_mini"}, "test": {"version": "2021_valid"}},
+    "Imagenette": _named("train", "val"),
+    "KMNIST": _FLAG,
+    "MNIST": _FLAG,
+    "Omniglot": {"train": {"background": True}, "test": {"background": False}},
+    "OxfordIIITPet": _named("trainval", "test"),
+    "Places365": _named("train-standard", "val"),
+    "SEMEION": _WHOLE,
+    "STL10": _named("train", "test"),
+    "SUN397": _WHOLE,
+    "SVHN": _named("train", "test"),
+    "StanfordCars": _named("train", "test"),
+    "USPS": _FLAG,
+}
+"""The data sets on offer. One without splits gives all its images for either; `val` stands in where test has no labels.
+
+The constructors' signatures tell neither the names of the splits nor which set is one of labelled images. Of EMNIST it
+is the balanced split, of iNaturalist the mini training set of 2021; Omniglot has other characters in training than in
+test, so it serves as an OOD set. PCAM is left out: it needs h5py.
+"""
+
+UNORDERED = frozenset({"INaturalist", "Omniglot", "SUN397"})
+"""Sets whose images or classes come in the order of the file system; here they are sorted by path."""
+
+LYING = frozenset({"EMNIST"})  # sets whose pictures lie on their side, mirrored; here they are turned upright
+
+GONE = frozenset({"StanfordCars"})
+"""Sets that torchvision has an option to download, from an address that no longer answers."""
+
+
+class TorchvisionImages(ImageSet):
+    """Images, labels and classes of a data set of torchvision, whose classes have no common attributes for them."""
+
+    def __init__(self, name: str, dataset: Dataset[Any]) -> None:
+        held = vars(dataset)
+        labels, files = _labels(held), _files(held)
+        classes = _classes(dataset, held) or tuple(map(str, range(max(labels) + 1)))
+        self._order: Sequence[int] = range(len(labels))
+        if name in UNORDERED:
+            self._order = sorted(self._order, key=lambda row: files[row])
+            labels, classes = _sorted(labels, classes)
+        self.classes = classes
+        self.labels = [labels[row] for row in self._order]
+        self.encoded = bool(files)
+        digest = sha256(np.ascontiguousarray(held["data"]).data).hexdigest() if "data" in held else digest_files(files)
+        content = name, digest, self.classes, self.labels
+        self.fingerprint = sha256(repr(content).encode()).hexdigest()
+        self._name, self._dataset = name, dataset
+
+    def image(self, index: int) -> PIL.Image.Image:
+        """Return one picture; torchvision turns those it reads from files into RGB."""
+        try:
+            picture, _ = self._dataset[self._order[index]]
+        except (OSError, SyntaxError, ValueError) as error:
+            raise OODError(f"torchvision data set '{self._name}', image {index}: {error}") from error
+        assert isinstance(picture, PIL.Image.Image)
+        return picture.transpose(PIL.Image.Transpose.TRANSPOSE) if self._name in LYING else picture
+
+
+def _classes(dataset: Dataset[Any], held: Mapping[str, Any]) -> tuple[str, ...]:
+    if named := held.get("all_categories", held.get("_characters")):  # iNaturalist, Omniglot
+        return tuple(named)
+    names: Iterable[str | tuple[str, ...]] = getattr(dataset, "classes", getattr(dataset, "categories", ()))
+    return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)  # ImageNet: tuples of synonyms
+
+
+def _sorted(labels: Sequence[int], classes: tuple[str, ...]) -> tuple[list[int], tuple[str, ...]]:
+    """Return the labels for the classes in alphabetical order, and these."""
+    ordered = sorted(range(len(classes)), key=lambda label: classes[label])
+    numbers = {label: number for number, label in enumerate(ordered)}
+    return [numbers[label] for label in labels], tuple(classes[label] for label in ordered)
+
+
+def _labels(held: Mapping[str, Any]) -> list[int]:
+    if "all_categories" in held:  # iNaturalist
+        return [int(label) for label, _ in held["index"]]
+    for attribute in ("targets", "labels", "_labels", "y"):
+        if attribute in held:
+            return [int(label) for label in held[attribute]]
+    return [int(label) for _, label in held.get("_samples", held.get("_flat_character_images"))]
+
+
+def _files(held: Mapping[str, Any]) -> Sequence[Path]:
+    """Return the files of the images, row by row; none where the images are in memory."""
+    if "data" in held:
+        return []
+    if "all_categories" in held:  # iNaturalist
+        return [Path(held["root"], held["all_categories"][label], name) for label, name in held["index"]]
+    if "_characters" in held:  # Omniglot
+        folder = held["target_folder"]
+        return [Path(folder, held["_characters"][label], name) for name, label in held["_flat_character_images"]]
+    for attribute in ("_image_files", "_images"):
+        if attribute in held:
+            return [Path(file) for file in held[attribute]]
+    for attribute in ("imgs", "_samples"):
+        if attribute in held:
+            return [Path(file) for file, _ in held[attribute]]
+    return list(Path(held["root"]).rglob("*.jpg"))  # Caltech's sets keep no list, and have their root to themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +168,14 @@ class TorchvisionDataset(DatasetSource):
         self.check()
         if not self.download and not self.root.is_dir():
             raise self._missing("no such folder")
+        constructor, arguments = self._constructor(), dict(SPLITS[self.dataset][split])
+        if _can_download(constructor):
+            arguments["download"] = self.download  # said in any case: SEMEION downloads by default
         try:
-            found = self._construct(split)
+            found = constructor(str(self.root), **arguments)  # type: ignore[call-arg]
         except (RuntimeError, OSError, ValueError) as error:
             raise self._missing(" ".join(str(error).split()).partition(". ")[0].rstrip(".")) from error
         return TorchvisionImages(self.dataset, found)
-
-    def _construct(self, split: Split) -> Dataset[Any]:
-        constructor = self._constructor()
-        arguments = dict(SPLITS[self.dataset][split])
-        if _can_download(constructor):
-            arguments["download"] = self.download  # said in any case: SEMEION downloads by default
-        return constructor(str(self.root), **arguments)  # type: ignore[call-arg]
 
     def _constructor(self) -> type[Dataset[Any]]:
         prepare_torchvision()

@@ -10,7 +10,7 @@ import PIL.ImageFile
 import pytest
 import torch
 
-from ood_classification.task import ClassificationTask
+from ood_classification.pretext import ClassificationTask
 from ood_core import plugins
 from ood_core.data.loaders import _prefetch
 from ood_core.errors import OODError
@@ -19,7 +19,7 @@ from ood_core.runtime import torch_state
 from ood_core.runtime.torch_state import AS_FOUND, GENERATORS, OF_PROCESS, OF_STAGE, OF_THREAD
 from ood_core.store.store import Store
 from ood_logits.energy import Energy
-from ood_samples.digits import DigitImages
+from ood_samples.sources import DigitImages
 from ood_timm.backbone import Timm
 
 SETTINGS = {setting.name: setting for setting in (*OF_PROCESS, *OF_THREAD, *GENERATORS, *OF_STAGE)}

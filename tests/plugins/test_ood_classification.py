@@ -12,8 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from ood_classification.covariance import EmbeddingCovariance, effective_rank
-from ood_classification.pretext import Classification, OneClass
+from ood_classification.pretext import Classification, EmbeddingCovariance, OneClass, effective_rank
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, TrainingData
 from ood_core.runtime import distributed

@@ -14,13 +14,11 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Batch
 from ood_core.interfaces.building_blocks import tiled
 from ood_dvae.autoencoder import Autoencoder
-from ood_dvae.dalle import Decoder, Encoder
-from ood_dvae.published import DalleMap, DalleTokenizer
+from ood_dvae.published import DalleMap, DalleTokenizer, Decoder, Encoder, load
 from ood_dvae.task import Cosine, DiscreteVAETask, divergence, mixture
 from ood_dvae.tokenizer import CodeMap, DiscreteVAE
-from ood_dvae.weights import load
 from ood_mim.pretext import MaskedImageModelling
-from ood_samples.patches import PhotoPatches
+from ood_samples.sources import PhotoPatches
 
 from . import small_guessing
 from .small_training import digits, losses_of, training_data

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ood_core.errors import OODError
-from ood_files import rows
+from ood_files import parquet
 from ood_files.parquet import ParquetFiles
 
 from .small_files import cut_off, encoded, red
@@ -93,10 +93,10 @@ def _red_of_forked(index):
 def test_cache_stays_within_its_limit(tmp_path, monkeypatch):
     images = ParquetFiles(path=write_parquet(tmp_path / "a.parquet", [0] * 20)).open("test")
     group = len(encoded(0)) * 2
-    monkeypatch.setattr(rows, "CACHE_BYTES", 4 * group)
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 4 * group)
     reads = []
-    read = rows._read
-    monkeypatch.setattr(rows, "_read", lambda row_group: reads.append(row_group.number) or read(row_group))
+    read = parquet._read
+    monkeypatch.setattr(parquet, "_read", lambda row_group: reads.append(row_group.number) or read(row_group))
     for index in (0, 2, 0, 4, 6, 8, 10, 0, 2):
         assert red(images, index) == index
         assert sum(column.nbytes for column in images._cache.values()) <= 4 * group

@@ -17,9 +17,8 @@ from ood_core.interfaces import Batch, Network, PatchNetwork, Tokenizer, TokenMa
 from ood_core.interfaces.building_blocks import uncovered
 from ood_core.runtime import distributed
 from ood_core.runtime.torchvision_compat import prepare_torchvision
-from ood_mim.crop import TwoSizeCrop
 from ood_mim.mask import BlockMasks, ExactBlockMasks, fixed_masks
-from ood_mim.pretext import MaskedImageModelling
+from ood_mim.pretext import MaskedImageModelling, TwoSizeCrop
 from ood_mim.tokenizer import KMeansTokenizer, PatchDescriptor
 
 from . import small_guessing

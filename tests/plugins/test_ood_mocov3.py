@@ -12,9 +12,7 @@ from torch import distributed, nn
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PatchNetwork, TrainingData
 from ood_core.pipeline.training.schedule import parameter_groups
-from ood_mocov3.normalisation import JoinedBatchNorm
-from ood_mocov3.pretext import MoCoV3
-from ood_mocov3.task import Contrast
+from ood_mocov3.pretext import Contrast, JoinedBatchNorm, MoCoV3
 
 from .small_training import accuracy_of_probe, digits, outputs_of_two_processes
 

@@ -10,8 +10,8 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Batch
 from ood_core.interfaces.building_blocks import tiled, uncovered
 from ood_pixels.mae import MaskedAutoencoder, decoder
-from ood_pixels.patches import cut, fixed_masks, join, random_mask
 from ood_pixels.simmim import SimMIM
+from ood_pixels.task import cut, fixed_masks, join, random_mask
 
 from . import small_guessing
 from .small_training import build_network, digits, embeddings_tell_digits_better, losses_of, training_data

@@ -12,8 +12,7 @@ import yaml
 
 from ood_core.errors import OODError, OODErrors
 from ood_core.plugins import find
-from ood_published.annotated import Birds, Dogs, Scenes, TinyImageNet
-from ood_published.folders import FlatFolder, WordNetFolders
+from ood_published.folders import Birds, Dogs, FlatFolder, Scenes, TinyImageNet, WordNetFolders
 from ood_published.source import LISTS, PATHS, SETS, Published, facts, names
 
 PLUGINS = find()

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from ood_core.errors import OODError
-from ood_samples.digits import Digits
-from ood_samples.noise import Noise
-from ood_samples.patches import PhotoPatches
+from ood_samples.sources import Digits, Noise, PhotoPatches
 
 SOURCES = [Digits(), PhotoPatches(count=20), Noise(count=20)]
 
@@ -75,7 +73,7 @@ def test_digits_fill_the_grey_scale():
 
 def test_opening_digits_imports_no_scikit_learn():
     code = (
-        "import sys; from ood_samples.digits import Digits; Digits().open('train'); sys.exit('sklearn' in sys.modules)"
+        "import sys; from ood_samples.sources import Digits; Digits().open('train'); sys.exit('sklearn' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -9,8 +9,7 @@ from scipy.io import savemat
 
 from ood_core.errors import OODError
 from ood_core.runtime.torchvision_compat import prepare_torchvision
-from ood_torchvision.source import TorchvisionDataset
-from ood_torchvision.splits import SPLITS
+from ood_torchvision.source import SPLITS, TorchvisionDataset
 
 prepare_torchvision()
 from torchvision import datasets  # noqa: E402 - its operators are declared first
