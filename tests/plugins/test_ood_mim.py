@@ -431,7 +431,7 @@ def test_both_views_are_jittered_and_mirrored_alike_and_cropped_last():
     pretext = MaskedImageModelling(epochs=1, tokenizer=TwiceAsLarge())
     views = pretext.views(24, (4, 4))
     assert isinstance(views, TwoSizeCrop)
-    jitter, flip = views.change.changes
+    jitter, flip = views.change.transforms
     assert type(jitter).__name__ == "ColorJitter" and flip is random_flip
     # dark on the left, bright on the right: mirrored or not, in both views or in none
     image = torch.linspace(0, 255, 64).byte().repeat(3, 64, 1)
