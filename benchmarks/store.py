@@ -17,13 +17,14 @@ from unittest import mock
 import numpy as np
 import torch
 
-from ood_core.pipeline.training.checkpoint import Parts, Progress
+from ood_core.pipeline.training import checkpoint
+from ood_core.pipeline.training.checkpoint import Progress, TrainingState
 from ood_core.plan.make import make_plan
 from ood_core.plugins import find
 from ood_core.recipe.read import read_recipes
 from ood_core.run.schedule import run
-from ood_core.store import checksums
-from ood_core.store.checksums import of_file, of_tensors
+from ood_core.store import store as stores
+from ood_core.store.files import file_checksum, tensors_checksum
 from ood_core.store.store import Store
 
 IMAGES, REPETITIONS = 4000, 3
@@ -45,7 +46,10 @@ def compare(name, function, size):
     best = []
     for _ in range(REPETITIONS):
         spent = []
-        with mock.patch.multiple(checksums, of_file=timed(of_file, spent), of_tensors=timed(of_tensors, spent)):
+        with (
+            mock.patch.object(stores, "file_checksum", timed(file_checksum, spent)),
+            mock.patch.object(checkpoint, "tensors_checksum", timed(tensors_checksum, spent)),
+        ):
             begun = time.process_time()
             function()
             total = time.process_time() - begun
@@ -92,10 +96,10 @@ def checkpoints(folder):
     optimizer = torch.optim.AdamW(network.parameters())
     network(torch.ones(1, 1024)).sum().backward()
     optimizer.step()
-    parts = Parts({"task": network}, optimizer)
+    state = TrainingState({"task": network}, optimizer)
     file = folder / "checkpoint.safetensors"
-    parts.save(file, Progress())
-    compare("a checkpoint", lambda: parts.save(file, Progress()), file.stat().st_size)
+    state.save(file, Progress())
+    compare("a checkpoint", lambda: state.save(file, Progress()), file.stat().st_size)
 
 
 def algorithms():

@@ -13,9 +13,10 @@ import pluggy
 if TYPE_CHECKING:
     from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, Tokenizer
     from ood_core.records.facts import StageFacts
+    from ood_core.records.plan import Plan
     from ood_core.records.report_data import ReportData
     from ood_core.records.results import Results
-    from ood_core.records.stages import Plan, Stage
+    from ood_core.records.stages import Stage
 
 GROUP = "ood"
 """The entry-point group, and pluggy's project name."""

@@ -48,7 +48,7 @@ COMPUTES = (
     "runtime/torchvision_compat.py",
     "statistics",
     "store/artifacts.py",
-    "store/checksums.py",
+    "store/files.py",
     "store/store.py",
 )
 """Folders and files of the core that results depend on: what stages and plugins compute with. How a plan is made is not

@@ -11,8 +11,8 @@ from ood_core.pipeline.events import Observer
 from ood_core.plan import make
 from ood_core.plugins import find, hook_manager
 from ood_core.recipe.read import Recipe, read_recipes
+from ood_core.records.plan import Plan
 from ood_core.records.results import Results
-from ood_core.records.stages import Plan
 from ood_core.run.schedule import run
 from ood_core.store.store import Store
 

@@ -16,17 +16,19 @@ from ood_core.detector.bundle import save_detector
 from ood_core.detector.detector import DETECTOR
 from ood_core.detector.from_run import build_detector, has_one_network
 from ood_core.errors import OODError
+from ood_core.pipeline.dispatch import follow
 from ood_core.plan.make import make_plan
 from ood_core.plugins import Plugins, find
 from ood_core.recipe.read import Recipe, find_recipe, read_recipes
-from ood_core.records.stages import Plan
+from ood_core.records.plan import Plan
 from ood_core.run import lock
 from ood_core.run.executors import local_executor, places
 from ood_core.run.lock import Lock
-from ood_core.run.schedule import follow, jobs, run
+from ood_core.run.schedule import jobs, run
 from ood_core.runtime import distributed
 from ood_core.runtime.shipped import shipped_folder
-from ood_core.store.store import DamagedError, Store, require_writable
+from ood_core.store.files import DamagedError, require_writable
+from ood_core.store.store import Store
 
 PIPED_WIDTH = 200
 """Characters of a plan where there is no terminal to fit it into."""
@@ -92,7 +94,7 @@ def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
     store = Store(wanted.store)
     if distributed.rank() > 0:
         for one in prepared:
-            follow(one.plan, store)
+            follow(one.plan.stages, store)
         distributed.shutdown()
         return 0
     require_writable(wanted.store, "--store")

@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.tree import Tree
 
-from ood_core.records.stages import KINDS, ExtractStage, FitStage, MeasureStage, Plan, ScoreStage, Stage, TrainStage
+from ood_core.records.plan import Plan
+from ood_core.records.stages import KINDS, ExtractStage, FitStage, MeasureStage, ScoreStage, Stage, TrainStage
 from ood_core.store.cost_model import cost_key, image_count
 from ood_core.store.store import Store
 

@@ -32,7 +32,7 @@ from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
 from ood_core.recipe.build import describe
 from ood_core.store.artifacts import save_score
-from ood_core.store.store import flush, require_writable, save_tensors, writing
+from ood_core.store.files import flush, require_writable, save_tensors, writing
 
 WEIGHTS, CALIBRATION = "weights.safetensors", "calibration.safetensors"
 WITNESS, EXAMPLES, PRETEXT = "witness.safetensors", "examples.safetensors", "pretext.safetensors"

@@ -31,10 +31,12 @@ from ood_core.interfaces import PretextTask
 from ood_core.pipeline import networks
 from ood_core.pipeline.extract import ROWS
 from ood_core.pipeline.score import SCORES
-from ood_core.records.stages import Extraction, MeasureStage, Plan, Row, TrainStage
+from ood_core.records.plan import Plan, Row
+from ood_core.records.stages import Extraction, MeasureStage, TrainStage
 from ood_core.runtime import torch_state
 from ood_core.store.artifacts import SCORE, load_outputs, load_score
-from ood_core.store.store import Store, load_array, load_tensors
+from ood_core.store.files import load_array, load_tensors
+from ood_core.store.store import Store
 
 EXAMPLES = 1000
 """Maximum number of ID training images in a detector."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from ood_core.pipeline import extract, fit, measure, score, train
 from ood_core.pipeline.events import Observer
 from ood_core.plugins import hook_manager
 from ood_core.records.results import Failure
-from ood_core.records.stages import ExtractStage, Stage, TrainStage
+from ood_core.records.stages import ExtractStage, FitStage, MeasureStage, ScoreStage, Stage, TrainStage
 from ood_core.runtime import distributed, memory, torch_state
 from ood_core.store.store import Store
 
@@ -48,43 +48,38 @@ def carry_out(stages: Sequence[Stage], store: Store, hooks: HookRelay, threads: 
     carried_out: list[str] = []
     failures: list[Failure] = []
     lost: set[str] = set()
-    shared = isinstance(stages[0], ExtractStage)  # all extractions of a job are one pass over the images
-    for group in [list(stages)] if shared else [[stage] for stage in stages]:
+    # all extractions of a job are one pass over the images
+    groups = [list(stages)] if isinstance(stages[0], ExtractStage) else [[stage] for stage in stages]
+    for group in groups:
         ready = [stage for stage in group if not any(earlier.key in lost for earlier in stage.inputs)]
+        lost |= {stage.key for stage in group if stage not in ready}
+        if not ready:
+            continue
         torch.set_num_threads(threads.get(group[0].key, usual))
         try:
-            failed = _execute_with_fallback(ready, store, hooks, carried_out)
+            carried_out += _execute_group(ready, store, hooks)
+        except Exception as error:
+            if distributed.world_size() > 1:
+                raise
+            if len(ready) > 1:
+                groups += [[stage] for stage in ready]  # one probe may be at fault
+                continue
+            cause = error.__cause__ if isinstance(error, OODError) and error.__cause__ is not None else error
+            hooks.ood_on_error(stage=ready[0], error=cause)
+            failures.append(Failure.of(ready[0], error))
+            lost.add(ready[0].key)
         finally:
             torch.set_num_threads(usual)
-        failures += failed
-        lost |= {stage.key for stage in group if stage not in ready} | {failure.stage.key for failure in failed}
     finished = tuple(stage.key for stage in stages if stage.key not in lost)
     return JobResult(finished, tuple(carried_out), tuple(failures))
 
 
-def follow(keys: Sequence[str], stages: Mapping[str, Stage], store: Store) -> None:
-    """Take part in the stages that the first process has begun."""
-    with torch_state.stage_state():
-        _execute_shared([stages[key] for key in keys], store, Observer(hook_manager().hook, stages[keys[0]]))
-
-
-def _execute_with_fallback(
-    group: Sequence[Stage], store: Store, hooks: HookRelay, carried_out: list[str]
-) -> list[Failure]:
-    """Execute a group of stages; if it fails, each of them alone: one probe may be at fault. Return the failures."""
-    if not group:
-        return []
-    try:
-        carried_out += _execute_group(group, store, hooks)
-        return []
-    except Exception as error:
-        if distributed.world_size() > 1:
-            raise
-        if len(group) == 1:
-            cause = error.__cause__ if isinstance(error, OODError) and error.__cause__ is not None else error
-            hooks.ood_on_error(stage=group[0], error=cause)
-            return [Failure.of(group[0], error)]
-    return [failure for stage in group for failure in _execute_with_fallback([stage], store, hooks, carried_out)]
+def follow(planned: Sequence[Stage], store: Store) -> None:
+    """Take part, in every process but the first, in the planned stages that it shares out, until it is done."""
+    stages = {stage.key: stage for stage in planned}
+    while keys := distributed.broadcast(()):
+        with torch_state.stage_state():
+            _execute([stages[key] for key in keys], store, Observer(hook_manager().hook, stages[keys[0]]))
 
 
 def _execute_group(group: Sequence[Stage], store: Store, hooks: HookRelay) -> list[str]:
@@ -99,7 +94,9 @@ def _execute_group(group: Sequence[Stage], store: Store, hooks: HookRelay) -> li
             if left:
                 memory.reset_peaks()
                 with torch_state.stage_state():
-                    _execute_stages(left, store, Observer(hooks, stage))
+                    if isinstance(stage, (TrainStage, ExtractStage)):  # all processes take part in these
+                        distributed.broadcast(tuple(stage.key for stage in left))
+                    _execute(left, store, Observer(hooks, stage))
     except OODError as error:
         raise OODError(f"{stage}: {error}") from error
     except BaseException as error:
@@ -114,24 +111,15 @@ def _execute_group(group: Sequence[Stage], store: Store, hooks: HookRelay) -> li
     return [stage.key for stage in left]
 
 
-def _execute_stages(stages: Sequence[Stage], store: Store, observer: Observer) -> None:
-    if isinstance(stages[0], (TrainStage, ExtractStage)):
-        distributed.broadcast(tuple(stage.key for stage in stages))
-        _execute_shared(stages, store, observer)
-    else:
-        _EXECUTE[stages[0].kind](stages[0], store, observer)
-
-
-def _execute_shared(stages: Sequence[Stage], store: Store, observer: Observer) -> None:
-    """Execute a training, or the extractions of one pass, in which all processes take part."""
-    if isinstance(stages[0], TrainStage):
-        train.execute(stages[0], store, observer)
-    else:
-        extract.execute([stage for stage in stages if isinstance(stage, ExtractStage)], store, observer)
-
-
-_EXECUTE: dict[str, Callable[..., None]] = {
-    "fit": fit.execute,
-    "score": score.execute,
-    "measure": measure.execute,
-}
+def _execute(stages: Sequence[Stage], store: Store, observer: Observer) -> None:
+    match stages[0]:
+        case TrainStage() as stage:
+            train.execute(stage, store, observer)
+        case ExtractStage():
+            extract.execute([stage for stage in stages if isinstance(stage, ExtractStage)], store, observer)
+        case FitStage() as stage:
+            fit.execute(stage, store, observer)
+        case ScoreStage() as stage:
+            score.execute(stage, store, observer)
+        case MeasureStage() as stage:
+            measure.execute(stage, store, observer)

@@ -5,12 +5,12 @@ The outputs, and what probes read of the same images, are artifacts of their own
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ood_core.data.loaders import BROKEN, EvaluationBatch, EvaluationTransform, evaluation_batches
-from ood_core.data.selection import SelectedImages, to_unit
+from ood_core.data.loaders import BROKEN, EvaluationTransform, evaluation_batches
+from ood_core.data.selection import to_unit
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import Network
 from ood_core.interfaces.checks import (
@@ -36,8 +36,9 @@ from ood_core.pipeline import networks
 from ood_core.pipeline.events import Observer
 from ood_core.records.stages import ExtractStage
 from ood_core.runtime import distributed, memory, torch_state
-from ood_core.store.artifacts import HEAD, layer_file, save_layers
-from ood_core.store.store import Store, create_array, map_array, save_tensors
+from ood_core.store.artifacts import HEAD, LAYERS
+from ood_core.store.files import create_array, map_array, save_tensors
+from ood_core.store.store import Store
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,14 +70,22 @@ def execute(stages: Sequence[ExtractStage], store: Store, observer: Observer) ->
             kind = _OutputsWriter if stage.probe is None else _LayersWriter
             writers.append(kind(stage, network, folder, facts))
         begun = time.monotonic()
-        readable = _pass(stages[0], network, writers, observer)
+        digests = _pass(stages[0], network, writers, observer)
+        errors, images = [], stages[0].images.opened
+        for row in np.flatnonzero(digests == BROKEN):
+            try:
+                images.pixels(int(row))
+            except OODError as error:
+                errors.append(str(error))
+        if len(errors) == len(images):
+            raise OODError(f"none of the {len(images)} pictures can be read; the first: {errors[0]}")
         shared = time.monotonic() - begun - sum(writer.seconds for writer in writers)
         for writer in writers:  # the first stage takes the time that all have in common
-            writer.finish(readable, writer.seconds + (shared if writer is writers[0] else 0.0))
+            writer.finish(digests, errors, writer.seconds + (shared if writer is writers[0] else 0.0))
 
 
 def shown(stage: ExtractStage, network: Network) -> EvaluationTransform:
-    """Return how an extraction stage shows images to its network."""
+    """Return the transform with which an extraction stage shows images to its network."""
     if stage.augmented_by is None:
         return EvaluationTransform(image_size=stage.image_size, view=stage.view)
     views = stage.augmented_by.views(stage.image_size, getattr(network, "grid", None))
@@ -84,8 +93,8 @@ def shown(stage: ExtractStage, network: Network) -> EvaluationTransform:
 
 
 @torch.inference_mode()
-def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], observer: Observer) -> ReadableRows:
-    """Pass all images, and return which of them could be read."""
+def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], observer: Observer) -> NDArray[np.int64]:
+    """Pass all images; return the digest of each, `BROKEN` for those that cannot be read."""
     images, done = stage.images.opened, 0
     count, digests = len(images), np.empty(len(images), np.int64)
     world = distributed.world_size()
@@ -101,14 +110,14 @@ def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], obs
                 begun = time.monotonic()
                 writer.write({name: torch.cat([part[name] for part in read]) for name in read[0]}, rows, digests[rows])
                 writer.seconds += time.monotonic() - begun
-            if done == 0:
-                _check_alone(stage, network, batch)
+            if done == 0:  # pass a few images again: the outputs of each must be its own
+                some = to_unit(batch.images[:PASSED_TOGETHER].to(networks.device()))
+                good = (batch.digests[:PASSED_TOGETHER] != BROKEN).nonzero()[:, 0].to(some.device)
+                gives = f"backbone '{stage.backbone.name}' gives"
+                check_alone(gives, network, some, network.forward_features(some), good)
             done = rows.stop
             observer.progress(done, count)
-    readable = ReadableRows(digests, _errors(images, np.flatnonzero(digests == BROKEN)))
-    if len(readable.errors) == count:
-        raise OODError(f"none of the {count} pictures can be read; the first: {readable.errors[0]}")
-    return readable
+    return digests
 
 
 def _read(
@@ -124,37 +133,6 @@ def _read(
             found.append(writer.read_checked(features, maps, len(images)))
         writer.seconds += time.monotonic() - begun
     return found
-
-
-def _check_alone(stage: ExtractStage, network: Network, batch: EvaluationBatch) -> None:
-    """Pass a few images of the first batch again, to check that the outputs of each are its own."""
-    images = to_unit(batch.images[:PASSED_TOGETHER].to(networks.device()))
-    good = (batch.digests[:PASSED_TOGETHER] != BROKEN).nonzero()[:, 0].to(images.device)
-    check_alone(f"backbone '{stage.backbone.name}' gives", network, images, network.forward_features(images), good)
-
-
-def _errors(images: SelectedImages, rows: NDArray[np.int64]) -> list[str]:
-    """Return the errors of broken pictures."""
-    found = []
-    for row in rows:
-        try:
-            images.pixels(int(row))
-        except OODError as error:
-            found.append(str(error))
-    return found
-
-
-@dataclass(frozen=True)
-class ReadableRows:
-    """The digests of a set's images, with `BROKEN` for those that could not be read, and the errors of these."""
-
-    digests: NDArray[np.int64]
-    errors: list[str]
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Rows of the images that could be read."""
-        return np.flatnonzero(self.digests != BROKEN)
 
 
 @contextmanager
@@ -178,6 +156,7 @@ class _Writer(ABC):
     """Writes the arrays of one stage, batch by batch; without a folder it sends its rows to the first process."""
 
     layers: tuple[str, ...] = ()
+    numbered = False  # names that a probe chooses may be no file names
 
     def __init__(self, stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any]) -> None:
         self.network, self.folder, self.facts = network, folder, facts
@@ -186,22 +165,14 @@ class _Writer(ABC):
         self.expected_widths: dict[str, int] = {}
         self.widths: dict[str, int | None] | None = None
         self.arrays: dict[str, np.memmap[Any, Any]] = {}
-        self.seconds = 0.0
+        self.seconds = 0.0  # that this stage took of the pass
 
     @abstractmethod
     def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the rows of a batch by the names of their arrays."""
 
-    @abstractmethod
-    def file_name(self, name: str) -> str:
-        """Return the file of the next array."""
-
     def read_checked(self, features: Tensor, maps: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-        """Return the rows of a batch, float32; the first one decides which arrays there are, and their widths.
-
-        Raises:
-            OODError: They are no floats [B, D].
-        """
+        """Return the rows of a batch, float32 [B, D]; the first batch decides the names and widths of arrays."""
         found = self.read(features, maps)
         if self.widths is None:
             self.widths = {name: self.expected_widths.get(name) for name in found}
@@ -214,11 +185,7 @@ class _Writer(ABC):
         return found
 
     def write(self, read: Mapping[str, Tensor], rows: slice, digests: NDArray[np.int64]) -> None:
-        """Write the rows of a batch.
-
-        Raises:
-            OODError: They are not finite where a picture could be read.
-        """
+        """Write the rows of a batch, all of which must be finite where a picture could be read."""
         good = np.flatnonzero(digests != BROKEN)
         for name, values in read.items():
             all_values = distributed.all_gather(values)[: len(digests)].cpu()
@@ -228,19 +195,20 @@ class _Writer(ABC):
             if self.folder is not None:
                 if name not in self.arrays:
                     shape = (len(self.images), values.shape[1])
-                    self.arrays[name] = create_array(self.folder / self.file_name(name), shape)
+                    file = f"{len(self.arrays) if self.numbered else name}.npy"
+                    self.arrays[name] = create_array(self.folder / file, shape)
                 self.arrays[name][rows] = all_values.numpy()
 
-    def finish(self, readable: ReadableRows, seconds: float) -> None:
+    def finish(self, digests: NDArray[np.int64], errors: list[str], seconds: float) -> None:
         """Complete the arrays, and note the facts of this stage."""
-        rows, count = readable.rows, len(self.images)
+        rows, count = np.flatnonzero(digests != BROKEN), len(self.images)
         for array in self.arrays.values():
             array.flush()
             if len(rows) < count:
                 _keep_rows(Path(str(array.filename)), rows)
         self.facts |= {
             "images": len(rows),
-            "skipped": readable.errors,
+            "skipped": errors,
             "seconds": round(seconds, 3),
             "images_per_second": round(count / max(seconds, 1e-9), 1),
         }
@@ -253,24 +221,20 @@ class _OutputsWriter(_Writer):
         super().__init__(stage, network, folder, facts)
         self.expected_widths = {"embeddings": network.num_features}
         linear = networks.head_of(network)
-        if stage.weights is not None:
-            for_id_classes = stage.weights.trains_head
-        else:
-            for_id_classes = linear is None or len(linear.bias) == stage.classes
+        fits = linear is None or len(linear.bias) == stage.classes
+        for_id_classes = fits if stage.weights is None else stage.weights.trains_head
         self.head = linear if for_id_classes else None
         # a classifier that is no linear layer may tell the ID classes apart as well
         self.has_logits = for_id_classes and (linear is not None or has_classifier(network))
         self.classes = None if self.head is not None or stage.weights is not None else stage.classes
 
     def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return embeddings, and logits where they mean something."""
         embeddings = self.network.forward_head(features, pre_logits=True)
         if not self.has_logits:
             return {"embeddings": embeddings}
         logits = self.network.forward_head(features)
-        if self.widths is None:
-            unfit = self.classes is not None and isinstance(logits, Tensor) and logits.shape[1:] != (self.classes,)
-            self.has_logits = not unfit
+        if self.widths is None and self.classes is not None and isinstance(logits, Tensor):
+            self.has_logits = logits.shape[1:] == (self.classes,)
         return {"embeddings": embeddings} | ({"logits": logits} if self.has_logits else {})
 
     def write(self, read: Mapping[str, Tensor], rows: slice, digests: NDArray[np.int64]) -> None:
@@ -286,28 +250,25 @@ class _OutputsWriter(_Writer):
             )
             self.head = None
 
-    def file_name(self, name: str) -> str:
-        """Return the file of this name."""
-        return f"{name}.npy"
-
-    def finish(self, readable: ReadableRows, seconds: float) -> None:
-        """Add labels, digests and the head."""
-        super().finish(readable, seconds)
-        rows = readable.rows
+    def finish(self, digests: NDArray[np.int64], errors: list[str], seconds: float) -> None:
+        super().finish(digests, errors, seconds)
         if self.folder is not None:
+            rows = np.flatnonzero(digests != BROKEN)
             np.save(self.folder / ROWS, rows)
-            np.save(self.folder / DIGESTS, readable.digests[rows])
+            np.save(self.folder / DIGESTS, digests[rows])
             np.save(self.folder / "labels.npy", self.images.labels.numpy()[rows])
             if not self.has_logits:
                 np.save(self.folder / "logits.npy", np.empty((len(rows), 0), np.float32))
             if self.head is not None:
                 save_tensors(self.folder / HEAD, {"weight": self.head.weight, "bias": self.head.bias})
-        self.facts |= {"dimensions": self.network.num_features}
-        self.facts |= {"logits": self.has_logits, "head": self.head is not None}
+        head = self.head is not None
+        self.facts |= {"dimensions": self.network.num_features, "logits": self.has_logits, "head": head}
 
 
 class _LayersWriter(_Writer):
-    """Writes the arrays that a probe reads."""
+    """Writes the arrays that a probe reads, and their names."""
+
+    numbered = True
 
     def __init__(self, stage: ExtractStage, network: Network, folder: Path | None, facts: dict[str, Any]) -> None:
         super().__init__(stage, network, folder, facts)
@@ -317,21 +278,15 @@ class _LayersWriter(_Writer):
         self.layers = self.probe.layers(network)
 
     def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the arrays of the probe."""
         found = self.probe.read(self.network, features, maps)
         if not isinstance(found, Mapping):
             raise OODError(f"{self.gives} a {type(found).__name__}, not tensors by name")
         return dict(found)
 
-    def file_name(self, name: str) -> str:
-        """Return the next numbered file."""
-        return layer_file(len(self.arrays))
-
-    def finish(self, readable: ReadableRows, seconds: float) -> None:
-        """Add the names of the arrays."""
-        super().finish(readable, seconds)
+    def finish(self, digests: NDArray[np.int64], errors: list[str], seconds: float) -> None:
+        super().finish(digests, errors, seconds)
         if self.folder is not None:
-            save_layers(self.folder, list(self.arrays))
+            (self.folder / LAYERS).write_text(json.dumps(list(self.arrays)), encoding="utf-8")
         self.facts["dimensions"] = sum(array.shape[1] for array in self.arrays.values())
 
 

@@ -22,7 +22,8 @@ from ood_core.pipeline.extract import DIGESTS
 from ood_core.pipeline.score import SCORES
 from ood_core.records.stages import Extraction, MeasureStage, ScoreStage
 from ood_core.store.artifacts import load_outputs
-from ood_core.store.store import Store, load_array, map_array
+from ood_core.store.files import load_array, map_array
+from ood_core.store.store import Store
 
 COMPARED = "compared.npy"
 """bool [M]: the OOD images that count, without those that are taken out for being ID images as well."""

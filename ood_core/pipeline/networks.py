@@ -14,7 +14,8 @@ from ood_core.interfaces.building_blocks import state_differences
 from ood_core.records.facts import TrainFacts
 from ood_core.records.stages import ExtractStage, TrainStage
 from ood_core.runtime import torch_state
-from ood_core.store.store import Store, load_tensors
+from ood_core.store.files import load_tensors, one_line
+from ood_core.store.store import Store
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,19 +29,16 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build(backbone: Backbone, image_size: int, classes: int | None) -> Network:
+def build(backbone: Backbone, image_size: int, classes: int | None, empty: bool = False) -> Network:
     """Return the backbone's network, in float32: trainings keep their weights so, and outputs are extracted so.
 
+    If `empty`, other weights will replace its own, and initial ones are not read.
+
     Raises:
-        OODError: What it makes is no `Network`.
+        OODError: The backbone makes no `Network`.
     """
     with torch_state.restoring():
-        made = backbone.build(image_size, classes)
-    return _network(backbone, made)
-
-
-def _network(backbone: Backbone, made: object) -> Network:
-    """Return the network that a backbone has made, with float32 weights."""
+        made: object = (backbone.build_empty if empty else backbone.build)(image_size, classes)
     if not isinstance(made, Network):
         raise OODError(f"backbone '{backbone.name}' builds a {type(made).__name__}, which is no Network")
     low = {tensor.dtype for tensor in (*made.parameters(), *made.buffers())} & {torch.float16, torch.bfloat16}
@@ -61,16 +59,12 @@ def trained(stage: TrainStage, store: Store) -> Network:
     assert isinstance(facts, TrainFacts) and stage.backbone is not None, "the stage has trained a network"
     # as many outputs as the task has given it; without a classifier the backbone decides as it did in the training
     outputs = facts.outputs or len(stage.images.opened.classes)
-    with torch_state.restoring():
-        empty = stage.backbone.build_empty(stage.image_size, outputs)
-    network = _network(stage.backbone, empty)
+    network = build(stage.backbone, stage.image_size, outputs, empty=True)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise OODError(
-            f"backbone '{stage.backbone.name}': 'build_empty' makes another network than 'build': {reason}"
-        ) from error
+        made = f"backbone '{stage.backbone.name}': 'build_empty' makes another network than 'build'"
+        raise OODError(f"{made}: {one_line(error)}") from error
     return network
 
 

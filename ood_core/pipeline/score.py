@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ood_core.data.loaders import BROKEN, evaluation_batches
 from ood_core.data.selection import to_unit
@@ -19,7 +18,8 @@ from ood_core.pipeline.extract import shown
 from ood_core.records.stages import ScoreStage
 from ood_core.runtime import memory
 from ood_core.store.artifacts import SCORE, load_outputs, load_score
-from ood_core.store.store import Store, create_array
+from ood_core.store.files import create_array
+from ood_core.store.store import Store
 
 SCORES = "scores.npy"
 BATCH_SIZE = 64
@@ -35,7 +35,10 @@ def execute(stage: ScoreStage, store: Store, observer: Observer) -> None:
         done, in_parts = 0, memory.Halving()
         for chunk in _chunks(stage, store, outputs):
             given = chunk.declared_by(stage.fit.scorer).without_labels()
-            scores[done : done + len(chunk)] = _checked(stage, score, in_parts, given, done).numpy()
+            found = torch.cat(in_parts(lambda part: check_scores(stage.fit.name, score(part), len(part)), given))
+            if (row := first_not_finite(found)) is not None:
+                raise OODError(f"scorer '{stage.fit.name}' gave {float(found[row])} for row {done + row}")
+            scores[done : done + len(chunk)] = found.numpy()
             done += len(chunk)
             observer.progress(done, len(outputs))
         scores.flush()
@@ -46,20 +49,11 @@ def _chunks(stage: ScoreStage, store: Store, outputs: Outputs) -> Iterator[Outpu
     if "network" not in stage.fit.scorer.all_needs():
         yield from outputs.chunks()
         return
-    base = stage.outputs.base
+    base, start = stage.outputs.base, 0
     network = networks.extracted(base, store)
-    start = 0
     for batch in evaluation_batches(base.images.opened, shown(base, network), BATCH_SIZE):
         images = batch.images[batch.digests != BROKEN]
         if len(images):
             rows = outputs[start : start + len(images)]
             yield replace(rows, network=network, images=to_unit(images.to(networks.device())))
         start += len(images)
-
-
-def _checked(stage: ScoreStage, score: Score, in_parts: memory.Halving, chunk: Outputs, first: int) -> Tensor:
-    """Return the scores of a chunk, and refuse what is no finite score for each row."""
-    scores = torch.cat(in_parts(lambda part: check_scores(stage.fit.name, score(part), len(part)), chunk))
-    if (row := first_not_finite(scores)) is not None:
-        raise OODError(f"scorer '{stage.fit.name}' gave {float(scores[row])} for row {first + row}")
-    return scores

@@ -28,7 +28,8 @@ from ood_core.pipeline.training.schedule import learning_rate
 from ood_core.records.stages import TrainStage
 from ood_core.runtime import distributed, torch_state
 from ood_core.store.artifacts import save_picture
-from ood_core.store.store import Store, save_tensors
+from ood_core.store.files import save_tensors
+from ood_core.store.store import Store
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 10.0  # between checkpoints, which is what a killed training loses at most, besides one step

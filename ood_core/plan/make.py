@@ -18,18 +18,15 @@ from ood_core.plan.versions import versions
 from ood_core.plugins import Plugins, core_version
 from ood_core.recipe.build import RecipeReader, digest, identity, probe_identity, with_nested
 from ood_core.recipe.read import Recipe
+from ood_core.records.plan import Baseline, Plan, Row, deduplicate
 from ood_core.records.stages import (
-    Baseline,
     Extraction,
     ExtractStage,
     FitStage,
     Images,
     MeasureStage,
-    Plan,
-    Row,
     ScoreStage,
     TrainStage,
-    deduplicate,
 )
 from ood_core.runtime import torch_state
 

@@ -27,8 +27,9 @@ from ood_core.recipe.build import RecipeReader
 from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import LocatedValue
 from ood_core.records import published
+from ood_core.records.plan import Row, deduplicate
 from ood_core.records.published import METRICS, Cell, Entry, Label, Line, Table
-from ood_core.records.stages import Row, TrainStage, deduplicate
+from ood_core.records.stages import TrainStage
 
 FIELDS = ("variant", "scorer", "case", "id_set", "ood_set", "group")
 """Of a result row, by which lines are selected, besides the axes of the recipe."""

@@ -16,9 +16,6 @@ class StageFacts(Mapping[str, Any]):
     """What any stage records; also a mapping of the fields, without those that are left at a default of None.
 
     Attributes:
-        stage: Its description.
-        seconds: That it took.
-        threads: Number of torch threads.
         peak_memory_mb: Of the process, in MiB.
         peak_gpu_memory_mb: In MiB; None without a GPU.
         alike: `cost_key`, which stages have in common that cost the same for an image.
@@ -56,7 +53,6 @@ class TrainFacts(StageFacts):
 
     Attributes:
         waiting: Share of the time spent waiting for images.
-        parameters: Number of weights of the trained network.
         outputs: Of the linear classifier; None if there is none.
         epochs: Mean metrics of each epoch.
         skipped: Errors of broken pictures, for which others stood in.

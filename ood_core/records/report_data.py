@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ood_core.records.plan import Baseline
 from ood_core.records.published import Table
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Baseline
 
 KEY = "key"
 """Metadata of a field that has another name in report.json."""

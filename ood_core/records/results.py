@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields
 
 from ood_core.errors import OODError
 from ood_core.records.facts import MeasureFacts, Measurement, StageFacts
-from ood_core.records.stages import Row, RowKey, Stage
+from ood_core.records.plan import Row, RowKey
+from ood_core.records.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

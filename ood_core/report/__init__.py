@@ -9,14 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ood_core.errors import OODError
+from ood_core.records.plan import Plan
 from ood_core.records.report_data import ReportData
 from ood_core.records.results import ResultRow, Results
-from ood_core.records.stages import Plan
 from ood_core.report.content.collect import collect
 from ood_core.report.content.published import tables
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats import csv_tables, latex, markdown, page, run_folder
-from ood_core.store.store import Store, write_text, writing
+from ood_core.store.files import write_text, writing
+from ood_core.store.store import Store
 
 REPORTS = ("report.md", "report.html", "report.tex", "report.csv", "summary.csv")
 """Rendered files, beside those of `run_folder.save`."""

@@ -24,8 +24,9 @@ from pluggy import HookRelay
 
 from ood_core.errors import OODError
 from ood_core.pipeline.dispatch import JobResult, carry_out
+from ood_core.records.plan import Plan
 from ood_core.records.results import Failure
-from ood_core.records.stages import Plan, Stage, TrainStage
+from ood_core.records.stages import Stage, TrainStage
 from ood_core.run.worker import Assignment, HookCall, Message, work
 from ood_core.runtime import distributed, memory
 from ood_core.store.cost_model import image_count
@@ -48,11 +49,7 @@ TERMINATION_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Job:
-    """Stages that are carried out by one process, one after another.
-
-    Attributes:
-        stages: Each behind its inputs, as far as those are not done already.
-    """
+    """Stages that are carried out by one process, one after another: each behind its inputs, unless these are done."""
 
     stages: tuple[Stage, ...]
 
@@ -108,9 +105,6 @@ class InProcess(Executor):
         """Do nothing: nothing is held."""
 
 
-# ------------------------------------------------------------------------------------------------ several processes
-
-
 @dataclass
 class _Worker:
     """A worker process, its job, and the stage of its last message."""
@@ -127,16 +121,14 @@ class LocalProcesses(Executor):
     """Carries out jobs side by side in processes of this machine, each with its share of cores, or a GPU of its own.
 
     A process that dies takes down its own job, no other; the next job gets a new one.
-
-    Attributes:
-        stages: Of the plan, by key.
-        places: How many jobs at once.
     """
 
     stages: Mapping[str, Stage]
+    """All stages of the plan, by key."""
     store: Store
     hooks: HookRelay
     places: int
+    """Maximum number of jobs at once."""
     assignment: Assignment
     _workers: list[_Worker] = field(default_factory=list)
     _largest_mb: float = FIRST_GUESS_MB
@@ -184,21 +176,18 @@ class LocalProcesses(Executor):
         except (EOFError, ConnectionResetError):
             return self._remove_dead(worker)
         if isinstance(message, HookCall):
-            self._call_hook(worker, message)
+            worker.stage = stage = self.stages[message.key]
+            values = dict(message.values)
+            if message.hook == "ood_after_stage":
+                values["facts"] = self.store.facts(stage) or {}
+                self._largest_mb = max(self._largest_mb, values["facts"].get("peak_memory_mb", 0.0))
+            getattr(self.hooks, message.hook)(stage=stage, **values)
             return None
         assert worker.job is not None, "only a process with a job sends its result"
         job, worker.job = worker.job, None
         if isinstance(message, OODError):
             return job, JobResult((), (), tuple(Failure.of(stage, message) for stage in job.stages))
         return job, message
-
-    def _call_hook(self, worker: _Worker, call: HookCall) -> None:
-        worker.stage = stage = self.stages[call.key]
-        values = dict(call.values)
-        if call.hook == "ood_after_stage":
-            values["facts"] = self.store.facts(stage) or {}
-            self._largest_mb = max(self._largest_mb, values["facts"].get("peak_memory_mb", 0.0))
-        getattr(self.hooks, call.hook)(stage=stage, **values)
 
     def _remove_dead(self, worker: _Worker) -> tuple[Job, JobResult] | None:
         """Return what is left of a dead process: its job failed at the stage of its last message."""
@@ -210,8 +199,9 @@ class LocalProcesses(Executor):
         finished = tuple(stage.key for stage in worker.job.stages if stage not in left)
         if not left:
             return worker.job, JobResult(finished, finished, ())
-        stage = worker.stage if worker.stage in left else left[0]
-        error = OODError(f"{stage}: its process {_ended(worker.process.exitcode)}; what it had done is kept")
+        stage, code = worker.stage if worker.stage in left else left[0], worker.process.exitcode
+        ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
+        error = OODError(f"{stage}: its process {ended}; what it had done is kept")
         self.hooks.ood_on_error(stage=stage, error=error)
         return worker.job, JobResult(finished, finished, (Failure.of(stage, error),))
 
@@ -220,7 +210,7 @@ class LocalProcesses(Executor):
         here, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")  # threads of this process, and its GPU, do not survive a fork
         process = context.Process(target=work, args=(there, self.assignment))
-        with _environment(slot, self.assignment.threads), _blocked_interrupts():
+        with _environment(slot, self.assignment.threads):
             process.start()
         there.close()
         self._workers.append(_Worker(process, here, slot))
@@ -229,7 +219,7 @@ class LocalProcesses(Executor):
 
 @contextmanager
 def _environment(slot: int, threads: int) -> Iterator[None]:
-    """Give a process that is started meanwhile one GPU of its own, and its number of threads."""
+    """Give a process that is started meanwhile its number of threads, one GPU, and no interrupt from the keyboard."""
     own = {"OMP_NUM_THREADS": str(threads)}
     if torch.cuda.is_available():
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -237,42 +227,24 @@ def _environment(slot: int, threads: int) -> Iterator[None]:
         own["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     before = {name: os.environ[name] for name in own.keys() & os.environ.keys()}
     os.environ.update(own)
+    if can_block := hasattr(signal, "pthread_sigmask"):  # not on Windows
+        resource_tracker.ensure_running()  # which would unblock it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, so valid while it starts too
     try:
         yield
     finally:
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name in own:
             del os.environ[name]
         os.environ.update(before)
 
 
-@contextmanager
-def _blocked_interrupts() -> Iterator[None]:
-    """Let a process that is started meanwhile never see an interrupt from the keyboard, not even while it starts."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # which would unblock it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _ended(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended by itself with exit code {code}"
-
-
 def places(jobs: Sequence[Job], requested: int | None) -> tuple[int, int]:
-    """Return how many jobs to carry out at once, and how many threads each may use.
+    """Return how many of the jobs to carry out at once, and how many threads each may use.
 
-    Args:
-        jobs: What is to be done.
-        requested: The user's number of jobs; None is as many as there are GPUs, or else trainings that do not wait for
-            each other, up to the number of cores, and one where those are small. One extraction, fit or score uses all
-            cores by itself.
+    By default as many as there are GPUs, or else trainings that do not wait for each other, up to the number of cores,
+    and one where those are small. One extraction, fit or score uses all cores by itself.
     """
     cores, gpus = torch.get_num_threads(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     if requested is None:

@@ -19,23 +19,21 @@ from typing import Any, cast
 
 import yaml
 
-from ood_core.errors import OODError, OODErrors
+from ood_core.errors import OODError, OODErrors, listed
 from ood_core.recipe.build import digest
 from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import parse, with_new_names
+from ood_core.records.plan import Plan
 from ood_core.records.results import Results
-from ood_core.records.stages import ExtractStage, Plan, TrainStage
+from ood_core.records.stages import ExtractStage, TrainStage
 from ood_core.runtime.machine import machine
-from ood_core.store.store import write_text
+from ood_core.store.files import write_text
 
 FILE = "recipe.lock.yaml"
 FORMAT = 1
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+( [A-Za-z0-9_./+-]+)*")
 """Words that YAML reads as they stand, unless they are numbers or flags."""
-
-MOST_LISTED = 5
-"""Maximum number of differing stages to list."""
 
 SECTIONS = {"versions": dict, "machine": dict, "data": dict, "stages": list, "measurements": dict}
 
@@ -66,10 +64,21 @@ def is_lock(path: Path) -> bool:
 
 def write(plan: Plan, recipes: Sequence[Recipe], results: Results, folder: Path) -> None:
     """Write the lock of a run into its folder."""
-    text = yaml.dump(_entries(plan, recipes, results), Dumper=_Dumper, sort_keys=False, width=120)
-    write_text(
-        folder / FILE, f"# `ood-run {FILE}` computes {plan.name} again, bit for bit, or says what differs.\n{text}"
-    )
+    entries = {
+        "lock": FORMAT,
+        "recipe": plan.name,
+        "experiments": [_experiment(recipe, plan) for recipe in recipes],
+        "versions": plan.versions,
+        "machine": machine(),
+        "data": _data(plan),
+        "stages": [
+            {"key": record.stage.key, "stage": str(record.stage), "threads": record.facts.threads}
+            for record in results.records
+        ],
+        "measurements": _measurements(results),
+    }
+    first = f"# `ood-run {FILE}` computes {plan.name} again, bit for bit, or says what differs.\n"
+    write_text(folder / FILE, first + yaml.dump(entries, Dumper=_Dumper, sort_keys=False, width=120))
 
 
 def read(path: Path) -> Lock:
@@ -85,10 +94,8 @@ def read(path: Path) -> Lock:
     entries: Any = node.plain()
     if not isinstance(entries, dict) or "lock" not in entries:
         raise OODError(f"{path}: is no lock: the key 'lock' is missing")
-    if entries["lock"] != FORMAT:
-        raise OODError(
-            f"{path}: is a lock of format {entries['lock']}, this version reads {FORMAT}; run its recipe again"
-        )
+    if (found := entries["lock"]) != FORMAT:
+        raise OODError(f"{path}: is a lock of format {found}, this version reads {FORMAT}; run its recipe again")
     try:
         name, nodes = str(entries["recipe"]), cast(Any, node.value)
         recipes = [_recipe(name, each.value) for each in nodes["experiments"].value]
@@ -113,8 +120,7 @@ def require_same(lock: Lock, plan: Plan) -> None:
     here = {stage.key for stage in plan.stages}
     gone = [stage["stage"] for stage in then["stages"] if stage["key"] not in here]
     if gone and not lines:  # other inputs change the keys too
-        more = f" and {len(gone) - MOST_LISTED} more" if len(gone) > MOST_LISTED else ""
-        lines.append(f"options differ: another key has {', '.join(gone[:MOST_LISTED])}{more}")
+        lines.append(f"options differ: another key has {listed(gone)}")
     if lines:
         raise OODErrors([OODError(f"{lock.path.name}: {line}") for line in lines])
 
@@ -144,25 +150,6 @@ def verdict(lock: Lock, results: Results) -> tuple[bool, str]:
     if not changed:
         return True, f"the numbers are those of {lock.path.name}, bit for bit"
     return False, f"{len(changed)} of {len(then)} measurements differ from {lock.path.name}, the first: {changed[0]}"
-
-
-# ----------------------------------------------------------------------------------------------------- its content
-
-
-def _entries(plan: Plan, recipes: Sequence[Recipe], results: Results) -> dict[str, Any]:
-    return {
-        "lock": FORMAT,
-        "recipe": plan.name,
-        "experiments": [_experiment(recipe, plan) for recipe in recipes],
-        "versions": plan.versions,
-        "machine": machine(),
-        "data": _data(plan),
-        "stages": [
-            {"key": record.stage.key, "stage": str(record.stage), "threads": record.facts.threads}
-            for record in results.records
-        ],
-        "measurements": _measurements(results),
-    }
 
 
 def _experiment(recipe: Recipe, plan: Plan) -> dict[str, Any]:

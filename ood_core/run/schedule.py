@@ -7,16 +7,15 @@ training or extraction, in which the others take part.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 from pluggy import HookRelay
 
-from ood_core.pipeline import dispatch
-from ood_core.pipeline.dispatch import JobResult
 from ood_core.plugins import hook_manager
+from ood_core.records.plan import Plan
 from ood_core.records.results import Failure, Record, ResultRow, Results
-from ood_core.records.stages import MeasureStage, Plan, Stage, job_key
+from ood_core.records.stages import MeasureStage, Stage, job_key
 from ood_core.run.executors import Executor, InProcess, Job
 from ood_core.runtime import distributed
 from ood_core.store.store import Store
@@ -31,7 +30,7 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
     Args:
         plan: Stages and rows.
         store: Where results are found and filed.
-        hooks: Lifecycle hooks to notify, `Plugins.hook` (default: none).
+        hooks: `Plugins.hook`, to notify (default: none).
         executor: Where missing stages are carried out (default: one after another in this process).
 
     Raises:
@@ -49,7 +48,7 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
             hooks.ood_after_stage(stage=stage, facts=facts)
             records[stage.key] = Record(stage, True, facts)
     with closing(executor or InProcess(store, hooks)) as opened:
-        carried_out, failures = _Schedule(todo, opened).run()
+        carried_out, failures = _carry_out(todo, opened)
     for stage in plan.stages:
         if stage.key not in records and (facts := store.facts(stage)) is not None:
             records[stage.key] = Record(stage, stage.key not in carried_out, facts)
@@ -64,20 +63,9 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
     return results
 
 
-def follow(plan: Plan, store: Store) -> None:
-    """Take part, in every process but the first, in the stages that `run` shares out; return when it is done."""
-    stages = {stage.key: stage for stage in plan.stages}
-    while keys := distributed.broadcast(()):
-        dispatch.follow(keys, stages, store)
-
-
-def _reported(measure: MeasureStage) -> Iterator[Stage]:
-    """Yield a measurement, and the stages whose files are read for its reports."""
-    yield measure
-    for scores in measure.inputs:
-        yield scores
-        yield scores.outputs.base
-    yield measure.fit.train.base
+def _reported(measure: MeasureStage) -> list[Stage]:
+    """Return a measurement, and the stages whose files are read for its reports."""
+    return [measure, *measure.inputs, *(scores.outputs.base for scores in measure.inputs), measure.fit.train.base]
 
 
 def jobs(plan: Plan, store: Store) -> list[Job]:
@@ -93,53 +81,43 @@ def jobs(plan: Plan, store: Store) -> list[Job]:
     return [Job(tuple(stages)) for stages in found.values()]
 
 
-class _Schedule:
-    """Submits jobs to an executor as soon as their inputs are done, and leaves out what needs a stage that failed."""
+def _carry_out(todo: Sequence[Job], executor: Executor) -> tuple[set[str], tuple[Failure, ...]]:
+    """Submit jobs as soon as their inputs are done, and leave out the stages that need a failed one.
 
-    def __init__(self, todo: Sequence[Job], executor: Executor) -> None:
-        self.waiting, self.executor = list(todo), executor
-        self.open = {stage.key for job in todo for stage in job.stages}
-        """Keys of the stages that are neither done nor failed."""
-        self.running = 0
-        self.carried_out: set[str] = set()
-        self.failures: list[Failure] = []
-        self.lost: set[str] = set()
+    Return the keys of the stages that were carried out, and the failures.
+    """
+    waiting, running = list(todo), 0
+    undecided = {stage.key for job in todo for stage in job.stages}  # neither done nor failed
+    carried_out: set[str] = set()
+    failures: list[Failure] = []
+    lost: set[str] = set()
 
-    def run(self) -> tuple[set[str], tuple[Failure, ...]]:
-        """Return the keys of the stages that were carried out, and the failures."""
-        while self.waiting or self.running:
-            self._submit_ready()
-            if self.running:
-                self._take(*self.executor.next_result())
-        return self.carried_out, tuple(self.failures)
-
-    def _submit_ready(self) -> None:
-        for job in list(self.waiting):
-            if not self.executor.has_room():
-                return
-            if job.needs & self.open:
-                continue
-            self.waiting.remove(job)
-            if left := self._without_lost(job.stages):
-                self.running += 1
-                self.executor.submit(Job(left))
-
-    def _without_lost(self, stages: Sequence[Stage]) -> tuple[Stage, ...]:
-        """Return the stages without those that need a failed one, directly or not; these are lost too."""
+    def without_lost(stages: Sequence[Stage]) -> tuple[Stage, ...]:
         left = []
         for stage in stages:
-            if any(earlier.key in self.lost for earlier in stage.inputs):
-                self.lost.add(stage.key)
-                self.open.discard(stage.key)
+            if any(earlier.key in lost for earlier in stage.inputs):
+                lost.add(stage.key)
+                undecided.discard(stage.key)
             else:
                 left.append(stage)
         return tuple(left)
 
-    def _take(self, job: Job, result: JobResult) -> None:
-        self.running -= 1
-        self.failures += result.failures
-        self.carried_out |= set(result.carried_out)
-        self.lost |= {failure.stage.key for failure in result.failures}
-        self.open -= self.lost | set(result.finished)
-        if left := self._without_lost([stage for stage in job.stages if stage.key in self.open]):
-            self.waiting.insert(0, Job(left))  # of a process that died before it came to them
+    while waiting or running:
+        for job in list(waiting):
+            if not executor.has_room():
+                break
+            if not job.needs & undecided:
+                waiting.remove(job)
+                if left := without_lost(job.stages):
+                    running += 1
+                    executor.submit(Job(left))
+        if running:
+            job, result = executor.next_result()
+            running -= 1
+            failures += result.failures
+            carried_out |= set(result.carried_out)
+            lost |= {failure.stage.key for failure in result.failures}
+            undecided -= lost | set(result.finished)
+            if left := without_lost([stage for stage in job.stages if stage.key in undecided]):
+                waiting.insert(0, Job(left))  # of a process that died before it came to them
+    return carried_out, tuple(failures)

@@ -45,8 +45,7 @@ class _Sender:
     """A plugin that sends the calls of lifecycle hooks to the parent process."""
 
     def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.last_progress = 0.0
+        self.connection, self.last_progress = connection, 0.0
 
     def _send(self, hook: str, stage: Stage, **values: Any) -> None:
         self.connection.send(HookCall(hook, stage.key, values))
@@ -76,20 +75,16 @@ class _Sender:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Everything that a worker process needs besides the keys of its jobs.
-
-    Attributes:
-        stages: All stages of the plan, pickled: plugins are found before their classes are imported.
-        versions: The plan's; a worker whose own differ refuses its jobs.
-        threads: Number of torch threads.
-        stage_threads: Number of torch threads of single stages instead, by key.
-    """
+    """Everything that a worker process needs besides the keys of its jobs."""
 
     stages: bytes
+    """All of the plan, pickled: plugins are found before their classes are imported."""
     versions: Mapping[str, str]
+    """The plan's; a worker whose own differ refuses its jobs."""
     store: Path
     threads: int
     stage_threads: Mapping[str, int]
+    """Number of torch threads of single stages instead, by key."""
 
 
 def work(connection: Connection, assignment: Assignment) -> None:

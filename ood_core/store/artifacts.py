@@ -25,16 +25,14 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Head, Outputs, Score, Scorer
 from ood_core.records.facts import ExtractFacts
 from ood_core.records.stages import Extraction
-from ood_core.store.store import Store, load_notes, load_tensors, map_array, reading, save_tensors
+from ood_core.store.files import load_notes, load_tensors, map_array, reading, save_tensors
+from ood_core.store.store import Store
 
 HEAD = "head.safetensors"
 LAYERS = "layers.json"
 """What a probe read: the name of each array, in the order of its files 0.npy, 1.npy, ..."""
 
 SCORE = "score.safetensors"
-
-
-# --------------------------------------------------------------------------------------------------- outputs
 
 
 def load_outputs(extraction: Extraction, store: Store) -> Outputs:
@@ -50,7 +48,7 @@ def load_outputs(extraction: Extraction, store: Store) -> Outputs:
         path = store.file(stage, LAYERS)
         with reading(path):
             names = list(json.loads(path.read_text(encoding="utf-8")))
-        layers |= {name: map_array(store.file(stage, layer_file(index))) for index, name in enumerate(names)}
+        layers |= {name: map_array(store.file(stage, f"{index}.npy")) for index, name in enumerate(names)}
     return Outputs(
         torch.from_numpy(embeddings),
         torch.from_numpy(logits),
@@ -77,16 +75,6 @@ def load_together(extractions: Sequence[Extraction], store: Store) -> Outputs:
     )
 
 
-def save_layers(folder: Path, names: Sequence[str]) -> None:
-    """Note the names of the arrays that a probe read."""
-    (folder / LAYERS).write_text(json.dumps(list(names)), encoding="utf-8")
-
-
-def layer_file(index: int) -> str:
-    """Return the name of the file of a probe's array."""
-    return f"{index}.npy"
-
-
 def _release(arrays: Sequence[np.memmap[Any, Any]]) -> Callable[[int, int], None] | None:
     """Return what drops the pages of rows that were read, which would otherwise count as memory until the end."""
     if not hasattr(mmap, "MADV_DONTNEED"):  # Windows drops them by itself
@@ -105,24 +93,19 @@ def _release(arrays: Sequence[np.memmap[Any, Any]]) -> Callable[[int, int], None
     return release
 
 
-# ---------------------------------------------------------------------------------------------------- scores
-
-
 def save_score(folder: Path, score: Score, file: str = SCORE) -> None:
     """Write a fitted score into a file of the folder."""
     tensors: dict[str, Tensor] = {}
-    notes = _encode(score, "", tensors)
-    save_tensors(folder / file, tensors, notes)
+    save_tensors(folder / file, tensors, notes=_encode(score, "", tensors))
 
 
 def load_score(path: Path, scorer: Scorer) -> Any:
     """Return the score that this scorer, or one with the same options, left in a file.
 
     Raises:
-        OODError: The file was written by another version of the class; names what is missing or too much.
+        OODError: The file was written by another version of the class; names the fields that differ.
     """
-    parts = scorer.parts()
-    classes = {_name(cls): cls for part in parts for cls in (type(part), *_classes_within(part.scores))}
+    classes = {_name(cls): cls for part in scorer.parts() for cls in (type(part), *_classes_within(part.scores))}
     return _decode(load_notes(path), load_tensors(path), classes, path)
 
 
@@ -145,8 +128,8 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, (tuple, list)):
         return [_encode(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
     if is_dataclass(value):
-        pairs = {field.name: getattr(value, field.name) for field in fields(value)}
-        within = {name: _encode(item, f"{path}.{name}".lstrip("."), tensors) for name, item in pairs.items()}
+        names = [field.name for field in fields(value)]
+        within = {name: _encode(getattr(value, name), f"{path}.{name}".lstrip("."), tensors) for name in names}
         return {"class": _name(type(value)), "fields": within}
     assert value is None or isinstance(value, (bool, int, float, str)), f"{path} of a score is a {type(value).__name__}"
     return value
@@ -178,18 +161,12 @@ def _name(cls: type) -> str:
 def _classes_within(cls: type) -> Iterator[type]:
     """Yield a dataclass and those that the annotations of its fields name."""
     yield cls
-    for hint in typing.get_type_hints(cls).values():
-        for part in _leaves(hint):
-            if isinstance(part, type) and part is not cls and is_dataclass(part):
-                yield from _classes_within(part)
-
-
-def _leaves(hint: Any) -> Iterator[Any]:
-    inner = typing.get_args(hint)
-    if not inner:
-        yield hint
-    for part in inner:
-        yield from _leaves(part)
+    hints = list(typing.get_type_hints(cls).values())
+    while hints:
+        hint = hints.pop()
+        hints += typing.get_args(hint)
+        if isinstance(hint, type) and hint is not cls and is_dataclass(hint):
+            yield from _classes_within(hint)
 
 
 def save_picture(path: Path, picture: Tensor) -> str:

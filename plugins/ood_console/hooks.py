@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ood_core.records.facts import StageFacts
+    from ood_core.records.plan import Plan
     from ood_core.records.report_data import ReportData
-    from ood_core.records.stages import Plan, Stage
+    from ood_core.records.stages import Stage
 
 SHOWN = ("train", "extract", "fit")  # the other kinds of stages take milliseconds and come in dozens
 LINE_SECONDS = 30.0  # interval between two lines of a training if there is no terminal for a bar

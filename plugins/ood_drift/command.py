@@ -61,7 +61,7 @@ def _compare(run: str, images: list[str], scores: Path | None, scorer: str | Non
     from ood_core.detector import Detector
     from ood_core.detector.image_inputs import file_ref
     from ood_core.evaluation.drift_tests import Sequential, drifted, verdict
-    from ood_core.store.store import replacing
+    from ood_core.store.files import replacing
     from ood_drift.comparison import compare, read_scores, score_stream
     from ood_drift.drawing import draw_drift
 

@@ -13,7 +13,7 @@ from ood_core.detector.predictions import decision_rule
 from ood_core.detector.state import FittedScorer
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
-from ood_core.store.store import flush, require_writable
+from ood_core.store.files import flush, require_writable
 from ood_export.formats import FORMATS, Format, UnsupportedGraphError
 from ood_export.graph import Graph, describe_graph
 from ood_export.tracing import read_example, require_scorers, trace, trace_score

@@ -67,7 +67,7 @@ def command(
     from ood_core.data.folders import PassedOver
     from ood_core.detector import Detector
     from ood_core.detector.predictions import decision_rule
-    from ood_core.store.store import require_writable
+    from ood_core.store.files import require_writable
     from ood_score import explanation_page
     from ood_score.predict_files import Request
     from ood_score.rows import Columns, ScoreCounts

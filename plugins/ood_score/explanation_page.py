@@ -24,7 +24,7 @@ from ood_core.detector.forward import compute_outputs
 from ood_core.detector.from_run import thumbnail
 from ood_core.detector.image_inputs import file_ref, iter_batches
 from ood_core.errors import OODError
-from ood_core.store.store import write_text
+from ood_core.store.files import write_text
 from ood_score.predict_files import NEAREST, Request
 from ood_score.rows import Row, ScoreCounts, counted
 from ood_score.table import printable

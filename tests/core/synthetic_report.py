@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from ood_core.evaluation import metrics
+from ood_core.records.plan import Baseline
 from ood_core.records.report_data import (
     AcceptedPair,
     ClassRow,
@@ -21,7 +22,6 @@ from ood_core.records.report_data import (
     StageRecord,
 )
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Baseline
 
 ENDS = ("most ID-like OOD", "most OOD-like ID", "most typical ID", "most typical OOD")
 

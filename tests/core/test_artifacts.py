@@ -15,7 +15,8 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Score, Scorer
 from ood_core.records.stages import Extraction, ExtractStage
 from ood_core.store.artifacts import SCORE, load_outputs, load_score, load_together, plain_values, save_score
-from ood_core.store.store import Store, create_array, save_tensors
+from ood_core.store.files import create_array, save_tensors
+from ood_core.store.store import Store
 
 
 @dataclass(frozen=True)

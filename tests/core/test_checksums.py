@@ -6,7 +6,7 @@ import zlib
 import pytest
 import torch
 
-from ood_core.store import checksums
+from ood_core.store.files import file_checksum, signed, tensors_checksum, verified
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -21,7 +21,7 @@ NOTES = {"step": 3, "loss": [0.1]}
 def test_a_file_has_the_crc_of_its_content(tmp_path):
     content = bytes(range(256)) * 10_000  # more than one buffer
     (tmp_path / "file").write_bytes(content)
-    assert checksums.of_file(tmp_path / "file") == f"{zlib.crc32(content):08x}"
+    assert file_checksum(tmp_path / "file") == f"{zlib.crc32(content):08x}"
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,17 @@ def test_a_file_has_the_crc_of_its_content(tmp_path):
     ],
 )
 def test_another_value_type_shape_or_name_is_another_checksum(changes):
-    first = checksums.of_tensors(TENSORS, NOTES)
-    assert checksums.of_tensors({name: tensor.clone() for name, tensor in TENSORS.items()}, dict(NOTES)) == first
-    assert checksums.of_tensors(TENSORS | changes, NOTES) != first
-    assert checksums.of_tensors(TENSORS, NOTES | {"step": 4}) != first
+    first = tensors_checksum(TENSORS, NOTES)
+    assert tensors_checksum({name: tensor.clone() for name, tensor in TENSORS.items()}, dict(NOTES)) == first
+    assert tensors_checksum(TENSORS | changes, NOTES) != first
+    assert tensors_checksum(TENSORS, NOTES | {"step": 4}) != first
 
 
 def test_a_signed_document_comes_back_from_json_and_no_other_does():
-    document = json.loads(json.dumps(checksums.signed({"a": [0.1, float("inf")], "b": None, "c": {"d": "é"}})))
-    assert checksums.verified(document) == {"a": [0.1, float("inf")], "b": None, "c": {"d": "é"}}
+    document = json.loads(json.dumps(signed({"a": [0.1, float("inf")], "b": None, "c": {"d": "é"}})))
+    assert verified(document) == {"a": [0.1, float("inf")], "b": None, "c": {"d": "é"}}
     for changes in ({"b": 0}, {"e": 1}, {"checksum": "00000000"}):
         with pytest.raises(ValueError, match="it was changed since it was written"):
-            checksums.verified(document | changes)
+            verified(document | changes)
     with pytest.raises(ValueError, match="it was changed since it was written"):
-        checksums.verified({"a": 1})
+        verified({"a": 1})

@@ -22,7 +22,8 @@ from ood_core.run import executors
 from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, local_executor, places
 from ood_core.run.schedule import jobs, run
 from ood_core.run.worker import Assignment, _portable, work
-from ood_core.store.store import Store, load_tensors
+from ood_core.store.files import load_tensors
+from ood_core.store.store import Store
 
 from .. import conftest
 
@@ -80,9 +81,9 @@ def failure(stage):
 
 
 def schedule(todo, executor):
-    from ood_core.run.schedule import _Schedule
+    from ood_core.run.schedule import _carry_out
 
-    return _Schedule(todo, executor).run()
+    return _carry_out(todo, executor)
 
 
 def test_a_job_begins_when_all_that_it_needs_is_done(tiny, store):

@@ -15,7 +15,8 @@ from ood_core.pipeline import extract, networks
 from ood_core.records.stages import Extraction
 from ood_core.run.schedule import run
 from ood_core.store.artifacts import load_outputs
-from ood_core.store.store import Store, load_array
+from ood_core.store.files import load_array
+from ood_core.store.store import Store
 
 from ..conftest import QUIET
 

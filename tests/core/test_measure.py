@@ -11,7 +11,8 @@ from ood_core.errors import OODError
 from ood_core.pipeline.measure import ACCEPTED
 from ood_core.report.formats import run_folder
 from ood_core.run.schedule import run
-from ood_core.store.store import Store, load_array
+from ood_core.store.files import load_array
+from ood_core.store.store import Store
 
 RECIPE = """\
 seed: 0

@@ -9,7 +9,8 @@ from ood_core.errors import OODError
 from ood_core.pipeline import score
 from ood_core.run.schedule import run
 from ood_core.runtime.memory import Halving, exhaustion_explained, is_exhausted
-from ood_core.store.store import Store, load_array
+from ood_core.store.files import load_array
+from ood_core.store.store import Store
 from ood_mahalanobis.scorers import Mahalanobis
 from ood_timm.network import TimmNetwork
 

@@ -11,8 +11,8 @@ from ood_core.plan.make import make_plan
 from ood_core.plugins import find
 from ood_core.recipe.read import read_recipes
 from ood_core.run.schedule import run
-from ood_core.store import checksums
 from ood_core.store.cost_model import cost_key, image_count
+from ood_core.store.files import signed, verified
 from ood_core.store.store import Store
 
 SCORERS = """\
@@ -105,6 +105,6 @@ def test_the_last_of_several_stages_alike_decides(planned, store):
     run(made, store)
     (training,) = [stage for stage in made.stages if stage.kind == "train"]
     path = store.folder(training) / "stage.json"
-    facts = checksums.verified(json.loads(path.read_text())) | {"seconds": 1000.0}
-    path.write_text(json.dumps(checksums.signed(facts)))
+    facts = verified(json.loads(path.read_text())) | {"seconds": 1000.0}
+    path.write_text(json.dumps(signed(facts)))
     assert store.rates({cost_key(training)})[cost_key(training)] == 1000.0 / image_count(training)

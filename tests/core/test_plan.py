@@ -7,7 +7,7 @@ from PIL import Image
 
 from ood_core.errors import OODError, OODErrors
 from ood_core.plan.data_section import HOLDOUT
-from ood_core.records.stages import Baseline
+from ood_core.records.plan import Baseline
 
 from ..conftest import TINY
 

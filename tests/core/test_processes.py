@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from ood_core.runtime import distributed
-from ood_core.store.store import load_tensors
+from ood_core.store.files import load_tensors
 
 from ..conftest import TINY
 from ..packaging.packages import write_package

@@ -7,8 +7,8 @@ import pytest
 
 from ood_core import report
 from ood_core.errors import OODError
+from ood_core.records.plan import Plan
 from ood_core.records.results import ResultRow, Results
-from ood_core.records.stages import Plan
 from ood_core.report.content import notes
 from ood_core.report.content.summary_rows import case_tables, summarise
 from ood_core.report.formats import markdown

@@ -7,8 +7,8 @@ import pytest
 
 from ood_core.evaluation.metrics import measure
 from ood_core.evaluation.significance import delong, placements
+from ood_core.records.plan import Baseline
 from ood_core.records.report_data import RowScores
-from ood_core.records.stages import Baseline
 from ood_core.report.content.comparisons import DELONG, PAIRED_T, Repeat, compare
 from ood_core.report.content.summary_rows import case_tables, summarise
 from ood_core.report.formats.columns import case_columns, columns, legend

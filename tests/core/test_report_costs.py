@@ -5,8 +5,8 @@ import io
 
 import pytest
 
+from ood_core.records.plan import Baseline
 from ood_core.records.report_data import StageRecord
-from ood_core.records.stages import Baseline
 from ood_core.report.content.costs import by_kind, cost
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats.csv_tables import of_summary

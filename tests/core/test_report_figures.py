@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
+from ood_core.records.plan import Baseline
 from ood_core.records.report_data import EmbeddingMap, EmbeddingPoints, StageRecord
-from ood_core.records.stages import Baseline
 from ood_core.report.content.combinations import combinations, ranked
 from ood_core.report.figures import class_tables, curves, densities, drawing, panels, scatter, training_curves
 from ood_core.report.figures.svg import compact

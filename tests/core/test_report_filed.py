@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from ood_core.errors import OODError
+from ood_core.records.plan import Baseline
 from ood_core.records.report_data import (
     AcceptedPair,
     ClassRow,
@@ -22,7 +23,6 @@ from ood_core.records.report_data import (
     RowScores,
     StageRecord,
 )
-from ood_core.records.stages import Baseline
 from ood_core.report.formats.run_folder import load, save
 
 from .test_report import row

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from ood_core.pipeline.score import SCORES
 from ood_core.plan.make import make_plan
 from ood_core.recipe.read import read_recipes
-from ood_core.records.stages import Baseline
+from ood_core.records.plan import Baseline
 from ood_core.report.content import gallery, maps
 from ood_core.report.content.combinations import combinations
 from ood_core.run.schedule import run

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ood_core.records.stages import Baseline
+from ood_core.records.plan import Baseline
 from ood_core.report.content.comparisons import Repeat
 from ood_core.report.formats import latex
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ood_core.errors import OODError
-from ood_core.records.stages import Baseline
+from ood_core.records.plan import Baseline
 from ood_core.report.content.merge import Run, copy_files, merge, unique_names
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats.run_folder import load, save

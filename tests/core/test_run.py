@@ -18,7 +18,8 @@ from ood_core.pipeline import extract, score, train
 from ood_core.pipeline.train import execute as really_train
 from ood_core.pipeline.training.engine import Engine
 from ood_core.run.schedule import jobs, run
-from ood_core.store.store import Store, load_array, load_tensors
+from ood_core.store.files import load_array, load_tensors
+from ood_core.store.store import Store
 
 from ..conftest import QUIET
 

@@ -6,7 +6,8 @@ import torch
 from ood_core.errors import OODError
 from ood_core.pipeline import score
 from ood_core.run.schedule import run
-from ood_core.store.store import Store, load_array
+from ood_core.store.files import load_array
+from ood_core.store.store import Store
 
 
 @pytest.mark.parametrize("size", [2, 7, 100])

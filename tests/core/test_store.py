@@ -12,9 +12,18 @@ import torch
 from safetensors import SafetensorError
 
 from ood_core.errors import OODError
-from ood_core.store import checksums
 from ood_core.store import store as stores
-from ood_core.store.store import Store, create_array, load_array, load_notes, load_tensors, save_tensors, write_text
+from ood_core.store.files import (
+    create_array,
+    load_array,
+    load_notes,
+    load_tensors,
+    save_tensors,
+    signed,
+    verified,
+    write_text,
+)
+from ood_core.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -112,9 +121,9 @@ def test_facts_that_are_not_those_of_the_kind_count_as_absent(tmp_path, caplog, 
     store = Store(tmp_path)
     put(store)
     file = store.folder(STAGE) / "stage.json"
-    entries = checksums.verified(json.loads(file.read_text()))
+    entries = verified(json.loads(file.read_text()))
     del entries["images"]
-    file.write_text(json.dumps(checksums.signed(entries | wrong)))
+    file.write_text(json.dumps(signed(entries | wrong)))
     assert store.facts(STAGE) is None
     assert caplog.messages == [f"{file} is damaged ({message}): 'fake abc' counts as not stored"]
     with pytest.raises(ValueError, match=message), store.put(STAGE) as (_, facts):
@@ -124,8 +133,8 @@ def test_facts_that_are_not_those_of_the_kind_count_as_absent(tmp_path, caplog, 
 def test_a_file_is_read_for_its_checksum_once_for_each_state(tmp_path, monkeypatch):
     put(Store(tmp_path))
     read = []
-    really = checksums.of_file
-    monkeypatch.setattr(checksums, "of_file", lambda path: read.append(path.name) or really(path))
+    really = stores.file_checksum
+    monkeypatch.setattr(stores, "file_checksum", lambda path: read.append(path.name) or really(path))
     store = Store(tmp_path)
     for _ in range(3):
         path = store.file(STAGE, "a.txt")
@@ -140,7 +149,7 @@ def test_a_file_is_read_for_its_checksum_once_for_each_state(tmp_path, monkeypat
 def test_what_a_process_filed_itself_is_not_read_again(tmp_path, monkeypatch):
     store = Store(tmp_path)
     put(store)
-    monkeypatch.setattr(checksums, "of_file", None)
+    monkeypatch.setattr(stores, "file_checksum", None)
     assert store.file(STAGE, "a.txt").read_text() == "x"
 
 

@@ -13,9 +13,9 @@ from ood_core.errors import OODError
 from ood_core.pipeline import networks, train
 from ood_core.pipeline.training.engine import Engine
 from ood_core.run.schedule import run
-from ood_core.store import checksums
-from ood_core.store import store as stores
-from ood_core.store.store import Store, load_tensors
+from ood_core.store import files
+from ood_core.store.files import load_tensors
+from ood_core.store.store import Store
 
 
 def weights(plan, store):
@@ -236,7 +236,7 @@ def test_a_disk_that_is_full_keeps_the_checkpoint_before(make_plan, tiny, tmp_pa
 def test_a_checkpoint_is_on_the_disk_before_it_takes_the_place_of_the_last(make_plan, tiny, tmp_path, monkeypatch):
     done = []
     replace = Path.replace
-    monkeypatch.setattr(stores, "flush", lambda path: done.append(path))
+    monkeypatch.setattr(files, "flush", lambda path: done.append(path))
     monkeypatch.setattr(Path, "replace", lambda self, target: done.append("renamed") or replace(self, target))
     plan, store = make_plan(tiny), Store(tmp_path / "store")
     interrupt(plan, store, monkeypatch, 1)
@@ -344,9 +344,9 @@ def test_trainings_that_were_filed_without_their_task_are_read(make_plan, tiny, 
     rows = run(plan, store).rows
     folder = store.folder(plan.stages[0])
     (folder / networks.TASK).unlink()
-    facts = checksums.verified(json.loads((folder / "stage.json").read_text()))
+    facts = files.verified(json.loads((folder / "stage.json").read_text()))
     del facts["errors"], facts["files"][networks.TASK]
-    (folder / "stage.json").write_text(json.dumps(checksums.signed(facts)))
+    (folder / "stage.json").write_text(json.dumps(files.signed(facts)))
     for stage in plan.stages[1:]:
         (store.folder(stage) / "stage.json").unlink()  # so that the weights are read
     again = run(plan, store)

@@ -13,7 +13,8 @@ from torch import nn
 from ood_core.errors import OODError, OODErrors
 from ood_core.interfaces import Batch, Network, Outputs, TrainingData
 from ood_core.run.schedule import run
-from ood_core.store.store import Store, load_tensors
+from ood_core.store.files import load_tensors
+from ood_core.store.store import Store
 from ood_outliers.pretext import EnergyExposure, OutlierExposure
 from ood_outliers.scorer import FewShotHead
 

@@ -17,9 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ood_core.runtime import distributed
-from ood_core.store import checksums
-from ood_core.store.checksums import CHECKSUM
-from ood_core.store.store import load_notes, load_tensors, reading, replacing, save_tensors
+from ood_core.store.files import CHECKSUM, load_notes, load_tensors, reading, replacing, save_tensors, tensors_checksum
 
 
 @dataclass
@@ -53,7 +51,7 @@ class TrainingState:
             tensors |= {f"optimizer.{index}.{slot}": full_tensor(tensor) for slot, tensor in slots.items()}
         if distributed.rank() == 0:
             tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-            notes = {"progress": asdict(progress), CHECKSUM: checksums.of_tensors(tensors, asdict(progress))}
+            notes = {"progress": asdict(progress), CHECKSUM: tensors_checksum(tensors, asdict(progress))}
             with replacing(path) as temporary:
                 save_tensors(temporary, tensors, notes)
 
@@ -62,7 +60,7 @@ class TrainingState:
         tensors, notes = load_tensors(path), load_notes(path)
         with reading(path):
             progress = notes["progress"]
-            if checksums.of_tensors(tensors, progress) != notes[CHECKSUM]:
+            if tensors_checksum(tensors, progress) != notes[CHECKSUM]:
                 raise ValueError("it was changed since it was written")
         for part, module in self.modules.items():
             current, saved = module.state_dict(), _without_prefix(tensors, f"{part}.")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ood_core.evaluation.metrics import Scores
 from ood_core.pipeline.measure import load_measured
+from ood_core.records.plan import Plan, Row
 from ood_core.records.report_data import (
     AcceptedPair,
     ClassRow,
@@ -21,11 +22,12 @@ from ood_core.records.report_data import (
     StageRecord,
 )
 from ood_core.records.results import ResultRow, Results
-from ood_core.records.stages import Plan, Row, Stage, TrainStage
+from ood_core.records.stages import Stage, TrainStage
 from ood_core.report.content import gallery, maps, notes
 from ood_core.report.content.confusions import accepted_pairs, class_rows
 from ood_core.runtime.machine import machine
-from ood_core.store.store import Store, replacing
+from ood_core.store.files import replacing
+from ood_core.store.store import Store
 
 PICTURES = "pictures"
 """Folder of the pictures of training stages, beside the report."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TypeVar
 
+from ood_core.records.plan import Baseline
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Baseline
 
 Wanted = TypeVar("Wanted")
 Drawn = TypeVar("Drawn")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ood_core.evaluation.significance import Difference, Placements, delong, holm, paired_t, placements
+from ood_core.records.plan import Baseline
 from ood_core.records.report_data import RowScores
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Baseline
 
 LEVEL = 0.05
 """Adjusted p-values below it are marked."""

@@ -11,11 +11,13 @@ from PIL import Image
 
 from ood_core.pipeline.extract import ROWS
 from ood_core.pipeline.measure import load_measured
+from ood_core.records.plan import Baseline, Plan
 from ood_core.records.report_data import GalleryImage, GalleryRow
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Baseline, Images, MeasureStage, Plan, ScoreStage
+from ood_core.records.stages import Images, MeasureStage, ScoreStage
 from ood_core.report.content.combinations import Combination, combinations, ranked
-from ood_core.store.store import Store, load_array, replacing
+from ood_core.store.files import load_array, replacing
+from ood_core.store.store import Store
 
 FOLDER = "gallery"
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ood_core.records.plan import Plan, Row
 from ood_core.records.report_data import EmbeddingMap, EmbeddingPoints
-from ood_core.records.stages import Extraction, Plan, Row
+from ood_core.records.stages import Extraction
 from ood_core.store.artifacts import load_outputs
 from ood_core.store.store import Store
 

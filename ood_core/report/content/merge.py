@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ood_core.errors import OODError, suggest
+from ood_core.records.plan import Baseline
 from ood_core.records.report_data import AcceptedPair, ClassRow, GalleryImage, Picture, ReportData, StageRecord
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Baseline
-from ood_core.store.store import replacing, writing
+from ood_core.store.files import replacing, writing
 
 AXIS = "run"
 """The axis of the variants of several runs."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ood_core.records.plan import Plan
 from ood_core.records.results import Results
-from ood_core.records.stages import Plan
 
 
 def of_run(plan: Plan, results: Results) -> list[str]:

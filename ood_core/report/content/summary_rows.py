@@ -11,9 +11,9 @@ from typing import Any
 
 from ood_core.evaluation.metrics import INTERVAL_ENDS, RATES
 from ood_core.evaluation.significance import t_interval
+from ood_core.records.plan import Baseline
 from ood_core.records.report_data import RowScores
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Baseline
 from ood_core.report.content.comparisons import Comparison, Repeat, compare, one_measurement
 
 NOT_OF_A_SCORER = "id_accuracy"

@@ -31,8 +31,7 @@ from safetensors.numpy import save as save_tensors
 from ood_core.errors import OODError
 from ood_core.records.report_data import KEY, AcceptedPair, ClassRow, ReportData
 from ood_core.report.formats.csv_tables import of_records
-from ood_core.store import checksums
-from ood_core.store.store import replacing, write_text
+from ood_core.store.files import file_checksum, replacing, signed, verified, write_text
 
 FORMAT = 4
 """Grows when a field changes its meaning, not when one is added. Until 3 there were no checksums."""
@@ -57,8 +56,8 @@ def save(report: ReportData, folder: Path) -> None:
         write_text(folder / f"{name}.csv", of_records(getattr(report, name), cls))
     with replacing(folder / ARRAYS) as temporary:
         temporary.write_bytes(save_tensors(dict(sorted(arrays.items()))))
-    document["files"] = {name: checksums.of_file(folder / name) for name in FILES if name != DOCUMENT}
-    write_text(folder / DOCUMENT, json.dumps(checksums.signed(document), indent=1, allow_nan=False) + "\n")
+    document["files"] = {name: file_checksum(folder / name) for name in FILES if name != DOCUMENT}
+    write_text(folder / DOCUMENT, json.dumps(signed(document), indent=1, allow_nan=False) + "\n")
 
 
 def load(folder: Path) -> ReportData:
@@ -73,8 +72,8 @@ def load(folder: Path) -> ReportData:
         document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise OODError(f"{folder}: {DOCUMENT} has format {document['format']}, not {FORMAT}; run the recipe again")
-        for name, noted in checksums.verified(document)["files"].items():
-            if checksums.of_file(folder / name) != noted:
+        for name, noted in verified(document)["files"].items():
+            if file_checksum(folder / name) != noted:
                 raise ValueError(f"{name} was changed since it was written")
         arrays = load_file(folder / ARRAYS)
         values: dict[str, Any] = {name: _read_table(folder / f"{name}.csv", cls) for name, cls in TABLES.items()}
