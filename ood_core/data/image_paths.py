@@ -17,26 +17,18 @@ from ood_core.data.folders import AT_ONCE, PassedOver, entries, is_folder, pictu
 from ood_core.errors import OODError
 
 STDIN = "-"
-
-READ = 1 << 16
-"""Maximum number of bytes of a list to read at once."""
-
+READ = 1 << 16  # maximum number of bytes of a list to read at once
+UNFOLLOWED = "{} folder link{s} that ** does not follow"
 Pattern = tuple[str, ...]
 """A glob, part by part; `()` matches the folder it begins in."""
-
-UNFOLLOWED = "{} folder link{s} that ** does not follow"
 
 
 def named(images: Sequence[str], passed: PassedOver, null: bool = False) -> Iterator[str]:
     """Yield the paths that the arguments name, in the order of the arguments; within a folder or glob sorted by path.
 
-    A path that is there is meant as such, even if it looks like a glob. What is not there is yielded too: that it
-    cannot be read is a result.
-
-    Args:
-        images: Files, folders and globs; `-` is the list of files and folders on stdin.
-        passed: Counts what is passed over in folders.
-        null: Whether the paths on stdin end with NUL instead of a newline.
+    Arguments are files, folders and globs; `-` is the list of files and folders on stdin, each of which ends with a
+    newline, or with NUL if `null`. A path that exists is meant as such, even if it looks like a glob. One that does not
+    exist is yielded too, since its error is a result. `passed` counts the files that are skipped in folders.
     """
     for image in images:
         if image != STDIN:
@@ -47,11 +39,7 @@ def named(images: Sequence[str], passed: PassedOver, null: bool = False) -> Iter
 
 
 def require(images: Sequence[str]) -> None:
-    """Refuse folders without pictures and globs that match nothing, before anything is scored.
-
-    Raises:
-        OODError: Names the first one.
-    """
+    """Raise OODError for the first folder without pictures or glob without a match, before anything is scored."""
     for image in images:
         passed = PassedOver()
         if image == STDIN or next(_argument(image, passed), None) is not None:
