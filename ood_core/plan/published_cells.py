@@ -22,9 +22,9 @@ from typing import Any
 from ood_core.errors import OODErrors, suggest
 from ood_core.interfaces import PretextTask
 from ood_core.plugins import Plugins
-from ood_core.recipe.axes import text
 from ood_core.recipe.build import RecipeReader
 from ood_core.recipe.read import Recipe
+from ood_core.recipe.variants import text
 from ood_core.recipe.yaml import LocatedValue
 from ood_core.records import published
 from ood_core.records.plan import Row, deduplicate

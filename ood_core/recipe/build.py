@@ -19,14 +19,12 @@ from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin, Probe, Scor
 from ood_core.plugins import Plugins
 from ood_core.recipe.yaml import LocatedValue
 
-_ABSENT = object()
-
 Made = TypeVar("Made")
 """A dataclass whose fields are options: a plugin's, or a protocol's."""
 
 
 class RecipeReader:
-    """Makes objects of nodes; collects mistakes instead of stopping at the first.
+    """Makes objects of nodes; collects mistakes in `errors` instead of stopping at the first.
 
     Args:
         plugins: The installed plugins.
@@ -53,23 +51,42 @@ class RecipeReader:
 
     def value(self, node: LocatedValue, hint: Any, what: str, default: Any = None) -> Any:
         """Return a plain value of the annotated type, or the default after a mistake."""
-        found = self._validated(node, hint, what)
-        return default if found is _ABSENT else found
+        plain = node.plain()
+        try:
+            text = json.dumps(plain, allow_nan=False)
+        except ValueError:
+            self.wrong(node, f"{what} must be finite, not {plain}")
+            return default
+        try:
+            # strict JSON mode: no "3" for 3 and no true for 1, but lists for tuples and strings for paths
+            return TypeAdapter(hint).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = first["msg"].replace("Input should be", "must be")
+            inside = f", at {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
+            self.wrong(node, f"{what} {message}, not {json.dumps(first['input'])}{inside}")
+            return default
+
+    def use(self, kind: str, node: LocatedValue) -> dict[str, LocatedValue] | None:
+        """Return the entries of a `{use: name, option: value}` mapping or of a bare name; None after a mistake."""
+        entries = {"use": node} if isinstance(node.value, str) else node.value
+        if isinstance(entries, dict) and "use" in entries and isinstance(entries["use"].value, str):
+            return entries
+        self.wrong(node, f"a {kind} must be a name, or a mapping with 'use: name'")
+        return None
 
     def plugin(self, kind: str, node: LocatedValue, reserved: Collection[str] = ()) -> Plugin | None:
-        """Return the plugin object of a `{use: name, option: value}` mapping or of a bare name; None after a mistake.
+        """Return the plugin object that a node names with its options; None after a mistake.
 
         Args:
             kind: A key of `PLUGIN_KINDS`.
-            node: What the recipe says.
+            node: A `{use: name, option: value}` mapping or a bare name.
             reserved: Keys of the mapping that are not the plugin's.
         """
-        entries = {"use": node} if isinstance(node.value, str) else node.value
-        if not isinstance(entries, dict) or "use" not in entries or not isinstance(entries["use"].value, str):
-            self.wrong(node, f"a {kind} must be a name, or a mapping with 'use: name'")
+        if (entries := self.use(kind, node)) is None:
             return None
         try:
-            cls = self.plugins.get(kind, entries["use"].value)
+            cls = self.plugins.get(kind, str(entries["use"].value))
         except OODError as error:
             self.wrong(entries["use"], str(error))
             return None
@@ -84,14 +101,9 @@ class RecipeReader:
         what: str,
         others: Collection[str] = (),
     ) -> Made | None:
-        """Return a dataclass made of these options; None after a mistake.
+        """Return a dataclass made of the options of a node, `what` in messages; None after a mistake.
 
-        Args:
-            cls: The class.
-            options: Of the recipe.
-            node: Their mapping.
-            what: Its name in messages.
-            others: Keys to suggest besides the options.
+        `others` are keys to suggest besides the options.
         """
         before = len(self.errors)
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -122,28 +134,11 @@ class RecipeReader:
             return self.plugin(kind, node)
         item = _kind_of(get_args(hint)[0]) if get_origin(hint) is tuple else None
         if item is None:
-            return self._validated(node, hint, what)
+            return self.value(node, hint, what)
         if not isinstance(node.value, list):
             self.wrong(node, f"{what} must be a list")
             return ()
         return tuple(self.plugin(item, entry) for entry in node.value)
-
-    def _validated(self, node: LocatedValue, hint: Any, what: str) -> Any:
-        plain = node.plain()
-        try:
-            text = json.dumps(plain, allow_nan=False)
-        except ValueError:
-            self.wrong(node, f"{what} must be finite, not {plain}")
-            return _ABSENT
-        try:
-            # strict JSON mode: no "3" for 3 and no true for 1, but lists for tuples and strings for paths
-            return TypeAdapter(hint).validate_json(text, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            message = first["msg"].replace("Input should be", "must be")
-            inside = f", at {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
-            self.wrong(node, f"{what} {message}, not {json.dumps(first['input'])}{inside}")
-            return _ABSENT
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -163,7 +158,7 @@ def _kind_of(hint: Any) -> str | None:
 def with_nested(plugin: Plugin) -> Iterator[Plugin]:
     """Yield a plugin object and those among its options."""
     yield plugin
-    for _, value in _options(plugin):
+    for value in _options(plugin).values():
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Plugin):
                 yield from with_nested(item)
@@ -174,13 +169,11 @@ def with_nested(plugin: Plugin) -> Iterator[Plugin]:
 
 def describe(plugin: Plugin) -> dict[str, Any]:
     """Return name and all options as plain values, for the report."""
-    return {"use": plugin.name} | {name: _plain(value) for name, value in _options(plugin)}
+    return {"use": plugin.name} | {name: _plain(value) for name, value in _options(plugin).items()}
 
 
-def _options(made: Any) -> Iterator[tuple[str, Any]]:
-    """Yield names and values of a plugin's or a probe's fields."""
-    for field in dataclasses.fields(made):
-        yield field.name, getattr(made, field.name)
+def _options(made: Any) -> dict[str, Any]:
+    return {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
 
 
 def _plain(value: Any) -> Any:
@@ -195,17 +188,17 @@ def _plain(value: Any) -> Any:
 
 def identity(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
     """Return what decides a plugin's results: class, version, code, options; of a file its content, not its path."""
-    options = {name: _identity(value, plugins) for name, value in _options(plugin)}
+    options = {name: _identity(value, plugins) for name, value in _options(plugin).items()}
     code = plugins.code(type(plugin))
     return {"use": plugin.name, "from": plugins.version(plugin), "code": code, "options": options}
 
 
 def probe_identity(probe: Probe, scorer: Scorer, plugins: Plugins) -> dict[str, Any]:
     """Return what decides what a probe reads: its class, code and fields, and the version of the scorer's package."""
-    cls, code = type(probe), plugins.code(type(probe))
-    options = {name: _identity(value, plugins) for name, value in _options(probe)}
+    cls = type(probe)
+    options = {name: _identity(value, plugins) for name, value in _options(probe).items()}
     name = f"{cls.__module__}.{cls.__qualname__}"
-    return {"probe": name, "from": plugins.version(scorer), "code": code, "options": options}
+    return {"probe": name, "from": plugins.version(scorer), "code": plugins.code(cls), "options": options}
 
 
 def _identity(value: Any, plugins: Plugins) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
 from ood_core.errors import OODError, suggest
-from ood_core.recipe.axes import has_axes
-from ood_core.recipe.variants import expand
+from ood_core.recipe.variants import expand, has_axes
 from ood_core.recipe.yaml import LocatedValue, drop_removed, mapping, merge, parse, set_at_path, with_new_names
 from ood_core.runtime.shipped import recipe_names, shipped_folder
 
@@ -19,14 +18,10 @@ class Recipe:
     """One experiment: one variant under one seed.
 
     Attributes:
-        name: The file's name without its ending.
-        variant: The name below `vary:`, or the recipe's own.
-        seed: Decides everything random.
-        root: The rest: data, backbone, training, scorers.
+        root: Sections of the recipe: data, backbone, training, scorers.
         coordinates: The variant's value on each axis; {} for a recipe that varies nothing.
         baseline_variant: The variant that this one is compared with; "" if there is only one.
         baseline_scorer: The scorer that others are compared with; "" if the recipe names none.
-        baseline_place: Where the recipe names it.
         left_out: Values on each axis of the variants that are excluded or not among those to keep.
     """
 
@@ -72,23 +67,29 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     root = _with_base(path, ())
     changes = [_override(override) for override in overrides]
     for keys, value in changes:
-        root = _overridden(root, keys, value) if keys[0] == "baseline" else root
+        if keys[0] == "baseline":
+            root = set_at_path(root, keys, value)
     entries = mapping(root, "a recipe")
     vary, baseline = entries.pop("vary", None), entries.pop("baseline", None)
+    common = LocatedValue(entries, root.place)
     variants = expand(vary, path.stem)
     kept = variants.only(only)
-    named, scorer = variants.baseline(baseline, kept)
-    within = variants.within(baseline, kept)
+    baselines, scorer = variants.baselines(baseline, kept)
+    scorer_name, scorer_place = ("", "") if scorer is None else (str(scorer.value), scorer.place)
     left_out = tuple(one.coordinates for one in (*variants.variants, *variants.excluded) if one not in kept)
     recipes = []
     for variant in kept:
-        node = _varied(LocatedValue(entries, root.place), variant.changes)
+        node = _varied(common, variant.changes)
         for keys, value in changes:
-            node = node if keys[0] == "baseline" else _overridden(node, keys, value)
-        for seed, rest in _seeds(drop_removed(node)):
-            other = within.get(variant.name, named)
-            compared = (other, "", "") if scorer is None else (other, str(scorer.value), scorer.place)
-            recipes.append(Recipe(path.stem, variant.name, seed, rest, variant.coordinates, *compared, left_out))
+            if keys[0] != "baseline":
+                other = {"seed": "seeds", "seeds": "seed"}.get(keys[0])
+                entries = {key: entry for key, entry in mapping(node, "a recipe").items() if key != other}
+                node = set_at_path(LocatedValue(entries, root.place), keys, value)
+        seeds, rest = _seeds(drop_removed(node))
+        compared = (baselines[variant.name], scorer_name, scorer_place)
+        recipes += [
+            Recipe(path.stem, variant.name, seed, rest, variant.coordinates, *compared, left_out) for seed in seeds
+        ]
     return recipes
 
 
@@ -133,24 +134,17 @@ def _lay(below: LocatedValue, above: LocatedValue) -> LocatedValue:
     replaced |= {"baseline"} & added.keys()
     kept = {key: node for key, node in entries.items() if key not in replaced}
     if "vary" in kept and "vary" in added:
-        vary = _lay_vary(kept.pop("vary"), added.pop("vary"))
-        added |= {} if vary.value is None else {"vary": vary}
+        old, new = kept.pop("vary"), added.pop("vary")
+        if has_axes(old) == has_axes(new):  # of the three keys beside axes two are lists, which are replaced
+            new = _lay_named(old, new, 3 if has_axes(new) else 1)
+        added |= {} if new.value is None else {"vary": new}
     return merge(LocatedValue(kept, below.place), LocatedValue(added, above.place))
 
 
-def _lay_vary(below: LocatedValue, above: LocatedValue) -> LocatedValue:
-    if has_axes(below) != has_axes(above):
-        return above
-    if not has_axes(above):
-        return _laid(below, above, merge)
-    # of the three keys two are lists, which are replaced
-    return _laid(below, above, lambda old, new: _laid(old, new, lambda one, other: _laid(one, other, merge)))
-
-
-def _laid(
-    below: LocatedValue, above: LocatedValue, combine: Callable[[LocatedValue, LocatedValue], LocatedValue]
-) -> LocatedValue:
-    """Lay named things over others; null takes one out."""
+def _lay_named(below: LocatedValue, above: LocatedValue, depth: int) -> LocatedValue:
+    """Return named things laid over others, at this many levels; null takes one out."""
+    if not depth:
+        return merge(below, above)
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     entries = dict(below.value)
@@ -158,7 +152,7 @@ def _laid(
         if key in entries and node.value is None:
             del entries[key]
         else:
-            entries[key] = combine(entries[key], node) if key in entries else node
+            entries[key] = _lay_named(entries[key], node, depth - 1) if key in entries else node
     return LocatedValue(entries, above.place)
 
 
@@ -175,10 +169,10 @@ def _varied(common: LocatedValue, changes: Sequence[LocatedValue]) -> LocatedVal
     return common
 
 
-def _seeds(root: LocatedValue) -> Iterator[tuple[int, LocatedValue]]:
+def _seeds(root: LocatedValue) -> tuple[list[int], LocatedValue]:
+    """Return the seeds, and the recipe without them."""
     entries = mapping(root, "a recipe")
     one, many = entries.pop("seed", None), entries.pop("seeds", None)
-    rest = LocatedValue(entries, root.place)
     if one is not None and many is not None:
         raise many.error("either 'seed' or 'seeds', not both")
     nodes = [one or LocatedValue(0, root.place)] if many is None else many.value
@@ -187,7 +181,7 @@ def _seeds(root: LocatedValue) -> Iterator[tuple[int, LocatedValue]]:
     seeds = [int(str(node.value)) for node in nodes]
     if len(set(seeds)) < len(seeds):
         raise (many or root).error("a seed is there twice")
-    yield from ((seed, rest) for seed in seeds)
+    return seeds, LocatedValue(entries, root.place)
 
 
 def _override(override: str) -> tuple[list[str], LocatedValue]:
@@ -201,9 +195,3 @@ def _override(override: str) -> tuple[list[str], LocatedValue]:
     change = mapping(with_new_names(LocatedValue({path: parse(text, place, line_numbers=False)}, place)), "a change")
     ((path, value),) = change.items()
     return path.split("."), value
-
-
-def _overridden(root: LocatedValue, keys: Sequence[str], value: LocatedValue) -> LocatedValue:
-    replaced = {"seed": "seeds", "seeds": "seed"}.get(keys[0])
-    entries = {key: node for key, node in mapping(root, "a recipe").items() if key != replaced}
-    return set_at_path(LocatedValue(entries, root.place), keys, value)

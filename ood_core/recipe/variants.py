@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
+from typing import TypeAlias
 
 from ood_core.errors import OODError, suggest
-from ood_core.recipe import axes as reading
-from ood_core.recipe.axes import Axes
-from ood_core.recipe.yaml import LocatedValue, mapping
+from ood_core.recipe.yaml import LocatedValue, mapping, with_new_names
+
+Axes: TypeAlias = dict[str, dict[str, LocatedValue]]
+"""For each axis its values by name, each with what it changes."""
+
+SINGLE = "variant"
+"""Name of the axis where `vary:` names variants without one."""
+
+KEYS = ("axes", "zip", "exclude")
 
 
 @dataclass(frozen=True)
@@ -19,23 +26,21 @@ class Variant:
     Attributes:
         name: Its values, joined.
         coordinates: Its value on each axis; {} for a recipe that varies nothing.
-        changes: What they change, axis by axis.
+        changes: The changes of these values, axis by axis.
     """
 
     name: str
     coordinates: dict[str, str]
     changes: tuple[LocatedValue, ...] = ()
 
+    def has(self, values: Mapping[str, Collection[str]]) -> bool:
+        """Return whether the variant has one of these values on each of their axes."""
+        return all(self.coordinates[axis] in allowed for axis, allowed in values.items())
+
 
 @dataclass(frozen=True)
 class Variants:
-    """All variants of a recipe.
-
-    Attributes:
-        axes: What varies.
-        variants: Those to run, the first axis slowest.
-        excluded: Those left out.
-    """
+    """All variants of a recipe: those to run, the first axis slowest, and those left out."""
 
     axes: Axes
     variants: tuple[Variant, ...]
@@ -47,197 +52,229 @@ class Variants:
         Raises:
             OODError: An axis or a value is unknown, or nothing is left.
         """
-        wanted: dict[str, set[str]] = {}
+        allowed: dict[str, set[str]] = {}
         for option in options:
-            axis, values = self._kept(option)
-            wanted[axis] = wanted.get(axis, set()) | values
-        kept = tuple(variant for variant in self.variants if _fits(variant, wanted))
+            axis, equals, names = option.partition("=")
+            place = f"--only {option}"
+            if not axis or not equals:
+                raise OODError(f"{place}: must read AXIS=VALUE or AXIS=VALUE,VALUE")
+            if axis in ("seed", "seeds") and axis not in self.axes:
+                raise OODError(f"{place}: seeds are no axis; --set seeds=[{names}] takes some")
+            whole = names in self.axes.get(axis, {})  # a value's name may have a comma in it
+            values = [names] if whole else [value.strip() for value in names.split(",")]
+            for value in values:
+                _check(self.axes, axis, value, place)
+            allowed.setdefault(axis, set()).update(values)
+        kept = tuple(variant for variant in self.variants if variant.has(allowed))
         if not kept:
             raise OODError(f"--only {' --only '.join(options)}: no variant is left")
         return kept
 
-    def _kept(self, option: str) -> tuple[str, set[str]]:
-        axis, equals, text = option.partition("=")
-        place = f"--only {option}"
-        if not axis or not equals:
-            raise OODError(f"{place}: must read AXIS=VALUE or AXIS=VALUE,VALUE")
-        if axis in ("seed", "seeds") and axis not in self.axes:
-            raise OODError(f"{place}: seeds are no axis; --set seeds=[{text}] takes some")
-        whole = text in self.axes.get(axis, {})  # a value's name may have a comma in it
-        values = [text] if whole else [value.strip() for value in text.split(",")]
-        for value in values:
-            reading.check(self.axes, axis, value, place)
-        return axis, set(values)
+    def baselines(
+        self, node: LocatedValue | None, kept: Sequence[Variant]
+    ) -> tuple[dict[str, str], LocatedValue | None]:
+        """Return for each kept variant the name of the one that it is compared with, and the scorer of `baseline:`.
 
-    def baseline(self, node: LocatedValue | None, kept: Sequence[Variant]) -> tuple[str, LocatedValue | None]:
-        """Return the name of the variant that others are compared with, and the scorer, of what `baseline:` says.
-
-        The variant is the first unless given, and "" where only one is kept, where only a scorer is named, and where
-        the values that are given single out none: each variant then has its own, see `within`.
+        The variant is the first by default, and "" where only one is kept or only a scorer is named. Where values of
+        some axes fit several variants, each variant has its own baseline: with these values, and its own on all other
+        axes; itself if that is not kept.
 
         Raises:
-            OODError: It names no variant, several, or one that is not kept.
+            OODError: `baseline:` names no variant, or none that is kept.
         """
-        named, scorer = self._named(node)
-        if named is None and node is not None and node.value is not None:
-            return "", scorer
         names = [variant.name for variant in kept]
-        if node is not None and named is not None and named.name not in names:
-            if named.name in [variant.name for variant in self.excluded]:
-                raise node.error(f"the baseline '{named.name}' is excluded")
-            raise node.error(f"--only leaves out the baseline '{named.name}'; --set baseline=NAME takes another")
-        return "" if len(names) == 1 else named.name if named is not None else names[0], scorer
-
-    def within(self, node: LocatedValue | None, kept: Sequence[Variant]) -> dict[str, str]:
-        """Return for each variant the one that it is compared with, where `baseline:` gives values of some axes alone.
-
-        It has these values, and the variant's own on all other axes; a variant without any is compared with itself.
-
-        Raises:
-            OODError: None of those is kept.
-        """
-        if node is None or not isinstance(node.value, dict) or self._named(node)[0] is not None:
-            return {}
-        wanted = self._wanted(node)
-        if not wanted:
-            return {}
-        names = {tuple(variant.coordinates.items()): variant.name for variant in kept}
-        found = {
-            variant.name: names.get(tuple((variant.coordinates | wanted).items()), variant.name) for variant in kept
-        }
-        if len(kept) > 1 and not any(_has(variant, wanted) for variant in kept):
-            raise node.error("--only leaves out the baseline; --set baseline=NAME takes another")
-        return found
-
-    def _named(self, node: LocatedValue | None) -> tuple[Variant | None, LocatedValue | None]:
+        scorer = None
         if node is None or node.value is None:
-            return None, None
-        if not isinstance(node.value, dict):
-            return self._by_name(node), None
-        entries = dict(node.value)
-        scorer = entries.pop("scorer", None) if "scorer" not in self.axes else None
-        if scorer is not None and not isinstance(scorer.value, str):
-            raise scorer.error("the baseline's scorer must be a name")
-        return self._by_values(node) if entries else None, scorer
-
-    def _by_name(self, node: LocatedValue) -> Variant:
-        every = {variant.name: variant for variant in (*self.variants, *self.excluded)}
-        if isinstance(node.value, list):
+            return dict.fromkeys(names, names[0] if len(names) > 1 else ""), None
+        if isinstance(node.value, dict):
+            entries = dict(node.value)
+            scorer = entries.pop("scorer", None) if "scorer" not in self.axes else None
+            if scorer is not None and not isinstance(scorer.value, str):
+                raise scorer.error("the baseline's scorer must be a name")
+            if not entries:
+                return dict.fromkeys(names, ""), scorer
+            for value in entries.values():
+                if isinstance(value.value, list):
+                    raise value.error("'baseline' takes one value of an axis")
+            values = _axis_values(self.axes, entries)
+            found = [variant for variant in self.variants if variant.has(values)]
+            if len(found) > 1:
+                return _own_baselines(node, values, kept), scorer
+            found += [variant for variant in self.excluded if variant.has(values)]
+            if not found:
+                raise node.error("'baseline' fits no variant: 'zip' keeps these values apart")
+        elif isinstance(node.value, list):
             raise node.error("'baseline' must be a variant's name, or a mapping of axes to values")
-        if (name := reading.text(node)) not in every:
-            raise node.error(f"no variant '{name}'.{suggest(name, [variant.name for variant in self.variants])}")
-        return every[name]
+        else:
+            found = [variant for variant in (*self.variants, *self.excluded) if variant.name == text(node)]
+            if not found:
+                every = [variant.name for variant in self.variants]
+                raise node.error(f"no variant '{text(node)}'.{suggest(text(node), every)}")
+        if found[0] in self.excluded:
+            raise node.error(f"the baseline '{found[0].name}' is excluded")
+        if found[0] not in kept:
+            raise node.error(f"--only leaves out the baseline '{found[0].name}'; --set baseline=NAME takes another")
+        return dict.fromkeys(names, found[0].name if len(names) > 1 else ""), scorer
 
-    def _wanted(self, node: LocatedValue) -> dict[str, str]:
-        """Return the values of axes that a baseline names."""
-        entries = mapping(node, "'baseline'")
-        if "scorer" not in self.axes:
-            entries.pop("scorer", None)
-        for given in entries.values():
-            if isinstance(given.value, list):
-                raise given.error("'baseline' takes one value of an axis")
-        return {axis: value for axis, (value,) in reading.chosen(self.axes, entries).items()}
 
-    def _by_values(self, node: LocatedValue) -> Variant | None:
-        """Return the variant that the values single out; None if they fit several."""
-        wanted = self._wanted(node)
-        found = [variant for variant in self.variants if _has(variant, wanted)]
-        if len(found) > 1:
-            return None
-        found += [variant for variant in self.excluded if _has(variant, wanted)]
-        if not found:
-            raise node.error("'baseline' fits no variant: 'zip' keeps these values apart")
-        return found[0]
+def _own_baselines(
+    node: LocatedValue, values: Mapping[str, Collection[str]], kept: Sequence[Variant]
+) -> dict[str, str]:
+    if len(kept) > 1 and not any(variant.has(values) for variant in kept):
+        raise node.error("--only leaves out the baseline; --set baseline=NAME takes another")
+    fixed = {axis: value for axis, (value,) in values.items()}
+    names = {tuple(variant.coordinates.items()): variant.name for variant in kept}
+    return {variant.name: names.get(tuple((variant.coordinates | fixed).items()), variant.name) for variant in kept}
+
+
+def has_axes(vary: LocatedValue) -> bool:
+    """Return whether `vary:` has axes, rather than variants by name."""
+    entries = vary.value if isinstance(vary.value, dict) else {}
+    listed = [entries[key].value for key in ("zip", "exclude") if key in entries]
+    return "axes" in entries or any(value is None or isinstance(value, list) for value in listed)
 
 
 def expand(vary: LocatedValue | None, name: str) -> Variants:
-    """Return the variants of a recipe.
-
-    Args:
-        vary: What stands behind `vary:`; None if nothing does.
-        name: The recipe's, which is that of its only variant.
+    """Return the variants of `vary:`; one of the recipe's name without it.
 
     Raises:
         OODError: Something about it is wrong.
     """
     if vary is None:
         return Variants({}, (Variant(name, {}),))
-    if not reading.has_axes(vary):
-        return _product(reading.single(vary), [(reading.SINGLE,)], vary)
+    if not has_axes(vary):
+        if not isinstance(vary.value, dict) or not vary.value:
+            raise vary.error("'vary' must name at least one variant, each with what it changes")
+        single = {name: _changes(node, f"variant '{name}'") for name, node in vary.value.items()}
+        return Variants({SINGLE: single}, _product({SINGLE: single}, [(SINGLE,)], vary))
     entries = mapping(vary, "'vary'")
     for key, node in entries.items():
-        if key not in reading.KEYS:
-            raise node.error(f"no key of 'vary' with axes: '{key}'.{suggest(key, reading.KEYS)}")
-    axes = reading.several(vary)
-    found = _without(_product(axes, _zipped(axes, entries.get("zip")), vary), entries.get("exclude"))
+        if key not in KEYS:
+            raise node.error(f"no key of 'vary' with axes: '{key}'.{suggest(key, KEYS)}")
+    listed = entries.get("axes", vary)
+    if "axes" not in entries or not isinstance(listed.value, dict) or not listed.value:
+        raise listed.error("'axes' must name at least one axis, each with its values")
+    axes = {axis: _read_axis(axis, node) for axis, node in listed.value.items()}
+    variants = _product(axes, _zipped(axes, entries.get("zip")), vary)
+    found = _exclude(axes, variants, entries.get("exclude"))
     for variant in found.variants:
-        _refuse_conflicts(variant)
+        seen: dict[str, tuple[str, LocatedValue]] = {}
+        for axis, change in zip(variant.coordinates, variant.changes, strict=True):
+            for path, node in _leaves(change, ""):
+                other, earlier = seen.setdefault(path, (axis, node))
+                if earlier.plain() != node.plain():
+                    both = f"the axes '{other}' and '{axis}' both change '{path}'"
+                    raise node.error(f"{both} in variant '{variant.name}'")
     return found
 
 
-def _product(axes: Axes, groups: Sequence[tuple[str, ...]], vary: LocatedValue) -> Variants:
-    variants = []
+def _read_axis(axis: str, node: LocatedValue) -> dict[str, LocatedValue]:
+    if axis in ("seed", "seeds"):
+        raise node.error("seeds are no axis: 'seeds: [0, 1, 2]' beside 'vary' repeats every variant")
+    if not isinstance(node.value, dict | list) or not node.value:
+        raise node.error(f"axis '{axis}' must name its values, each with what it changes, or be a path with a list")
+    if isinstance(node.value, dict):
+        return {name: _changes(value, f"value '{name}' of axis '{axis}'") for name, value in node.value.items()}
+    values: dict[str, LocatedValue] = {}
+    for item in node.value:
+        use = item.value.get("use") if isinstance(item.value, dict) else None
+        if isinstance(item.value, dict | list) and use is None:
+            named = f"'{axis}: {{NAME: {{{axis}: ...}}}}'"
+            raise item.error(f"a value of axis '{axis}' that is a list or mapping needs a name: {named}")
+        name = text(use or item)
+        if name in values:
+            raise item.error(f"axis '{axis}' has two values '{name}'; name them: '{axis}: {{NAME: {{...}}}}'")
+        values[name] = with_new_names(LocatedValue({axis: item}, item.place))
+    return values
+
+
+def _changes(node: LocatedValue, what: str) -> LocatedValue:
+    if node.value is None:
+        raise node.error(f"{what} is empty; {{}} changes nothing, null takes out what a base names")
+    for key, entry in mapping(node, what).items():
+        if key in ("base", "vary", "baseline"):
+            raise entry.error(f"'{key}' can only stand at the top of a recipe, not in {what}")
+    return with_new_names(node)
+
+
+def _product(axes: Axes, groups: Sequence[tuple[str, ...]], vary: LocatedValue) -> tuple[Variant, ...]:
+    variants: dict[str, Variant] = {}
     for combination in product(*(zip(*(axes[axis] for axis in group), strict=True) for group in groups)):
-        chosen = {
-            axis: value
-            for group, values in zip(groups, combination, strict=True)
-            for axis, value in zip(group, values, strict=True)
-        }
+        chosen = dict(zip(chain(*groups), chain(*combination), strict=True))
         coordinates = {axis: chosen[axis] for axis in axes}
-        changes = tuple(axes[axis][value] for axis, value in coordinates.items())
-        variants.append(Variant(", ".join(coordinates.values()), coordinates, changes))
-    names = [variant.name for variant in variants]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise vary.error(f"two variants are called '{twice[0]}'; name their values differently")
-    return Variants(axes, tuple(variants))
+        name = ", ".join(coordinates.values())
+        if name in variants:
+            raise vary.error(f"two variants are called '{name}'; name their values differently")
+        variants[name] = Variant(name, coordinates, tuple(axes[axis][chosen[axis]] for axis in axes))
+    return tuple(variants.values())
 
 
 def _zipped(axes: Axes, node: LocatedValue | None) -> list[tuple[str, ...]]:
     """Return the axes in groups that advance together, in the order of their first axes."""
     right = "'zip' must be a list of lists of axes, as [[a, b]]"
-    groups = [_group(axes, item, right) for item in reading.items(node, right)]
-    names = [name for group in groups for name in group]
-    if node is not None and len(set(names)) < len(names):
+    group_of: dict[str, tuple[str, ...]] = {}
+    count = 0
+    for item in _items(node, right):
+        names = tuple(text(axis) for axis in _items(item, right))
+        if len(names) < 2:
+            raise item.error(right)
+        for name in names:
+            _check(axes, name, None, item.place)
+        if len({len(axes[name]) for name in names}) > 1:
+            lengths = ", ".join(f"'{name}' has {len(axes[name])}" for name in names)
+            raise item.error(f"zipped axes must have as many values each; {lengths}")
+        group_of |= dict.fromkeys(names, names)
+        count += len(names)
+    if node is not None and len(group_of) < count:
         raise node.error("'zip' names an axis twice")
-    group_of = {name: group for group in groups for name in group}
     return list(dict.fromkeys(group_of.get(axis, (axis,)) for axis in axes))
 
 
-def _group(axes: Axes, node: LocatedValue, right: str) -> tuple[str, ...]:
-    names = tuple(reading.text(item) for item in reading.items(node, right))
-    if len(names) < 2:
-        raise node.error(right)
-    for name in names:
-        reading.check(axes, name, None, node.place)
-    if len({len(axes[name]) for name in names}) > 1:
-        lengths = ", ".join(f"'{name}' has {len(axes[name])}" for name in names)
-        raise node.error(f"zipped axes must have as many values each; {lengths}")
-    return names
-
-
-def _without(every: Variants, node: LocatedValue | None) -> Variants:
+def _exclude(axes: Axes, variants: tuple[Variant, ...], node: LocatedValue | None) -> Variants:
     names: set[str] = set()
-    for item in reading.items(node, "'exclude' must be a list of mappings of axes to values"):
-        wanted = reading.chosen(every.axes, mapping(item, "what is excluded"))
-        found = [variant for variant in every.variants if _fits(variant, wanted)]
-        if not wanted:
+    for item in _items(node, "'exclude' must be a list of mappings of axes to values"):
+        values = _axis_values(axes, mapping(item, "what is excluded"))
+        found = {variant.name for variant in variants if variant.has(values)}
+        if not values:
             raise item.error("what is excluded must name an axis")
         if not found:
             raise item.error("this excludes no variant: 'zip' keeps these values apart")
-        names |= {variant.name for variant in found}
-    kept = tuple(variant for variant in every.variants if variant.name not in names)
+        names |= found
+    kept = tuple(variant for variant in variants if variant.name not in names)
     if node is not None and not kept:
         raise node.error("'exclude' leaves no variant")
-    return Variants(every.axes, kept, tuple(variant for variant in every.variants if variant.name in names))
+    return Variants(axes, kept, tuple(variant for variant in variants if variant.name in names))
 
 
-def _refuse_conflicts(variant: Variant) -> None:
-    seen: dict[str, tuple[str, LocatedValue]] = {}
-    for axis, change in zip(variant.coordinates, variant.changes, strict=True):
-        for path, node in _leaves(change, ""):
-            other, earlier = seen.setdefault(path, (axis, node))
-            if earlier.plain() != node.plain():
-                raise node.error(f"the axes '{other}' and '{axis}' both change '{path}' in variant '{variant.name}'")
+def text(node: LocatedValue) -> str:
+    """Return a scalar as it was written, by which values are named."""
+    return "null" if node.value is None else node.text or str(node.value)
+
+
+def _items(node: LocatedValue | None, right: str) -> list[LocatedValue]:
+    if node is None or node.value is None:
+        return []
+    if not isinstance(node.value, list):
+        raise node.error(right)
+    return node.value
+
+
+def _axis_values(axes: Axes, entries: Mapping[str, LocatedValue]) -> dict[str, set[str]]:
+    """Return the values of each axis that a mapping names, one or a list of them."""
+    found = {}
+    for axis, node in entries.items():
+        values = [text(item) for item in (node.value if isinstance(node.value, list) else [node])]
+        for value in values:
+            _check(axes, axis, value, node.place)
+        found[axis] = set(values)
+    return found
+
+
+def _check(axes: Axes, axis: str, value: str | None, place: str) -> None:
+    if axis not in axes:
+        raise OODError(f"{place}: no axis '{axis}'.{suggest(axis, axes)}")
+    if value is not None and value not in axes[axis]:
+        raise OODError(f"{place}: no value '{value}' of axis '{axis}'.{suggest(value, axes[axis])}")
 
 
 def _leaves(node: LocatedValue, path: str) -> Iterator[tuple[str, LocatedValue]]:
@@ -246,11 +283,3 @@ def _leaves(node: LocatedValue, path: str) -> Iterator[tuple[str, LocatedValue]]
         return
     for key, entry in node.value.items():
         yield from _leaves(entry, f"{path}.{key}" if path else key)
-
-
-def _fits(variant: Variant, wanted: Mapping[str, Collection[str]]) -> bool:
-    return all(variant.coordinates[axis] in values for axis, values in wanted.items())
-
-
-def _has(variant: Variant, wanted: Mapping[str, str]) -> bool:
-    return all(variant.coordinates[axis] == value for axis, value in wanted.items())

@@ -35,12 +35,11 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class LocatedValue:
-    """A value of a recipe.
+    """A value of a recipe: a scalar, or more nodes.
 
     Attributes:
-        value: A scalar, or more nodes.
         place: Where it was written: "mood.yaml: line 8", or "--set seed=1".
-        text: What was written, of a scalar: "1e-3".
+        text: Of a scalar, as it was written: "1e-3".
     """
 
     value: Value
@@ -106,19 +105,16 @@ class _Converter:
         if isinstance(node, yaml.ScalarNode):
             return LocatedValue(self._scalar(node), self.place(at), node.value)
         inner = _Converter(self.origin, self.line_numbers, (*self._open, id(node)))
-        if isinstance(node, yaml.MappingNode):
-            return LocatedValue(inner._mapping(node), self.place(at))
-        return LocatedValue([inner.convert(item, item) for item in node.value], self.place(at))
-
-    def _mapping(self, node: yaml.MappingNode) -> dict[str, LocatedValue]:
+        if isinstance(node, yaml.SequenceNode):
+            return LocatedValue([inner.convert(item, item) for item in node.value], self.place(at))
         entries: dict[str, LocatedValue] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise OODError(f"{self.place(key)}: a key must be a word")
             if key.value in entries:
                 raise OODError(f"{self.place(key)}: '{key.value}' is there twice")
-            entries[key.value] = self.convert(value, key)
-        return entries
+            entries[key.value] = inner.convert(value, key)
+        return LocatedValue(entries, self.place(at))
 
     def _scalar(self, node: yaml.ScalarNode) -> bool | int | float | str | None:
         text: str = node.value
@@ -157,24 +153,22 @@ def set_at_path(node: LocatedValue, path: Sequence[str], new: LocatedValue) -> L
     if not path:
         return new
     if isinstance(node.value, list):
-        return LocatedValue(_set_in_list(node.value, path, new), node.place)
+        items = node.value
+        if not path[0].isdecimal() or int(path[0]) >= len(items):
+            numbers = f"one of the numbers 0 to {len(items) - 1}, a place in a list"
+            raise OODError(f"{new.place}: '{path[0]}' must be {numbers}")
+        index = int(path[0])
+        if len(path) == 1:
+            item = Removed(None, new.place) if new.value is None else new
+        else:  # a removed item stays so, whatever changes inside it
+            item = items[index] if isinstance(items[index], Removed) else set_at_path(items[index], path[1:], new)
+        return LocatedValue([*items[:index], item, *items[index + 1 :]], node.place)
     if isinstance(node.value, bool | int | float):
         raise OODError(f"{new.place}: there is a single value above '{path[0]}', not a mapping")
     # a bare name is a plugin with all options at their defaults
     entries = {"use": node} if isinstance(node.value, str) else dict(node.value or {})
     entries[path[0]] = set_at_path(entries.get(path[0], LocatedValue(None, new.place)), path[1:], new)
     return LocatedValue(entries, node.place)
-
-
-def _set_in_list(items: list[LocatedValue], path: Sequence[str], new: LocatedValue) -> list[LocatedValue]:
-    if not path[0].isdecimal() or int(path[0]) >= len(items):
-        raise OODError(f"{new.place}: '{path[0]}' must be one of the numbers 0 to {len(items) - 1}, a place in a list")
-    index = int(path[0])
-    if len(path) == 1:
-        item = Removed(None, new.place) if new.value is None else new
-    else:  # what is left out stays so, whatever changes inside it
-        item = items[index] if isinstance(items[index], Removed) else set_at_path(items[index], path[1:], new)
-    return [*items[:index], item, *items[index + 1 :]]
 
 
 def drop_removed(node: LocatedValue) -> LocatedValue:
