@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
@@ -25,15 +27,8 @@ if TYPE_CHECKING:
 DISABLE = "OOD_DISABLE_PLUGINS"
 """Environment variable: names of entry points to leave out, separated by commas."""
 
-_GROUPS = (hookspecs.GROUP, hookspecs.COMMANDS_GROUP)
-
-_HOOK_OF_KIND = {
-    "backbone": "ood_register_backbones",
-    "pretext": "ood_register_pretexts",
-    "tokenizer": "ood_register_tokenizers",
-    "scorer": "ood_register_scorers",
-    "dataset": "ood_register_datasets",
-}
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu", "pluggy")
+"""Distributions that decide numbers."""
 
 COMPUTES = (
     "data",
@@ -59,12 +54,8 @@ among them, because all that it decides is in the keys by its value."""
 class Package:
     """A plugin package: one entry point of an installed distribution.
 
-    Attributes:
-        entry: Name of the entry point.
-        distribution: Name of the distribution that brings it.
-        version: The distribution's version and a digest of the package's files, so that results of changed code are not
-            taken for those of the old: "1.2.0+0c9d31fe". Messages show it without the digest.
-        module: Of the entry point.
+    `version` is the distribution's with a digest of the package's files, so that results of changed code are not taken
+    for those of the old: "1.2.0+0c9d31fe". Messages show it without the digest.
     """
 
     entry: str
@@ -93,7 +84,6 @@ class Plugins:
     packages: tuple[Package, ...]
     registered: Mapping[tuple[str, str], Registered]
     _digests: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """Of packages that were read, by their names."""
 
     @property
     def hook(self) -> pluggy.HookRelay:
@@ -132,6 +122,14 @@ class Plugins:
             self._digests[name] = source_digest(name)
         return {name: self._digests[name] for name in sorted(names & self._digests.keys())}
 
+    def versions(self) -> dict[str, str]:
+        """Return the versions of Python, the core, the libraries that decide numbers, and every plugin package."""
+        found = {"python": platform.python_version(), "ood-framework": core_version()}
+        for library in LIBRARIES:
+            with suppress(metadata.PackageNotFoundError):  # one of the two builds of faiss
+                found[library] = metadata.version(library)
+        return found | {f"plugin {one.entry}": f"{one.distribution} {one.version}" for one in self.packages}
+
 
 def hook_manager() -> pluggy.PluginManager:
     """Return a plugin manager that has the hooks, and no plugin."""
@@ -150,15 +148,10 @@ def find() -> Plugins:
     from ood_core.runtime import torch_state
     from ood_core.runtime.torchvision_compat import prepare_torchvision
 
-    manager = hook_manager()
-    packages = []
     with torch_state.stage_state():
         prepare_torchvision()  # a plugin may import torchvision or timm at its top
-        for entry in _entries(hookspecs.GROUP):
-            package = _package(entry)
-            _register(manager, entry, package)
-            packages.append(package)
-        return Plugins(manager, tuple(packages), _classify(manager, {package.entry: package for package in packages}))
+        manager, packages = _load(hookspecs.GROUP)
+        return Plugins(manager, tuple(packages.values()), _classify(manager, packages))
 
 
 def find_commands() -> dict[str, Callable[..., None]]:
@@ -167,32 +160,54 @@ def find_commands() -> dict[str, Callable[..., None]]:
     Raises:
         OODError: A package is broken, misspells a hook, or two of them use one name; names package and version.
     """
-    manager = hook_manager()
-    packages: dict[str, Package] = {}
-    owners: dict[str, Package] = {}
-    found: dict[str, Callable[..., None]] = {}
-    for entry in _entries(hookspecs.COMMANDS_GROUP):
-        package = _package(entry)
-        _register(manager, entry, package)
-        packages[package.entry] = package
+    manager, packages = _load(hookspecs.COMMANDS_GROUP)
+    found: dict[str, tuple[Callable[..., None], Package]] = {}
     for implementation in manager.hook.ood_register_commands.get_hookimpls():
         package = packages[implementation.plugin_name]
         for name, command in dict(cast(Mapping[str, Callable[..., None]], implementation.function())).items():
             if name in found:
-                raise OODError(_clash(f"command '{name}'", owners[name], package))
-            found[name], owners[name] = command, package
-    return dict(sorted(found.items()))
+                raise OODError(_clash(f"command '{name}'", found[name][1], package))
+            found[name] = (command, package)
+    return {name: command for name, (command, _) in sorted(found.items())}
+
+
+def _load(group: str) -> tuple[pluggy.PluginManager, dict[str, Package]]:
+    """Import and register the packages of a group; a class is instantiated, so that it may keep state."""
+    manager = hook_manager()
+    packages: dict[str, Package] = {}
+    for entry in _entries(group):
+        packages[entry.name] = package = _package(entry)
+        try:
+            loaded = entry.load()
+            plugin = loaded() if isinstance(loaded, type) else loaded
+            manager.register(plugin, name=package.entry)
+            manager.check_pending()
+            for name in dir(plugin):  # pluggy would pass over it without a word
+                member = getattr(plugin, name)
+                if name.startswith("ood_") and callable(member) and not hasattr(member, f"{hookspecs.GROUP}_impl"):
+                    raise TypeError(f"{name} is not marked with @hookimpl")
+        except pluggy.PluginValidationError as error:
+            if name := str(error).partition("unknown hook '")[2].partition("'")[0]:
+                # has_spec: a name without one is another mistake of the same package
+                hooks = (hook for hook, caller in vars(manager.hook).items() if caller.has_spec())
+                wrong = f"implements no hook there is: '{name}'.{suggest(name, hooks)}"
+            else:
+                wrong = f"is not valid: {' '.join(str(error).split())}"
+            raise OODError(f"plugin {package} {wrong}") from None
+        except Exception as error:  # whatever a foreign module raises at import
+            raise OODError(_broken(package, error)) from error
+    return manager, packages
 
 
 def _entries(group: str) -> list[metadata.EntryPoint]:
     """Return the entry points of a group in order of name, those of disabled plugins left out, each once."""
-    installed = metadata.entry_points(group=group)
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
-    names = {entry.name for each in _GROUPS for entry in metadata.entry_points(group=each)}
+    groups = (hookspecs.GROUP, hookspecs.COMMANDS_GROUP)
+    names = {entry.name for each in groups for entry in metadata.entry_points(group=each)}
     for name in sorted(disabled - names):
         raise OODError(f"{DISABLE}: no plugin '{name}' is installed.{suggest(name, names)}")
     found: dict[tuple[str, str], metadata.EntryPoint] = {}
-    for entry in installed:
+    for entry in metadata.entry_points(group=group):
         if entry.name not in disabled:
             found.setdefault((entry.name, _distribution(entry).name), entry)  # one path may stand in sys.path twice
     taken: dict[str, metadata.EntryPoint] = {}
@@ -212,7 +227,6 @@ def _distribution(entry: metadata.EntryPoint) -> metadata.Distribution:
 
 
 def _top(module: str) -> str:
-    """Return the package at the top of a module's name."""
     return module.partition(".")[0]
 
 
@@ -227,23 +241,6 @@ def core_version() -> str:
     return f"{metadata.version('ood-framework')}+{source_digest('ood_core', COMPUTES)}"
 
 
-def _register(manager: pluggy.PluginManager, entry: metadata.EntryPoint, package: Package) -> None:
-    """Import one package and hand it to pluggy; a class is instantiated, so that it may keep state for a run."""
-    try:
-        loaded = entry.load()
-        plugin = loaded() if isinstance(loaded, type) else loaded
-        manager.register(plugin, name=package.entry)
-        manager.check_pending()
-        for name in dir(plugin):  # pluggy would pass over it without a word
-            member = getattr(plugin, name)
-            if name.startswith("ood_") and callable(member) and not hasattr(member, f"{hookspecs.GROUP}_impl"):
-                raise TypeError(f"{name} is not marked with @hookimpl")
-    except pluggy.PluginValidationError as error:
-        raise OODError(f"plugin {package} {_wrong_hook(manager, error)}") from None
-    except Exception as error:  # whatever a foreign module raises at import
-        raise OODError(_broken(package, error)) from error
-
-
 def _broken(package: Package, error: Exception) -> str:
     return (
         f"plugin {package} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}; "
@@ -251,52 +248,32 @@ def _broken(package: Package, error: Exception) -> str:
     )
 
 
-def _wrong_hook(manager: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:
-    name = str(error).partition("unknown hook '")[2].partition("'")[0]
-    # has_spec: a name without one is another mistake of the same package
-    known = [hook for hook, caller in vars(manager.hook).items() if hook.startswith("ood_") and caller.has_spec()]
-    return (
-        f"implements no hook there is: '{name}'.{suggest(name, known)}"
-        if name
-        else f"is not valid: {' '.join(str(error).split())}"
-    )
-
-
 def _classify(manager: pluggy.PluginManager, packages: Mapping[str, Package]) -> dict[tuple[str, str], Registered]:
+    from ood_core.interfaces import PLUGIN_KINDS
+
     registered: dict[tuple[str, str], Registered] = {}
-    for kind, hook in _HOOK_OF_KIND.items():
-        implementations = getattr(manager.hook, hook).get_hookimpls()
+    for kind, base in PLUGIN_KINDS.items():
+        implementations = getattr(manager.hook, f"ood_register_{kind}s").get_hookimpls()
         for implementation in sorted(implementations, key=lambda item: item.plugin_name):
             package = packages[implementation.plugin_name]
-            for cls in _classes(_returned(implementation.function, package), kind, package):
-                new = Registered(kind, cls, package)
+            try:
+                returned = list(implementation.function())  # it may import, and so may fail as a module does
+            except Exception as error:
+                raise OODError(_broken(package, error)) from error
+            for cls in returned:
+                _require_class(cls, kind, base, package)
                 if (old := registered.get((kind, cls.name))) is not None:
                     raise OODError(_clash(f"{kind} '{cls.name}'", old.package, package))
-                registered[kind, cls.name] = new
+                registered[kind, cls.name] = Registered(kind, cls, package)
     return registered
 
 
-def _returned(register: Callable[[], Iterable[Any]], package: Package) -> list[Any]:
-    """Return what a registration hook returns; it may import, and so may fail as a module does."""
-    try:
-        return list(register())
-    except Exception as error:
-        raise OODError(_broken(package, error)) from error
-
-
-def _classes(returned: Iterable[Any], kind: str, package: Package) -> Iterable[type[Plugin]]:
-    from ood_core.interfaces import PLUGIN_KINDS
-
-    base = PLUGIN_KINDS[kind]
-    for cls in returned:
-        if not (isinstance(cls, type) and issubclass(cls, base) and isinstance(getattr(cls, "name", None), str)):
-            raise OODError(
-                f"plugin {package} registers as {kind} what is none: {cls!r} (wanted: a named {base.__name__})"
-            )
-        if inspect.isabstract(cls):
-            lacking = ", ".join(sorted(cls.__abstractmethods__))
-            raise OODError(f"plugin {package} registers {kind} '{cls.name}', which does not define {lacking}")
-        yield cls
+def _require_class(cls: Any, kind: str, base: type[Plugin], package: Package) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, base) and isinstance(getattr(cls, "name", None), str)):
+        raise OODError(f"plugin {package} registers as {kind} what is none: {cls!r} (wanted: a named {base.__name__})")
+    if inspect.isabstract(cls):
+        lacking = ", ".join(sorted(cls.__abstractmethods__))
+        raise OODError(f"plugin {package} registers {kind} '{cls.name}', which does not define {lacking}")
 
 
 def _clash(what: str, old: Package, new: Package) -> str:

@@ -1,4 +1,4 @@
-"""From the recipes that a command names to their reports: reads, plans, carries out and files, one after another."""
+"""From the recipes that a command names to their reports: reads and plans all, then carries out one after another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ood_core import report
 from ood_core.cli.plan_tree import outline
+from ood_core.data.open_sources import SourcePool
 from ood_core.detector.bundle import save_detector
 from ood_core.detector.detector import DETECTOR
 from ood_core.detector.from_run import build_detector, has_one_network
@@ -35,16 +36,8 @@ PIPED_WIDTH = 200
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The options of a command.
-
-    Attributes:
-        overrides: Of --set.
-        only: Of --only.
-        out: Folder for the reports, of several recipes one within it; None is `runs`.
-        store: The folder of finished stages.
-        jobs: How many side by side; None leaves it to the machine.
-    """
+class RunOptions:
+    """The options of a command; of several recipes `out` has a folder each, `jobs` None leaves it to the machine."""
 
     overrides: tuple[str, ...]
     only: tuple[str, ...]
@@ -54,8 +47,8 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A recipe that can be carried out."""
+class PlannedRun:
+    """A recipe with its plan, ready to be carried out."""
 
     recipes: list[Recipe]
     plan: Plan
@@ -64,113 +57,113 @@ class Prepared:
     plugins: Plugins
 
 
-def prepare(names: Sequence[str], wanted: Wanted) -> list[Prepared]:
+def plan_runs(names: Sequence[str], options: RunOptions) -> list[PlannedRun]:
     """Plan all recipes, before the first one is carried out.
 
     Raises:
-        OODError: With the mistakes of a recipe, or what differs from a lock.
+        OODError: With the mistakes of a recipe, or the differences from a lock.
     """
     paths = [find_recipe(name) for name in names]
-    folders = [_folder(path, wanted, len(paths) > 1) for path in paths]
+    folders = [_report_folder(path, options.out, len(paths) > 1) for path in paths]
     for folder in folders:
         if folders.count(folder) > 1:
             raise OODError(f"two of the recipes would write into {folder}; run them with an --out of their own")
-    return [_prepared(path, folder, wanted) for path, folder in zip(paths, folders, strict=True)]
+    plugins, sources = find(), SourcePool()
+    planned = []
+    for path, folder in zip(paths, folders, strict=True):
+        locked = None
+        if not lock.is_lock(path):
+            recipes = read_recipes(path, options.overrides, options.only)
+        elif options.overrides or options.only:
+            raise OODError(f"{path.name}: a lock is run as it is, without --set and --only; change its recipe instead")
+        else:
+            locked = lock.read(path)
+            recipes = locked.recipes
+        plan = make_plan(recipes, plugins, sources)
+        if locked is not None:
+            lock.require_same(locked, plan)
+        planned.append(PlannedRun(recipes, plan, folder, locked, plugins))
+    return planned
 
 
-def show(prepared: Sequence[Prepared], wanted: Wanted) -> None:
+def _report_folder(path: Path, out: Path | None, several: bool) -> Path:
+    """Return the folder of a recipe's reports: of shipped ones as their folders are, of a lock beside it."""
+    if out is not None and not several:
+        return out
+    if lock.is_lock(path):
+        return (out or path.parent) / "again"
+    shipped = shipped_folder().resolve()
+    within = path.resolve().relative_to(shipped) if shipped in path.resolve().parents else Path(path.name)
+    return (out or Path("runs")) / within.with_suffix("")
+
+
+def show_plans(runs: Sequence[PlannedRun], options: RunOptions) -> None:
     """Print the plans as trees."""
-    store = Store(wanted.store)
-    for one in prepared:
-        one.plan.check()
-        at_once, _ = places(jobs(one.plan, store), wanted.jobs)
+    store = Store(options.store)
+    for planned in runs:
+        planned.plan.check()
+        at_once, _ = places(jobs(planned.plan, store), options.jobs)
         width = None if sys.stdout.isatty() else PIPED_WIDTH
-        Console(highlight=False, width=width).print(outline(one.plan, store, at_once))
+        Console(highlight=False, width=width).print(outline(planned.plan, store, at_once))
 
 
-def carry_out(prepared: Sequence[Prepared], wanted: Wanted) -> int:
+def execute_runs(runs: Sequence[PlannedRun], options: RunOptions) -> int:
     """Carry out all, write their reports, and return the exit code: 1 if anything failed."""
     distributed.init()
-    store = Store(wanted.store)
+    store = Store(options.store)
     if distributed.rank() > 0:
-        for one in prepared:
-            follow(one.plan.stages, store)
+        for planned in runs:
+            follow(planned.plan.stages, store)
         distributed.shutdown()
         return 0
-    require_writable(wanted.store, "--store")
-    for one in prepared:
-        require_writable(one.folder, "--out")
-        if jobs(one.plan, store):
-            one.plan.check()
-        report.prepare(one.folder)
+    require_writable(options.store, "--store")
+    for planned in runs:
+        require_writable(planned.folder, "--out")
+        if jobs(planned.plan, store):
+            planned.plan.check()
+        report.prepare(planned.folder)
     store.prepare()
-    code = max([_one(one, store, wanted, len(prepared) > 1) for one in prepared])
+    code = max([_execute_run(planned, store, options.jobs, len(runs) > 1) for planned in runs])
     distributed.shutdown()
     return code
 
 
-def _prepared(path: Path, folder: Path, wanted: Wanted) -> Prepared:
-    plugins = find()
-    if not lock.is_lock(path):
-        recipes = read_recipes(path, wanted.overrides, wanted.only)
-        return Prepared(recipes, make_plan(recipes, plugins), folder, None, plugins)
-    if wanted.overrides or wanted.only:
-        raise OODError(f"{path.name}: a lock is run as it is, without --set and --only; change its recipe instead")
-    locked = lock.read(path)
-    made = make_plan(locked.recipes, plugins)
-    lock.require_same(locked, made)
-    return Prepared(locked.recipes, made, folder, locked, plugins)
+def _execute_run(planned: PlannedRun, store: Store, most_jobs: int | None, go_on: bool) -> int:
+    """Carry out one recipe; a mistake is printed here if others are to go on."""
+    plan, folder, locked, hooks = planned.plan, planned.folder, planned.lock, planned.plugins.hook
+    try:
+        threads = {} if locked is None else locked.threads
+        results = run(plan, store, hooks, local_executor(plan, store, hooks, jobs(plan, store), most_jobs, threads))
+    except OODError as error:
+        if not go_on:
+            raise
+        typer.echo(f"{plan.name}: {error}", err=True)
+        return 2
+    found = report.write(plan, results, store, folder)
+    lock.write(plan, planned.recipes, results, folder)
+    hooks.ood_after_report(report=found)
+    for failure, row in zip(results.failures, found.failures, strict=True):
+        variants = f" ({'; '.join(row.variants)})" if len(plan.coordinates) > 1 else ""
+        lines = [f"failed{variants}: {failure.message}", *getattr(failure.error, "__notes__", [])]
+        typer.echo("\n".join(lines), err=True)
+    same = True
+    if locked is not None:
+        same, verdict = lock.verdict(locked, results)
+        typer.echo("\n".join([*lock.notes(locked), verdict]))
+    typer.echo(f"report: {folder / 'report.html'}")
+    _save_detector(planned, store)
+    return 0 if same and not results.failures else 1
 
 
-def _folder(path: Path, wanted: Wanted, several: bool) -> Path:
-    """Return where the reports of a recipe go: of shipped ones as their folders are, of a lock beside it."""
-    if wanted.out is not None and not several:
-        return wanted.out
-    if lock.is_lock(path):
-        return (wanted.out or path.parent) / "again"
-    shipped = shipped_folder().resolve()
-    within = path.resolve().relative_to(shipped) if shipped in path.resolve().parents else Path(path.name)
-    return (wanted.out or Path("runs")) / within.with_suffix("")
-
-
-def _make_detector(one: Prepared, store: Store) -> None:
-    """Write the detector of a run of one network, and say where; of several networks one is to be chosen."""
-    if not has_one_network(one.plan):
-        typer.echo(f"detector: `ood detector {one.folder} --variant NAME` makes that of one network")
+def _save_detector(planned: PlannedRun, store: Store) -> None:
+    """Write the detector of a run of one network, and print its folder; of several networks one is to be chosen."""
+    if not has_one_network(planned.plan):
+        typer.echo(f"detector: `ood detector {planned.folder} --variant NAME` makes that of one network")
         return
     try:
-        save_detector(build_detector(one.plan, store), one.folder / DETECTOR, one.plugins)
+        save_detector(build_detector(planned.plan, store), planned.folder / DETECTOR, planned.plugins)
+        typer.echo(f"detector: {planned.folder / DETECTOR}")
     except DamagedError:
         raise
     except OODError as error:
         typer.echo(f"no detector: {error}", err=True)
-        return
-    typer.echo(f"detector: {one.folder / DETECTOR}")
-
-
-def _one(one: Prepared, store: Store, wanted: Wanted, go_on: bool) -> int:
-    """Carry out one recipe; a mistake is told here if others are to go on."""
-    threads = {} if one.lock is None else one.lock.threads
-    try:
-        hooks = one.plugins.hook
-        executor = local_executor(one.plan, store, hooks, jobs(one.plan, store), wanted.jobs, threads)
-        results = run(one.plan, store, hooks, executor)
-    except OODError as error:
-        if not go_on:
-            raise
-        typer.echo(f"{one.plan.name}: {error}", err=True)
-        return 2
-    found = report.write(one.plan, results, store, one.folder)
-    lock.write(one.plan, one.recipes, results, one.folder)
-    one.plugins.hook.ood_after_report(report=found)
-    for failure, of in zip(results.failures, found.failures, strict=True):
-        whose = f" ({'; '.join(of.variants)})" if len(one.plan.coordinates) > 1 else ""
-        lines = [f"failed{whose}: {failure.message}", *getattr(failure.error, "__notes__", [])]
-        typer.echo("\n".join(lines), err=True)
-    same = True
-    if one.lock is not None:
-        same, verdict = lock.verdict(one.lock, results)
-        typer.echo("\n".join([*lock.notes(one.lock), verdict]))
-    typer.echo(f"report: {one.folder / 'report.html'}")
-    _make_detector(one, store)
-    return 0 if same and not results.failures else 1

@@ -108,13 +108,13 @@ def _launch(
 ) -> None:
     from ood_core.cli import launch  # torch and all that is installed
 
-    wanted = launch.Wanted(tuple(overrides), tuple(only), out, store, jobs)
+    options = launch.RunOptions(tuple(overrides), tuple(only), out, store, jobs)
     try:
-        prepared = launch.prepare(recipes, wanted)
+        planned = launch.plan_runs(recipes, options)
         if only_plan:
-            launch.show(prepared, wanted)
+            launch.show_plans(planned, options)
         else:
-            raise typer.Exit(launch.carry_out(prepared, wanted))
+            raise typer.Exit(launch.execute_runs(planned, options))
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None

@@ -14,7 +14,6 @@ from ood_core.errors import OODError, OODErrors, suggest
 from ood_core.interfaces import PretextTask, Probe, Scorer, Tokenizer
 from ood_core.plan import published_cells
 from ood_core.plan.experiments import Experiment, read_experiments
-from ood_core.plan.versions import versions
 from ood_core.plugins import Plugins, core_version
 from ood_core.recipe.build import RecipeReader, digest, identity, probe_identity, with_nested
 from ood_core.recipe.read import Recipe
@@ -32,30 +31,29 @@ from ood_core.runtime import torch_state
 
 
 @torch_state.stage_state()
-def make_plan(recipes: Sequence[Recipe], plugins: Plugins) -> Plan:
-    """Return the plan of a list of experiments.
+def make_plan(recipes: Sequence[Recipe], plugins: Plugins, sources: SourcePool | None = None) -> Plan:
+    """Return the plan of a list of experiments; image sets that are open in `sources` are not opened again.
 
     Raises:
         OODErrors: With all mistakes of all of them.
     """
     errors: list[OODError] = []
     experiments: list[Experiment] = []
-    library = SourcePool()
+    sources = sources or SourcePool()
     for recipe in recipes:
         reader = RecipeReader(plugins)
-        experiments += read_experiments(recipe, reader, library)
+        experiments += read_experiments(recipe, reader, sources)
         errors += reader.errors
     if errors:
         raise OODErrors(deduplicate(errors))
-    baseline = _baseline(recipes, experiments)
-    core = core_version()
+    baseline, core = _baseline(recipes, experiments), core_version()
     rows = tuple(row for experiment in experiments for row in _Builder(experiment, plugins, core).rows())
     resolved = {f"{e.recipe.variant}, seed {e.recipe.seed}": e.resolved for e in experiments}
     return Plan(
         name=recipes[0].name,
         rows=rows,
         resolved=resolved,
-        versions=versions(plugins),
+        versions=plugins.versions(),
         checks=tuple({(place, repr(p)): (place, p) for e in experiments for place, p in e.checks}.values()),
         notes=tuple(dict.fromkeys(note for experiment in experiments for note in experiment.notes)),
         averaged=all(experiment.averaged for experiment in experiments),
@@ -119,21 +117,21 @@ class _Builder:
         """Return what decides the pixels and labels of a set: its content, and the code that reads it."""
         return {"content": images.opened.fingerprint, "code": self.plugins.code(images.opened.reader)}
 
+    def _train_key(self, images: Images, **decides: Any) -> str:
+        read = {"images": self._images(images), "all_classes": images.opened.all_classes}
+        return self._key("train", **read, image_size=self.image_size, seed=self.seed, **decides)
+
     def _training(self) -> TrainStage | None:
         stage: TrainStage | None = None
         for step in self.experiment.steps:
             task, images = step.task, step.images or self.data.train
             auxiliary = self.data.auxiliary if task.auxiliary_images() else None
             tokenizers = self._tokenizers(task, images)
-            key = self._key(
-                "train",
+            key = self._train_key(
+                images,
                 task=identity(task, self.plugins),
                 backbone=identity(self.experiment.backbone, self.plugins),
-                images=self._images(images),
-                all_classes=images.opened.all_classes,
                 auxiliary=None if auxiliary is None else self._images(auxiliary),
-                image_size=self.image_size,
-                seed=self.seed,
                 start=stage.key if stage is not None else None,
                 tokenizers=[trained.key for _, trained in tokenizers],
             )
@@ -157,15 +155,8 @@ class _Builder:
         for tokenizer in with_nested(task):
             if not isinstance(tokenizer, Tokenizer) or (training := tokenizer.training()) is None:
                 continue
-            key = self._key(
-                "train",
-                tokenizer=identity(tokenizer, self.plugins),
-                code=self.plugins.code(type(training)),
-                images=self._images(images),
-                all_classes=images.opened.all_classes,
-                image_size=self.image_size,
-                seed=self.seed,
-            )
+            code = self.plugins.code(type(training))
+            key = self._train_key(images, tokenizer=identity(tokenizer, self.plugins), code=code)
             stages[tokenizer] = TrainStage(
                 key=key, backbone=None, task=training, images=images, image_size=self.image_size, seed=self.seed
             )

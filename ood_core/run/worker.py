@@ -18,7 +18,6 @@ import torch
 from ood_core.errors import OODError
 from ood_core.hookspecs import hookimpl
 from ood_core.pipeline.dispatch import JobResult, carry_out
-from ood_core.plan.versions import versions
 from ood_core.plugins import find, hook_manager
 from ood_core.records.results import Failure
 from ood_core.records.stages import Stage
@@ -109,7 +108,7 @@ def work(connection: Connection, assignment: Assignment) -> None:
 def _unpickled(assignment: Assignment) -> dict[str, Stage] | OODError:
     """Return the stages by key, or why they cannot be carried out here."""
     try:
-        now = versions(find())
+        now = find().versions()
     except OODError as error:
         return OODError(f"code changed since the run began: {error}")
     names = assignment.versions.keys() | now.keys()
