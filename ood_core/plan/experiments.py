@@ -5,9 +5,9 @@ Everything wrong is noted in the reader with its line; what can still be read is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import MUCH, cut_away
@@ -15,8 +15,7 @@ from ood_core.errors import listed, suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
 from ood_core.interfaces.checks import unmet_needs
 from ood_core.plan.data_section import Data
-from ood_core.plan.image_sets import SelectedSource, Settings, described
-from ood_core.plan.leakage import CaseData
+from ood_core.plan.image_sets import CaseData, SelectedSource, Settings, described
 from ood_core.recipe.build import RecipeReader, describe, label, with_nested
 from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import LocatedValue
@@ -58,16 +57,12 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One case of a recipe with everything resolved.
+    """One case of a recipe with everything resolved; `scorers` have their names in the report.
 
     Attributes:
-        settings: What holds for all cases.
-        view: How images are shown when they are evaluated.
-        steps: The training stages in order.
-        scorers: Names in the report, and scorers.
         resolved: All of it in plain values, for the report.
         checks: Plugin objects with their places in the recipe.
-        notes: What makes the numbers hard to compare.
+        notes: Reasons why the numbers are hard to compare.
         averaged: Whether the mean over the protocol's cases means something.
     """
 
@@ -84,15 +79,18 @@ class Experiment:
     averaged: bool
 
 
-def read_experiments(recipe: Recipe, reader: RecipeReader, library: SourcePool) -> list[Experiment]:
+def read_experiments(recipe: Recipe, reader: RecipeReader, pool: SourcePool) -> list[Experiment]:
     """Return the experiments, one for each case of the protocol; none if the reader has noted any mistake."""
     sections = reader.keys(recipe.root, "a recipe", (*SECTIONS, *OTHERS))
     for name in SECTIONS:
         if name not in sections:
             reader.wrong(recipe.root, f"the recipe needs the section '{name}'")
     reading = _Reading(reader)
-    resolved = reading.benchmark(sections["benchmark"]) if "benchmark" in sections else {}
-    data = Data(reader, library, sections["data"], sections.get("protocol")) if "data" in sections else None
+    resolved: dict[str, Any] = {}
+    if "benchmark" in sections:
+        entries = reader.keys(sections["benchmark"], "'benchmark'", BENCHMARK_KEYS)
+        resolved["benchmark"] = {key: reader.value(entry, str, f"'{key}'", "") for key, entry in entries.items()}
+    data = Data(reader, pool, sections["data"], sections.get("protocol")) if "data" in sections else None
     backbone = reading.plugin("backbone", sections["backbone"]) if "backbone" in sections else None
     tasks = reading.tasks(sections["training"], data) if "training" in sections else []
     scorers = reading.scorers(sections["scorers"]) if "scorers" in sections else []
@@ -111,10 +109,10 @@ def read_experiments(recipe: Recipe, reader: RecipeReader, library: SourcePool) 
         "protocol": {"use": data.protocol.name} | vars(data.protocol),
         "data": data.resolved() | {"evaluation": vars(view)},
         "backbone": describe(backbone),
-        "training": [task.described() for task in tasks],
+        "training": [task.described(data) for task in tasks],
         "scorers": [{"name": name} | describe(scorer) for _, name, scorer in scorers],
     }
-    notes = (*data.selections.notes, *_seen_before(cases), *_cut(cases, view), *_large(cases, scorers))
+    notes = (*data.selections.notes, *_notes(cases, scorers, view))
     return [
         Experiment(
             recipe=recipe,
@@ -138,13 +136,12 @@ class _Task:
     node: LocatedValue
     task: PretextTask
     train_on: SelectedSource | None
-    on_id_set: bool
-    """Whether that is the ID set as the recipe names it."""
 
-    def described(self) -> dict[str, Any]:
+    def described(self, data: Data) -> dict[str, Any]:
         if self.train_on is None:
             return describe(self.task)
-        return describe(self.task) | {TRAIN_ON: ALL_CLASSES if self.on_id_set else described(self.train_on.selection)}
+        images = ALL_CLASSES if self.train_on is data.inside else described(self.train_on.selection)
+        return describe(self.task) | {TRAIN_ON: images}
 
 
 class _Reading:
@@ -158,36 +155,23 @@ class _Reading:
             self.checks += [(node.place, part) for part in with_nested(plugin)]
         return plugin
 
-    def _items(self, node: LocatedValue, what: str) -> list[LocatedValue]:
-        if isinstance(node.value, list):
-            return [item for item in node.value if item.value is not None]  # a place that variants may fill
-        self.reader.wrong(node, f"{what} must be a list")
-        return []
-
-    def benchmark(self, node: LocatedValue) -> dict[str, Any]:
-        """Return the section on the benchmark that a recipe is."""
-        entries = self.reader.keys(node, "'benchmark'", BENCHMARK_KEYS)
-        return {"benchmark": {key: self.reader.value(entry, str, f"'{key}'", "") for key, entry in entries.items()}}
-
-    # ---------------------------------------------------------------------------------------------------- training
-
     def tasks(self, node: LocatedValue, data: Data | None) -> list[_Task]:
         tasks = []
-        for item in self._items(node, "'training'"):
-            task = cast(PretextTask | None, self.plugin("pretext", item, (TRAIN_ON,)))
-            if task is None:
+        for item in self.reader.items(node, "'training'"):
+            # an empty place is one that variants may fill
+            task = None if item.value is None else self.plugin("pretext", item, (TRAIN_ON,))
+            if not isinstance(task, PretextTask):
                 continue
             if task.warmup_epochs > task.epochs:
                 self.reader.wrong(item, f"'warmup_epochs' {task.warmup_epochs:g} is more than 'epochs' {task.epochs}")
             if task.auxiliary_images() and data is not None and data.auxiliary is None:
                 self.reader.wrong(item, f"pretext '{task.name}' needs an auxiliary set; name it under 'auxiliary'")
-            train_on = self._train_on(item, data)
-            tasks.append(_Task(item, task, train_on, data is not None and train_on is data.inside))
+            tasks.append(_Task(item, task, None if data is None else self._train_on(item, data)))
         return tasks
 
-    def _train_on(self, item: LocatedValue, data: Data | None) -> SelectedSource | None:
+    def _train_on(self, item: LocatedValue, data: Data) -> SelectedSource | None:
         node = item.value.get(TRAIN_ON) if isinstance(item.value, dict) else None
-        if node is None or data is None:
+        if node is None:
             return None
         if node.value == ALL_CLASSES:
             return data.inside
@@ -201,31 +185,27 @@ class _Reading:
         """Return the training stages of a case, their own images opened."""
         steps = []
         for task in tasks:
-            images = None
-            if task.train_on is not None:
-                images = data.selections.images(task.node, task.train_on.selection, "train")
+            of = task.train_on
+            images = None if of is None else data.selections.images(task.node, of.selection, "train")
             held = () if case.holdout is None else (case.holdout,)
-            for tested in (*held, case.test, *case.shifted, *(of for _, of in case.ood)):
+            for tested in (*held, case.test, *case.shifted, *(ood for _, ood in case.ood)):
                 if images is not None and (shared := images.opened.shared_with(tested.opened)):
-                    what = f"'{images.name}' shares {shared} images with '{tested.name}'"
-                    message = f"{what}; what is trained on must neither measure nor set the threshold"
+                    pair = f"'{images.name}' shares {shared} images with '{tested.name}'"
+                    message = f"{pair}; what is trained on must neither measure nor set the threshold"
                     self.reader.wrong(task.node, message)
-            known = images or case.train
-            classes = len(known.opened.classes)
+            classes = len((images or case.train).opened.classes)
             if classes < task.task.least_classes:
                 needed = f"pretext '{task.task.name}' needs at least {task.task.least_classes} classes"
-                what = "the ID set" if images is None else f"'{images.name}'"
-                self.reader.wrong(task.node, f"{needed}, {what} has {classes}")
+                trained_on = "the ID set" if images is None else f"'{images.name}'"
+                self.reader.wrong(task.node, f"{needed}, {trained_on} has {classes}")
             steps.append(TrainingStep(task.task, images))
         return tuple(steps)
 
-    # ----------------------------------------------------------------------------------------------------- scorers
-
     def scorers(self, node: LocatedValue) -> list[tuple[LocatedValue, str, Scorer]]:
         scorers: list[tuple[LocatedValue, str, Scorer]] = []
-        for item in self._items(node, "'scorers'"):
-            scorer = cast(Scorer | None, self.plugin("scorer", item, ("name",)))
-            if scorer is None:
+        for item in self.reader.items(node, "'scorers'"):
+            scorer = None if item.value is None else self.plugin("scorer", item, ("name",))
+            if not isinstance(scorer, Scorer):
                 continue
             given = item.value.get("name") if isinstance(item.value, dict) else None
             name = self.reader.value(given, str, "'name'", "") if given is not None else label(scorer)
@@ -237,13 +217,9 @@ class _Reading:
         return scorers
 
     def check_together(
-        self,
-        steps: Sequence[TrainingStep],
-        scorers: NamedScorers,
-        case: CaseData,
-        settings: Settings,
+        self, steps: Sequence[TrainingStep], scorers: NamedScorers, case: CaseData, settings: Settings
     ) -> None:
-        """Note what the parts of a recipe need of each other and do not get."""
+        """Note unmet needs between the parts of a recipe."""
         missing = {}
         if steps and not steps[-1].trains_head:
             why = "trains no head" if not steps[-1].task.trains_head else "was not trained on the ID classes"
@@ -260,33 +236,10 @@ class _Reading:
             self.reader.wrong(place, "'fit_images: augmented' needs a training stage, whose augmentation it is")
 
 
-def _cut(cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]], view: EvaluationView) -> list[str]:
-    """Return a note where the central square leaves much of the ID images out; the first case stands for all."""
-    for case, _ in cases[:1]:
-        if (share := cut_away(case.train.opened.sizes(), view)) > MUCH:
-            return [
-                f"{case.train}: the central square leaves out {share:.0%} of the area of the images, which are not "
-                "square; 'evaluation: {squash: true}' in 'data' resizes them whole"
-            ]
-    return []
-
-
-def _large(cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]], scorers: NamedScorers) -> list[str]:
-    """Return notes on scorers that take much memory if embeddings are as large as a ViT-B's."""
-    classes = max((len(case.train.opened.classes) for case, _ in cases), default=0)
-    sizes = {
-        name: sum(part.memory(classes, USUAL_DIMENSIONS) for part in scorer.parts()) for _, name, scorer in scorers
-    }
-    return [
-        f"scorer '{name}' takes at least {size / GIB:.1f} GiB of memory for {classes} classes, if embeddings have "
-        f"{USUAL_DIMENSIONS} dimensions, and with the square of these"
-        for name, size in sizes.items()
-        if size > GIB
-    ]
-
-
-def _seen_before(cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]]) -> list[str]:
-    """Return notes on training stages that were shown images of classes that measure as OOD, in whatever case."""
+def _notes(
+    cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]], scorers: NamedScorers, view: EvaluationView
+) -> Iterator[str]:
+    """Yield notes on classes seen before they measure as OOD, on images cut off, and on large scorers."""
     seen: dict[str, set[str]] = {}
     for case, steps in cases:
         for step in steps:
@@ -294,8 +247,19 @@ def _seen_before(cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]]) -> li
                 if step.images is not None:
                     names = set(step.images.opened.classes) & set(outside.opened.classes)
                     seen.setdefault(f"'{step.task.name}' on '{step.images}'", set()).update(names)
-    return [
-        f"{stage} has seen classes that measure as OOD: {listed(sorted(names))}"
-        for stage, names in seen.items()
-        if names
-    ]
+    for stage, names in seen.items():
+        if names:
+            yield f"{stage} has seen classes that measure as OOD: {listed(sorted(names))}"
+    for case, _ in cases[:1]:  # which stands for all
+        if (share := cut_away(case.train.opened.sizes(), view)) > MUCH:
+            yield (
+                f"{case.train}: the central square leaves out {share:.0%} of the area of the images, which are not "
+                "square; 'evaluation: {squash: true}' in 'data' resizes them whole"
+            )
+    classes = max((len(case.train.opened.classes) for case, _ in cases), default=0)
+    for _, name, scorer in scorers:
+        if (size := sum(part.memory(classes, USUAL_DIMENSIONS) for part in scorer.parts())) > GIB:
+            yield (
+                f"scorer '{name}' takes at least {size / GIB:.1f} GiB of memory for {classes} classes, if embeddings "
+                f"have {USUAL_DIMENSIONS} dimensions, and with the square of these"
+            )

@@ -1,21 +1,24 @@
-"""Reads what a recipe says of one set of images: a source, and which of its images."""
+"""Image sets of a recipe: reads and opens each, and checks that no image has two roles in a case."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Ge, Lt
 
 from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import Groups, Part, Selection
-from ood_core.errors import OODError
+from ood_core.errors import OODError, listed
 from ood_core.interfaces import DatasetSource, EvaluationView, NonNegativeInt, PositiveInt, Split
 from ood_core.plan import superclasses
 from ood_core.recipe.build import RecipeReader, describe, label
-from ood_core.recipe.yaml import LocatedValue
+from ood_core.recipe.yaml import LocatedValue, parse
 from ood_core.records.stages import Images
 
 _CHOICES = ("split", "superclasses", "classes", "without", "limit", "draw")
@@ -25,18 +28,22 @@ OTHERWISE = "otherwise"
 SELECTION_KEYS = ("name", *_CHOICES, "expected", OTHERWISE)
 
 
+HOLDOUT = 0.1
+"""Default share of the ID training images kept back for the threshold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The values of `data` that are no sets of images; recipes/README.md explains them."""
+    """The values of `data` that are no sets of images, with their defaults; recipes/README.md explains them."""
 
-    image_size: int
-    evaluation: EvaluationView | None
-    root: Path
-    holdout: float
-    fit_images: Literal["plain", "augmented"]
-    unreadable: Literal["stop", "skip"]
-    overlap: Literal["count", "remove"]
-    missing_files: Literal["stop", "leave-out"]
+    image_size: PositiveInt = 1
+    evaluation: EvaluationView | None = None
+    root: Path = Path()
+    holdout: Annotated[float, Ge(0), Lt(1)] = HOLDOUT
+    fit_images: Literal["plain", "augmented"] = "plain"
+    unreadable: Literal["stop", "skip"] = "stop"
+    overlap: Literal["count", "remove"] = "count"
+    missing_files: Literal["stop", "leave-out"] = "stop"
 
 
 @dataclass(frozen=True)
@@ -51,23 +58,20 @@ class SelectedSource:
 class SelectionReader:
     """Reads selections, and opens them; mistakes go to the reader."""
 
-    def __init__(self, reader: RecipeReader, library: SourcePool, settings: Settings) -> None:
-        self.reader, self.library, self.settings = reader, library, settings
+    def __init__(self, reader: RecipeReader, pool: SourcePool, settings: Settings) -> None:
+        self.reader, self.pool, self.settings = reader, pool, settings
         self.notes: list[str] = []
         self.sources: list[tuple[str, DatasetSource]] = []
 
     def read(self, node: LocatedValue, holdout: float = 0.0) -> SelectedSource | None:
-        """Return what is selected from one source; None after a mistake."""
-        source = cast(DatasetSource | None, self.reader.plugin("dataset", node, SELECTION_KEYS))
-        if source is None:
+        """Return the images selected from one source; None after a mistake."""
+        whole = self._source(node, SELECTION_KEYS)
+        if whole is None:
             return None
         entries = node.value if isinstance(node.value, dict) else {}
-        source = _rooted(source, self.settings.root)
-        selection = Selection(
-            name=self._value(entries, "name", str, _own_name(source)),
-            source=source,
-            candidates=self._alternatives(source, node),
-            otherwise=self._otherwise(node),
+        selection = replace(
+            whole,
+            name=self._value(entries, "name", str, whole.name),
             split=self._value(entries, "split", Split, None),
             superclasses=self._superclasses(entries["superclasses"]) if "superclasses" in entries else None,
             classes=self._class_names(entries, "classes"),
@@ -77,35 +81,36 @@ class SelectionReader:
             holdout=holdout,
             skip_broken=self.settings.unreadable == "skip",
         )
-        if not selection.candidates and selection.otherwise is None and self.settings.missing_files == "stop":
-            self.sources.append((node.place, source))  # to be checked; of others it is no mistake to be missing
+        if not whole.candidates and whole.otherwise is None and self.settings.missing_files == "stop":
+            self.sources.append((node.place, whole.source))  # to be checked; of others it is no mistake to be missing
         return SelectedSource(node, selection, self._value(entries, "expected", dict[Split, PositiveInt], {}))
 
     def _value(self, entries: Mapping[str, LocatedValue], key: str, hint: Any, default: Any) -> Any:
         return self.reader.value(entries[key], hint, f"'{key}'", default) if key in entries else default
 
-    def _otherwise(self, node: LocatedValue) -> Selection | None:
-        """Return what is read where the first source cannot be opened."""
-        other = node.value.get(OTHERWISE) if isinstance(node.value, dict) else None
-        if other is None:
+    def _source(self, node: LocatedValue, reserved: Collection[str]) -> Selection | None:
+        """Return all images of a source, with the installed sources that it is a name for, and its fallback."""
+        source = self.reader.plugin("dataset", node, reserved)
+        if not isinstance(source, DatasetSource):
             return None
-        source = cast(DatasetSource | None, self.reader.plugin("dataset", other, (OTHERWISE,)))
-        if source is None:
-            return None
-        source = _rooted(source, self.settings.root)
-        candidates = self._alternatives(source, other)
-        return Selection(name=_own_name(source), source=source, candidates=candidates, otherwise=self._otherwise(other))
-
-    def _alternatives(self, source: DatasetSource, node: LocatedValue) -> tuple[DatasetSource, ...]:
-        """Return the sources that this one is a name for, as far as they are installed."""
+        paths = {field.name: getattr(source, field.name) for field in fields(source)}
+        below = {name: self.settings.root / path for name, path in paths.items() if isinstance(path, Path)}
+        source = replace(source, **below)
+        alternatives: Sequence[Mapping[str, Any]] = ()
         try:
             alternatives = source.alternatives()
         except OODError as error:
             self.reader.wrong(node, str(error))
-            return ()
-        reader = RecipeReader(self.reader.plugins)
-        found = [reader.plugin("dataset", _noded(dict(alternative), node.place)) for alternative in alternatives]
-        return tuple(cast(DatasetSource, made) for made in found if made is not None)
+        reader = RecipeReader(self.reader.plugins)  # those that are not installed are no mistakes
+        texts = [json.dumps(alternative, default=str, ensure_ascii=False) for alternative in alternatives]
+        found = [reader.plugin("dataset", parse(text, node.place, line_numbers=False)) for text in texts]
+        other = node.value.get(OTHERWISE) if isinstance(node.value, dict) else None
+        return Selection(
+            name=_own_name(source),
+            source=source,
+            candidates=tuple(made for made in found if isinstance(made, DatasetSource)),
+            otherwise=None if other is None else self._source(other, (OTHERWISE,)),
+        )
 
     def _superclasses(self, node: LocatedValue) -> Groups | None:
         if isinstance(node.value, str):
@@ -122,21 +127,17 @@ class SelectionReader:
 
     def _class_names(self, entries: Mapping[str, LocatedValue], key: str) -> tuple[str, ...] | None:
         names = self._value(entries, key, tuple[str | int, ...], None)
-        if names is None:
-            return None
-        if not names:
+        if names is not None and not names:
             self.reader.wrong(entries[key], f"'{key}' names no class")
-        elif len(set(map(str, names))) < len(names):
+        elif names is not None and len(set(map(str, names))) < len(names):
             self.reader.wrong(entries[key], f"'{key}' names a class twice")
-        return tuple(map(str, names)) or None
-
-    # ----------------------------------------------------------------------------------------------------- opening
+        return tuple(map(str, names)) if names else None
 
     def images(self, node: LocatedValue, selection: Selection, part: Part) -> Images | None:
         """Return the opened images; None after a mistake."""
         try:
-            opened = selection.open(part, self.library)
-            if selection.otherwise is not None and selection.stands_in(part, self.library):
+            opened = selection.open(part, self.pool)
+            if selection.otherwise is not None and selection.stands_in(part, self.pool):
                 self.notes.append(f"{selection.name}: '{selection.otherwise.name}' stands in for what is missing")
             self.notes.extend(note for note in opened.notes if note not in self.notes)
             return Images(selection.name, part, opened)
@@ -149,7 +150,7 @@ class SelectionReader:
         if self.settings.missing_files == "stop":
             return True
         try:
-            selected.selection.pictures(part, self.library)
+            selected.selection.pictures(part, self.pool)
         except OODError as error:
             self.notes.append(f"left out: {selected.selection.name}: {error}")
             return False
@@ -166,9 +167,9 @@ class SelectionReader:
 
 
 def described(selection: Selection) -> dict[str, Any]:
-    """Return a selection in plain values as a recipe writes it, without what is left at its default."""
+    """Return a selection in plain values as a recipe writes it, without options at their default."""
     chosen: dict[str, Any] = {"name": selection.name}
-    for field in dataclasses.fields(Selection):
+    for field in fields(Selection):
         value = getattr(selection, field.name)
         if field.name in _CHOICES and value != field.default:
             chosen[field.name] = dict(value) if field.name == "superclasses" else value
@@ -181,7 +182,7 @@ def _described_source(selection: Selection) -> dict[str, Any]:
 
 
 def _own_name(source: DatasetSource) -> str:
-    """Return what a set without a name is called: as the data set, the file or folder, or else the source."""
+    """Return the name of a set without `name`: of the data set, the file or folder, or else the source."""
     for option in ("dataset", "path", "test", "train"):
         if value := getattr(source, option, None):
             if not isinstance(value, Path):
@@ -191,16 +192,75 @@ def _own_name(source: DatasetSource) -> str:
     return label(source)
 
 
-def _rooted(source: DatasetSource, root: Path) -> DatasetSource:
-    """Return the source with its relative paths beneath a folder."""
-    paths = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
-    return replace(source, **{name: root / path for name, path in paths.items() if isinstance(path, Path)})
+# ------------------------------------------------------------------------------------------- the sets of one case
 
 
-def _noded(value: Any, place: str) -> LocatedValue:
-    """Return plain values as a recipe's nodes."""
-    if isinstance(value, dict):
-        return LocatedValue({key: _noded(item, place) for key, item in value.items()}, place)
-    if isinstance(value, (list, tuple)):
-        return LocatedValue([_noded(item, place) for item in value], place)
-    return LocatedValue(str(value) if isinstance(value, Path) else value, place)
+@dataclass(frozen=True, kw_only=True)
+class CaseData:
+    """The data of one case: the ID set in its parts, OOD sets that may be known, and those that measure.
+
+    Attributes:
+        case: Its name; empty if the protocol has only one.
+        draw: Number of its random draw.
+        known: OOD images that scorers may be fitted to.
+        auxiliary: OOD images that networks may be trained on.
+        shifted: Covariate-shifted ID images; OOD is measured once without and once with them as ID.
+        ood: Groups and OOD sets that measure.
+    """
+
+    case: str
+    draw: int
+    train: Images
+    holdout: Images | None
+    test: Images
+    known: tuple[Images, ...]
+    auxiliary: Images | None
+    shifted: tuple[Images, ...]
+    ood: tuple[tuple[str, Images], ...]
+
+
+def mistakes(sets: CaseData) -> Iterator[tuple[Images, str]]:
+    """Yield the mistakes, each with its set."""
+    train, test, name = sets.train.opened, sets.test.opened, sets.test.name
+    if train.source == test.source:
+        notes = "".join(f"; {note}" for note in test.notes)  # such as what the source could take splits from
+        yield sets.test, f"ID set '{name}' gives the same images for training and test; it needs a split of each{notes}"
+    if train.classes != test.classes:
+        differ = next((pair for pair in zip(train.classes, test.classes, strict=False) if len(set(pair)) > 1), None)
+        first = f"'{differ[0]}' and '{differ[1]}'" if differ else f"{len(train.classes)} and {len(test.classes)}"
+        yield sets.test, f"ID set '{name}' has other classes for training than for test: {first}"
+    # images of the ID classes, out of the ID set itself, are not OOD
+    for images in (*(images for _, images in sets.ood), *sets.known):
+        common = [name for name in images.opened.classes if name in test.classes]
+        if common and images.opened.source in (test.source, train.source):
+            yield images, f"OOD set '{images.name}' shares classes with the ID set: {listed(common)}"
+    fitted = [("ID training set", sets.train), *(("known OOD set", images) for images in sets.known)]
+    fitted += [("held-out ID set", sets.holdout)] if sets.holdout is not None else []
+    fitted += [("auxiliary set", sets.auxiliary)] if sets.auxiliary is not None else []
+    measuring = [("OOD set", images) for _, images in sets.ood]
+    measuring += [("shifted ID set", images) for images in sets.shifted]
+    # test images that the source itself gives for training, too, are a mistake of their own
+    measuring += [("ID test set", sets.test)] if train.source != test.source else []
+    for role, images in fitted:
+        for kind, tested in measuring:
+            if shared := images.opened.shared_with(tested.opened):
+                pair = f"{role} '{images.name}' shares {shared} images with {kind} '{tested.name}'"
+                yield images, f"{pair}; what is fitted to must not measure"
+    if sets.auxiliary is not None and (shared := sets.auxiliary.opened.shared_with(sets.train.opened)):
+        yield sets.auxiliary, f"auxiliary set '{sets.auxiliary.name}' shares {shared} images with the ID training set"
+    for images in sets.shifted:
+        if shared := images.opened.shared_with(sets.test.opened):
+            yield images, f"shifted ID set '{images.name}' shares {shared} images with the ID test set"
+
+
+def gaps(sets: CaseData) -> list[str]:
+    """Return a note on ID classes without images for training, and one for test."""
+    notes = []
+    for part in (sets.train, sets.test):
+        counts = np.bincount(part.opened.labels.numpy(), minlength=len(part.opened.classes))
+        empty = [part.opened.classes[label] for label in np.flatnonzero(counts == 0)]
+        if len(empty) == 1:
+            notes.append(f"{part}: no image of the class '{empty[0]}'")
+        elif empty:
+            notes.append(f"{part}: no image of {len(empty)} classes: {listed([repr(name) for name in empty])}")
+    return notes

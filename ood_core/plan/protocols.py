@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -32,13 +33,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class Case:
-    """One of the experiments of a protocol.
-
-    Attributes:
-        name: The column of the report.
-        sets: Its images.
-        draw: Which random draw, for cases that are repeated; they are averaged as seeds are.
-    """
+    """One of the experiments of a protocol, in a column of the report; those of other random draws are averaged."""
 
     name: str
     sets: Sets
@@ -59,11 +54,7 @@ class Protocol(ABC):
 
     @abstractmethod
     def cases(self, sets: Sets, class_names: Callable[[], Names]) -> Iterator[Case]:
-        """Yield the cases.
-
-        Args:
-            sets: As the recipe names them.
-            class_names: Gives the names of the ID set's classes.
+        """Yield the cases of the sets that the recipe names; `class_names` returns those of the ID set.
 
         Raises:
             OODError: The options do not fit the classes.
@@ -206,16 +197,13 @@ class FewShot(Protocol):
 
     def cases(self, sets: Sets, class_names: Callable[[], Names]) -> Iterator[Case]:
         """Yield a case for each number of images and each draw."""
-        for shots in self.shots:
-            for draw in range(self.draws):
-                drawn = [
-                    replace(of, split=self.split, limit=shots, draw=draw, name=f"{of.name} known")
-                    for _, of in sets.outside
-                ]
-                outside = tuple(
-                    (group, replace(of, minus=(known,))) for (group, of), known in zip(sets.outside, drawn, strict=True)
-                )
-                yield Case(f"{shots} a class", Sets(sets.inside, (*sets.known, *drawn), outside), draw)
+        for shots, draw in product(self.shots, range(self.draws)):
+            known, outside = [], []
+            for group, of in sets.outside:
+                drawn = replace(of, split=self.split, limit=shots, draw=draw, name=f"{of.name} known")
+                known.append(drawn)
+                outside.append((group, replace(of, minus=(drawn,))))
+            yield Case(f"{shots} a class", Sets(sets.inside, (*sets.known, *known), tuple(outside)), draw)
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {cls.name: cls for cls in (MultiClass, OneClass, Pairs, OpenSet, FewShot)}

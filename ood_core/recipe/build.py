@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -26,9 +26,7 @@ Made = TypeVar("Made")
 class RecipeReader:
     """Makes objects of nodes; collects mistakes in `errors` instead of stopping at the first.
 
-    Args:
-        plugins: The installed plugins.
-        files: Whether to require the files that options name.
+    `files`: whether to require the files that options name.
     """
 
     def __init__(self, plugins: Plugins, files: bool = True) -> None:
@@ -48,6 +46,13 @@ class RecipeReader:
             if key not in known:
                 self.wrong(entry, f"no key of {what}: '{key}'.{suggest(key, known)}")
         return {key: entry for key, entry in node.value.items() if key in known}
+
+    def items(self, node: LocatedValue, what: str) -> list[LocatedValue]:
+        """Return the items of a list; none after a mistake."""
+        if isinstance(node.value, list):
+            return node.value
+        self.wrong(node, f"{what} must be a list")
+        return []
 
     def value(self, node: LocatedValue, hint: Any, what: str, default: Any = None) -> Any:
         """Return a plain value of the annotated type, or the default after a mistake."""
@@ -76,12 +81,9 @@ class RecipeReader:
         return None
 
     def plugin(self, kind: str, node: LocatedValue, reserved: Collection[str] = ()) -> Plugin | None:
-        """Return the plugin object that a node names with its options; None after a mistake.
+        """Return the plugin object of a `{use: name, option: value}` mapping or of a bare name; None after a mistake.
 
-        Args:
-            kind: A key of `PLUGIN_KINDS`.
-            node: A `{use: name, option: value}` mapping or a bare name.
-            reserved: Keys of the mapping that are not the plugin's.
+        `reserved` are keys of the mapping that are not the plugin's.
         """
         if (entries := self.use(kind, node)) is None:
             return None
@@ -135,10 +137,7 @@ class RecipeReader:
         item = _kind_of(get_args(hint)[0]) if get_origin(hint) is tuple else None
         if item is None:
             return self.value(node, hint, what)
-        if not isinstance(node.value, list):
-            self.wrong(node, f"{what} must be a list")
-            return ()
-        return tuple(self.plugin(item, entry) for entry in node.value)
+        return tuple(self.plugin(item, entry) for entry in self.items(node, what))
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -169,46 +168,38 @@ def with_nested(plugin: Plugin) -> Iterator[Plugin]:
 
 def describe(plugin: Plugin) -> dict[str, Any]:
     """Return name and all options as plain values, for the report."""
-    return {"use": plugin.name} | {name: _plain(value) for name, value in _options(plugin).items()}
+    return {"use": plugin.name, **_plain(_options(plugin))}
 
 
 def _options(made: Any) -> dict[str, Any]:
     return {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, of_plugin: Callable[[Plugin], Any] = describe, of_path: Callable[[Path], str] = str) -> Any:
+    """Return a value of an option in plain values, with these for plugins and files."""
     if isinstance(value, Plugin):
-        return describe(value)
+        return of_plugin(value)
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [_plain(item, of_plugin, of_path) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return str(value) if isinstance(value, Path) else value
+        return {str(key): _plain(item, of_plugin, of_path) for key, item in value.items()}
+    return of_path(value) if isinstance(value, Path) else value
 
 
 def identity(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
     """Return what decides a plugin's results: class, version, code, options; of a file its content, not its path."""
-    options = {name: _identity(value, plugins) for name, value in _options(plugin).items()}
-    code = plugins.code(type(plugin))
-    return {"use": plugin.name, "from": plugins.version(plugin), "code": code, "options": options}
+    return {"use": plugin.name, "from": plugins.version(plugin)} | _identity(plugin, plugins)
 
 
 def probe_identity(probe: Probe, scorer: Scorer, plugins: Plugins) -> dict[str, Any]:
     """Return what decides what a probe reads: its class, code and fields, and the version of the scorer's package."""
-    cls = type(probe)
-    options = {name: _identity(value, plugins) for name, value in _options(probe).items()}
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    return {"probe": name, "from": plugins.version(scorer), "code": plugins.code(cls), "options": options}
+    name = f"{type(probe).__module__}.{type(probe).__qualname__}"
+    return {"probe": name, "from": plugins.version(scorer)} | _identity(probe, plugins)
 
 
-def _identity(value: Any, plugins: Plugins) -> Any:
-    if isinstance(value, Plugin):
-        return identity(value, plugins)
-    if isinstance(value, (tuple, list)):
-        return [_identity(item, plugins) for item in value]
-    if isinstance(value, Path):
-        return file_digest(value)
-    return _plain(value)
+def _identity(made: Plugin | Probe, plugins: Plugins) -> dict[str, Any]:
+    options = _plain(_options(made), lambda nested: identity(nested, plugins), file_digest)
+    return {"code": plugins.code(type(made)), "options": options}
 
 
 def label(plugin: Plugin) -> str:

@@ -21,13 +21,7 @@ KEYS = ("axes", "zip", "exclude")
 
 @dataclass(frozen=True)
 class Variant:
-    """One combination of values.
-
-    Attributes:
-        name: Its values, joined.
-        coordinates: Its value on each axis; {} for a recipe that varies nothing.
-        changes: The changes of these values, axis by axis.
-    """
+    """One combination of values: their names joined, its value on each axis, and the changes, axis by axis."""
 
     name: str
     coordinates: dict[str, str]

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ood_core.errors import OODError, OODErrors
-from ood_core.plan.data_section import HOLDOUT
+from ood_core.plan.image_sets import HOLDOUT
 from ood_core.records.plan import Baseline
 
 from ..conftest import TINY
