@@ -1,4 +1,4 @@
-"""What networks, scorers and tasks return is checked where it comes in, with one line that names whose fault it is."""
+"""Checks of the values that networks, scorers and tasks return, with one line that names their origin."""
 
 from __future__ import annotations
 

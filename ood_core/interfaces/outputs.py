@@ -101,7 +101,7 @@ class Outputs:
         )
 
     def chunks(self, rows: int = 8192) -> Iterator[Outputs]:
-        """Yield consecutive parts of at most so many rows, so that nobody needs all of a large set in memory."""
+        """Yield consecutive parts of at most so many rows, so that a large set is never in memory as a whole."""
         for start in range(0, len(self), rows):
             yield self[start : start + rows]
             if self.release is not None:

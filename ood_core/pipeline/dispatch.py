@@ -40,7 +40,7 @@ def carry_out(stages: Sequence[Stage], store: Store, hooks: HookRelay, threads: 
 
     Args:
         stages: All of one `job_key`.
-        store: Where results are found and filed.
+        store: The store of results.
         hooks: Lifecycle hooks to notify.
         threads: Number of torch threads of single stages, by key (default: unchanged).
     """

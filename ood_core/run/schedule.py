@@ -29,7 +29,7 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
 
     Args:
         plan: Stages and rows.
-        store: Where results are found and filed.
+        store: The store of results.
         hooks: `Plugins.hook`, to notify (default: none).
         executor: Where missing stages are carried out (default: one after another in this process).
 

@@ -8,7 +8,7 @@
 
 An artifact is written into a temporary folder, flushed to disk and renamed, so a folder that is there is whole.
 Damage after that is noticed: a file is read through `Store.file`, which compares its content with the checksum that
-was noted when it was filed. stage.json holds a checksum of itself; a damaged one counts as absent.
+was noted when it was stored. stage.json holds a checksum of itself; a damaged one counts as absent.
 Nothing is pickled: weights and scores are safetensors, arrays .npy, the rest JSON.
 """
 
@@ -69,7 +69,7 @@ class Store:
         return self._noted(stage)[1]
 
     def file(self, stage: Stage, name: str) -> Path:
-        """Return the path of a file of a finished stage, whose content is what was filed.
+        """Return the path of a file of a finished stage, with its checksum verified.
 
         Raises:
             DamagedError: The file is damaged or missing.

@@ -165,7 +165,7 @@ def _dim_pictures(rows: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def _seen(scorer: Scorer, network: SmallNetwork, images: Tensor, labels: Tensor) -> Outputs:
-    """Return the network's outputs with what the probes read, as extraction would have filed them."""
+    """Return the network's outputs and the arrays of the probes, as extraction stores them."""
     maps: dict[str, Tensor] = {}
 
     with ExitStack() as hooks:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Output(Screen):
-    """Standard output, which somebody may have closed: `ood-run mood | head` must not lose the report."""
+    """Standard output, possibly closed: `ood-run mood | head` must not lose the report."""
 
     def on_broken_pipe(self) -> None:
         """Send the rest nowhere."""
