@@ -21,28 +21,20 @@ from ood_core.store.store import Store
 
 @dataclass(frozen=True)
 class JobResult:
-    """The stages of a job that are done and those that failed.
-
-    Attributes:
-        finished: Keys of the stages whose results are in the store.
-        carried_out: Of these, the ones that were carried out here and not by another run meanwhile.
-    """
+    """The stages of a job that are done and those that failed."""
 
     finished: tuple[str, ...]
+    """Keys of the stages whose results are in the store."""
     carried_out: tuple[str, ...]
+    """Of these, the ones that were carried out here and not by another run meanwhile."""
     failures: tuple[Failure, ...]
 
 
 def carry_out(stages: Sequence[Stage], store: Store, hooks: HookRelay, threads: Mapping[str, int]) -> JobResult:
-    """Carry out the stages of a job, each behind its inputs; a stage whose input fails here is left out.
+    """Carry out stages of one `job_key`, each behind its inputs; a stage whose input fails here is left out.
 
     Where several processes share the run an error is raised instead: the others are in the midst of the same stage.
-
-    Args:
-        stages: All of one `job_key`.
-        store: The store of results.
-        hooks: Lifecycle hooks to notify.
-        threads: Number of torch threads of single stages, by key (default: unchanged).
+    `threads` are the numbers of torch threads of single stages, by key (default: unchanged).
     """
     usual = torch.get_num_threads()
     carried_out: list[str] = []

@@ -12,7 +12,7 @@ measurements   a digest of the numbers of each row
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -115,22 +115,19 @@ def require_same(lock: Lock, plan: Plan) -> None:
     Raises:
         OODErrors: With a line for each input that differs.
     """
-    then = lock.entries
-    lines = [*_changed(then["versions"], plan.versions, "version of "), *_changed(then["data"], _data(plan), "data ")]
+    then, lines = lock.entries, []
+    for section, what, now in (("versions", "version of", plan.versions), ("data", "data", _data(plan))):
+        for name, was in then[section].items():
+            if name not in now:
+                lines.append(f"{what} {name} was {was}, is missing now")
+            elif now[name] != was:
+                lines.append(f"{what} {name} was {was}, is {now[name]}")
     here = {stage.key for stage in plan.stages}
     gone = [stage["stage"] for stage in then["stages"] if stage["key"] not in here]
     if gone and not lines:  # other inputs change the keys too
         lines.append(f"options differ: another key has {listed(gone)}")
     if lines:
         raise OODErrors([OODError(f"{lock.path.name}: {line}") for line in lines])
-
-
-def _changed(then: Mapping[str, str], now: Mapping[str, str], what: str) -> Iterator[str]:
-    for name, value in then.items():
-        if name not in now:
-            yield f"{what}{name} was {value}, is missing now"
-        elif now[name] != value:
-            yield f"{what}{name} was {value}, is {now[name]}"
 
 
 def notes(lock: Lock) -> list[str]:

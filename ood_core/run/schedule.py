@@ -28,10 +28,10 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
     that need it are missing. The error is raised only if no row is left.
 
     Args:
-        plan: Stages and rows.
-        store: The store of results.
+        plan: Its missing stages are carried out.
+        store: Holds the results of finished stages.
         hooks: `Plugins.hook`, to notify (default: none).
-        executor: Where missing stages are carried out (default: one after another in this process).
+        executor: Carries out the jobs (default: one after another in this process).
 
     Raises:
         OODError: Nothing could be measured, for a reason that the user can mend.
