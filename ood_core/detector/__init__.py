@@ -4,8 +4,8 @@
 
 | module | content |
 |---|---|
-| `detector`, `options` | `Detector`, the public class, and its options |
-| `state` | `DetectorState`, all that a detector has learned, as values |
+| `detector` | `Detector`, the public class |
+| `state` | its options, and all that it has learned, `DetectorState`, as values |
 | `image_inputs` | paths, pictures, arrays, tensors, loaders to batches; decoded in threads, in constant memory |
 | `forward` | a batch through the network and all scorers: `ScoredBatch` |
 | `predictions` | scores to decisions: `DecisionRule`, `Predictions` |
@@ -14,7 +14,7 @@
 | `module_evidence`, `module_outputs` | which of a module's tensors are embeddings and logits; reading them |
 | `labelled_data`, `labels` | ID images with their labels; labels as numbers from 0 |
 | `accuracy` | whether the network recognises the held-out images, and likely reasons if not |
-| `bundle`, `loading`, `manifest` | the folder on disk: written, read, verified |
+| `bundle`, `manifest` | the folder on disk: written, read, verified |
 """
 
 from __future__ import annotations

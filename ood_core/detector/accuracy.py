@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ood_core.data.selection import to_unit
 from ood_core.detector.forward import OutputSpec, compute_outputs
-from ood_core.detector.state import device_of
-from ood_core.detector.wrapped_module import ModuleNetwork, Normalisation
+from ood_core.detector.state import Normalisation, device_of
+from ood_core.detector.wrapped_module import ModuleNetwork
 from ood_core.errors import listed
 from ood_core.evaluation import metrics
 from ood_core.interfaces import Network, Outputs

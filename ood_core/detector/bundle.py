@@ -1,4 +1,4 @@
-"""Writes a detector as a folder.
+"""A detector as a folder: written, read, and refused if it has changed since.
 
     manifest.json             description, and the digests of the other files
     weights.safetensors       of the network
@@ -13,30 +13,52 @@ Nothing is pickled. The folder is written beside its place and renamed, so that 
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ood_core.data.files import content_digest
+from ood_core.data.selection import to_unit
 from ood_core.detector import manifest as manifests
+from ood_core.detector.forward import compute_outputs
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
 from ood_core.detector.predictions import decision_rule
-from ood_core.detector.state import DetectorState
-from ood_core.detector.wrapped_module import ModuleNetwork
+from ood_core.detector.state import (
+    DetectorState,
+    Examples,
+    FittedScorer,
+    Normalisation,
+    Origin,
+    Preprocessing,
+    TrainedTask,
+    head_of,
+)
+from ood_core.detector.wrapped_module import ModuleNetwork, parse_sources
 from ood_core.errors import OODError
+from ood_core.evaluation.calibration import Calibration
+from ood_core.interfaces import Backbone, EvaluationView, Network, Plugin, PretextTask, Scorer
 from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
-from ood_core.recipe.build import describe
-from ood_core.store.artifacts import save_score
+from ood_core.recipe.build import RecipeReader, describe
+from ood_core.recipe.yaml import parse
+from ood_core.runtime import torch_state
+from ood_core.store.artifacts import load_score, save_score
 from ood_core.store.files import flush, require_writable, save_tensors, writing
 
 WEIGHTS, CALIBRATION = "weights.safetensors", "calibration.safetensors"
 WITNESS, EXAMPLES, PRETEXT = "witness.safetensors", "examples.safetensors", "pretext.safetensors"
 SCORE = "score-{}.safetensors"
+
+TOLERANCE = 1e-3
+"""Largest change of a reference embedding, relative to its length."""
 
 READABLE = 0o644
 """Files of safetensors can be read by their owner alone; a service may run as another user."""
@@ -138,3 +160,143 @@ def _manifest(
         recipe=dict(origin.recipe),
         files=dict(files),
     )
+
+
+@torch_state.computing()
+def load_detector(
+    folder: Path, plugins: Plugins, module: Any = None, device: torch.device | None = None
+) -> DetectorState:
+    """Load a saved detector; the weights of `module`, if it was fitted to one of the user's own, are set.
+
+    Raises:
+        OODError: A file is missing or changed, a plugin is missing or of another version, or the network gives other
+            embeddings than when the detector was saved.
+    """
+    manifest = manifests.read_manifest(folder, plugins)
+    manifests.verify_files(folder, manifest)
+    try:
+        state = _Reading(folder, manifest, plugins).state(module, device or networks.device())
+    except (KeyError, RuntimeError, SafetensorError) as error:  # written by a version with other contents
+        reason = " ".join(str(error).split())
+        raise OODError(f"{folder}: cannot be read by this version: {type(error).__name__}: {reason}") from error
+    found, expected = compute_outputs(state.network, state.reference_images)[0].embeddings, state.reference_embeddings
+    same = found.shape == expected.shape
+    change = float(((found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12)).max()) if same else 1.0
+    if change <= TOLERANCE:
+        return state
+    now = manifests.versions()
+    other = [f"{name} {was}, here {now.get(name)}" for name, was in manifest.versions.items() if was != now.get(name)]
+    why = f"made with {'; '.join(other)}" if other else "with the same versions: is the module another one?"
+    raise OODError(f"{folder}: the network gives embeddings {change:.1%} off those it had when saved; {why}")
+
+
+class _Reading:
+    """A folder whose files are those of its manifest."""
+
+    def __init__(self, folder: Path, manifest: Manifest, plugins: Plugins) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.reader = RecipeReader(plugins, files=False)
+
+    def state(self, module: Any, device: torch.device) -> DetectorState:
+        manifest, reference = self.manifest, load_file(self.folder / WITNESS)
+        weights, calibration = load_file(self.folder / WEIGHTS), load_file(self.folder / CALIBRATION)
+        backbone: Backbone | None = None
+        network: Network
+        if manifest.backbone is None:
+            network = self._module_network(module, weights, reference["images"])
+        elif module is not None:
+            raise OODError(f"{self.folder}: has a backbone of its own; leave yours out")
+        else:
+            backbone = cast(Backbone, self._plugin("backbone", manifest.backbone))
+            network = backbone.build_empty(manifest.image_size, manifest.outputs).float()
+            network.load_state_dict(weights)
+        network = network.to(device).eval().requires_grad_(False)
+        return DetectorState(
+            network=network,
+            backbone=backbone,
+            classifier=manifest.classifier,
+            head=head_of(network) if manifest.classifier else None,
+            classes=tuple(manifest.classes),
+            preprocessing=Preprocessing(manifest.image_size, EvaluationView(**manifest.view)),
+            scorers=tuple(self._scorer(index, entry, calibration) for index, entry in enumerate(manifest.scorers)),
+            origin=Origin(
+                manifest.name, manifest.recipe, manifest.variant, manifest.case, manifest.seed, manifest.created
+            ),
+            reference_images=reference["images"],
+            reference_embeddings=reference["embeddings"],
+            independent=manifest.calibration["independent"],
+            holdout=manifest.calibration["holdout"],
+            id_accuracy=manifest.id_accuracy,
+            tpr=manifest.tpr,
+            per_class=manifest.per_class,
+            examples=self._examples(),
+            trained_task=self._trained_task(backbone, device),
+        )
+
+    def _plugin(self, kind: str, entry: Mapping[str, Any]) -> Plugin:
+        plugin = self.reader.plugin(kind, parse(json.dumps(entry), str(self.folder / FILE)))
+        if plugin is None:
+            raise self.reader.errors[0]
+        return plugin
+
+    def _module_network(self, module: Any, weights: Mapping[str, Tensor], images: Tensor) -> Network:
+        if module is None:
+            raise OODError(
+                f"{self.folder}: was fitted to a module of your own, which is not part of it; so it is loaded from "
+                "Python alone: Detector.load(path, backbone=module), a module of the same architecture"
+            )
+        given, entry = self.manifest.normalisation, self.manifest.module
+        assert given is not None and entry is not None, "a detector without a backbone has both"
+        network = ModuleNetwork(module, Normalisation.of(given["mean"], given["std"]))
+        if (precision := network.precision) != entry["precision"]:
+            raise OODError(
+                f"{self.folder}: was fitted to a module in {entry['precision']}, this one is in {precision}; "
+                f"convert it: module.to(torch.{entry['precision']})"
+            )
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise OODError(
+                f"{self.folder}: the module is of another architecture: {' '.join(str(error).split())}"
+            ) from None
+        network.use_sources(to_unit(images), parse_sources(entry))
+        return network
+
+    def _scorer(self, index: int, entry: ScorerEntry, calibration: Mapping[str, Tensor]) -> FittedScorer:
+        scorer = cast(Scorer, self._plugin("scorer", entry.plugin))
+        scores, predicted = calibration[f"scores.{index}"].numpy(), calibration.get(f"predicted.{index}")
+        calibrated = Calibration(scores, None if predicted is None else predicted.numpy())
+        return FittedScorer(entry.name, scorer, load_score(self.folder / entry.file, scorer), calibrated)
+
+    def _examples(self) -> Examples | None:
+        if EXAMPLES not in self.manifest.files:
+            return None
+        found = load_file(self.folder / EXAMPLES)
+        pictures = tuple(of.numpy().tobytes() for of in torch.split(found["pictures"], found["sizes"].tolist()))
+        return Examples(found["embeddings"], found["labels"], pictures)
+
+    def _trained_task(self, backbone: Backbone | None, device: torch.device) -> TrainedTask | None:
+        if self.manifest.pretext is None or backbone is None:
+            return None
+        weights, state = dict[str, Tensor](), dict[str, Tensor]()
+        for name, tensor in load_file(self.folder / PRETEXT).items():
+            part, _, key = name.partition(".")
+            (weights if part == "network" else state)[key] = tensor
+        pretext = cast(PretextTask, self._plugin("pretext", self.manifest.pretext))
+        network = backbone.build_empty(self.manifest.image_size, self.manifest.pretext_outputs).float()
+        return restored_task(pretext, network, weights, state, self.manifest.image_size, device)
+
+
+def restored_task(
+    pretext: PretextTask,
+    network: Network,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    image_size: int,
+    device: torch.device,
+) -> TrainedTask:
+    """Return a trained task around a network of its architecture."""
+    head = networks.head_of(network)
+    network.load_state_dict(weights)
+    task = networks.restored_task(pretext, network, image_size, state).to(device).requires_grad_(False)
+    return TrainedTask(pretext, None if head is None else len(head.bias), weights, state, task)

@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from ood_core import plugins
-from ood_core.detector import bundle, from_module, loading
+from ood_core.detector import bundle, from_module
 from ood_core.detector.forward import score_images
 from ood_core.detector.image_inputs import ImageBatch, image_refs, iter_batches
 from ood_core.detector.labelled_data import read_labelled
-from ood_core.detector.options import DetectorOptions
 from ood_core.detector.predictions import Predictions, ScoredBatch, concatenate, decide, decision_rule
-from ood_core.detector.state import DetectorState
-from ood_core.detector.wrapped_module import ModuleNetwork, Normalisation
+from ood_core.detector.state import DetectorOptions, DetectorState
+from ood_core.detector.wrapped_module import ModuleNetwork
 from ood_core.errors import OODError
 
 DETECTOR = "detector"
@@ -33,15 +32,9 @@ BATCH = 64
 class Detector(DetectorOptions):
     """Separates out-of-distribution images from those that a classifier was made for.
 
-    From a run:
-
-        detector = Detector.load("runs/mood")
-        detector.predict("photos/").is_ood
-
-    or of one's own network, without any recipe:
-
+        detector = Detector.load("runs/mood")  # of a run, or of one's own network without any recipe:
         detector = Detector(image_size=224).fit(module, (images, labels), ["energy", "mahalanobis"])
-        detector.save("detector")
+        detector.predict("photos/").is_ood
 
     Scores are float64, and higher means more OOD. The methods that scikit-learn's outlier detectors have follow its
     conventions instead: `score_samples` and `decision_function` are high for ID images.
@@ -75,8 +68,6 @@ class Detector(DetectorOptions):
         scorers = ", ".join(self.scorers)
         return f"Detector({self.name!r}, {len(self.classes)} classes, scorers {scorers}{accuracy}{read})"
 
-    # --------------------------------------------------------------------------------------------- load, fit, save
-
     @classmethod
     def load(cls, path: str | Path, *, backbone: Any = None, device: str | None = None) -> Self:
         """Load a saved detector and verify every file.
@@ -95,18 +86,15 @@ class Detector(DetectorOptions):
         except (RuntimeError, AssertionError) as error:  # an assertion if torch was built without it
             reason = str(error).splitlines()[0].rstrip(".")
             raise OODError(f"device '{device}' cannot be used here: {reason}") from None
-        return cls.from_state(loading.load_detector(folder_of(Path(path)), plugins.find(), backbone, found))
+        return cls.from_state(bundle.load_detector(folder_of(Path(path)), plugins.find(), backbone, found))
 
     @classmethod
     def from_state(cls, state: DetectorState) -> Self:
         """Make the detector of a fitted state; its options are those it was fitted with."""
-        normalisation, named = Normalisation(), {}
-        if isinstance(network := state.network, ModuleNetwork):
-            normalisation, named = network.normalisation, network.named_options()
+        network = state.network
         made = cls(
             image_size=state.preprocessing.image_size,
-            **vars(normalisation),
-            **named,
+            **(network.options() if isinstance(network, ModuleNetwork) else {}),
             **vars(state.preprocessing.view),
             holdout=state.holdout,
             tpr=state.tpr,
@@ -119,13 +107,7 @@ class Detector(DetectorOptions):
         return made
 
     def fit(
-        self,
-        backbone: Any,
-        dataset: Any,
-        scorers: Any,
-        *,
-        held_out: Any = None,
-        classes: Sequence[str] | None = None,
+        self, backbone: Any, dataset: Any, scorers: Any, *, held_out: Any = None, classes: Sequence[str] | None = None
     ) -> Self:
         """Fit scorers to a network's outputs for ID images, calibrate them on others, and return the detector.
 
@@ -163,11 +145,7 @@ class Detector(DetectorOptions):
 
     @property
     def state(self) -> DetectorState:
-        """All that was learned.
-
-        Raises:
-            OODError: The detector is not fitted.
-        """
+        """All that was learned; raises OODError if the detector is not fitted."""
         if self._state is None:
             raise OODError("the detector is not fitted; call fit, or Detector.load")
         return self._state
@@ -199,22 +177,15 @@ class Detector(DetectorOptions):
         return float(decision_rule(self.state, scorer, tpr, per_class=False).thresholds[0])
 
     def interval(self, tpr: float | None = None, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the interval of the share of new ID images that the threshold accepts.
-
-        Raises:
-            OODError: There are too few calibration images for such a rate.
-        """
+        """Return the interval of the share of new ID images that the threshold accepts; raises as `threshold`."""
         share = self.state.tpr if tpr is None else tpr
         return self.state.scorers[0].calibration.interval(share, confidence)
-
-    # --------------------------------------------------------------------------------------------------- new images
 
     def score(self, images: Any, *, batch_size: int = BATCH) -> dict[str, NDArray[np.float64]]:
         """Return float64 [N] for each scorer by name; higher means more OOD.
 
         Args:
-            images: A path, a folder, a picture, an array, a tensor, or an iterable of such or of batches of such:
-                see `image_inputs.image_refs`.
+            images: A path, folder, picture, array or tensor, or an iterable of such: see `image_inputs.image_refs`.
             batch_size: Images that pass through the network at once; changes scores by rounding at most.
 
         Raises:
@@ -233,14 +204,9 @@ class Detector(DetectorOptions):
         per_class: bool | None = None,
         batch_size: int = BATCH,
     ) -> Predictions:
-        """Return decisions on N images: is_ood, score, p_value, predicted class.
+        """Return decisions on N images, given as in `score`: is_ood, score, p_value, predicted class.
 
-        Args:
-            images: As in `score`.
-            scorer: Name of the deciding scorer; default: the first one.
-            tpr: Share of ID images to accept; default: the detector's.
-            per_class: Whether each predicted class has a threshold of its own; default: as in the detector.
-            batch_size: Images that pass through the network at once.
+        Another deciding `scorer` than the first, `tpr` and `per_class` replace the detector's own.
 
         Raises:
             OODError: An image cannot be read, there is no such scorer, or there are too few calibration images.
@@ -280,5 +246,4 @@ class Detector(DetectorOptions):
 
 def folder_of(path: Path) -> Path:
     """Return the folder of a detector: itself, or `detector` in the folder of a run."""
-    within = path / DETECTOR
-    return within if within.is_dir() else path
+    return path / DETECTOR if (path / DETECTOR).is_dir() else path

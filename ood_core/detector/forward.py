@@ -30,19 +30,12 @@ BLOCK = 32
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Outputs to read besides the embeddings.
+    """Outputs to read besides the embeddings."""
 
-    Attributes:
-        classes: Number of ID classes.
-        logits: Whether logits distinguish them.
-        head: The linear layer that makes the logits, if there is one.
-        probes: Further outputs.
-    """
-
-    classes: int = 0
-    logits: bool = False
-    head: Head | None = None
-    probes: tuple[Probe, ...] = ()
+    classes: int = 0  # number of ID classes
+    logits: bool = False  # whether logits distinguish them
+    head: Head | None = None  # the linear layer that makes the logits, if there is one
+    probes: tuple[Probe, ...] = ()  # further outputs
 
 
 EMBEDDINGS = OutputSpec()
@@ -50,13 +43,7 @@ EMBEDDINGS = OutputSpec()
 
 @torch_state.computing()
 def compute_outputs(network: Network, images: Tensor, spec: OutputSpec = EMBEDDINGS) -> tuple[Outputs, Tensor]:
-    """Return a network's outputs for a batch, on the CPU, and its input images in [0, 1].
-
-    Args:
-        network: In evaluation mode.
-        images: [B, 3, S, S], uint8 or float in [0, 1].
-        spec: The outputs to read.
-    """
+    """Return the outputs for images [B, 3, S, S], uint8 or float in [0, 1], on the CPU; and the images in [0, 1]."""
     found = memory.Halving()(partial(_forward, network, spec=spec), images)
     if len(found) == 1:
         return found[0]
@@ -66,13 +53,9 @@ def compute_outputs(network: Network, images: Tensor, spec: OutputSpec = EMBEDDI
 def concatenate_outputs(parts: Sequence[Outputs]) -> Outputs:
     """Return the outputs of consecutive batches, at least one, as one."""
     layers = {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers}
-    return replace(
-        parts[0],
-        embeddings=torch.cat([part.embeddings for part in parts]),
-        logits=torch.cat([part.logits for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        layers=layers,
-    )
+    embeddings, logits = torch.cat([part.embeddings for part in parts]), torch.cat([part.logits for part in parts])
+    labels = torch.cat([part.labels for part in parts])
+    return replace(parts[0], embeddings=embeddings, logits=logits, labels=labels, layers=layers)
 
 
 def _forward(network: Network, images: Tensor, spec: OutputSpec) -> tuple[Outputs, Tensor]:
@@ -102,13 +85,7 @@ def _forward(network: Network, images: Tensor, spec: OutputSpec) -> tuple[Output
 
 @torch_state.computing()
 def score_images(state: DetectorState, images: Tensor, only: str | None = None) -> ScoredBatch:
-    """Return the scores of a batch [B, 3, S, S], uint8 or float in [0, 1].
-
-    Args:
-        state: The detector's.
-        images: At least one.
-        only: Name of the one scorer to compute; default: all.
-    """
+    """Return the scores of a batch [B, 3, S, S], uint8 or float in [0, 1], by all scorers or the one named `only`."""
     scorers = [of for of in state.scorers if only in (None, of.name)]
     probes = tuple(dict.fromkeys(probe for of in scorers for probe in of.scorer.probes()))
     spec = OutputSpec(len(state.classes), state.classifier, state.head, probes)

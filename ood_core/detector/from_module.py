@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -19,9 +18,17 @@ from ood_core.detector.forward import OutputSpec, compute_outputs, concatenate_o
 from ood_core.detector.from_run import REFERENCE_IMAGES, choose_examples, thumbnail
 from ood_core.detector.image_inputs import ImageRef, iter_batches
 from ood_core.detector.labelled_data import LabelledImages, split_holdout
-from ood_core.detector.options import DetectorOptions
 from ood_core.detector.predictions import concatenate
-from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, device_of, head_of
+from ood_core.detector.state import (
+    DetectorOptions,
+    DetectorState,
+    Examples,
+    FittedScorer,
+    Origin,
+    Preprocessing,
+    device_of,
+    head_of,
+)
 from ood_core.detector.wrapped_module import ModuleNetwork
 from ood_core.errors import OODError, listed, warn
 from ood_core.evaluation import metrics
@@ -48,14 +55,7 @@ def fit_detector(
     held_out: LabelledImages | None,
     options: DetectorOptions,
 ) -> DetectorState:
-    """Fit scorers to the outputs of a module and calibrate them.
-
-    Args:
-        module: A backbone, or a module of the user's.
-        train: ID images.
-        scorers: With their names in results.
-        held_out: ID images to calibrate on; default: a share of the others.
-        options: All else.
+    """Fit scorers to the outputs of a module or backbone for ID images; calibrate them on others or a share of them.
 
     Raises:
         OODError: The module gives no embeddings, a scorer's needs are not met, or an image cannot be read.
@@ -85,12 +85,17 @@ def fit_detector(
         holdout=options.holdout,
         tpr=options.tpr,
         per_class=options.per_class,
-        origin=Origin(options.name, seed=options.seed, created=datetime.now(UTC).isoformat(timespec="seconds")),
+        origin=Origin(options.name, seed=options.seed),
         reference_images=reference,
         reference_embeddings=compute_outputs(network, reference)[0].embeddings,
         examples=_examples(train, read) if options.examples else None,
     )
-    return replace(uncalibrated, scorers=_calibrated_scorers(uncalibrated, held_out))
+    # the scores of the held-out images are computed as for new images
+    batches = iter_batches(held_out.images, preprocessing, BATCH, device_of(network))
+    found = concatenate([score_images(uncalibrated, batch.images) for batch in batches])
+    calibrations = [Calibration.of(found.scores[of.name], found.predicted) for of in uncalibrated.scorers]
+    fitted = [replace(of, calibration=by) for of, by in zip(uncalibrated.scorers, calibrations, strict=True)]
+    return replace(uncalibrated, scorers=tuple(fitted))
 
 
 def _first_images(train: LabelledImages, preprocessing: Preprocessing) -> tuple[Tensor, Sequence[str]]:
@@ -140,11 +145,7 @@ def _has_logits(network: Network, classes: int) -> bool:
 
 @torch.inference_mode()
 def _checked_head(network: Network, images: Tensor, classes: int) -> Head | None:
-    """Return the linear layer that makes the logits of the ID classes, if there is one.
-
-    Raises:
-        OODError: The outputs for an image are random, or depend on the other images.
-    """
+    """Return the linear layer that makes the logits of the ID classes; raise if outputs depend on other images."""
     images = images.to(device_of(network))
     features = network.forward_features(images)
     check_alone("the module gives", network, images, features, torch.arange(len(images), device=images.device))
@@ -156,7 +157,6 @@ def _checked_head(network: Network, images: Tensor, classes: int) -> Head | None
 
 
 def _read_outputs(network: Network, data: LabelledImages, preprocessing: Preprocessing, spec: OutputSpec) -> Outputs:
-    """Return the outputs of all images, in memory."""
     parts = []
     for batch in iter_batches(data.images, preprocessing, BATCH, device_of(network)):
         batch.require_readable()
@@ -197,23 +197,19 @@ def _require_needs(
     if not _has_logits(network, classes):
         missing["logits"] = f" of the {classes} ID classes; {_logits_text(network, train)}"
     elif head is None:
-        missing["head"] = f", {_head_text(network)}"
+        missing["head"] = ", and the module has none"
+        if isinstance(network, ModuleNetwork):
+            missing["head"] += f": {network.describe()}"
+            if network.classifier is not None:
+                missing["head"] = (
+                    f", and what '{network.classifier}' makes of the embeddings differs from them by more than "
+                    f"{EXPLAINED:.1%}: the module computes or returns them in less than float32 (autocast, half(), "
+                    "bfloat16()); give one in float32"
+                )
     missing["known_ood"] = "; it can be fitted by a recipe alone"
     for name, scorer in scorers:
         if unmet := unmet_needs(scorer, missing):
             raise OODError(f"scorer '{name}' needs {unmet[0]}")
-
-
-def _head_text(network: Network) -> str:
-    """Return what the module has instead of a linear layer that makes the logits."""
-    if not isinstance(network, ModuleNetwork):
-        return "and the module has none"
-    if network.classifier is None:
-        return f"and the module has none: {network.describe()}"
-    return (
-        f"and what '{network.classifier}' makes of the embeddings differs from them by more than {EXPLAINED:.1%}: the "
-        "module computes or returns them in less than float32 (autocast, half(), bfloat16()); give one in float32"
-    )
 
 
 def _logits_text(network: Network, train: LabelledImages) -> str:
@@ -236,15 +232,6 @@ def _logits_text(network: Network, train: LabelledImages) -> str:
     return f"{start}: give a module with an output for each class, or use scorers that need embeddings alone"
 
 
-def _calibrated_scorers(state: DetectorState, held_out: LabelledImages) -> tuple[FittedScorer, ...]:
-    """Return the scorers with the scores of the held-out images, computed as for new images."""
-    batches = iter_batches(held_out.images, state.preprocessing, BATCH, state.device)
-    found = concatenate([score_images(state, batch.images) for batch in batches])
-    return tuple(
-        replace(of, calibration=Calibration.of(found.scores[of.name], found.predicted)) for of in state.scorers
-    )
-
-
 def _examples(train: LabelledImages, read: Outputs) -> Examples:
     rows = choose_examples(train.labels)
     pictures = ((to_unit(train.images[row].pixels()) * 255).round().to(torch.uint8) for row in rows)
@@ -252,11 +239,7 @@ def _examples(train: LabelledImages, read: Outputs) -> Examples:
 
 
 def named_scorers(scorers: Any, plugins: Plugins) -> list[tuple[str, Scorer]]:
-    """Return scorers with their names: from names or mappings as in a recipe, or from scorers.
-
-    Raises:
-        OODError: There is no such scorer, or two have the same name.
-    """
+    """Return scorers with their names: from names or mappings as in a recipe, or from scorers."""
     reader = RecipeReader(plugins)
     found: list[tuple[str, Scorer]] = []
     for given in [scorers] if isinstance(scorers, (str, Scorer, dict)) else scorers:
@@ -274,7 +257,7 @@ def named_scorers(scorers: Any, plugins: Plugins) -> list[tuple[str, Scorer]]:
 
 def _node(value: Any) -> LocatedValue:
     if isinstance(value, dict):
-        return LocatedValue({key: _node(inner) for key, inner in value.items() if key != "name"}, "scorers")
-    if isinstance(value, (list, tuple)):
-        return LocatedValue([_node(inner) for inner in value], "scorers")
+        value = {key: _node(inner) for key, inner in value.items() if key != "name"}
+    elif isinstance(value, (list, tuple)):
+        value = [_node(inner) for inner in value]
     return LocatedValue(value, "scorers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import BytesIO
 
 import numpy as np
@@ -12,18 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ood_core.detector.bundle import restored_task
 from ood_core.detector.forward import compute_outputs
 from ood_core.detector.image_inputs import preprocess
-from ood_core.detector.loading import restored_task
-from ood_core.detector.state import (
-    DetectorState,
-    Examples,
-    FittedScorer,
-    Origin,
-    Preprocessing,
-    TrainedTask,
-    head_of,
-)
+from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.errors import OODError, suggest
 from ood_core.evaluation import metrics
 from ood_core.evaluation.calibration import Calibration
@@ -91,12 +82,11 @@ def build_detector(plan: Plan, store: Store, choice: NetworkChoice = NetworkChoi
         id_accuracy=_id_accuracy(first.measure, store),
         independent=not any(measure.fit.held_out is not None for measure in measures.values()),
         origin=Origin(
-            name=plan.name,
-            recipe=plan.resolved.get(f"{first.variant}, seed {first.seed}", {}),
-            variant=first.variant,
-            case=first.case,
-            seed=first.seed,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            plan.name,
+            plan.resolved.get(f"{first.variant}, seed {first.seed}", {}),
+            first.variant,
+            first.case,
+            first.seed,
         ),
         reference_images=reference,
         reference_embeddings=compute_outputs(network, reference)[0].embeddings,
@@ -138,14 +128,10 @@ def _scorer(name: str, measure: MeasureStage, store: Store) -> FittedScorer:
 
 
 def _id_accuracy(measure: MeasureStage, store: Store) -> float | None:
-    """Return the accuracy on the held-out images; None without classes to distinguish."""
     if measure.held_scores is None:
         return None
     held = load_outputs(Extraction(measure.held_scores.outputs.base), store)
     return metrics.accuracy(held.logits, held.labels) if held.logits.shape[1] and held.classes > 1 else None
-
-
-# -------------------------------------------------------------------------------------------------- for explanations
 
 
 def _examples(train: Extraction, store: Store) -> Examples:

@@ -61,17 +61,11 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """A preprocessed batch.
+    """A preprocessed batch."""
 
-    Attributes:
-        names: Of all its images.
-        images: [B, 3, S, S], the readable ones in their order; uint8, or float32 in [0, 1].
-        errors: Of the others, by their index in `names`.
-    """
-
-    names: tuple[str, ...]
-    images: Tensor
-    errors: Mapping[int, str]
+    names: tuple[str, ...]  # of all its images
+    images: Tensor  # [B, 3, S, S], the readable ones in their order; uint8, or float32 in [0, 1]
+    errors: Mapping[int, str]  # of the others, by their index in `names`
 
     def require_readable(self) -> None:
         """Raise OODError with the first error."""

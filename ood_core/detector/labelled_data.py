@@ -23,19 +23,12 @@ FORMS = "give a folder, a pair (images, labels), a data set, or an iterable of (
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """ID images with their classes.
+    """ID images with their classes."""
 
-    Attributes:
-        images: N images.
-        labels: int64 [N]; all 0 if there are none.
-        classes: Names, by label.
-        has_labels: Whether there are labels.
-    """
-
-    images: Sequence[ImageRef]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    has_labels: bool = True
+    images: Sequence[ImageRef]  # N images
+    labels: NDArray[np.int64]  # int64 [N]; all 0 if there are none
+    classes: tuple[str, ...]  # names, by label
+    has_labels: bool = True  # whether there are labels
 
     def __len__(self) -> int:
         return len(self.images)

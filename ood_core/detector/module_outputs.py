@@ -61,21 +61,13 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class Observation:
-    """One forward pass of a module.
+    """One forward pass of a module."""
 
-    Attributes:
-        module: The module.
-        returned: All returned values, by key or position.
-        rows: Those that are [N, D].
-        calls: Of the layers with outputs [N, D], in the order in which they ended.
-        shapes: Of the outputs of all layers, by name; None for other objects than tensors.
-    """
-
-    module: nn.Module
-    returned: Mapping[Key, Any]
-    rows: Mapping[Key, Tensor]
-    calls: Sequence[LayerCall]
-    shapes: Mapping[str, list[int] | None]
+    module: nn.Module  # the module
+    returned: Mapping[Key, Any]  # all returned values, by key or position
+    rows: Mapping[Key, Tensor]  # those that are [N, D]
+    calls: Sequence[LayerCall]  # of the layers with outputs [N, D], in the order in which they ended
+    shapes: Mapping[str, list[int] | None]  # of the outputs of all layers, by name; None for other objects than tensors
 
     def describe(self) -> str:
         """Return the returned values with their shapes, for an error."""

@@ -103,19 +103,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """Thresholds on the scores of one scorer.
+    """Thresholds on the scores of one scorer."""
 
-    Attributes:
-        scorer: Its name.
-        tpr: Share of ID images to accept.
-        per_class: Whether each predicted class has a threshold of its own.
-        thresholds: float64 [1], or [C] with `per_class`.
-    """
-
-    scorer: str
-    tpr: float
-    per_class: bool
-    thresholds: NDArray[np.float64]
+    scorer: str  # its name
+    tpr: float  # share of ID images to accept
+    per_class: bool  # whether each predicted class has a threshold of its own
+    thresholds: NDArray[np.float64]  # float64 [1], or [C] with `per_class`
 
     def threshold_of(self, scored: ScoredBatch) -> NDArray[np.float64]:
         """Return the threshold of each image, [N]."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ood_core.detector.module_evidence import classifier_of, locate_sources
 from ood_core.detector.module_outputs import Key, Source, Sources, observe, read_sources, require_layers
-from ood_core.detector.state import device_of
+from ood_core.detector.state import Normalisation, device_of
 from ood_core.errors import OODError
 from ood_core.interfaces import Network
 from ood_core.interfaces.checks import require_finite
@@ -27,28 +26,6 @@ OF_SIZES = ("size", "shape", "mat1", "dimension", "expected input", "height", "w
 
 METHODS = Sources(Source("method", "forward_head(pre_logits=True)"), Source("method", "forward_head()"))
 """Of models of timm."""
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation of each channel of images in [0, 1]; one number each for a module of grey images."""
-
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-
-    @classmethod
-    def of(cls, mean: Sequence[float], std: Sequence[float]) -> Normalisation:
-        """Raise OODError unless there are three numbers of each, or one, and deviations are positive."""
-        try:
-            mean, std = tuple(map(float, mean)), tuple(map(float, std))
-        except (TypeError, ValueError):
-            raise OODError(f"mean and std are sequences of numbers, not {mean!r} and {std!r}") from None
-        if len(mean) not in (1, 3) or len(std) != len(mean) or min(std) <= 0:
-            raise OODError(
-                "mean and std are three numbers each, or one each for a module of one channel, and std is positive; "
-                f"not {mean} and {std}"
-            )
-        return cls(mean, std)
 
 
 class ModuleNetwork(Network):
@@ -127,15 +104,14 @@ class ModuleNetwork(Network):
         """Type of the module's weights, such as "float32"."""
         return str(_dtype(self.module))[6:]
 
-    def named_options(self) -> dict[str, Any]:
-        """Return the options of `Detector` that name the sources; inputs of layers are found again."""
+    def options(self) -> dict[str, Any]:
+        """Return the options of `Detector` about the module; inputs of layers are found again."""
         embeddings, logits = self.sources.embeddings, self.sources.logits
-        if embeddings.kind == "method":
-            return {}
-        return {
-            "embeddings": None if embeddings.kind == "input" else embeddings.name,
-            "logits": False if logits is None else logits.name,
-        }
+        found: dict[str, Any] = dict(vars(self.normalisation))
+        if embeddings.kind != "method":
+            found["embeddings"] = None if embeddings.kind == "input" else embeddings.name
+            found["logits"] = False if logits is None else logits.name
+        return found
 
     def manifest_entry(self) -> dict[str, Any]:
         """Return the sources with their widths, for the manifest and `parse_sources`."""

@@ -20,8 +20,7 @@ def command(
         typer.Option(help="`onnx`, for onnxruntime and others; `torch` for torch.export.load."),
     ] = "onnx",
     out: Annotated[
-        Path | None,
-        typer.Option(help="The file, .onnx or .pt2, or an existing folder (default: beside the detector)."),
+        Path | None, typer.Option(help="The file, .onnx or .pt2, or an existing folder (default: beside the detector).")
     ] = None,
     scorer: Annotated[
         list[str] | None,

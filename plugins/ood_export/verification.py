@@ -66,11 +66,7 @@ def deviation(found: NDArray[np.float64], expected: NDArray[np.float64]) -> NDAr
 
 
 def _require_decisions(
-    found: Mapping[str, NDArray[Any]],
-    expected: ScoredBatch,
-    state: DetectorState,
-    rule: DecisionRule,
-    tolerance: float,
+    found: Mapping[str, NDArray[Any]], expected: ScoredBatch, state: DetectorState, rule: DecisionRule, tolerance: float
 ) -> None:
     score, threshold = expected.scores[rule.scorer], rule.threshold_of(expected)
     by_class = expected.predicted if rule.per_class else None

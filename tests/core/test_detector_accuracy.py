@@ -14,7 +14,7 @@ from torch import nn
 
 from ood_core.detector import Detector, from_run
 from ood_core.detector.accuracy import USUAL, explain
-from ood_core.detector.wrapped_module import Normalisation
+from ood_core.detector.state import Normalisation
 from ood_core.errors import OODWarning
 from ood_core.interfaces import Outputs
 
