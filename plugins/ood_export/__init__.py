@@ -4,9 +4,7 @@
 
 | module | content |
 |---|---|
-| `exporting` | `export`: trace, write, verify, and only then rename the file to its name |
+| `exporting` | `export`: trace, write, verify, and only then rename the file; scorers that are refused, with reasons |
 | `graph` | a detector as a torch module from images to scores and decisions; the metadata of its file |
-| `tracing` | that module as a graph; scorers that cannot be traced, with reasons |
 | `formats` | ONNX, and torch's own |
-| `verification` | comparison of the graph with its detector |
 """

@@ -1,10 +1,16 @@
-"""File formats of graphs: ONNX, and torch's own; written, and opened again for verification."""
+"""File formats of graphs: ONNX, and torch's own; written, and opened again to run on the CPU for verification.
+
+`require` refuses a missing package or an option that the format does not have, before anything is done.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
@@ -17,56 +23,33 @@ from torch.export import ExportedProgram
 
 from ood_core.errors import OODError
 from ood_export.graph import IMAGES
-from ood_export.tracing import suppress_output
 
-Runnable: TypeAlias = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
-"""From images [N, 3, S, S] to the outputs by name."""
-
+Runnable: TypeAlias = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]  # images to outputs by name
 Description: TypeAlias = Mapping[str, Any]
 
-KEY = "ood"
-"""Of the description, in the metadata of the file."""
-
+KEY = "ood"  # of the description, in the metadata of the file
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+LARGEST = 2_000_000_000  # bytes in one ONNX file: protobuf counts them in 31 bits
 
-LARGEST = 2_000_000_000
-"""Bytes in one ONNX file: protobuf counts them in 31 bits."""
+
+@contextmanager
+def suppress_output() -> Iterator[None]:
+    """Suppress warnings, logs and progress of torch's exporters."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 class UnsupportedGraphError(Exception):
     """A format or its runtime does not support a graph; the message begins with a verb."""
 
 
-class Format(ABC):
-    """A file format of graphs."""
-
-    suffix: str
-
-    @abstractmethod
-    def require(self, opset: int | None) -> None:
-        """Raise OODError, before anything is done, if a package is missing or the format has no such option."""
-
-    @abstractmethod
-    def write(
-        self, program: ExportedProgram, outputs: list[str], description: Description, file: Path, opset: int | None
-    ) -> None:
-        """Write the graph and its description.
-
-        Raises:
-            UnsupportedGraphError: The format does not support the graph.
-            OODError: The graph is too large, or not available with that opset.
-        """
-
-    @abstractmethod
-    def open(self, file: Path) -> Runnable:
-        """Open a graph to run it on the CPU.
-
-        Raises:
-            UnsupportedGraphError: It does not run.
-        """
-
-
-class Onnx(Format):
+class Onnx:
     """ONNX, for onnxruntime and many others."""
 
     suffix = ".onnx"
@@ -80,7 +63,12 @@ class Onnx(Format):
     def write(
         self, program: ExportedProgram, outputs: list[str], description: Description, file: Path, opset: int | None
     ) -> None:
-        """Write the graph with the description in its metadata."""
+        """Write the graph with the description in its metadata.
+
+        Raises:
+            UnsupportedGraphError: ONNX does not support the graph.
+            OODError: The graph is too large, or not available with that opset.
+        """
         size = sum(tensor.nbytes for tensor in (*program.state_dict.values(), *program.constants.values()))
         if size > LARGEST:
             raise OODError(f"weights and scores take {size / 1e9:.1f} GB, an ONNX file holds 2; a .pt2 holds more")
@@ -144,7 +132,7 @@ def _tidy(graph: Any, public: set[str]) -> None:
         value.shape = type(value.shape)([size if isinstance(size, int) else "N" for size in value.shape])
 
 
-class Torch(Format):
+class Torch:
     """torch's own format, opened by `torch.export.load`."""
 
     suffix = ".pt2"
@@ -174,5 +162,7 @@ class Torch(Format):
 
         return run
 
+
+Format: TypeAlias = Onnx | Torch
 
 FORMATS: Mapping[str, Format] = {"onnx": Onnx(), "torch": Torch()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ood_core.detector import manifest
 from ood_core.detector.predictions import DecisionRule, decision_rule
-from ood_core.detector.state import DetectorState, Preprocessing
+from ood_core.detector.state import DetectorState
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Outputs
 from ood_core.pipeline.extract import capture_layers
@@ -21,9 +21,7 @@ from ood_core.recipe.build import describe
 
 IMAGES = "images"
 IS_OOD, P_VALUE, PREDICTED = "is_ood", "p_value", "predicted"
-
-FORMAT = 1
-"""Of the description; increased when an entry changes its meaning."""
+FORMAT = 1  # of the description; increased when an entry changes its meaning
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,7 @@ class Graph(nn.Module):
 
     def example_images(self) -> Tensor:
         """Return images to trace with; torch would specialise on a single one."""
-        size = self.state.preprocessing.image_size
-        return torch.zeros(3, 3, size, size)
+        return torch.zeros(3, 3, *[self.state.preprocessing.image_size] * 2)
 
     def read(self, images: Tensor) -> Outputs:
         """Return the input of the scorers."""
@@ -70,9 +67,8 @@ class Graph(nn.Module):
         with capture_layers(network, [name for probe in self.probes for name in probe.layers(network)]) as maps:
             features = network.forward_features(images)
             embeddings = network.forward_head(features, pre_logits=True).float()
-            logits = embeddings.new_empty((images.shape[0], 0))
-            if state.classifier:
-                logits = network.forward_head(features).float()
+            without = embeddings.new_empty((images.shape[0], 0))
+            logits = network.forward_head(features).float() if state.classifier else without
             layers: dict[str, Tensor] = {}
             for probe in self.probes:
                 layers |= {name: rows.float() for name, rows in probe.read(network, features, maps).items()}
@@ -97,19 +93,23 @@ def _p_values(score: Tensor, calibration: Calibration, predicted: Tensor | None)
     return (1 + (at_least & of_class).sum(1)).double() / (1 + of_class.sum(1)).double()
 
 
-# --------------------------------------------------------------------------------------------------------- description
-
-
 def describe_graph(state: DetectorState, rule: DecisionRule, digest: str) -> dict[str, Any]:
-    """Return the description of a graph for its file, in plain values.
-
-    `digest` is that of the detector's manifest, "" if it is not saved.
-    """
-    origin = state.origin
+    """Return the description for the file; `digest` is that of the detector's manifest, "" if it is not saved."""
+    origin, size, view = state.origin, state.preprocessing.image_size, state.preprocessing.view
     return {
         "format": FORMAT,
         "detector": {"name": origin.name, "created": origin.created, "seed": origin.seed, "digest": digest},
-        "preprocessing": _steps(state.preprocessing),
+        "preprocessing": {  # in this order; normalisation is inside the graph
+            "channels": "RGB",
+            "resize": math.floor(size / view.crop_fraction),
+            "resized_side": "both" if view.squash else "shorter",
+            "interpolation": view.interpolation,
+            "antialias": True,
+            "centre_crop": size,
+            "divide_by": 255,
+            "layout": "NCHW",
+            "dtype": "float32",
+        },
         "classes": list(state.classes),
         "scorers": [
             {
@@ -125,20 +125,4 @@ def describe_graph(state: DetectorState, rule: DecisionRule, digest: str) -> dic
         "thresholds": rule.thresholds.tolist(),
         "calibration": {"images": len(state.scorers[0].calibration), "independent": state.independent},
         "versions": manifest.versions(),
-    }
-
-
-def _steps(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return the steps in their order; normalisation is inside the graph."""
-    size, view = preprocessing.image_size, preprocessing.view
-    return {
-        "channels": "RGB",
-        "resize": math.floor(size / view.crop_fraction),
-        "resized_side": "both" if view.squash else "shorter",
-        "interpolation": view.interpolation,
-        "antialias": True,
-        "centre_crop": size,
-        "divide_by": 255,
-        "layout": "NCHW",
-        "dtype": "float32",
     }
