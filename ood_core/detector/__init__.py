@@ -12,7 +12,7 @@
 | `from_run` | the detector of a finished run |
 | `from_module`, `wrapped_module` | the detector of a torch module and images; modules that are no plugins |
 | `module_evidence`, `module_outputs` | which of a module's tensors are embeddings and logits; reading them |
-| `labelled_data`, `labels` | ID images with their labels; labels as numbers from 0 |
+| `labelled_data` | ID images with their labels, as numbers from 0 |
 | `accuracy` | whether the network recognises the held-out images, and likely reasons if not |
 | `bundle`, `manifest` | the folder on disk: written, read, verified |
 """

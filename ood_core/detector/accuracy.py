@@ -24,26 +24,13 @@ from ood_core.errors import listed
 from ood_core.evaluation import metrics
 from ood_core.interfaces import Network, Outputs
 
-TRIED = 256
-"""Images on which another normalisation is compared with the given one."""
-
-SCREENED = 64
-"""Of these, on which the best of the others is chosen."""
-
+TRIED = 256  # images on which another normalisation is compared with the given one
+SCREENED = 64  # of these, on which the best of the others is chosen
 BATCH = 32
-
-GAIN = 0.05
-"""Least gain in accuracy of another normalisation or order that is reported."""
-
-LEVEL = 0.001
-"""Significance level of the sign test between both, and of the binomial test against chance."""
-
-LISTED = 20
-"""Largest number of classes whose order is shown completely."""
-
-MOST_CLASSES = 5000
-"""Largest number for which another order is searched; the assignment takes its square in memory."""
-
+GAIN = 0.05  # least gain in accuracy of another normalisation or order that is reported
+LEVEL = 0.001  # significance level of the sign test between both, and of the binomial test against chance
+LISTED = 20  # largest number of classes whose order is shown completely
+MOST_CLASSES = 5000  # largest number for which another order is searched; the assignment takes its square in memory
 _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR = Normalisation((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
 _BYTES = Normalisation((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
@@ -67,11 +54,7 @@ def explain(
 ) -> str:
     """Return one line about a suspicious accuracy on held-out ID images; "" if it is not.
 
-    Args:
-        network: That gave the logits.
-        held: Outputs for the held-out images, with labels.
-        classes: Names, by label.
-        load_rows: Returns the images of some rows, [n, 3, S, S], uint8 or float in [0, 1].
+    `load_rows` returns the images of some rows, [n, 3, S, S], uint8 or float in [0, 1].
     """
     found = metrics.accuracy(held.logits, held.labels)
     if found > 1 - GAIN:  # nothing could be that much better
@@ -94,21 +77,15 @@ def _near_chance(held: Outputs) -> bool:
     chance = float(shares[0] @ shares[1])
     right = int((predicted == labels).sum())
     above = float(binom.sf(right - 1, count, chance)) < LEVEL
-
-    def is_below(accuracy: float) -> bool:
-        return float(binom.cdf(right, count, accuracy)) < 0.05
-
-    hardly = min(2 * chance, chance + 0.2 * (1 - chance))
-    return is_below(hardly) or (not above and is_below((1 + chance) / 2))
+    hardly, half_way = min(2 * chance, chance + 0.2 * (1 - chance)), (1 + chance) / 2
+    below_hardly, below_half = (float(binom.cdf(right, count, of)) < 0.05 for of in (hardly, half_way))
+    return below_hardly or (below_half and not above)
 
 
 def _better(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> bool:
     """Return whether more of the same images are classified correctly: by `GAIN`, and in a sign test."""
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     return gained - lost >= GAIN * len(after) and float(binom.sf(gained - 1, gained + lost, 0.5)) < LEVEL
-
-
-# --------------------------------------------------------------------------------------------------------------- order
 
 
 def _other_order(held: Outputs, classes: Sequence[str]) -> str:
@@ -126,9 +103,13 @@ def _other_order(held: Outputs, classes: Sequence[str]) -> str:
         after[other] = _assigned(predicted[one], labels[one], count)[predicted[other]] == labels[other]
     if not _better(after, predicted == labels):
         return ""
+
+    def natural_key(name: str) -> list[tuple[int, str]]:  # 'class2' before 'class10'
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
     order, name = _assigned(predicted, labels, count).tolist(), "another order"
     best = float((np.array(order)[predicted] == labels).mean())
-    for usual, key in (("numerical order", _natural_key), ("alphabetical order", str)):
+    for usual, key in (("numerical order", natural_key), ("alphabetical order", str)):
         places = sorted(range(count), key=lambda place: key(classes[place]))
         if float((np.array(places)[predicted] == labels).mean()) >= best - 0.02:
             order, name = places, usual
@@ -145,16 +126,7 @@ def _assigned(predicted: NDArray[np.int64], labels: NDArray[np.int64], count: in
     matrix = np.zeros((count, count))
     np.add.at(matrix, (predicted, labels), 1.0)
     matrix += 1e-6 * np.eye(count)
-    found: NDArray[np.int64] = linear_sum_assignment(matrix, maximize=True)[1]
-    return found
-
-
-def _natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts 'class2' before 'class10'."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-# ------------------------------------------------------------------------------------------------------- normalisation
+    return np.asarray(linear_sum_assignment(matrix, maximize=True)[1], np.int64)
 
 
 def _other_normalisation(network: Network, held: Outputs, load_rows: Callable[[NDArray[np.int64]], Tensor]) -> str:
@@ -186,5 +158,4 @@ def _predicted(
         inputs = (unit - mean) / std
         shown = (inputs.flip(1) if swapped else inputs) * network.std + network.mean
         found.append(compute_outputs(network, shown, OutputSpec(logits=True))[0].logits.argmax(1))
-    predicted: NDArray[np.int64] = torch.cat(found).numpy()
-    return predicted
+    return np.asarray(torch.cat(found))

@@ -31,16 +31,7 @@ from ood_core.detector import manifest as manifests
 from ood_core.detector.forward import compute_outputs
 from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
 from ood_core.detector.predictions import decision_rule
-from ood_core.detector.state import (
-    DetectorState,
-    Examples,
-    FittedScorer,
-    Normalisation,
-    Origin,
-    Preprocessing,
-    TrainedTask,
-    head_of,
-)
+from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.detector.wrapped_module import ModuleNetwork, parse_sources
 from ood_core.errors import OODError
 from ood_core.evaluation.calibration import Calibration
@@ -56,20 +47,12 @@ from ood_core.store.files import flush, require_writable, save_tensors, writing
 WEIGHTS, CALIBRATION = "weights.safetensors", "calibration.safetensors"
 WITNESS, EXAMPLES, PRETEXT = "witness.safetensors", "examples.safetensors", "pretext.safetensors"
 SCORE = "score-{}.safetensors"
-
-TOLERANCE = 1e-3
-"""Largest change of a reference embedding, relative to its length."""
-
-READABLE = 0o644
-"""Files of safetensors can be read by their owner alone; a service may run as another user."""
+TOLERANCE = 1e-3  # largest change of a reference embedding, relative to its length
+READABLE = 0o644  # files of safetensors can be read by their owner alone; a service may run as another user
 
 
 def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
-    """Write a detector into a folder of its own; a detector in it is replaced when all is written.
-
-    Raises:
-        OODError: The folder cannot be written, or holds something else.
-    """
+    """Write a detector into a folder of its own; a detector in it is replaced when all is written."""
     require_writable(folder.parent, "folder")
     mark = uuid.uuid4().hex[:8]
     temporary, old = folder.with_name(f".{folder.name}.{mark}"), folder.with_name(f".{folder.name}.{mark}.old")
@@ -130,11 +113,7 @@ def _manifest(
     other_outputs = len(state.classes) if state.classifier else None  # of a classifier that is no linear layer
     return Manifest(
         format=manifests.FORMAT,
-        name=origin.name,
-        created=origin.created,
-        variant=origin.variant,
-        case=origin.case,
-        seed=origin.seed,
+        **vars(origin) | {"recipe": dict(origin.recipe)},
         backbone=None if state.backbone is None else describe(state.backbone),
         outputs=other_outputs if head is None else len(head.bias),
         image_size=state.preprocessing.image_size,
@@ -157,7 +136,6 @@ def _manifest(
         exact=False,  # scores depend on the batch by rounding; earlier versions tried to prevent it
         packages=manifests.packages_of([part for part in parts if part is not None], plugins),
         versions=manifests.versions(),
-        recipe=dict(origin.recipe),
         files=dict(files),
     )
 
@@ -166,12 +144,7 @@ def _manifest(
 def load_detector(
     folder: Path, plugins: Plugins, module: Any = None, device: torch.device | None = None
 ) -> DetectorState:
-    """Load a saved detector; the weights of `module`, if it was fitted to one of the user's own, are set.
-
-    Raises:
-        OODError: A file is missing or changed, a plugin is missing or of another version, or the network gives other
-            embeddings than when the detector was saved.
-    """
+    """Load and verify a saved detector; the weights of `module`, if it was fitted to one of the user's own, are set."""
     manifest = manifests.read_manifest(folder, plugins)
     manifests.verify_files(folder, manifest)
     try:
@@ -247,7 +220,7 @@ class _Reading:
             )
         given, entry = self.manifest.normalisation, self.manifest.module
         assert given is not None and entry is not None, "a detector without a backbone has both"
-        network = ModuleNetwork(module, Normalisation.of(given["mean"], given["std"]))
+        network = ModuleNetwork(module, given["mean"], given["std"])
         if (precision := network.precision) != entry["precision"]:
             raise OODError(
                 f"{self.folder}: was fitted to a module in {entry['precision']}, this one is in {precision}; "
@@ -284,19 +257,14 @@ class _Reading:
             (weights if part == "network" else state)[key] = tensor
         pretext = cast(PretextTask, self._plugin("pretext", self.manifest.pretext))
         network = backbone.build_empty(self.manifest.image_size, self.manifest.pretext_outputs).float()
-        return restored_task(pretext, network, weights, state, self.manifest.image_size, device)
+        network.load_state_dict(weights)
+        return restored_task(pretext, network, state, self.manifest.image_size, device)
 
 
 def restored_task(
-    pretext: PretextTask,
-    network: Network,
-    weights: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    image_size: int,
-    device: torch.device,
+    pretext: PretextTask, network: Network, state: Mapping[str, Tensor], image_size: int, device: torch.device
 ) -> TrainedTask:
-    """Return a trained task around a network of its architecture."""
-    head = networks.head_of(network)
-    network.load_state_dict(weights)
+    """Return a trained task around its network, from the state of the task without it."""
+    head, weights = networks.head_of(network), dict(network.state_dict())
     task = networks.restored_task(pretext, network, image_size, state).to(device).requires_grad_(False)
     return TrainedTask(pretext, None if head is None else len(head.bias), weights, state, task)

@@ -21,11 +21,8 @@ from ood_core.detector.state import DetectorOptions, DetectorState
 from ood_core.detector.wrapped_module import ModuleNetwork
 from ood_core.errors import OODError
 
-DETECTOR = "detector"
-"""Name of the detector's folder in the folder of a run."""
-
-BATCH = 64
-"""Default batch size of the network."""
+DETECTOR = "detector"  # name of the detector's folder in the folder of a run
+BATCH = 64  # default batch size of the network
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -78,8 +75,8 @@ class Detector(DetectorOptions):
             device: For the network, such as "cpu"; default: the GPU if there is one.
 
         Raises:
-            OODError: A file is missing or changed, a plugin is missing or of another version, or the device is not
-                available.
+            OODError: A file is missing or changed, a plugin is missing or of another version, the device is not
+                available, or the network gives other embeddings than when the detector was saved.
         """
         try:
             found = None if device is None else torch.empty(0, device=device).device

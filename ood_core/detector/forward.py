@@ -24,8 +24,7 @@ from ood_core.interfaces.checks import check_rows, check_scores
 from ood_core.pipeline.extract import capture_layers
 from ood_core.runtime import memory, torch_state
 
-BLOCK = 32
-"""Rows for one call of a scorer."""
+BLOCK = 32  # rows for one call of a scorer
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,8 @@ class OutputSpec:
     probes: tuple[Probe, ...] = ()  # further outputs
 
 
-EMBEDDINGS = OutputSpec()
-
-
 @torch_state.computing()
-def compute_outputs(network: Network, images: Tensor, spec: OutputSpec = EMBEDDINGS) -> tuple[Outputs, Tensor]:
+def compute_outputs(network: Network, images: Tensor, spec: OutputSpec = OutputSpec()) -> tuple[Outputs, Tensor]:
     """Return the outputs for images [B, 3, S, S], uint8 or float in [0, 1], on the CPU; and the images in [0, 1]."""
     found = memory.Halving()(partial(_forward, network, spec=spec), images)
     if len(found) == 1:
@@ -107,5 +103,4 @@ def _compute_scores(of: FittedScorer, network: Network, found: Outputs, shown: T
         for block in given.chunks(BLOCK):
             padded = block[torch.arange(BLOCK).clamp_max(len(block) - 1)]  # the last row repeated
             parts.append(check_scores(of.name, of.score(padded), BLOCK)[: len(block)])
-    values: NDArray[np.float64] = torch.cat(parts).numpy()
-    return values
+    return np.asarray(torch.cat(parts))

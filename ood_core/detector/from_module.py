@@ -17,7 +17,7 @@ from ood_core.detector import accuracy
 from ood_core.detector.forward import OutputSpec, compute_outputs, concatenate_outputs, score_images
 from ood_core.detector.from_run import REFERENCE_IMAGES, choose_examples, thumbnail
 from ood_core.detector.image_inputs import ImageRef, iter_batches
-from ood_core.detector.labelled_data import LabelledImages, split_holdout
+from ood_core.detector.labelled_data import LabelledImages
 from ood_core.detector.predictions import concatenate
 from ood_core.detector.state import (
     DetectorOptions,
@@ -42,9 +42,7 @@ from ood_core.recipe.yaml import LocatedValue
 from ood_core.runtime import memory, torch_state
 
 BATCH = 64
-
-COMPARED = 8
-"""Images on which a module's embeddings and logits are found."""
+COMPARED = 8  # images on which a module's embeddings and logits are found
 
 
 @torch_state.computing()
@@ -55,11 +53,7 @@ def fit_detector(
     held_out: LabelledImages | None,
     options: DetectorOptions,
 ) -> DetectorState:
-    """Fit scorers to the outputs of a module or backbone for ID images; calibrate them on others or a share of them.
-
-    Raises:
-        OODError: The module gives no embeddings, a scorer's needs are not met, or an image cannot be read.
-    """
+    """Fit scorers to the outputs of a module or backbone for ID images; calibrate them on others or a share of them."""
     preprocessing, classes = options.preprocessing, len(train.classes)
     if held_out is None:
         train, held_out = split_holdout(train, options.holdout, options.seed)
@@ -98,6 +92,24 @@ def fit_detector(
     return replace(uncalibrated, scorers=tuple(fitted))
 
 
+def split_holdout(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Split off a share of each class, drawn at random, to calibrate on; raise OODError if one side is empty."""
+    generator, train, held = np.random.default_rng(seed), [], []
+    for one in np.unique(images.labels):
+        rows = generator.permutation(np.flatnonzero(images.labels == one))
+        count = round(len(rows) * share)
+        held.append(rows[:count])
+        train.append(rows[count:])
+    inside, outside = np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
+    if not len(outside) and 1 < len(images) == len(np.unique(images.labels)):
+        raise OODError(
+            f"every one of {len(images)} images has a class of its own; is the second entry of each the label?"
+        )
+    if not len(inside) or not len(outside):
+        raise OODError(f"a holdout of {share:g} of {len(images)} images leaves none to fit to, or none to calibrate by")
+    return images[inside], images[outside]
+
+
 def _first_images(train: LabelledImages, preprocessing: Preprocessing) -> tuple[Tensor, Sequence[str]]:
     """Return some network inputs, rounded to 8 bits, in [0, 1], and their names; warn if much of them is cut off."""
     sizes: list[tuple[int, int]] = []
@@ -125,7 +137,7 @@ def _network(
     if not isinstance(module, Backbone):
         if not callable(module):
             raise OODError(f"a {type(module).__name__} is no backbone; give a torch module, a function, or a plugin's")
-        wrapped = ModuleNetwork(module, options.normalisation)
+        wrapped = ModuleNetwork(module, options.mean, options.std)
         wrapped.find_sources(images, names, len(train.classes), options.embeddings, options.logits)
         return wrapped
     if options.embeddings is not None or options.logits is not None:
@@ -192,7 +204,6 @@ def _fit_scorer(name: str, scorer: Scorer, train: Outputs, held_out: Outputs, se
 def _require_needs(
     scorers: Sequence[tuple[str, Scorer]], network: Network, head: Head | None, train: LabelledImages
 ) -> None:
-    """Raise OODError if a scorer's needs are not met; with the reason and how to go on."""
     classes, missing = len(train.classes), dict[str, str]()
     if not _has_logits(network, classes):
         missing["logits"] = f" of the {classes} ID classes; {_logits_text(network, train)}"

@@ -29,14 +29,9 @@ from ood_core.store.artifacts import SCORE, load_outputs, load_score
 from ood_core.store.files import load_array, load_tensors
 from ood_core.store.store import Store
 
-EXAMPLES = 1000
-"""Maximum number of ID training images in a detector."""
-
-THUMBNAIL = 96
-"""Pixels of their longer side."""
-
-REFERENCE_IMAGES = 2
-"""Images with their embeddings in a detector, to notice a changed network."""
+EXAMPLES = 1000  # maximum number of ID training images in a detector
+THUMBNAIL = 96  # pixels of their longer side
+REFERENCE_IMAGES = 2  # images with their embeddings in a detector, to notice a changed network
 
 
 @dataclass(frozen=True)
@@ -50,11 +45,7 @@ class NetworkChoice:
 
 @torch_state.computing()
 def build_detector(plan: Plan, store: Store, choice: NetworkChoice = NetworkChoice()) -> DetectorState:
-    """Return the detector of a run whose stages are in the store.
-
-    Raises:
-        OODError: The run has several networks and none is chosen, no ID images were held out, or stages are missing.
-    """
+    """Return the detector of a run whose stages are in the store; one of several networks has to be chosen."""
     done = [row for row in _chosen_rows(plan, choice) if store.facts(row.measure) is not None]
     if not done:
         raise OODError(
@@ -65,6 +56,7 @@ def build_detector(plan: Plan, store: Store, choice: NetworkChoice = NetworkChoi
     base, train = first.measure.id_scores.outputs.base, first.measure.fit.train
     network, opened = networks.extracted(base, store), train.base.images.opened
     read = load_outputs(Extraction(train.base), store)
+    recipe = plan.resolved.get(f"{first.variant}, seed {first.seed}", {})
     measures = {row.scorer: row.measure for row in reversed(done)}
     scorers = tuple(_scorer(name, measures[name], store) for name in dict.fromkeys(row.scorer for row in done))
     preprocessing = Preprocessing(base.image_size, base.view)
@@ -81,13 +73,7 @@ def build_detector(plan: Plan, store: Store, choice: NetworkChoice = NetworkChoi
         holdout=opened.holdout,
         id_accuracy=_id_accuracy(first.measure, store),
         independent=not any(measure.fit.held_out is not None for measure in measures.values()),
-        origin=Origin(
-            plan.name,
-            plan.resolved.get(f"{first.variant}, seed {first.seed}", {}),
-            first.variant,
-            first.case,
-            first.seed,
-        ),
+        origin=Origin(plan.name, recipe, first.variant, first.case, first.seed),
         reference_images=reference,
         reference_embeddings=compute_outputs(network, reference)[0].embeddings,
         examples=_examples(train, store),
@@ -165,8 +151,7 @@ def _trained_task(stage: TrainStage | None, store: Store) -> TrainedTask | None:
     """Return the last training task that is used after the training."""
     while stage is not None:
         if networks.TASK in store.names(stage) and isinstance(stage.task, PretextTask):
-            network = networks.trained(stage, store)
-            weights, state = dict(network.state_dict()), load_tensors(store.file(stage, networks.TASK))
-            return restored_task(stage.task, network, weights, state, stage.image_size, networks.device())
+            network, state = networks.trained(stage, store), load_tensors(store.file(stage, networks.TASK))
+            return restored_task(stage.task, network, state, stage.image_size, networks.device())
         stage = stage.start
     return None

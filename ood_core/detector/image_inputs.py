@@ -32,31 +32,21 @@ from ood_core.detector.state import Preprocessing
 from ood_core.errors import OODError, listed, warn
 from ood_core.runtime import torch_state
 
-AHEAD = 2
-"""Batches to prepare while a GPU computes one."""
-
+AHEAD = 2  # batches to prepare while a GPU computes one
 MOST_THREADS = 8
-SMALL = 64
-"""Side of images in pixels up to which one thread decodes: most of the work is Python's then."""
-
+SMALL = 64  # side of images in pixels up to which one thread decodes: most of the work is Python's then
 IMAGE_KEYS = ("image", "img", "pixel_values", "images", "pixels", "picture", "pictures")
-LABEL_KEYS = ("label", "labels", "fine_label", "target", "targets", "class")
-"""Keys of images and labels in dicts and columns, the most usual first."""
+LABEL_KEYS = ("label", "labels", "fine_label", "target", "targets", "class")  # the most usual first
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One image that is not decoded yet.
+    """One image that is not decoded yet."""
 
-    Attributes:
-        name: Its path, or its position.
-        pixels: Returns it, [3, H, W], uint8 or float32 in [0, 1]; raises OODError if it cannot be read.
-    """
-
-    name: str
-    pixels: Callable[[], Tensor]
+    name: str  # its path, or its position
+    pixels: Callable[[], Tensor]  # [3, H, W], uint8 or float32 in [0, 1]; raises OODError if it cannot be read
 
 
 @dataclass(frozen=True)
@@ -79,11 +69,7 @@ def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def decode_image(encoded: bytes, name: str) -> Tensor:
-    """Return the pixels of a picture in any known format, uint8 [3, H, W].
-
-    Raises:
-        OODError: It is no picture, broken or too large.
-    """
+    """Return a picture in any known format as uint8 [3, H, W]; raise OODError if it is none, broken or too large."""
     return _named_errors(name, partial(to_rgb, decode(encoded, name)))
 
 
@@ -99,19 +85,23 @@ def iter_batches(
         pending: deque[tuple[list[ImageRef], list[Future[list[Tensor | str]]]]] = deque()
         while True:
             while len(pending) <= ahead and (group := list(islice(source, batch_size))):
-                size = -(-len(group) // threads)
-                parts = [group[start : start + size] for start in range(0, len(group), size)]
+                share = -(-len(group) // threads)
+                parts = [group[start : start + share] for start in range(0, len(group), share)]
                 pending.append((group, [pool.submit(_read_images, part, preprocessing) for part in parts]))
             if not pending:
                 return
             group, futures = pending.popleft()
             found = [image for future in futures for image in future.result()]
             errors = {index: reason for index, reason in enumerate(found) if isinstance(reason, str)}
-            yield ImageBatch(tuple(ref.name for ref in group), _stack(found, preprocessing.image_size), errors)
+            readable = [image for image in found if isinstance(image, Tensor)]
+            if len({image.dtype for image in readable}) > 1:
+                readable = [to_unit(image) for image in readable]
+            size = preprocessing.image_size
+            stacked = torch.stack(readable) if readable else torch.empty(0, 3, size, size, dtype=torch.uint8)
+            yield ImageBatch(tuple(ref.name for ref in group), stacked, errors)
 
 
 def _read_images(images: Sequence[ImageRef], preprocessing: Preprocessing) -> list[Tensor | str]:
-    """Return each image, or its error."""
     found: list[Tensor | str] = []
     for image in images:
         try:
@@ -121,25 +111,12 @@ def _read_images(images: Sequence[ImageRef], preprocessing: Preprocessing) -> li
     return found
 
 
-def _stack(found: Sequence[Tensor | str], size: int) -> Tensor:
-    images = [image for image in found if isinstance(image, Tensor)]
-    if len({image.dtype for image in images}) > 1:
-        images = [to_unit(image) for image in images]
-    return torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
-
-
-# ------------------------------------------------------------------------------------------------------ image sources
-
-
 def image_refs(images: Any) -> Iterator[ImageRef]:
     """Yield the images of a path, a folder, a picture, an array, a tensor, or an iterable of such.
 
     Arrays are [H, W], [H, W, 3] or [N, H, W, 3], tensors [3, H, W] or [N, 3, H, W]; uint8, or floats in [0, 1]: the
     channels of an array are last and those of a tensor first, also if both would fit. From pairs, longer tuples that
     begin with image and label, and dicts, as data sets and loaders yield them, the images are taken.
-
-    Raises:
-        OODError: There is no such file or folder, or the object holds no images.
     """
     for index, image in enumerate(_flat(images)):
         name = f"image {index}"
@@ -181,11 +158,7 @@ def _flat(images: Any) -> Iterator[ImageRef]:
 
 
 def split_entry(entry: Any) -> tuple[Any, Any]:
-    """Return image and label (or images and labels) of an entry of a data set or loader; None without a label.
-
-    Raises:
-        OODError: No key of a dict is one of images.
-    """
+    """Return image and label (or images and labels) of an entry of a data set or loader; None without a label."""
     if isinstance(entry, Mapping):
         pictures = [key for key, value in entry.items() if isinstance(value, PIL.Image.Image)]
         image = next((key for key in (*IMAGE_KEYS, *pictures) if key in entry), None)
@@ -221,7 +194,7 @@ def _files(path: Path) -> Iterator[ImageRef]:
             raise OODError(passed.behind(f"{path}: the folder holds no pictures"))
         for note in passed.notes(path):
             warn(note)
-        yield from (file_ref(file) for file in found)
+        yield from map(file_ref, found)
     elif path.is_file():
         yield file_ref(path)
     else:
@@ -253,8 +226,7 @@ def _arrays(array: NDArray[Any]) -> Iterator[ImageRef]:
         raise OODError(f"an array of images is [H, W], [H, W, 3] or [N, H, W, 3], not {list(array.shape)}")
     if array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
         raise OODError(f"an array of images holds uint8 or floats in [0, 1], not {array.dtype}")
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    yield from _tensors(tensor.movedim(-1, -3))
+    yield from _tensors(torch.from_numpy(np.ascontiguousarray(array)).movedim(-1, -3))
 
 
 def _tensors(tensor: Tensor) -> Iterator[ImageRef]:

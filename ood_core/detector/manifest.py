@@ -10,6 +10,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -24,13 +25,9 @@ from ood_core.plugins import Plugins
 from ood_core.recipe.build import with_nested
 
 FILE = "manifest.json"
-FORMAT = 2
-"""Grows when a field changes its meaning."""
-
+FORMAT = 2  # grows when a field changes its meaning
 CORE = "ood-framework"
-
-LIBRARIES = ("torch", "timm", "numpy", "faiss-cpu", "faiss-gpu")
-"""That the outputs of the network and of the scorers may depend on."""
+LIBRARIES = ("torch", "timm", "numpy", "faiss-cpu", "faiss-gpu")  # that outputs and scores may depend on
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,7 @@ class ScorerEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The entries of the file.
-
-    `module` describes where embeddings and logits of the user's own module are read; `packages` are those of the
-    plugins, by name, with the version that made the detector.
-    """
+    """The entries of the file."""
 
     format: int
     name: str
@@ -62,7 +55,7 @@ class Manifest:
     image_size: int
     view: dict[str, Any]
     normalisation: dict[str, list[float]] | None
-    module: dict[str, Any] | None
+    module: dict[str, Any] | None  # where embeddings and logits of the user's own module are read
     classes: list[str]
     classifier: bool
     scorers: list[ScorerEntry]
@@ -73,7 +66,7 @@ class Manifest:
     pretext: dict[str, Any] | None
     pretext_outputs: int | None
     exact: bool
-    packages: dict[str, str]
+    packages: dict[str, str]  # those of the plugins, by name, with the version that made the detector
     versions: dict[str, str]
     recipe: dict[str, Any]
     files: dict[str, str]
@@ -91,11 +84,7 @@ def _text(entries: Mapping[str, Any]) -> str:
 
 
 def read_manifest(folder: Path, plugins: Plugins) -> Manifest:
-    """Return the manifest of a saved detector.
-
-    Raises:
-        OODError: There is none, it was changed, or a package is missing; says which one to install.
-    """
+    """Return the manifest of a saved detector; raise OODError if it was changed, or a package is missing."""
     path = folder / FILE
     try:
         text = path.read_bytes().decode("utf-8")
@@ -136,27 +125,19 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
-# ------------------------------------------------------------------------------------------------------- packages
-
-
 def packages_of(parts: list[Plugin], plugins: Plugins) -> dict[str, str]:
     """Return names and versions of the distributions of these plugins and of those among their options."""
-    found = {}
-    for part in parts:
-        for plugin in with_nested(part):
-            name = next(of.package.distribution for of in plugins.registered.values() if of.cls is type(plugin))
-            found[name] = metadata.version(name)
-    return dict(sorted(found.items()))
+    distributions = {of.cls: of.package.distribution for of in plugins.registered.values()}
+    names = sorted({distributions[type(plugin)] for part in parts for plugin in with_nested(part)})
+    return {name: metadata.version(name) for name in names}
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of the core and of the libraries."""
     found = {"python": platform.python_version(), CORE: metadata.version(CORE)}
     for library in LIBRARIES:
-        try:
+        with suppress(metadata.PackageNotFoundError):  # one of the two builds of faiss
             found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue  # one of the two builds of faiss
     return found
 
 

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ood_core.detector.module_outputs import Key, LayerCall, Observation, Source, Sources, is_linear, is_map
+from ood_core.detector.module_outputs import Key, LayerCall, Observation, Source, Sources, is_linear
 from ood_core.errors import OODError
 
-EMBEDDINGS = ("embeddings", "features", "pooler_output", "image_embeds")
-"""Keys of embeddings [N, D]; the last two are those of Hugging Face models."""
-
+EMBEDDINGS = ("embeddings", "features", "pooler_output", "image_embeds")  # the last two are those of Hugging Face
 LOGITS = "logits"
 
 SQUASHED: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -32,42 +30,25 @@ SQUASHED: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class ClassOutputs:
-    """Candidate for the logits.
-
-    Attributes:
-        source: Of the logits.
-        rows: The logits, [N, C].
-        key: Of the returned value that they are, or are before their softmax; None for a layer that the user names.
-        call: Of the layer that makes them of embeddings, if one is seen.
-        note: How logits differ from the returned value, or from the layer's outputs.
-    """
+    """Candidate for the logits."""
 
     source: Source
-    rows: Tensor
-    key: Key | None = None
-    call: LayerCall | None = None
-    note: str = ""
+    rows: Tensor  # the logits, [N, C]
+    key: Key | None = None  # of the returned value, before or after its softmax; None for a layer that the user names
+    call: LayerCall | None = None  # of the layer that makes them of embeddings, if one is seen
+    note: str = ""  # how logits differ from the returned value, or from the layer's outputs
 
 
 def locate_sources(
     seen: Observation, classes: int, embeddings: Key | None = None, logits: Key | bool | None = None
 ) -> Sources:
-    """Return the sources of embeddings and logits.
+    """Return the sources of embeddings and logits for a number of ID classes; raise OODError if they are ambiguous.
 
-    Args:
-        seen: A forward pass for some images.
-        classes: Number of ID classes.
-        embeddings: Key, position or layer that the user names; None to find them.
-        logits: Likewise; False to read none.
-
-    Raises:
-        OODError: There are none, or they are ambiguous.
+    `embeddings` and `logits` are keys, positions or layers that the user names, None to find them, False to read none.
     """
     named = None if embeddings is None else seen.source(embeddings, "embeddings")
-    if logits is None or logits is False:
-        head = _only_head(seen, classes, named)
-    else:
-        head = _named_head(seen, seen.source(logits, "logits"))
+    finds = logits is None or logits is False
+    head = _only_head(seen, classes, named) if finds else _named_head(seen, seen.source(logits, "logits"))
     source = named or _embeddings(seen, head)
     if head is None or logits is False:
         return Sources(source, None)
@@ -90,11 +71,7 @@ def classifier_of(module: nn.Module, embeddings: Tensor, logits: Tensor) -> str 
 
 
 def _only_head(seen: Observation, classes: int, embeddings: Source | None) -> ClassOutputs | None:
-    """Return the one value that holds class outputs, None if there is none.
-
-    Raises:
-        OODError: There are several.
-    """
+    """Return the one value that holds class outputs, None if there is none; raise if there are several."""
     named = embeddings.name if embeddings is not None and embeddings.kind == "returned" else None
     heads = {key: _head(seen, key, classes) for key in seen.rows if key != named}
     if LOGITS in heads:
@@ -184,11 +161,7 @@ def _relation(rows: Tensor, call: LayerCall) -> str | None:
 
 
 def _embeddings(seen: Observation, head: ClassOutputs | None) -> Source:
-    """Return the source of the embeddings that belong to the class outputs, if there are any.
-
-    Raises:
-        OODError: No value or layer has them, or several may.
-    """
+    """Return the source of the embeddings that belong to the class outputs; raise if none or several may."""
     rows = {key: of for key, of in seen.rows.items() if head is None or key != head.key}
     for name in EMBEDDINGS:
         if name in rows:
@@ -220,7 +193,8 @@ def _embeddings(seen: Observation, head: ClassOutputs | None) -> Source:
 
 
 def _layer_source(seen: Observation, kind: Literal["input", "output"], call: LayerCall) -> Source:
-    return Source(kind, call.name, pooled=is_map(seen.shapes.get(call.name)))
+    shape = seen.shapes.get(call.name)
+    return Source(kind, call.name, pooled=shape is not None and len(shape) == 4 and shape[2:] != [1, 1])
 
 
 def _precision(*tensors: Tensor) -> torch.dtype:

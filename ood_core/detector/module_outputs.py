@@ -16,23 +16,16 @@ from ood_core.errors import OODError, suggest
 Key: TypeAlias = str | int
 Call: TypeAlias = Callable[[Tensor], Any]
 
-LISTED = 6
-"""Maximum number of names in an error."""
+LISTED = 6  # maximum number of names in an error
 
 
 @dataclass(frozen=True)
 class Source:
-    """Location of embeddings or logits.
-
-    Attributes:
-        kind: A returned value, the input or output of a layer, or the result of a method.
-        name: Key or position of the value, or name of the layer or method.
-        pooled: Whether maps [N, D, H, W] are averaged over their positions.
-    """
+    """Location of embeddings or logits: a returned value, the input or output of a layer, or the result of a method."""
 
     kind: Literal["returned", "input", "output", "method"]
-    name: Key
-    pooled: bool = False
+    name: Key  # key or position of the value, or name of the layer or method
+    pooled: bool = False  # whether maps [N, D, H, W] are averaged over their positions
 
     def __str__(self) -> str:
         what = "returned value" if self.kind == "returned" else f"{self.kind} of"
@@ -63,7 +56,7 @@ class LayerCall:
 class Observation:
     """One forward pass of a module."""
 
-    module: nn.Module  # the module
+    module: nn.Module
     returned: Mapping[Key, Any]  # all returned values, by key or position
     rows: Mapping[Key, Tensor]  # those that are [N, D]
     calls: Sequence[LayerCall]  # of the layers with outputs [N, D], in the order in which they ended
@@ -83,11 +76,7 @@ class Observation:
         return f"name what has the embeddings, a layer or what is returned: Detector(embeddings=...){listed}"
 
     def source(self, name: Any, option: str) -> Source:
-        """Return the value or layer that the user names.
-
-        Raises:
-            OODError: There is none of this name, or it is not [N, D].
-        """
+        """Return the value or layer that the user names; raise OODError if there is none, or it is not [N, D]."""
         if isinstance(name, bool) or not isinstance(name, (str, int)):
             raise OODError(f"{option} names a layer, or a key or position of what is returned; not {name!r}")
         is_returned = name in self.returned
@@ -129,11 +118,7 @@ def observe(module: nn.Module, call: Call, images: Tensor) -> Observation:
 
 
 def read_sources(sources: Sources, module: nn.Module, call: Call, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return embeddings [N, D] and logits [N, C] of images.
-
-    Raises:
-        OODError: They are not at their sources, or of another shape.
-    """
+    """Return embeddings [N, D] and logits [N, C] of images; raise OODError if they are not at their sources."""
     wanted = [source for source in (sources.embeddings, sources.logits) if source is not None]
     found: dict[tuple[str, Key], Any] = {}
 
@@ -152,14 +137,6 @@ def read_sources(sources: Sources, module: nn.Module, call: Call, images: Tensor
             raise OODError(f"{source} is {_text(value)} for {len(images)} images, not [{len(images)}, D]")
         read.append(rows)
     return read[0], read[1] if len(read) > 1 else None
-
-
-def require_layers(sources: Sources, module: nn.Module) -> None:
-    """Raise OODError if the module has no layer of a source's name."""
-    names = {name for name, _ in module.named_modules()}
-    for source in (sources.embeddings, sources.logits):
-        if source is not None and source.kind in ("input", "output") and source.name not in names:
-            raise OODError(f"the module has no layer '{source.name}', at which the detector reads")
 
 
 def named_values(returned: Any) -> dict[Key, Any]:
@@ -222,11 +199,6 @@ def _text(value: Any) -> str:
     if isinstance(value, Tensor) and not value.is_nested:
         return f"a {str(value.layout)[6:]} tensor, which .to_dense() makes dense"
     return f"a {'nested tensor' if isinstance(value, Tensor) else type(value).__name__}"
-
-
-def is_map(shape: list[int] | None) -> bool:
-    """Return whether this is the shape of maps [N, D, H, W] of more than one position."""
-    return shape is not None and len(shape) == 4 and shape[2:] != [1, 1]
 
 
 def is_linear(layer: nn.Module) -> bool:

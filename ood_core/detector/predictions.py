@@ -17,17 +17,11 @@ from ood_core.errors import OODError
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Outputs of the network and of all scorers for N images.
+    """Outputs of the network and of all scorers for N images."""
 
-    Attributes:
-        scores: By the name of the scorer, float64 [N]; higher means more OOD. A value that is not finite is an error.
-        predicted: int64 [N], the most probable ID class; None if no classifier was trained.
-        embeddings: float32 [N, D].
-    """
-
-    scores: Mapping[str, NDArray[np.float64]]
-    predicted: NDArray[np.int64] | None
-    embeddings: Tensor
+    scores: Mapping[str, NDArray[np.float64]]  # [N] by the name of the scorer; higher means more OOD
+    predicted: NDArray[np.int64] | None  # [N], the most probable ID class; None if no classifier was trained
+    embeddings: Tensor  # float32 [N, D]
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -112,19 +106,13 @@ class DecisionRule:
 
     def threshold_of(self, scored: ScoredBatch) -> NDArray[np.float64]:
         """Return the threshold of each image, [N]."""
-        if self.per_class:
-            return self.thresholds[scored.predicted]
-        return np.repeat(self.thresholds, len(scored))
+        return self.thresholds[scored.predicted] if self.per_class else np.repeat(self.thresholds, len(scored))
 
 
 def decision_rule(
     state: DetectorState, scorer: str | None = None, tpr: float | None = None, per_class: bool | None = None
 ) -> DecisionRule:
-    """Return the rule; the defaults are the detector's.
-
-    Raises:
-        OODError: There is no such scorer, or too few calibration images for such a rate.
-    """
+    """Return the rule, by default the detector's; raise OODError if there are too few calibration images for it."""
     chosen = state.scorer(scorer)
     tpr = state.tpr if tpr is None else tpr
     per_class = state.per_class if per_class is None else per_class
@@ -134,11 +122,7 @@ def decision_rule(
 
 
 def decide(state: DetectorState, scored: ScoredBatch, rule: DecisionRule) -> Predictions:
-    """Return the decisions.
-
-    Raises:
-        OODError: A score is not finite.
-    """
+    """Return the decisions; raise OODError if a score is not finite."""
     scored.require_finite()
     score, threshold = scored.scores[rule.scorer], rule.threshold_of(scored)
     calibration = state.scorer(rule.scorer).calibration

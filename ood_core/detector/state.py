@@ -94,24 +94,11 @@ class DetectorOptions:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Resizing and cropping of images.
-
-        Raises:
-            OODError: There is no image_size.
-        """
+        """Resizing and cropping of images; raises OODError without an image_size."""
         if self.image_size is None:
             raise OODError("say which image_size the module wants: Detector(image_size=224)")
         view = {"crop_fraction": self.crop_fraction, "interpolation": self.interpolation, "squash": self.squash}
         return Preprocessing(self.image_size, EvaluationView(**view))  # type: ignore[arg-type]
-
-    @property
-    def normalisation(self) -> Normalisation:
-        """Mean and standard deviation of the module's images.
-
-        Raises:
-            OODError: There are not three numbers of each, or one, or a deviation is not positive.
-        """
-        return Normalisation.of(self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -199,11 +186,7 @@ class DetectorState:
         return device_of(self.network)
 
     def scorer(self, name: str | None = None) -> FittedScorer:
-        """Return the scorer of this name; default: the first one.
-
-        Raises:
-            OODError: There is no such scorer.
-        """
+        """Return the scorer of this name; default: the first one."""
         by_name = {of.name: of for of in self.scorers}
         if name is None:
             return self.scorers[0]

@@ -12,20 +12,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ood_core.detector.module_evidence import classifier_of, locate_sources
-from ood_core.detector.module_outputs import Key, Source, Sources, observe, read_sources, require_layers
+from ood_core.detector.module_outputs import Key, Source, Sources, observe, read_sources
 from ood_core.detector.state import Normalisation, device_of
 from ood_core.errors import OODError
 from ood_core.interfaces import Network
 from ood_core.interfaces.checks import require_finite
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey image (ITU-R BT.601, as in Pillow and torchvision)."""
-
-OF_SIZES = ("size", "shape", "mat1", "dimension", "expected input", "height", "width")
-"""Words in errors about the size or number of images."""
-
-METHODS = Sources(Source("method", "forward_head(pre_logits=True)"), Source("method", "forward_head()"))
-"""Of models of timm."""
+LUMA = (0.299, 0.587, 0.114)  # grey from red, green and blue (ITU-R BT.601, as in Pillow and torchvision)
+OF_SIZES = ("size", "shape", "mat1", "dimension", "expected input", "height", "width")  # in errors about sizes
+METHODS = Sources(Source("method", "forward_head(pre_logits=True)"), Source("method", "forward_head()"))  # of timm
 
 
 class ModuleNetwork(Network):
@@ -38,11 +33,11 @@ class ModuleNetwork(Network):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, module: Callable[[Tensor], Any], normalisation: Normalisation) -> None:
+    def __init__(self, module: Callable[[Tensor], Any], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.normalisation = normalisation
+        self.normalisation = Normalisation.of(mean, std)
         self.module = _frozen(module) if isinstance(module, nn.Module) else _FunctionModule(module)
-        for name, values in vars(normalisation).items():
+        for name, values in vars(self.normalisation).items():
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
         self.sources = METHODS
         self.classifier: str | None = None
@@ -60,15 +55,7 @@ class ModuleNetwork(Network):
     ) -> None:
         """Find embeddings and logits in the module's outputs for images [B, 3, S, S] in [0, 1], at least one.
 
-        Args:
-            images: The images.
-            names: Of these images.
-            classes: Number of ID classes.
-            embeddings: The user's choice: a layer, or a key or position in the returned value.
-            logits: Likewise; False to read none.
-
-        Raises:
-            OODError: They are missing or ambiguous, or the module raises an error.
+        `embeddings` and `logits` are the user's choice: a layer, or a key or position in the returned value.
         """
         if _has_methods(self.module) and embeddings is None and (logits is None or logits is False):
             self.use_sources(images, METHODS if logits is None else Sources(METHODS.embeddings, None))
@@ -79,12 +66,11 @@ class ModuleNetwork(Network):
         self.use_sources(images, locate_sources(seen, classes, embeddings, logits))
 
     def use_sources(self, images: Tensor, sources: Sources) -> None:
-        """Read embeddings and logits at these sources from now on; images as in `find_sources`.
-
-        Raises:
-            OODError: There is no such layer or value, or the module raises an error.
-        """
-        require_layers(sources, self.module)
+        """Read embeddings and logits at these sources from now on; images as in `find_sources`."""
+        names = dict(self.module.named_modules())
+        for source in (sources.embeddings, sources.logits):
+            if source is not None and source.kind in ("input", "output") and source.name not in names:
+                raise OODError(f"the module has no layer '{source.name}', at which the detector reads")
         self.sources, self.outputs, self.classifier = sources, 0, None
         with torch.no_grad():
             embeddings, logits = self._read(images)
@@ -145,8 +131,6 @@ class ModuleNetwork(Network):
         """Raise OODError: this network is scored as it is."""
         raise OODError("a module of your own is scored as it is; its classifier cannot be replaced")
 
-    # ----------------------------------------------------------------------------------------------------------------
-
     def _normalised(self, images: Tensor) -> Tensor:
         """Return the module's input: normalised, grey if it has one channel, in its precision."""
         images = images.to(self.mean.device)
@@ -155,7 +139,6 @@ class ModuleNetwork(Network):
         return ((images - self.mean) / self.std).to(_dtype(self.module))
 
     def _read(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return float32 embeddings and logits."""
         inputs = self._normalised(images)
         if self.sources.embeddings.kind == "method":
             embeddings, logits = self._call(inputs, _call_methods)
@@ -230,9 +213,6 @@ def _frozen(module: nn.Module) -> nn.Module:
     """Return an independent copy in evaluation mode.
 
     Wrappers that compile or distribute are removed: the module inside has the same weights, and layers that call hooks.
-
-    Raises:
-        OODError: It cannot be copied.
     """
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(module, parallel) or hasattr(module, "_orig_mod"):

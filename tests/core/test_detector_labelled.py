@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
-from ood_core.detector.labelled_data import read_labelled, split_holdout
+from ood_core.detector.from_module import split_holdout
+from ood_core.detector.labelled_data import read_labelled
 from ood_core.errors import OODError
 
 NAMES = ["red", "green", "blue"]
