@@ -97,12 +97,9 @@ class Calibration:
     def p_values(
         self, scores: NDArray[np.float64], predicted: NDArray[np.int64] | None = None, classes: int = 0
     ) -> NDArray[np.float64]:
-        """Return the conformal p-values [N] of scores [N]: small means OOD.
+        """Return the conformal p-values [N] of scores [N]: small means OOD; an infinite score is beyond all others.
 
-        Args:
-            scores: float64 [N]; an infinite one is beyond all others.
-            predicted: int64 [N]; if given, an image is compared with the calibration images of its prediction.
-            classes: C, with `predicted`.
+        With predicted classes, int64 [N], of C, an image is compared with the calibration images of its prediction.
         """
         if predicted is None:
             return self._p_values(scores)

@@ -96,9 +96,7 @@ def measure(id_scores: Tensor | Scores, ood_scores: Tensor | Scores) -> Metrics:
 def rank_counts(scores: Scores, others: Scores) -> tuple[Counts, Counts]:
     """Return how many of the other scores lie below each score, and how many do not lie above it, [N] each.
 
-    Args:
-        scores: [N]; ascending ones are counted faster, as they use the cache.
-        others: [M], ascending, at least one.
+    The others, at least one, are ascending; ascending scores are counted faster, as they use the cache.
     """
     below = np.searchsorted(others, scores)
     tied = np.flatnonzero(others[np.minimum(below, len(others) - 1)] == scores)
@@ -113,9 +111,7 @@ def threshold(id_scores: Tensor | Scores, tpr: float = TPR) -> float:
     It guarantees no rate: with few scores it accepts less than `tpr` of them (9 of 10 at 0.95), and of new images less
     again. `calibration.Calibration.threshold` is the one with a guarantee.
 
-    Args:
-        id_scores: [N], of ID images that the scorer was not fitted to: training images lie too near.
-        tpr: Which quantile, in [0, 1].
+    The scorer must not be fitted to these images: training images lie too near.
 
     Raises:
         OODError: There are no scores, or one is not finite.
@@ -124,11 +120,7 @@ def threshold(id_scores: Tensor | Scores, tpr: float = TPR) -> float:
 
 
 def require_finite(scores: Tensor | Scores, name: str) -> Scores:
-    """Return the scores [N] as float64, all of them finite.
-
-    Args:
-        scores: [N].
-        name: Of the set, for the message.
+    """Return the scores [N] of the named set as float64, all of them finite.
 
     Raises:
         OODError: There are no scores, or one is not finite.
@@ -154,12 +146,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Return the mean distance of softmax confidence and accuracy over the images (Guo et al., 2017).
+    """Return the mean distance of softmax confidence and accuracy over the images [N, C] (Guo et al., 2017).
 
-    Args:
-        logits: [N, C].
-        labels: int64 [N].
-        bins: Number of bins of equal width in (0, 1]; a confidence at an edge belongs to the lower bin.
+    Bins have equal width in (0, 1]; a confidence at an edge belongs to the lower one.
 
     Raises:
         OODError: There are no images or no logits.
@@ -176,12 +165,9 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 def _precision_recall_areas(positives: Scores, before: Counts, through: Counts) -> tuple[float, float]:
-    """Return average precision, and the area by trapezoids.
+    """Return average precision, and the area by trapezoids, of scores in the order in which a threshold finds them.
 
-    Args:
-        positives: Scores in the order in which a falling threshold finds them.
-        before: Number of negatives strictly before each.
-        through: Number of negatives before it or tied with it.
+    `before` counts the negatives strictly before each, `through` those before it or tied with it.
     """
     last = np.flatnonzero(np.append(positives[1:] != positives[:-1], True))  # the last of each group of equal scores
     first = np.concatenate([[0], last[:-1] + 1])

@@ -39,14 +39,7 @@ def bootstrap(
 
     ID images are resampled among ID images and OOD among OOD, by a generator each: the two that `default_rng(seed)` of
     numpy spawns. Their `integers(N, size=N)` are the ranks of the scores that make up a resample, so that the order of
-    the images does not matter.
-
-    Args:
-        id_scores: [N].
-        ood_scores: [M].
-        resamples: How often to resample.
-        seed: Equal seeds give equal intervals.
-        confidence: Share of resamples inside an interval.
+    the images does not matter, and equal seeds give equal intervals.
 
     Raises:
         OODError: A set is empty, or a score is not finite.
@@ -62,12 +55,7 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class _Ranked:
-    """A set of N scores to resample.
-
-    Attributes:
-        values: Its K distinct scores, ascending.
-        edges: Number of scores below each of them, and N: [K + 1].
-    """
+    """A set of N scores to resample: its K distinct values, ascending, and the number below each, and N: [K + 1]."""
 
     values: Scores
     edges: Counts
@@ -106,24 +94,20 @@ class _RankedSets:
         twice = np.einsum("rk,rk->r", drawn, below) + np.einsum("rk,rk->r", drawn, of_id.take(self.id_upto, axis=1))
         aupr_in = _average_precision(np.diff(of_id), of_id[:, 1:], of_ood.take(self.ood_upto, axis=1))
         aupr_out = _average_precision(drawn, self.ood.size - of_ood[:, :-1], self.id.size - below)
-        return np.stack([twice / (2 * self.id.size * self.ood.size), self._fpr(of_id, of_ood), aupr_in, aupr_out])
-
-    def _fpr(self, of_id: Counts, of_ood: Counts) -> Scores:
-        """Return the share of OOD scores up to `metrics.threshold` of the ID scores, for each resample."""
+        # the FPR is the share of OOD scores up to `metrics.threshold` of the ID scores
         whole, share = divmod((self.id.size - 1) * TPR, 1)
         around = [min(int(whole) + step, self.id.size - 1) for step in (0, 1)]
         between = [self.id.values[np.count_nonzero(of_id[:, 1:] <= rank, axis=1)] for rank in around]
         places = np.searchsorted(self.ood.values, np.quantile(between, share, axis=0), side="right")
-        return np.take_along_axis(of_ood, places[:, None], axis=1)[:, 0] / self.ood.size
+        fpr = np.take_along_axis(of_ood, places[:, None], axis=1)[:, 0] / self.ood.size
+        return np.stack([twice / (2 * self.id.size * self.ood.size), fpr, aupr_in, aupr_out])
 
 
 def _average_precision(drawn: Counts, positives: Counts, negatives: Counts) -> Scores:
     """Return the average precision of each resample.
 
-    Args:
-        drawn: How often each distinct score of the positives was drawn: [rows, K].
-        positives: Number of positives that have it or come before it.
-        negatives: Number of negatives that have it or come before it.
+    All are [rows, K]: how often each distinct score of the positives was drawn, and the numbers of positives and of
+    negatives that have it or come before it.
     """
     precision = positives / np.maximum(positives + negatives, 1)  # 0 / 0 only where nothing was drawn
     shares: Scores = np.einsum("rk,rk->r", drawn, precision) / drawn.sum(axis=1)
@@ -237,13 +221,7 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _two_sided(difference: float, error: float, below: Callable[[float], float]) -> float:
-    """Return the two-sided p-value.
-
-    Args:
-        difference: That was found.
-        error: Its standard error.
-        below: The distribution function of their ratio where there is no difference.
-    """
+    """Return the two-sided p-value; `below` is the distribution function of difference / error under the null."""
     if error == 0:
         return float(difference == 0)
     return float(min(1.0, 2 * below(-abs(difference) / error)))

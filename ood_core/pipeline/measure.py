@@ -16,11 +16,10 @@ from ood_core.errors import OODError
 from ood_core.evaluation import TPR, metrics, significance
 from ood_core.evaluation.calibration import Calibration
 from ood_core.evaluation.metrics import Scores
-from ood_core.interfaces import Outputs
 from ood_core.pipeline.events import Observer
 from ood_core.pipeline.extract import DIGESTS
 from ood_core.pipeline.score import SCORES
-from ood_core.records.stages import Extraction, MeasureStage, ScoreStage
+from ood_core.records.stages import Extraction, ExtractStage, MeasureStage, ScoreStage
 from ood_core.store.artifacts import load_outputs
 from ood_core.store.files import load_array, map_array
 from ood_core.store.store import Store
@@ -38,15 +37,7 @@ ACCEPTED = "accepted.npy"
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of a measure stage besides its facts.
-
-    Attributes:
-        id_scores: Of the ID test images and the shifted ones behind them, float64 [N].
-        ood_scores: Of the OOD images that count, float64 [M].
-        compared: The OOD images that count, bool.
-        classes: As in CLASSES.
-        accepted: As in ACCEPTED, or None.
-    """
+    """The results of a measure stage besides its facts; scores of the OOD images that count, and of all ID images."""
 
     id_scores: Scores
     ood_scores: Scores
@@ -66,10 +57,10 @@ def load_measured(stage: MeasureStage, store: Store) -> Measured:
 def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
     """Measure, and store the numbers as facts, and as files what a report needs besides."""
     with store.put(stage) as (folder, facts):
-        id_digests = _digests(store, *stage.id_and_shifted)
-        ood_digests = _digests(store, stage.ood_scores)
-        in_test = np.isin(ood_digests, id_digests)
-        in_train = np.isin(ood_digests, load_array(store.file(stage.fit.train.base, DIGESTS)).numpy())
+        id_digests = [_digests(scores.outputs.base, store) for scores in stage.id_and_shifted]
+        ood_digests = _digests(stage.ood_scores.outputs.base, store)
+        in_test = np.isin(ood_digests, np.concatenate(id_digests))
+        in_train = np.isin(ood_digests, _digests(stage.fit.train.base, store))
         facts |= {"duplicates_test": int(in_test.sum()), "duplicates_train": int(in_train.sum())}
         compared = ~(in_test | in_train) if stage.overlap == "remove" else np.ones(len(ood_digests), np.bool_)
         if not compared.any():
@@ -80,9 +71,12 @@ def execute(stage: MeasureStage, store: Store, observer: Observer) -> None:
         facts |= asdict(metrics.measure(id_scores, ood_scores))
         for name, ends in significance.bootstrap(id_scores, ood_scores).items():
             facts |= {f"{name}_{end}": value for end, value in zip(metrics.INTERVAL_ENDS, ends, strict=True)}
-        digests = [*(_digests(store, scores) for scores in stage.id_and_shifted), ood_digests[compared]]
-        facts["images"] = hashlib.sha256(b"|".join(of.tobytes() for of in digests)).hexdigest()[:24]
-        facts |= _classification(load_outputs(Extraction(stage.id_scores.outputs.base), store))
+        digests = b"|".join(of.tobytes() for of in (*id_digests, ood_digests[compared]))
+        facts["images"] = hashlib.sha256(digests).hexdigest()[:24]
+        of_id = load_outputs(Extraction(stage.id_scores.outputs.base), store)
+        classifies = of_id.logits.shape[1] and of_id.classes > 1
+        facts["id_accuracy"] = metrics.accuracy(of_id.logits, of_id.labels) if classifies else None
+        facts["ece"] = metrics.expected_calibration_error(of_id.logits, of_id.labels) if classifies else None
         if stage.held_scores is not None:
             facts |= _calibrated(id_scores, ood_scores, load_scores(store, stage.held_scores))
         np.save(folder / COMPARED, compared)
@@ -104,19 +98,10 @@ def load_scores(store: Store, *stages: ScoreStage) -> Scores:
     return scores
 
 
-def _digests(store: Store, *stages: ScoreStage) -> NDArray[Any]:
-    """Return the digests of the pixels of the stages' images."""
-    return np.concatenate([load_array(store.file(stage.outputs.base, DIGESTS)).numpy() for stage in stages])
-
-
-def _classification(outputs: Outputs) -> dict[str, float | None]:
-    """Return accuracy and calibration error of the ID test images; None without a classifier of several classes."""
-    if not outputs.logits.shape[1] or outputs.classes < 2:
-        return {"id_accuracy": None, "ece": None}
-    return {
-        "id_accuracy": metrics.accuracy(outputs.logits, outputs.labels),
-        "ece": metrics.expected_calibration_error(outputs.logits, outputs.labels),
-    }
+def _digests(stage: ExtractStage, store: Store) -> NDArray[Any]:
+    """Return the digest of the pixels of each image."""
+    digests: NDArray[Any] = load_array(store.file(stage, DIGESTS)).numpy()
+    return digests
 
 
 def _calibrated(id_scores: Scores, ood_scores: Scores, held: Scores) -> dict[str, float]:
@@ -125,8 +110,7 @@ def _calibrated(id_scores: Scores, ood_scores: Scores, held: Scores) -> dict[str
     Of fewer than 19 images it is the interpolated quantile, without a guarantee for new ID images.
     """
     calibration = Calibration.of(held)
-    guaranteed = calibration.highest_tpr >= TPR
-    threshold = calibration.threshold() if guaranteed else metrics.threshold(held)
+    threshold = calibration.threshold() if calibration.highest_tpr >= TPR else metrics.threshold(held)
     return {
         "threshold": threshold,
         "id_accepted": float((id_scores <= threshold).mean()),

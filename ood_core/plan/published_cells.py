@@ -15,7 +15,7 @@ A cell is the mean over all lines of the result table that its row and its colum
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,13 +41,7 @@ OF_CELL = ("metric", "ood_class", "id_class", "instead")
 def read(
     recipes: Sequence[Recipe], rows: Sequence[Row], resolved: Mapping[str, Any], plugins: Plugins
 ) -> tuple[Table, ...]:
-    """Return the published tables that a recipe names.
-
-    Args:
-        recipes: All variants and seeds; the tables are those of the first.
-        rows: Of the plan.
-        resolved: Of the plan; knows of OOD sets that were left out.
-        plugins: All that is installed.
+    """Return the published tables that a recipe names; `recipes` are its variants and seeds.
 
     Raises:
         OODErrors: Table, row, column, field or value are unknown.
@@ -65,7 +59,16 @@ def read(
             seen = row.variant in exposed or _trained_with_ood_labels(row)
             lines.append((row, Line(row.variant, row.case, row.scorer, row.id_set, row.ood_set, seen)))
     known = _KnownValues(recipes, rows, resolved)
-    found = [mapping.table(lines) for mapping in _mappings(next(iter(sections.values())), reader, known)]
+    section, everything = next(iter(sections.values())), published.entries()
+    remarks = (reader.value(section["remark"], str, "'remark'", ""),) if "remark" in section else ()
+    labels = list(dict.fromkeys(entry.column for of in everything.values() for entry in of))
+    shared = reader.keys(section["columns"], "'paper.columns'", labels) if "columns" in section else {}
+    given = reader.keys(section["tables"], "'paper.tables'", tuple(everything)) if "tables" in section else {}
+    found = [
+        _TableMapping(reader, known, name, node, shared, remarks).table(lines)
+        for name, node in given.items()
+        if node.value is not None
+    ]
     if reader.errors:
         raise OODErrors(deduplicate(reader.errors))
     return tuple(table for table in found if any(cell.asked for _, cells in table.rows for cell in cells))
@@ -76,20 +79,6 @@ def _section(recipe: Recipe, reader: RecipeReader) -> dict[str, LocatedValue]:
     if section is None or section.value is None:
         return {}
     return reader.keys(section, "'paper'", ("exposed", "remark", "columns", "tables"))
-
-
-def _mappings(
-    section: Mapping[str, LocatedValue], reader: RecipeReader, known: _KnownValues
-) -> Iterator[_TableMapping]:
-    """Yield the tables that are named, each with the columns that are given for all."""
-    everything = published.entries()
-    remarks = (reader.value(section["remark"], str, "'remark'", ""),) if "remark" in section else ()
-    labels = list(dict.fromkeys(entry.column for of in everything.values() for entry in of))
-    shared = reader.keys(section["columns"], "'paper.columns'", labels) if "columns" in section else {}
-    given = reader.keys(section["tables"], "'paper.tables'", tuple(everything)) if "tables" in section else {}
-    for name, node in given.items():
-        if node.value is not None:
-            yield _TableMapping(reader, known, name, node, shared, remarks)
 
 
 def _trained_with_ood_labels(row: Row) -> bool:
@@ -112,15 +101,12 @@ class _KnownValues:
         kept = [*self.coordinates.values()]
         left_out = [of for recipe in recipes for of in recipe.left_out]
         self.axes = {axis: {of[axis] for of in (*kept, *left_out) if axis in of} for axis in kept[0]}
+        self.fields = tuple(dict.fromkeys((*self.axes, *FIELDS)))
         self.whole = all(self.axes[axis] == {of[axis] for of in kept} for axis in self.axes)
         """Whether every value of every axis is there: then an unknown set or scorer is a mistake."""
         absent = {selected["name"] for of in resolved.values() for g in ("near", "far") for selected in of["data"][g]}
         self.values = {name: {str(getattr(row, name)) for row in rows} for name in FIELDS}
         self.values["ood_set"] |= absent
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.axes, *FIELDS)))
 
     def of(self, row: Row, name: str) -> str:
         return self.coordinates[row.variant][name] if name in self.axes else str(getattr(row, name))
@@ -205,43 +191,29 @@ class _TableMapping:
     def table(self, lines: Sequence[tuple[Row, Line]]) -> Table:
         """Return the table with the lines that belong into its cells."""
         columns = tuple(Label(label, self._notes("", label, self.columns)) for label in self.column_labels)
-        rows = tuple(
-            (
-                Label(row, self._notes(row, "", self.rows)),
-                tuple(self._cell(row, column, lines) for column in self.column_labels),
-            )
-            for row in self.row_labels
-        )
-        title = published.titles()[self.name]
+        rows = []
+        for row in self.row_labels:
+            label = Label(row, self._notes(row, "", self.rows))
+            rows.append((label, tuple(self._cell(row, column, lines) for column in self.column_labels)))
         own = self.where.of_cell.get("instead")
         remarks = (*self.remarks, *self._texts("", ""), *filter(None, [own]))
-        return Table(self.name, title, columns, rows, tuple(self.footnotes), remarks)
+        return Table(self.name, published.titles()[self.name], columns, tuple(rows), tuple(self.footnotes), remarks)
 
     def _cell(self, row: str, column: str, lines: Sequence[tuple[Row, Line]]) -> Cell:
         entry = self.entries.get((row, column), Entry())
-        notes = tuple(self._number(note) for note in self._texts(row, column))
+        notes = self._numbers(self._texts(row, column))
         cell = Cell(entry.value, entry.deviation, entry.seen, notes=notes)
         if row in self.rows and column in self.columns:
-            return self._asked(cell, self.where.and_(self.rows[row]).and_(self.columns[column]), lines)
+            selector = self.where.and_(self.rows[row]).and_(self.columns[column])
+            fits = [
+                line
+                for planned, line in lines
+                if all(self.known.of(planned, name) in values for name, values in selector.wanted.items())
+            ]
+            of_cell: dict[str, Any] = selector.of_cell | {"instead": "instead" in selector.of_cell}
+            return replace(cell, asked=True, lines=tuple(dict.fromkeys(fits)), **of_cell)
         mean_of = tuple(self._averaged(row, column))
         return replace(cell, mean_of=mean_of, asked=bool(mean_of))
-
-    def _asked(self, cell: Cell, selector: _Selector, lines: Sequence[tuple[Row, Line]]) -> Cell:
-        of = selector.of_cell
-        fits = [
-            line
-            for row, line in lines
-            if all(self.known.of(row, name) in values for name, values in selector.wanted.items())
-        ]
-        return replace(
-            cell,
-            asked=True,
-            lines=tuple(dict.fromkeys(fits)),
-            metric=of.get("metric", "auroc"),
-            ood_class=of.get("ood_class", ""),
-            id_class=of.get("id_class", ""),
-            instead="instead" in of,
-        )
 
     def _averaged(self, row: str, column: str) -> list[tuple[int, int]]:
         """Return the cells that one is the average of, in its row or its column; none unless all are asked for."""
@@ -254,10 +226,10 @@ class _TableMapping:
 
     def _notes(self, row: str, column: str, selectors: Mapping[str, _Selector]) -> tuple[int, ...]:
         own = selectors.get(row or column, _Selector({})).of_cell.get("instead")
-        return tuple(self._number(note) for note in (*self._texts(row, column), *filter(None, [own])))
+        return self._numbers([*self._texts(row, column), *filter(None, [own])])
 
     def _texts(self, row: str, column: str) -> list[str]:
         return [note.note for note in published.notes() if note.of == (self.name, row, column)]
 
-    def _number(self, note: str) -> int:
-        return self.footnotes.setdefault(note, len(self.footnotes) + 1)
+    def _numbers(self, notes: Sequence[str]) -> tuple[int, ...]:
+        return tuple(self.footnotes.setdefault(note, len(self.footnotes) + 1) for note in notes)

@@ -9,7 +9,6 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from ood_core.runtime.shipped import shipped_folder
 
@@ -37,15 +36,12 @@ class Cell:
     """A published number, as printed, and the lines of ours to print beside it.
 
     Attributes:
-        value: "" if there is none.
-        deviation: "" if there is none.
+        value: "" if there is none, as is the deviation.
         exposed: Whether the published run was trained with names of the OOD classes.
         asked: Whether the recipe selects lines of ours.
         lines: Ours is the mean over these.
         mean_of: Places of the cells that an average is the mean of, instead of lines.
-        metric: One of METRICS.
-        ood_class: For accepted images.
-        id_class: For accepted images.
+        metric: One of METRICS; classes are those of accepted images.
         instead: Whether ours is of other images or of another system.
         notes: Numbers of the footnotes, from 1.
     """
@@ -61,11 +57,6 @@ class Cell:
     id_class: str = ""
     instead: bool = False
     notes: tuple[int, ...] = ()
-
-    def renamed(self, names: Mapping[str, str]) -> Cell:
-        """Return the cell with other names of the variants."""
-        lines = (replace(line, variant=names.get(line.variant, line.variant)) for line in self.lines)
-        return replace(self, lines=tuple(lines))
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,12 @@ class Table:
 
     def renamed(self, names: Mapping[str, str], run: str) -> Table:
         """Return the table among those of several runs, with the new names of the variants."""
-        rows = tuple((label, tuple(cell.renamed(names) for cell in cells)) for label, cells in self.rows)
+
+        def renamed(cell: Cell) -> Cell:
+            lines = (replace(line, variant=names.get(line.variant, line.variant)) for line in cell.lines)
+            return replace(cell, lines=tuple(lines))
+
+        rows = tuple((label, tuple(map(renamed, cells))) for label, cells in self.rows)
         return replace(self, title=f"{run}: {self.title}", rows=rows)
 
 
@@ -153,11 +149,6 @@ def averaged(label: str, labels: Sequence[str]) -> list[str]:
     return [other for other in labels if other != label and other.rpartition(">")[0] == beginning]
 
 
-def folder() -> Path:
-    """Return where the files lie."""
-    return shipped_folder() / "paper"
-
-
 def _lines(name: str) -> list[dict[str, str]]:
-    with (folder() / name).open(encoding="utf-8", newline="") as file:
+    with (shipped_folder() / "paper" / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

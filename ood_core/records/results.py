@@ -33,12 +33,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that failed; what needs it was left out.
-
-    Attributes:
-        message: Why, in one line.
-        error: What was raised. An OODError is a mistake that the user can mend; anything else keeps its traceback.
-    """
+    """A stage that failed; what needs it was left out. An error other than an OODError keeps its traceback."""
 
     stage: Stage
     message: str

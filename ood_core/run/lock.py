@@ -20,6 +20,7 @@ from typing import Any, cast
 import yaml
 
 from ood_core.errors import OODError, OODErrors, listed
+from ood_core.evaluation.metrics import RATES
 from ood_core.recipe.build import digest
 from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import parse, with_new_names
@@ -40,7 +41,7 @@ SECTIONS = {"versions": dict, "machine": dict, "data": dict, "stages": list, "me
 HARDWARE = ("processor", "accelerator")
 """Parts of the machine that may change the last bits."""
 
-MEASURED = ("auroc", "fpr95", "aupr_in", "aupr_out", "threshold", "id_accuracy")
+MEASURED = (*RATES, "threshold", "id_accuracy")
 
 
 @dataclass(frozen=True)
