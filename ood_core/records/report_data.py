@@ -37,11 +37,7 @@ class ClassRowKey:
 
 @dataclass(frozen=True)
 class AcceptedPair(ClassRowKey):
-    """Number of images of an OOD class that are accepted, as by FPR@95, and predicted to be of an ID class.
-
-    Attributes:
-        images: Number of images of the OOD class.
-    """
+    """Number of the images of an OOD class that are accepted, as by FPR@95, and predicted to be of an ID class."""
 
     ood_class: str
     id_class: str
@@ -51,12 +47,7 @@ class AcceptedPair(ClassRowKey):
 
 @dataclass(frozen=True)
 class ClassRow(ClassRowKey):
-    """How well the images of one OOD class are separated from all ID test images.
-
-    Attributes:
-        images: How many were measured.
-        accepted: How many of them are accepted when 95 % of the ID test images are.
-    """
+    """Separation of an OOD class from all ID test images; accepted when 95 % of the ID test images are."""
 
     ood_class: str
     images: int
@@ -81,18 +72,18 @@ class RowScores:
 
 
 @dataclass(frozen=True)
-class StageRecord:
-    """A stage that was carried out or found in the store.
+class Cost:
+    """The cost of a stage, or of several: seconds, images per second, and peaks of memory in MiB."""
 
-    Attributes:
-        kind: One of `stages.KINDS`.
-        title: The stage in words.
-        key: Its key in the store.
-        seed: None if no seed decides its result.
-        variants: Variants that use this stage.
-        stored: Whether it was in the store already.
-        facts: Seconds, and what is particular to its kind.
-    """
+    seconds: float
+    speed: float | None
+    memory: float | None
+    gpu_memory: float | None
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage that was carried out, or was stored already; its seed is None if none decides its result."""
 
     kind: str
     title: str
@@ -101,6 +92,14 @@ class StageRecord:
     variants: tuple[str, ...]
     stored: bool
     facts: dict[str, Any]
+
+    @property
+    def cost(self) -> Cost:
+        """Its cost when it was carried out."""
+        seconds, speed = float(self.facts.get("seconds", 0)), self.facts.get("images_per_second")
+        if self.kind == "score" and seconds:
+            speed = self.facts["images"] / seconds
+        return Cost(seconds, speed, self.facts.get("peak_memory_mb"), self.facts.get("peak_gpu_memory_mb"))
 
 
 @dataclass(frozen=True)
@@ -160,15 +159,10 @@ class ReportData:
     """The content of the reports of a run.
 
     Attributes:
-        name: The recipe's.
         started: UTC, ISO 8601, to the second.
-        scores: For each of `rows`; shared arrays where rows share an ID set.
         coordinates: For each variant its value on each axis that is varied.
         averaged: Whether the mean over the cases of the protocol is meaningful.
-        notes: Sentences that qualify the numbers.
         scores: Of each of `rows`; rows of one ID set share its array.
-        machine: The hardware, in words: processor, cores, threads, memory, accelerator, system.
-        published: Published tables, to print our numbers beside theirs.
     """
 
     name: str

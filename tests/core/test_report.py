@@ -9,7 +9,7 @@ from ood_core import report
 from ood_core.errors import OODError
 from ood_core.records.plan import Plan
 from ood_core.records.results import ResultRow, Results
-from ood_core.report.content import notes
+from ood_core.report.content.collect import run_notes
 from ood_core.report.content.summary_rows import case_tables, summarise
 from ood_core.report.formats import markdown
 from ood_core.report.formats.columns import case_columns, columns, percent
@@ -189,7 +189,7 @@ def test_one_case_makes_no_table_of_cases():
 
 def test_images_that_are_in_two_sets_are_noted():
     rows = (row(0.9, duplicates_test=1), row(0.9, duplicates_train=3))
-    assert notes.of_run(Plan("", (), {}, None, ()), Results(rows, (), 0.0)) == [
+    assert run_notes(Plan("", (), {}, None, ()), Results(rows, (), 0.0)) == [
         "noise: 1 image is also among the ID test images of digits",
         "noise: 3 images are also among the ID training images of digits",
     ]

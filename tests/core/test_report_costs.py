@@ -7,7 +7,7 @@ import pytest
 
 from ood_core.records.plan import Baseline
 from ood_core.records.report_data import StageRecord
-from ood_core.report.content.costs import by_kind, cost
+from ood_core.report.content.costs import by_kind
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats.csv_tables import of_summary
 
@@ -36,7 +36,7 @@ def test_stages_of_a_kind_are_taken_together():
 
 
 def test_the_cost_of_a_stage_is_what_it_recorded():
-    found = cost(stage("extract", seconds=1.5, images_per_second=7.0, peak_gpu_memory_mb=5.0))
+    found = stage("extract", seconds=1.5, images_per_second=7.0, peak_gpu_memory_mb=5.0).cost
     assert (found.seconds, found.speed, found.memory, found.gpu_memory) == (1.5, 7.0, None, 5.0)
 
 

@@ -13,7 +13,7 @@ from ood_core.records.plan import Baseline
 from ood_core.records.report_data import EmbeddingMap, EmbeddingPoints, StageRecord
 from ood_core.report.content.combinations import combinations, ranked
 from ood_core.report.figures import class_tables, curves, densities, drawing, panels, scatter, training_curves
-from ood_core.report.figures.svg import compact
+from ood_core.report.figures.drawing import compact
 
 PAPERS = ("#ffffff", "#14171b")
 
@@ -53,10 +53,10 @@ def test_a_drawing_is_an_image_with_a_name_in_the_ink_of_the_page():
     made = drawing.axes("x", "y")
     drawing.line(made, [0, 1], [0, 1], drawing.style(0))
     drawing.word(made, 0.5, 0.5, "costs $5 & <more>")
-    found = drawing.finish(made, 'a "title"', "what is seen: 3 of 4")
+    found = drawing.finish(made, 'a "title"', ["what is seen: 3 of 4"])
     root = ElementTree.fromstring(found.svg)
     assert root.get("role") == "img"
-    assert root.get("aria-label") == 'a "title". what is seen: 3 of 4'
+    assert root.get("aria-label") == 'a "title". what is seen: 3 of 4.'
     assert root.find("title").text == 'a "title"'
     assert "costs $5 & <more>" in [text.text for text in root.iter("text")]
     assert "currentColor" in found.svg

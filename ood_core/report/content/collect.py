@@ -10,7 +10,7 @@ from typing import Any
 
 from ood_core.evaluation.metrics import Scores
 from ood_core.pipeline.measure import load_measured
-from ood_core.records.plan import Plan, Row
+from ood_core.records.plan import Plan
 from ood_core.records.report_data import (
     AcceptedPair,
     ClassRow,
@@ -21,9 +21,9 @@ from ood_core.records.report_data import (
     RowScores,
     StageRecord,
 )
-from ood_core.records.results import ResultRow, Results
+from ood_core.records.results import Results
 from ood_core.records.stages import Stage, TrainStage
-from ood_core.report.content import gallery, maps, notes
+from ood_core.report.content import gallery, maps
 from ood_core.report.content.confusions import accepted_pairs, class_rows
 from ood_core.runtime.machine import machine
 from ood_core.store.files import replacing
@@ -40,12 +40,23 @@ def collect(plan: Plan, results: Results, store: Store, folder: Path) -> ReportD
     accepted: list[AcceptedPair] = []
     classes: list[ClassRow] = []
     id_scores: dict[tuple[str, ...], Scores] = {}  # rows of the same ID images and scorer share an array
-    for row, _ in paired(plan, results):
-        measured = load_measured(row.measure, store)
-        shared = id_scores.setdefault(tuple(stage.key for stage in row.measure.id_and_shifted), measured.id_scores)
+    planned = {row.key: row.measure for row in plan.rows}
+    for row in results.rows:
+        stage = planned[row.key]
+        measured = load_measured(stage, store)
+        shared = id_scores.setdefault(tuple(of.key for of in stage.id_and_shifted), measured.id_scores)
         scores.append(RowScores(shared, measured.ood_scores))
-        accepted += accepted_pairs(ClassRowKey.of(row), row.measure, measured)
-        classes += class_rows(ClassRowKey.of(row), row.measure, measured)
+        accepted += accepted_pairs(ClassRowKey.of(row), stage, measured)
+        classes += class_rows(ClassRowKey.of(row), stage, measured)
+    failures = []
+    for failure in results.failures:
+        seed = _seed(failure.stage)
+        title = str(failure.stage) if seed is None else f"{failure.stage}, seed {seed}"
+        failures.append(FailedStage(title, variants[failure.stage.key], failure.message))
+    stages = []
+    for of in results.records:
+        name, key, seed = str(of.stage), of.stage.key, _seed(of.stage)
+        stages.append(StageRecord(of.stage.kind, name, key, seed, variants[key], of.stored, dict(of.facts)))
     return ReportData(
         name=plan.name,
         started=(datetime.now(UTC) - timedelta(seconds=results.seconds)).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -54,12 +65,9 @@ def collect(plan: Plan, results: Results, store: Store, folder: Path) -> ReportD
         coordinates=plan.coordinates,
         baseline=plan.baseline,
         averaged=plan.averaged,
-        notes=(*plan.notes, *notes.of_run(plan, results)),
-        failures=tuple(_failed(failure.stage, variants, failure.message) for failure in results.failures),
-        stages=tuple(
-            StageRecord(stage.kind, str(stage), stage.key, _seed(stage), variants[stage.key], stored, dict(facts))
-            for stage, stored, facts in ((of.stage, of.stored, of.facts) for of in results.records)
-        ),
+        notes=(*plan.notes, *run_notes(plan, results)),
+        failures=tuple(failures),
+        stages=tuple(stages),
         accepted=tuple(accepted),
         classes=tuple(classes),
         resolved=plan.resolved,
@@ -71,13 +79,6 @@ def collect(plan: Plan, results: Results, store: Store, folder: Path) -> ReportD
         maps=maps.collect(plan, store),
         published=plan.published,
     )
-
-
-def paired(plan: Plan, results: Results) -> Iterator[tuple[Row, ResultRow]]:
-    """Yield each row that was measured with that of the plan; both are in the same order."""
-    planned = {row.key: row for row in plan.rows}
-    for result in results.rows:
-        yield planned[result.key], result
 
 
 def _variants(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -95,14 +96,27 @@ def _variants(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {key: tuple(of_stage) for key, of_stage in found.items()}
 
 
-def _failed(stage: Stage, variants: dict[str, tuple[str, ...]], message: str) -> FailedStage:
-    seed = _seed(stage)
-    return FailedStage(str(stage) if seed is None else f"{stage}, seed {seed}", variants[stage.key], message)
-
-
 def _seed(stage: Any) -> int | None:
     """Return the seed that decides a stage's result, or None."""
     return _seed(stage.fit) if stage.kind in ("score", "measure") else stage.seed
+
+
+def run_notes(plan: Plan, results: Results) -> list[str]:
+    """Return notes on skipped pictures, on OOD images that are ID images as well, and on baselines without rows."""
+    notes = []
+    for record in results.records:
+        if reasons := record.facts.get("skipped"):
+            pictures = "1 picture" if len(reasons) == 1 else f"{len(reasons)} pictures"
+            notes.append(f"{record.stage}: {pictures} skipped, such as {reasons[0]}")
+    shared: dict[str, None] = {}
+    for row in results.rows:
+        for count, where in ((row.duplicates_test, "ID test"), (row.duplicates_train, "ID training")):
+            if count:
+                images = "image is" if count == 1 else "images are"
+                shared[f"{row.ood_set}: {count} {images} also among the {where} images of {row.id_set}"] = None
+    found = dict.fromkeys(row.variant for row in results.rows)
+    lost = dict.fromkeys(other for variant in found if (other := plan.baseline.of(variant)) not in found)
+    return [*notes, *shared, *(f"the baseline '{name}' has no rows; nothing is compared with it" for name in lost)]
 
 
 def _copy_pictures(results: Results, store: Store, folder: Path) -> Iterator[Picture]:

@@ -16,13 +16,7 @@ Drawn = TypeVar("Drawn")
 
 @dataclass(frozen=True)
 class Combination:
-    """Rows that share their ID scores, at the first seed and draw.
-
-    Attributes:
-        title: Its name among the others.
-        rows: Indices into the rows of the table, one for each OOD set.
-        auroc: Their mean.
-    """
+    """Rows that share their ID scores, at the first seed and draw: their indices in the table, and their mean AUROC."""
 
     variant: str
     case: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from operator import attrgetter
 
 from ood_core.evaluation.significance import Difference, Placements, delong, holm, paired_t, placements
 from ood_core.records.plan import Baseline
@@ -30,15 +31,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of a line's AUROC and its baseline's.
-
-    Attributes:
-        against: The baseline, in words.
-        test: Name of the test.
-        found: The line's AUROC minus the baseline's, its interval, and p without adjustment.
-        adjusted: p after Holm's correction for all comparisons of the table.
-        of: Number of these comparisons.
-    """
+    """A line's AUROC minus its baseline's (`found`), and its p after Holm's correction for `of` comparisons."""
 
     against: str
     test: str
@@ -60,18 +53,17 @@ def compare(lines: Sequence[Sequence[Repeat]], baseline: Baseline) -> list[Compa
     Of several repeats at least two need one of the baseline with the same seed, draw and images. They are compared by a
     paired t-test. A single repeat, or several equal ones because no seed decides anything, by DeLong's test on scores.
     """
-
-    def place(row: ResultRow) -> tuple[str, ...]:
-        return row.variant, row.scorer, row.case, row.spectrum, row.id_set, row.ood_set, row.group
-
+    place = attrgetter("variant", "scorer", "case", "spectrum", "id_set", "ood_set", "group")
+    pairing = attrgetter("seed", "draw", "images")
     placed = {place(line[0].row): line for line in lines}
     ranked = cache(lambda scores: placements(scores.id_scores, scores.ood_scores))
     tests: list[tuple[str, Difference] | None] = []
     for line in lines:
         row = line[0].row
         named = replace(row, variant=baseline.of(row.variant), scorer=baseline.scorer or row.scorer)
-        reference = placed.get(place(named))
-        pairs = [] if reference is None or reference is line else _pairs(line, reference)
+        reference = placed.get(place(named), line)
+        partners = {pairing(other.row): other for other in reference if reference is not line}
+        pairs = [(repeat, partners[key]) for repeat in line if (key := pairing(repeat.row)) in partners]
         enough = len(pairs) > 1 or len(pairs) == len(line)  # a mean over three seeds is not tested by one of them
         tests.append(_test(pairs, ranked) if pairs and enough else None)
     found = [test for test in tests if test is not None]
@@ -94,10 +86,3 @@ def _test(
     if first.scores is None or second.scores is None or not first.row.images:
         return None
     return DELONG, delong(ranked(first.scores), ranked(second.scores))
-
-
-def _pairs(line: Sequence[Repeat], reference: Sequence[Repeat]) -> list[tuple[Repeat, Repeat]]:
-    """Return the repeats of the same seed, draw and images."""
-    partners = {(other.row.seed, other.row.draw, other.row.images): other for other in reference}
-    found = ((repeat, partners.get((repeat.row.seed, repeat.row.draw, repeat.row.images))) for repeat in line)
-    return [(repeat, partner) for repeat, partner in found if partner is not None]

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from operator import itemgetter
 from statistics import mean
 
-import numpy as np
-
 from ood_core.pipeline.measure import Measured
 from ood_core.records.report_data import AcceptedPair, ClassRow, ClassRowKey
 from ood_core.records.stages import MeasureStage
@@ -37,17 +35,13 @@ def accepted_pairs(key: ClassRowKey, stage: MeasureStage, measured: Measured) ->
     """Return all pairs of classes that occur, the most frequent first; none without a classifier."""
     if measured.accepted is None:
         return []
-    id_classes = stage.fit.train.base.images.opened.classes
-    ood_classes = stage.ood_scores.images.opened.classes
+    id_classes, ood_classes = (of.images.opened.classes for of in (stage.fit.train.base, stage.ood_scores))
+    counts, images = measured.accepted.tolist(), measured.classes["images"].tolist()
     pairs = [
-        AcceptedPair(
-            **asdict(key),
-            ood_class=ood_classes[ood],
-            id_class=id_classes[predicted],
-            accepted=int(measured.accepted[ood, predicted]),
-            images=int(measured.classes["images"][ood]),
-        )
-        for ood, predicted in np.argwhere(measured.accepted)
+        AcceptedPair(**asdict(key), ood_class=name, id_class=id_class, accepted=accepted, images=of)
+        for name, of, of_name in zip(ood_classes, images, counts, strict=True)
+        for id_class, accepted in zip(id_classes, of_name, strict=True)
+        if accepted
     ]
     return sorted(pairs, key=lambda pair: -pair.accepted)
 

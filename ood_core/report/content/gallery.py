@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ood_core.pipeline.extract import ROWS
@@ -14,7 +13,7 @@ from ood_core.pipeline.measure import load_measured
 from ood_core.records.plan import Baseline, Plan
 from ood_core.records.report_data import GalleryImage, GalleryRow
 from ood_core.records.results import ResultRow
-from ood_core.records.stages import Images, MeasureStage, ScoreStage
+from ood_core.records.stages import Images, MeasureStage
 from ood_core.report.content.combinations import Combination, combinations, ranked
 from ood_core.store.files import load_array, replacing
 from ood_core.store.store import Store
@@ -67,11 +66,13 @@ def chosen(found: Sequence[Combination], baseline: Baseline) -> list[Combination
 def _ends(index: int, with_id: bool, stage: MeasureStage, store: Store, folder: Path) -> Iterator[GalleryRow]:
     """Yield the ends of an OOD set, and those of the ID set if wanted."""
     measured = load_measured(stage, store)
-    ood = stage.ood_scores.images, _rows(stage.ood_scores, store)[measured.compared], measured.ood_scores
+    id_rows, ood_rows = (
+        load_array(store.file(scored.outputs.base, ROWS)).numpy() for scored in (stage.id_scores, stage.ood_scores)
+    )
+    ood = stage.ood_scores.images, ood_rows[measured.compared], measured.ood_scores
+    of_id = stage.id_scores.images, id_rows, measured.id_scores
     ends = [("most ID-like OOD", *ood, 1), ("most typical OOD", *ood, -1)]
-    if with_id:
-        of_id = stage.id_scores.images, _rows(stage.id_scores, store), measured.id_scores
-        ends += [("most OOD-like ID", *of_id, -1), ("most typical ID", *of_id, 1)]
+    ends += [("most OOD-like ID", *of_id, -1), ("most typical ID", *of_id, 1)] if with_id else []
     for what, images, rows, scores, sign in ends:
         shown = []
         for place in np.argsort(sign * scores, kind="stable")[:EACH]:
@@ -79,12 +80,6 @@ def _ends(index: int, with_id: bool, stage: MeasureStage, store: Store, folder: 
             label = images.opened.classes[int(images.opened.labels[row])]
             shown.append(GalleryImage(_write_thumbnail(images, row, folder), label, float(scores[place])))
         yield GalleryRow(index, what, tuple(shown))
-
-
-def _rows(stage: ScoreStage, store: Store) -> NDArray[np.int64]:
-    """Return the row of each score in its image set."""
-    rows: NDArray[np.int64] = load_array(store.file(stage.outputs.base, ROWS)).numpy()
-    return rows
 
 
 def _write_thumbnail(images: Images, row: int, folder: Path) -> str:

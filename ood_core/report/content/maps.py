@@ -32,21 +32,14 @@ def collect(plan: Plan, store: Store) -> tuple[EmbeddingMap, ...]:
             grouped.setdefault((row.variant, row.case), []).append(row)
     shared: dict[tuple[str, ...], tuple[list[Extraction], list[Row]]] = {}
     for rows in grouped.values():
-        extractions = _extractions(rows)
+        first = rows[0]
+        same = [row.measure.ood_scores for row in rows if (row.seed, row.draw) == (first.seed, first.draw)]
+        outputs = [first.measure.fit.train, *(scores.outputs for scores in (first.measure.id_scores, *same))]
+        train, *tests = (replace(extraction, probes=()) for extraction in outputs)
+        extractions = [train, *{extraction.base.key: extraction for extraction in tests}.values()]
         key = tuple(extraction.base.key for extraction in extractions)
         shared.setdefault(key, (extractions, []))[1].append(rows[0])
     return tuple(drawn for extractions, rows in shared.values() for drawn in _maps(extractions, rows, store))
-
-
-def _extractions(rows: Sequence[Row]) -> list[Extraction]:
-    """Return the extractions of the first seed and draw: the training images, the ID test images, the OOD sets."""
-    first = rows[0]
-    same = [row for row in rows if (row.seed, row.draw) == (first.seed, first.draw)]
-    sets = {
-        scores.outputs.base.key: replace(scores.outputs, probes=())
-        for scores in (first.measure.id_scores, *(row.measure.ood_scores for row in same))
-    }
-    return [replace(first.measure.fit.train, probes=()), *sets.values()]
 
 
 def _maps(extractions: Sequence[Extraction], rows: Sequence[Row], store: Store) -> Iterator[EmbeddingMap]:

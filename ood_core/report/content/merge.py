@@ -50,14 +50,10 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
 def merge(runs: Sequence[Run], baseline: str | None) -> ReportData:
     """Return the report of all runs; that of a single one stays as it is.
 
-    Rows of several are compared if they measure the same images.
-
-    Args:
-        runs: At least one.
-        baseline: A variant; None takes that of the first run.
+    Rows of several are compared if they measure the same images; by default with the baseline of the first run.
 
     Raises:
-        OODError: There is no such variant.
+        OODError: There is no such variant as the baseline.
     """
     several = len(runs) > 1
     merged = _concatenate(runs, [_rename(run, _new_names(run, runs)) for run in runs]) if several else runs[0].report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
@@ -29,14 +29,11 @@ class PublishedCell:
 
     Attributes:
         ours: The mean over seeds and draws; None if nothing was run.
-        deviation: Over seeds and draws; None for a single one.
         paper: As printed, or "".
         asked: Whether the recipe selects lines of ours; if not, only the paper's number is printed.
         difference: Ours less the paper's; None if one is missing or they do not compare.
         exposed: Whether our network was trained with names of OOD classes.
-        paper_exposed: Whether the paper's was.
         instead: Whether ours is of other images or of another system.
-        notes: Numbers of the footnotes, from 1.
     """
 
     ours: float | None
@@ -80,14 +77,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A published table as it is printed.
-
-    Attributes:
-        name: Such as T5a.
-        columns: All but the first, which names the rows.
-        footnotes: Numbered from 1.
-        legend: Sentences on the whole table and on its marks.
-    """
+    """A published table as it is printed; columns are all but the first, which names the rows."""
 
     name: str
     title: str
@@ -108,12 +98,23 @@ def tables(report: ReportData) -> list[PublishedTable]:
             of_label = []
             for cell, repeats in zip(cells, of_row, strict=True):
                 parts = [table.rows[row][1][column] for row, column in cell.mean_of]
-                means = _averaged([values[row][column] for row, column in cell.mean_of])
-                of_label.append(_cell(cell, list((means if parts else repeats).values()), parts or [cell]))
+                averaged = [values[row][column] for row, column in cell.mean_of]
+                means = [mean(of[repeat] for of in averaged) for repeat in _common(averaged)]
+                of_label.append(_cell(cell, means if parts else list(repeats.values()), parts or [cell]))
             rows.append(PublishedRow(label, tuple(of_label)))
         legend = (*table.remarks, *_legend([cell for row in rows for cell in row.cells]))
         filled.append(PublishedTable(table.name, table.title, table.columns, tuple(rows), table.footnotes, legend))
     return filled
+
+
+def texts(table: PublishedTable, noted: Callable[[str, Sequence[int]], str]) -> list[list[str]]:
+    """Return the texts of a table, its head first, each with the numbers of its footnotes."""
+    head = [noted(HEADER, ()), *(noted(column.text, column.notes) for column in table.columns)]
+    rows = (
+        [noted(row.heading.text, row.heading.notes), *(noted(cell.text, cell.notes) for cell in row.cells)]
+        for row in table.rows
+    )
+    return [head, *rows]
 
 
 def _cell(cell: Cell, values: Sequence[float], parts: Sequence[Cell]) -> PublishedCell:
@@ -154,9 +155,18 @@ class _Found:
             of_row[pair.ood_class, pair.id_class] = 100 * pair.accepted / pair.images
 
     def repeats(self, cell: Cell) -> dict[Repeat, float]:
-        """Return our number under each seed and draw that has all lines of the cell."""
+        """Return our number under each seed and draw that has all lines of the cell.
+
+        It is the mean over variants of the means over their cases of the means over the OOD sets of these.
+        """
         values = [self._values(cell, line) for line in cell.lines]
-        return {repeat: _nested_mean(cell.lines, [of[repeat] for of in values]) for repeat in _common(values)}
+        found = {}
+        for repeat in _common(values):
+            nested: dict[tuple[str, ...], dict[str, list[float]]] = {}
+            for line, of in zip(cell.lines, values, strict=True):
+                nested.setdefault((line.variant, line.scorer), {}).setdefault(line.case, []).append(of[repeat])
+            found[repeat] = mean(mean(mean(of_case) for of_case in cases.values()) for cases in nested.values())
+        return found
 
     def _values(self, cell: Cell, line: Line) -> dict[Repeat, float]:
         """Return percentages, or accepted images of a hundred; only pairs of classes that occur are in the report."""
@@ -176,15 +186,3 @@ def _place(row: object) -> tuple[str, ...]:
 
 def _common(values: Sequence[Mapping[Repeat, float]]) -> list[Repeat]:
     return [repeat for repeat in values[0] if all(repeat in of for of in values)] if values else []
-
-
-def _averaged(parts: Sequence[Mapping[Repeat, float]]) -> dict[Repeat, float]:
-    return {repeat: mean(of[repeat] for of in parts) for repeat in _common(parts)}
-
-
-def _nested_mean(lines: Sequence[Line], values: Iterable[float]) -> float:
-    """Return the mean over variants of the means over their cases of the means over the OOD sets of these."""
-    nested: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    for line, value in zip(lines, values, strict=True):
-        nested.setdefault((line.variant, line.scorer), {}).setdefault(line.case, []).append(value)
-    return mean(mean(mean(of_case) for of_case in cases.values()) for cases in nested.values())

@@ -37,9 +37,7 @@ class Cell:
     """A rate over the repeats, in [0, 1].
 
     Attributes:
-        deviation: None for a single repeat.
         interval: 95 %: over several repeats that of the mean, of a single one that of the bootstrap.
-        comparison: With the baseline; of the AUROC alone.
         best: Whether no line of the same case and OOD set shows a better number.
     """
 
@@ -56,12 +54,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table over its repeats, which are seeds times draws.
-
-    Attributes:
-        cells: By metric; None if it is not available.
-        sets: Number of OOD sets that it is the mean of.
-    """
+    """A line of the table over its repeats, seeds times draws; `sets` counts the OOD sets that it is the mean of."""
 
     variant: str
     case: str
@@ -85,10 +78,7 @@ def summarise(
 ) -> list[Line]:
     """Return the table's lines in the order of the recipe, each group of several OOD sets followed by their mean.
 
-    Args:
-        rows: Of the run.
-        scores: Of each row; without them single repeats are not compared with the baseline.
-        baseline: None compares nothing.
+    Without scores, single repeats are not compared with the baseline.
     """
     groups: list[tuple[Repeats, int]] = []
     for block in _grouped(_repeats(rows, scores), "variant", "case", "scorer", "id_set", "group"):
@@ -127,16 +117,15 @@ def case_tables(
 ) -> list[list[CaseLine]]:
     """Return tables with a column for each case of a protocol, one for each set of cases; none for a single case.
 
-    Args:
-        rows: Of the run.
-        metric: Which rate.
-        averaged: Whether the mean over the cases is meaningful: of classes it is, of numbers of shots it is not.
-        scores: Of each row, as for `summarise`.
-        baseline: None compares nothing; only the AUROC is compared.
+    A mean over classes is meaningful (`averaged`), one over numbers of shots is not. Only the AUROC is compared.
     """
     if len({row.case for row in rows}) < 2:
         return []
-    repeats = [replace(of, row=replace(of.row, group=_against(of.row))) for of in _repeats(rows, scores)]
+    repeats = []
+    for of in _repeats(rows, scores):
+        against = of.row.ood_set if of.row.group in OWN_GROUPS else of.row.group
+        against += "" if of.row.spectrum == "standard" else ", full spectrum"
+        repeats.append(replace(of, row=replace(of.row, group=against)))
     blocks = []
     for same in _grouped(repeats, "variant", "scorer", "group"):
         cases = _grouped(same, "case")
@@ -151,11 +140,6 @@ def case_tables(
         line = CaseLine(first.variant, first.scorer, first.group, cells, cell_of.get(id(means)))
         tables.setdefault(tuple(cells), []).append(line)
     return list(tables.values())
-
-
-def _against(row: ResultRow) -> str:
-    set_name = row.ood_set if row.group in OWN_GROUPS else row.group
-    return set_name if row.spectrum == "standard" else f"{set_name}, full spectrum"
 
 
 def _repeats(rows: Sequence[ResultRow], scores: Sequence[RowScores]) -> Repeats:
@@ -196,7 +180,7 @@ def _cells(groups: Sequence[Repeats], name: str, comparisons: Sequence[Compariso
         values = [getattr(row, name) for row in rows]
         row = rows[0]
         places.append((row.case, row.spectrum, row.id_set, row.ood_set, row.group, row.images))
-        if any(value is None for value in values):
+        if None in values:
             cells.append(None)
         else:
             deviation = stdev(values) if len(values) > 1 else None

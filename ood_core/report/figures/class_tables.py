@@ -32,12 +32,7 @@ class ClassLine:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The OOD classes of one combination, of each set the hardest first.
-
-    Attributes:
-        id_classes: The columns; none without a classifier.
-        left_out: Number of easier OOD classes that have no line.
-    """
+    """The OOD classes of one combination, of each set the hardest first; without a classifier no ID classes."""
 
     combination: Combination
     id_classes: tuple[str, ...]
@@ -54,17 +49,15 @@ def draw(report: ReportData) -> list[ClassTable]:
     """Return a table for each combination, in the order of the result table, within the budget."""
     rows, pairs = _by_key(report.classes), _by_key(report.accepted)
 
-    def made(one: Combination) -> ClassTable:
+    def rows_of(one: Combination) -> list[ClassRow]:
         keys = dict.fromkeys(ClassRowKey.of(report.rows[index]) for index in one.rows)
-        return _table(one, [row for key in keys for row in rows.get(key, [])], pairs)
+        return [row for key in keys for row in rows.get(key, [])]
 
     def size(table: ClassTable) -> int:
         return _CELL * len(table.lines) * (len(table.id_classes) + 5)
 
-    found = [
-        one for one in combinations(report.rows) if any(ClassRowKey.of(report.rows[at]) in rows for at in one.rows)
-    ]
-    return draw_combinations(found, report.baseline, made, size, BYTES)
+    found = list(filter(rows_of, combinations(report.rows)))
+    return draw_combinations(found, report.baseline, lambda one: _table(one, rows_of(one), pairs), size, BYTES)
 
 
 def _table(one: Combination, rows: Sequence[ClassRow], pairs: dict[ClassRowKey, list[AcceptedPair]]) -> ClassTable:

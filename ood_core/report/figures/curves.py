@@ -10,6 +10,7 @@ import numpy as np
 from ood_core.evaluation import TPR
 from ood_core.evaluation.metrics import Counts, Scores, rank_counts
 from ood_core.records.results import ResultRow
+from ood_core.report.content.summary_rows import TITLES
 from ood_core.report.figures import drawing
 from ood_core.report.figures.drawing import Drawing
 
@@ -72,27 +73,18 @@ def roc(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Dr
         f"{row.ood_set}: AUROC {100 * row.auroc:.2f}, and {100 * row.fpr95:.2f} % of it accepted at the TPR of 95 %"
         for row in rows
     ]
-    return drawing.finish(made, title, drawing.listed(words))
+    return drawing.finish(made, title, words)
 
 
-def precision_id(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Drawing:
-    """Return the precision-recall curves of finding ID images."""
-    words = [f"{row.ood_set}: AUPR-In {100 * row.aupr_in:.2f}" for row in rows]
-    return _precisions(title, "ID", [of_row.finding_id for of_row in counts], words)
-
-
-def precision_ood(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted]) -> Drawing:
-    """Return the precision-recall curves of finding OOD images."""
-    words = [f"{row.ood_set}: AUPR-Out {100 * row.aupr_out:.2f}" for row in rows]
-    return _precisions(title, "OOD", [of_row.finding_ood for of_row in counts], words)
-
-
-def _precisions(title: str, positives: str, curves: Sequence[Curve], words: Sequence[str]) -> Drawing:
+def precision_recall(title: str, rows: Sequence[ResultRow], counts: Sequence[Accepted], of_id: bool) -> Drawing:
+    """Return the precision-recall curves of finding ID or OOD images."""
+    positives, metric = ("ID", "aupr_in") if of_id else ("OOD", "aupr_out")
     made = drawing.axes(f"{positives} images found (recall), %", f"{positives} among what is found, %")
     drawing.shares(made)
-    for index, curve in enumerate(curves):
-        drawing.line(made, *curve, drawing.style(index))
-    return drawing.finish(made, title, drawing.listed(words))
+    for index, of_row in enumerate(counts):
+        drawing.line(made, *(of_row.finding_id if of_id else of_row.finding_ood), drawing.style(index))
+    words = [f"{row.ood_set}: {TITLES[metric]} {100 * getattr(row, metric):.2f}" for row in rows]
+    return drawing.finish(made, title, words)
 
 
 def _precision(positives: Counts, negatives: Counts) -> Curve:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,9 @@ def draw(title: str, id_scores: Scores, ood_sets: OODSets) -> Drawing:
     made.set_xlim(low, high)
     made.set_ylim(0, top)
     made.set_yticks([])
-    drawing.area(made, of_id.shares, edges, drawing.ID_STYLE)
+    colour = drawing.ID_STYLE.colour
+    area: dict[str, Any] = {"facecolor": (colour, 0.45), "edgecolor": colour, "linewidth": 0.8}
+    made.stairs(of_id.shares, edges, fill=True, clip_on=False, **area)
     for index, one in enumerate(of_ood):
         drawing.line(made, edges.repeat(2)[1:-1], one.shares.repeat(2), drawing.style(index))
     limit = threshold(id_scores)
@@ -75,7 +78,7 @@ def draw(title: str, id_scores: Scores, ood_sets: OODSets) -> Drawing:
     for name, scores in ood_sets:
         share = f"{100 * float((scores <= limit).mean()):.2f} % of {len(scores)} images accepted as well"
         words.append(f"{name}: median {np.median(scores):.4g}, {share}")
-    return drawing.finish(made, title, drawing.listed([*words, *beyond(id_scores, ood_sets)]))
+    return drawing.finish(made, title, [*words, *beyond(id_scores, ood_sets)])
 
 
 def beyond(id_scores: Scores, ood_sets: OODSets) -> list[str]:

@@ -1,4 +1,6 @@
-"""Vector drawings for the page: matplotlib's SVG, made small, in the page's colour of text, with a description.
+"""Vector drawings for the page: matplotlib's SVG in a third of its bytes, in the page's colour, with a description.
+
+Coordinates are relative, to a tenth of a point; there are no ids and no repeated styles.
 
 Ink is `currentColor`, so that a drawing follows the page into its dark colours. The colours of series are a middle grey
 in brightness and differ from white and from the dark paper by a contrast of three at least; dashes and markers tell the
@@ -8,17 +10,20 @@ series apart without them.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
-
-from ood_core.report.figures.svg import compact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#010203"
 """Placeholder of the page's colour of text."""
+
+HALO = "halo"
+"""Class of words that stay readable on top of other marks."""
 
 WIDTH, HEIGHT = 300, 210
 """Points; a drawing is shown as wide as its place is."""
@@ -28,6 +33,18 @@ FONT = 10
 
 _PIXELS = 72
 _MARGINS = (0.135, 0.165, 0.84, 0.805)  # left, bottom, width, height of the axes
+
+_TOKEN = re.compile(r"[A-Za-z]|-?[\d.]+(?:e-?\d+)?")
+_PAIRS = {"M": 1, "L": 1, "Q": 2, "C": 3}
+"""Number of points of each command of a path."""
+
+_DROPPED = (
+    re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL),
+    re.compile(r"<defs>\s*</defs>"),
+    re.compile(r"; stroke-dashoffset: 0(?=[;\"])"),
+    re.compile(r' transform="rotate\(-0 [^"]*"'),
+    re.compile(r' style="fill: none"'),
+)
 
 
 @dataclass(frozen=True)
@@ -102,12 +119,6 @@ def line(made: Axes, x: Any, y: Any, style: Style, **more: Any) -> None:
     made.plot(x, y, color=style.colour, linestyle=dashes, linewidth=1.5, clip_on=False, solid_capstyle="butt", **more)
 
 
-def area(made: Axes, heights: Any, edges: Any, style: Style) -> None:
-    """Draw a histogram as an area with an outline."""
-    face = (style.colour, 0.45)
-    made.stairs(heights, edges, fill=True, facecolor=face, edgecolor=style.colour, linewidth=0.8, clip_on=False)
-
-
 def rule(made: Axes, x: Sequence[float], y: Sequence[float], dotted: bool = True) -> None:
     """Draw a line of reference in the page's ink."""
     dashes = (0, (2, 2)) if dotted else "solid"
@@ -138,11 +149,11 @@ def word(made: Axes, x: float, y: float, text: str, **more: Any) -> None:
     made.text(x, y, text, fontsize=FONT, color=INK, parse_math=False, **more)
 
 
-def finish(made: Axes, title: str, words: str) -> Drawing:
-    """Return the drawing on the axes, with its title and a description in words and numbers."""
+def finish(made: Axes, title: str, clauses: Sequence[str]) -> Drawing:
+    """Return the drawing on the axes, with its title and clauses that describe it in words and numbers."""
     import matplotlib
 
-    text = io.StringIO()
+    text, words = io.StringIO(), "; ".join(clauses) + "."
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": f"{title}\0{words}", "path.simplify_threshold": 0.6}
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure = made.get_figure(root=True)
@@ -152,32 +163,70 @@ def finish(made: Axes, title: str, words: str) -> Drawing:
     return Drawing(title, words, compact(text.getvalue(), INK, title, f"{title}. {words}"))
 
 
-def listed(parts: Sequence[str]) -> str:
-    """Return clauses as one sentence."""
-    return "; ".join(parts) + "."
+def compact(svg: str, ink: str, title: str, words: str) -> str:
+    """Return a small SVG element, its ink in the colour of the text around it; words are for screen readers."""
+    for pattern in _DROPPED:
+        svg = pattern.sub("", svg)
+    svg = re.sub(r'<path d="([^"]*)"\s*/>', "", svg)  # the background and frame, neither filled nor drawn
+    svg = re.sub(r' d="([^"]*)"', lambda found: f' d="{_relative(found[1])}"', svg)
+    svg = re.sub(r'(<text) style="([^"]*)"', lambda found: found[1] + _text_style(found[2], ink), svg)
+    svg = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1], ink), svg)
+    svg = re.sub(r' (x|y|transform)="([^"]*)"', lambda found: f' {found[1]}="{_rounded(found[2])}"', svg)
+    svg = re.sub(r">\s+<", "><", svg).strip().replace(f'<g id="{HALO}"><text', f'<text class="{HALO}"')
+    svg = re.sub(r"<g(?: id=\"[^\"]*\")?>|</g>", "", svg)  # groups have only ids, the same in every drawing
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    assert box is not None, "matplotlib says how large a figure is"
+    head = f'<svg class="drawing" role="img" aria-label="{escape(words)}" viewBox="{_rounded(box[1])}">'
+    return re.sub(r"^<svg[^>]*>", lambda _: f"{head}<title>{escape(title)}</title>", svg)
 
 
-def area_swatch() -> str:
-    """Return the swatch of an area in a key."""
-    colours = f'fill="{ID_STYLE.colour}" fill-opacity=".45" stroke="{ID_STYLE.colour}"'
-    return _swatch(f'<rect x="1" y="1" width="26" height="8" {colours}/>')
+def _relative(path: str) -> str:
+    """Return a path in relative coordinates; tenths are whole numbers on the way, so that no rounding error adds up."""
+    tokens = iter(_TOKEN.findall(path))
+    x = y = 0
+    parts: list[str] = []
+    last = ""
+    for command in tokens:
+        if command in "zZ":
+            parts.append("z")
+            last = ""
+            continue
+        points = [[round(10 * float(next(tokens))) for _ in "xy"] for _ in range(_PAIRS[command])]
+        if command == "M":
+            name, (x, y) = "M", (0, 0)
+        else:
+            name = "" if last == command else command.lower()
+        numbers = [_number(value - start) for point in points for value, start in zip(point, (x, y), strict=True)]
+        # a minus sign separates numbers as well as a space does
+        text = "".join(number if number.startswith("-") else f" {number}" for number in numbers)
+        parts.append(name + (text.removeprefix(" ") if name else text))
+        x, y = points[-1]
+        last = command
+    return "".join(parts)
 
 
-def line_swatch(style: Style) -> str:
-    """Return the swatch of a line in a key."""
-    dashes = " ".join(f"{1.5 * length:g}" for length in style.dashes)
-    return _swatch(f'<path d="M0 5h28" stroke="{style.colour}" stroke-width="2" stroke-dasharray="{dashes}"/>')
+def _number(tenths: int) -> str:
+    whole, part = divmod(abs(tenths), 10)
+    sign = "-" if tenths < 0 else ""
+    return f"{sign}{whole or '' if part else whole}{f'.{part}' if part else ''}"
 
 
-def dot_swatch(style: Style) -> str:
-    """Return the swatch of a marker in a key."""
-    strokes = [" L".join(f"{14 + 4 * x:g} {5 - 4 * y:g}" for x, y in stroke) for stroke in style.marker]
-    path = "".join(f"M{stroke}" for stroke in strokes)
-    width = 5 if style is ID_STYLE else 1.2
-    return _swatch(
-        f'<path d="{path}" fill="none" stroke="{style.colour}" stroke-width="{width}" stroke-linecap="round"/>'
+def _rounded(text: str) -> str:
+    return re.sub(r"-?\d+\.\d+", lambda found: _number(round(10 * float(found[0]))), text)
+
+
+def _attributes(style: str, ink: str) -> str:
+    """Return a style as attributes, which are shorter, without what is the default."""
+    pairs = [pair.split(": ", 1) for pair in style.split("; ") if ": " in pair]
+    return "".join(
+        f' {name}="{_rounded(value.replace(ink, "currentColor"))}"'
+        for name, value in pairs
+        if (name, value) not in {("stroke-linejoin", "miter"), ("stroke-linecap", "butt")}
     )
 
 
-def _swatch(shape: str) -> str:
-    return f'<svg class="swatch" viewBox="0 0 28 10" aria-hidden="true">{shape}</svg>'
+def _text_style(style: str, ink: str) -> str:
+    anchor = re.search(r"text-anchor: (\w+)", style)
+    fill = re.search(r"fill: (#\w+)", style)
+    colour = f' fill="{fill[1]}"' if fill is not None and fill[1] != ink else ""
+    return colour + (f' text-anchor="{anchor[1]}"' if anchor is not None and anchor[1] != "start" else "")

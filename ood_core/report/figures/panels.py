@@ -16,12 +16,7 @@ BYTES = 1_900_000
 
 @dataclass(frozen=True)
 class Panel:
-    """All figures of one combination.
-
-    Attributes:
-        series: The style of each OOD set, and its row of the table.
-        remarks: Clauses to print below.
-    """
+    """All figures of one combination; its series are the OOD sets, its remarks are printed below."""
 
     combination: Combination
     series: tuple[tuple[Style, ResultRow], ...]
@@ -51,8 +46,8 @@ def _panel(one: Combination, report: ReportData) -> Panel:
         (
             densities.draw(f"Score densities, {one.title}", id_scores, ood_sets),
             curves.roc(f"ROC curves, {one.title}", rows, counts),
-            curves.precision_id(f"Precision and recall of ID images, {one.title}", rows, counts),
-            curves.precision_ood(f"Precision and recall of OOD images, {one.title}", rows, counts),
+            curves.precision_recall(f"Precision and recall of ID images, {one.title}", rows, counts, of_id=True),
+            curves.precision_recall(f"Precision and recall of OOD images, {one.title}", rows, counts, of_id=False),
         ),
         tuple(densities.beyond(id_scores, ood_sets)),
     )

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ood_core.records.report_data import EmbeddingMap, EmbeddingPoints
 from ood_core.report.content.combinations import within_budget
 from ood_core.report.figures import drawing
-from ood_core.report.figures.drawing import ID_STYLE, Drawing, Style
-from ood_core.report.figures.svg import HALO
+from ood_core.report.figures.drawing import HALO, ID_STYLE, Drawing, Style
 
 BYTES = 600_000
 """Of all maps together."""
@@ -42,7 +40,10 @@ def draw(maps: Sequence[EmbeddingMap]) -> list[MapPanel]:
 
 
 def _panel(one: EmbeddingMap, most: int, several: bool) -> MapPanel:
-    (left, low), (right, high) = _corners(np.concatenate([of.points for of in one.sets]))
+    points = np.concatenate([of.points for of in one.sets]).astype(np.float64)
+    corners = np.quantile(points, (_TAIL, 1 - _TAIL), axis=0)  # few points far away are put on the edge
+    margin = 0.04 * np.maximum(corners[1] - corners[0], 1e-9)
+    (left, low), (right, high) = corners[0] - margin, corners[1] + margin
     made = drawing.axes("first principal component", "second principal component")
     made.set_xlim(left, right)
     made.set_ylim(low, high)
@@ -64,14 +65,7 @@ def _panel(one: EmbeddingMap, most: int, several: bool) -> MapPanel:
     return MapPanel(one, name, drawing.finish(made, title, _words(one.sets)), tuple(key))
 
 
-def _corners(points: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the corners of the map, [2, 2]; few points far away are put on its edge."""
-    corners = np.quantile(points.astype(np.float64), (_TAIL, 1 - _TAIL), axis=0)
-    margin = 0.04 * np.maximum(corners[1] - corners[0], 1e-9)
-    return np.stack([corners[0] - margin, corners[1] + margin])
-
-
-def _words(sets: Sequence[EmbeddingPoints]) -> str:
+def _words(sets: Sequence[EmbeddingPoints]) -> list[str]:
     """Return the distance of each set from the middle of the ID images, in spreads of these."""
     points = sets[0].points.astype(np.float64)
     middle = np.median(points, axis=0)
@@ -80,4 +74,4 @@ def _words(sets: Sequence[EmbeddingPoints]) -> str:
     for one in sets[1:]:
         distance = float(np.median(np.linalg.norm(one.points - middle, axis=1))) / spread
         words.append(f"those of {one.name} at {distance:.1f} (median)")
-    return drawing.listed(words)
+    return words

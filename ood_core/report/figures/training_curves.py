@@ -20,7 +20,7 @@ LINES = 8
 BYTES = 300_000
 """Of all figures together."""
 
-_NAMED = 3  # variants named for a training that several share
+_NAMED = 3  # variants named for a stage that several share
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,17 @@ def count(stages: Sequence[StageRecord]) -> int:
     return sum(1 for stage in stages if stage.facts.get("epochs"))
 
 
+def shorten_variants(stage: StageRecord) -> str:
+    """Return the first variants of a stage, and how many more there are."""
+    more = len(stage.variants) - _NAMED
+    return ", ".join(stage.variants[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _panel(stages: Sequence[StageRecord]) -> TrainingPanel:
     names = []
     for stage in stages:
-        more = len(stage.variants) - _NAMED
-        variants = ", ".join(stage.variants[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        names.append(", ".join(filter(None, (variants, "" if stage.seed is None else f"seed {stage.seed}"))))
+        seed = "" if stage.seed is None else f"seed {stage.seed}"
+        names.append(", ".join(filter(None, (shorten_variants(stage), seed))))
     metrics = dict.fromkeys(metric for stage in stages for metric in stage.facts["epochs"][0])
     drawings = tuple(_draw(metric, names, stages) for metric in metrics)
     key = tuple((drawing.style(index), name) for index, name in enumerate(names))
@@ -69,4 +74,4 @@ def _draw(metric: str, names: Sequence[str], stages: Sequence[StageRecord]) -> D
             shown = np.array([values[epoch - 1] for epoch in epochs], float)
             drawing.line(made, *thinned(np.array(epochs, float), shown), drawing.style(index))
             words.append(f"{name}: from {shown[0]:.4g} to {shown[-1]:.4g} in {epochs[-1]} epochs")
-    return drawing.finish(made, f"{title.capitalize()} of {stages[0].title}", drawing.listed(words))
+    return drawing.finish(made, f"{title.capitalize()} of {stages[0].title}", words)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any
 
 from ood_core.evaluation.metrics import RATES
+from ood_core.records.report_data import ReportData
 from ood_core.report.content.comparisons import BETTER, LEVEL, WORSE, Comparison
-from ood_core.report.content.summary_rows import TITLES, CaseLine, Cell, Line
+from ood_core.report.content.summary_rows import (
+    CASE_METRICS,
+    TITLES,
+    CaseLine,
+    Cell,
+    Line,
+    case_tables,
+    summarise,
+)
 
 MEAN = "mean"
 REPEATED = "±: standard deviation over the repeats (seeds, draws)."
@@ -19,13 +28,7 @@ UNTESTED = "Means over several sets of images are compared over repeats only."
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
-
-    Attributes:
-        text: Returns the text of a line.
-        sort: Returns the number to sort a line by, or None; if absent, lines are sorted by their text.
-        cell: Returns the rate of a line, if the column has rates.
-    """
+    """A column of a table: functions of a line that return its text, the number to sort it by, and its rate."""
 
     title: str
     text: Callable[[Any], str]
@@ -46,9 +49,7 @@ class Column:
 def columns(lines: Sequence[Line], wide: bool = False) -> list[Column]:
     """Return the columns, rates in percent; names that are the same in all lines are left out.
 
-    Args:
-        lines: Of the table.
-        wide: Whether to show intervals, and differences to the baseline with their p-values.
+    A wide table shows intervals, and differences to the baseline with their p-values.
     """
     several = {name: len({getattr(line, name) for line in lines}) > 1 for name in ("variant", "case", "id_set")}
     shown = [
@@ -65,8 +66,9 @@ def columns(lines: Sequence[Line], wide: bool = False) -> list[Column]:
             shown.append(_numbers(f"{title} 95 %", interval, _interval, itemgetter(0)))
         if wide and name == "auroc" and any(line.comparison for line in lines):
             comparison = attrgetter("comparison")
-            shown.append(_numbers("difference", comparison, _difference, attrgetter("found.difference")))
-            shown.append(_numbers("p (Holm)", comparison, _p_value, attrgetter("adjusted")))
+            size, p = attrgetter("found.difference"), attrgetter("adjusted")
+            shown.append(_numbers("difference", comparison, lambda of: f"{100 * of.found.difference:+.2f}", size))
+            shown.append(_numbers("p (Holm)", comparison, _p_value, p))
     return shown
 
 
@@ -85,14 +87,23 @@ def case_columns(lines: Sequence[CaseLine]) -> list[Column]:
     ]
 
 
-def legend(lines: Sequence[Line] | Sequence[CaseLine], wide: bool = False, metric: str | None = None) -> str:
-    """Return the sentences that belong below a table: on bold numbers, deviations, intervals and marks.
+def result_tables(report: ReportData) -> Iterator[tuple[str, list[Column], Sequence[Line] | Sequence[CaseLine]]]:
+    """Yield the title, columns and lines of the tables with a column for each case, then of that of all rates."""
+    for metric in CASE_METRICS:
+        for of_cases in case_tables(report.rows, metric, report.averaged, report.scores, report.baseline):
+            yield f"{TITLES[metric]}, a column for each case", case_columns(of_cases), of_cases
+    lines = summarise(report.rows, report.scores, report.baseline)
+    yield "All rates", columns(lines, wide=True), lines
 
-    Args:
-        lines: Of the table.
-        wide: Whether it has the columns of a wide one.
-        metric: The rate of the table; None for all.
-    """
+
+def pair_columns() -> list[Column]:
+    """Return the columns of accepted pairs of classes behind those of the row."""
+    taken = [text_column("ood_class", "OOD class"), text_column("id_class", "taken for")]
+    return [*taken, number_column("accepted"), number_column("images", "of")]
+
+
+def legend(lines: Sequence[Line] | Sequence[CaseLine], wide: bool = False, metric: str | None = None) -> str:
+    """Return the sentences that belong below a table of all rates or one: on bold numbers, intervals and marks."""
     cells, means = [], []
     for line in lines:
         if isinstance(line, CaseLine):
@@ -106,7 +117,7 @@ def legend(lines: Sequence[Line] | Sequence[CaseLine], wide: bool = False, metri
     if any(cell.deviation is not None for cell in found):
         sentences.append(REPEATED)
     over = {cell.deviation is not None for cell in found if cell.interval is not None}
-    if wide and over:
+    if wide and over and isinstance(lines[0], Line):  # cases have no columns of intervals
         words = {True: "Student's t over the repeats", False: "bootstrap over the images of the one run"}
         sentences.append(f"Intervals: 95 %, {', else '.join(words[of] for of in sorted(over, reverse=True))}.")
     comparisons = [cell.comparison for cell in found if cell.comparison is not None]
@@ -179,10 +190,6 @@ def _interval_of(line: Line, name: str) -> tuple[float, float] | None:
 
 def _interval(ends: tuple[float, float]) -> str:
     return f"[{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]"
-
-
-def _difference(comparison: Comparison) -> str:
-    return f"{100 * comparison.found.difference:+.2f}"
 
 
 def _p_value(comparison: Comparison) -> str:

@@ -44,24 +44,13 @@ Cells = dict[tuple[str, ...], dict[Column, Cell | None]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table, its texts escaped.
-
-    Attributes:
-        columns: Titles: those of the names of a line, then those of its numbers.
-        numbers: Number of columns of numbers.
-        groups: Titles above the numbers, and how many columns each spans; none if one would span all.
-    """
+    """A table, its texts escaped; the last columns are the numbers, with titles above that span some of them."""
 
     caption: str
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     numbers: int
-    groups: tuple[tuple[str, int], ...]
-    lines: tuple[tuple[str, ...], ...]
-
-    @property
-    def wide(self) -> bool:
-        """Whether it has to be scaled."""
-        return self.numbers > WIDE
+    groups: Sequence[tuple[str, int]]
+    lines: Sequence[Sequence[str]]
 
 
 def render(report: ReportData) -> str:
@@ -86,7 +75,8 @@ def render(report: ReportData) -> str:
         for start in range(0, len(table.lines), HIGH):
             caption = f"{table.caption} (continued)" if start else table.caption
             parts.append(replace(table, caption=caption, lines=table.lines[start : start + HIGH]))
-    return environment.get_template("report.tex.j2").render(name=" ".join(report.name.split()), tables=parts)
+    name = " ".join(report.name.split())
+    return environment.get_template("report.tex.j2").render(name=name, tables=parts, wide=WIDE)
 
 
 def escape(text: str) -> str:
@@ -127,7 +117,7 @@ def _table(metric: str, explained: str, names: Sequence[str], cells: Cells, titl
     ]
     caption = escape(f"{TITLES[metric]} in percent. {explained}".strip())
     columns = (*(names[place] for place in kept), *map(escape, titles.values()))
-    return Table(caption, columns, len(titles), (), tuple(lines))
+    return Table(caption, columns, len(titles), (), lines)
 
 
 def _published(table: published.PublishedTable) -> Table:
@@ -138,12 +128,8 @@ def _published(table: published.PublishedTable) -> Table:
 
     footnotes = (f"({number}) {note}" for number, note in enumerate(table.footnotes, 1))
     caption = escape(" ".join((f"{table.title}.", *table.legend, *footnotes)))
-    columns = (escape(published.HEADER), *(noted(column.text, column.notes) for column in table.columns))
-    lines = (
-        (noted(row.heading.text, row.heading.notes), *(noted(cell.text, cell.notes) for cell in row.cells))
-        for row in table.rows
-    )
-    return Table(caption, columns, len(table.columns), (), tuple(lines))
+    head, *lines = published.texts(table, noted)
+    return Table(caption, head, len(table.columns), (), lines)
 
 
 def _number(cell: Cell | None) -> str:

@@ -15,18 +15,20 @@ from markupsafe import Markup
 
 from ood_core.errors import OODError
 from ood_core.records.report_data import AcceptedPair, GalleryImage, GalleryRow, ReportData, StageRecord
-from ood_core.report.content import costs, published
+from ood_core.report.content import published
 from ood_core.report.content.combinations import Combination, combinations, draw_combinations, within_budget
 from ood_core.report.content.confusions import most_frequent
-from ood_core.report.content.summary_rows import CASE_METRICS, TITLES, case_tables, summarise
-from ood_core.report.figures import class_tables, drawing, panels, scatter, training_curves
+from ood_core.report.content.costs import by_kind
+from ood_core.report.figures import class_tables, panels, scatter, training_curves
+from ood_core.report.figures.drawing import ID_STYLE
+from ood_core.report.figures.training_curves import shorten_variants
 from ood_core.report.formats.columns import (
     Column,
-    case_columns,
-    columns,
     legend,
     number_column,
+    pair_columns,
     percent,
+    result_tables,
     text_column,
 )
 
@@ -48,12 +50,7 @@ With those of the drawings and of the tables of classes this makes less than fiv
 
 @dataclass(frozen=True)
 class Table:
-    """Lines below columns.
-
-    Attributes:
-        left_out: Number of lines that are too many.
-        filters: Titles of the columns that can be filtered by their values.
-    """
+    """Lines below columns; the titles of some can be filtered by their values, some lines may be too many."""
 
     title: str
     columns: Sequence[Column]
@@ -72,12 +69,7 @@ class Gallery:
 
 
 def render(report: ReportData, folder: Path) -> str:
-    """Return the page.
-
-    Args:
-        report: Its content.
-        folder: Of the files of its pictures and its gallery, which become part of the page.
-    """
+    """Return the page; the files of its pictures and its gallery, in this folder, become part of it."""
     loader = PackageLoader("ood_core.report")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "number": "{:.4g}".format, "bare": Markup}
@@ -93,7 +85,7 @@ def render(report: ReportData, folder: Path) -> str:
         report=report,
         style=Markup(loader.get_source(environment, "page.css")[0]),
         script=Markup(loader.get_source(environment, "page.js")[0]),
-        tables=_tables(report),
+        tables=[_table(*of) for of in result_tables(report)],
         published=published.tables(report),
         class_tables=class_tables.draw(report),
         pairs=_pairs(report, most_frequent(report.accepted)),
@@ -107,22 +99,21 @@ def render(report: ReportData, folder: Path) -> str:
         kinds=_kinds(report.stages),
         stages=_stages(report.stages),
         options=within_budget(options, lambda of: of, lambda of: len(of[1]), OPTIONS),
-        drawing=drawing,
+        id_colour=ID_STYLE.colour,
     )
 
 
 def galleries(report: ReportData, embed: Callable[[str], str]) -> list[Gallery]:
-    """Return the gallery by combination in the order of the table, within its budget.
+    """Return the gallery by combination in the order of the table, within its budget; embed returns a data URI."""
 
-    Args:
-        report: The gallery's.
-        embed: Returns the data URI of a file.
-    """
+    def title(row: GalleryRow) -> str:
+        of = report.rows[row.row]
+        return f"{row.what}: {of.ood_set if row.what.endswith('OOD') else of.id_set}"
 
     def draw(one: Combination) -> Gallery:
         shown = [row for row in report.gallery if row.row in one.rows and row.images]
         shown.sort(key=lambda row: (ENDS.index(row.what), row.row))
-        ends = [(_title(row, report), [(image, embed(image.file)) for image in row.images]) for row in shown]
+        ends = [(title(row), [(image, embed(image.file)) for image in row.images]) for row in shown]
         return Gallery(one, ends)
 
     def size(gallery: Gallery) -> int:
@@ -130,11 +121,6 @@ def galleries(report: ReportData, embed: Callable[[str], str]) -> list[Gallery]:
 
     drawn = draw_combinations(combinations(report.rows), report.baseline, draw, size, GALLERY)
     return [gallery for gallery in drawn if gallery.ends]
-
-
-def _title(row: GalleryRow, report: ReportData) -> str:
-    of = report.rows[row.row]
-    return f"{row.what}: {of.ood_set if row.what.endswith('OOD') else of.id_set}"
 
 
 def _data_uri(path: Path) -> str:
@@ -151,26 +137,15 @@ def _data_uri(path: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _tables(report: ReportData) -> list[Table]:
-    """Return the table of all rates, and before it those with a column for each case."""
-
-    def table(title: str, of: Sequence[Column], lines: Sequence[Any]) -> Table:
-        filters = [column.title for column in of if not column.number]
-        return Table(title, of, lines[:LINES], max(len(lines) - LINES, 0), legend(lines), filters)
-
-    found = []
-    for metric in CASE_METRICS:
-        for lines in case_tables(report.rows, metric, report.averaged, report.scores, report.baseline):
-            found.append(table(f"{TITLES[metric]}, a column for each case", case_columns(lines), lines))
-    rows = summarise(report.rows, report.scores, report.baseline)
-    return [*found, table("All rates", columns(rows, wide=True), rows)]
+def _table(title: str, columns: Sequence[Column], lines: Sequence[Any]) -> Table:
+    filters = [column.title for column in columns if not column.number]
+    return Table(title, columns, lines[:LINES], max(len(lines) - LINES, 0), legend(lines), filters)
 
 
 def _pairs(report: ReportData, pairs: Sequence[AcceptedPair]) -> Table:
     several = [name for name in ("variant", "case") if len({getattr(row, name) for row in report.rows}) > 1]
     shown = [*map(text_column, several), number_column("seed"), text_column("scorer")]
-    shown += [text_column("ood_set", "OOD set"), text_column("ood_class", "OOD class")]
-    shown += [text_column("id_class", "taken for"), number_column("accepted"), number_column("images", "of")]
+    shown += [text_column("ood_set", "OOD set"), *pair_columns()]
     title = (
         "OOD images that are accepted when 95 % of ID is, by their class and the ID class they are taken for; the most "
         "frequent pairs, all of them in accepted.csv"
@@ -181,26 +156,22 @@ def _pairs(report: ReportData, pairs: Sequence[AcceptedPair]) -> Table:
 def _kinds(stages: Sequence[StageRecord]) -> Table:
     shown = [text_column("kind"), number_column("carried_out", "carried out"), number_column("stored", "reused")]
     title = "By kind of stage; a stage that was reused counts with what it cost when it was carried out"
-    return Table(title, [*shown, *_costs(stages, "{:.1f}")], costs.by_kind(stages))
+    return Table(title, [*shown, *_costs(stages, "{:.1f}")], by_kind(stages))
 
 
 def _stages(stages: Sequence[StageRecord]) -> Table:
-    def variants(of: costs.StageCost) -> str:
-        more = len(of.stage.variants) - 3
-        return ", ".join(of.stage.variants[:3]) + (f" and {more} more" if more > 0 else "")
-
     shown = [
-        text_column("stage.kind", "kind"),
-        text_column("stage.title", "stage"),
-        Column("variants", variants),
-        number_column("stage.seed", "seed"),
-        Column("reused", lambda of: "yes" if of.stage.stored else "no"),
+        text_column("kind"),
+        text_column("title", "stage"),
+        Column("variants", shorten_variants),
+        number_column("seed"),
+        Column("reused", lambda of: "yes" if of.stored else "no"),
         *_costs(stages, "{:.3f}"),
-        Column("key", lambda of: Markup("<code>{}</code>").format(of.stage.key)),
+        Column("key", lambda of: Markup("<code>{}</code>").format(of.key)),
     ]
     left_out = max(len(stages) - STAGES, 0)
     title = "Every stage, with the key of its artifact in the store"
-    return Table(title, shown, costs.by_stage(stages[:STAGES]), left_out, filters=("kind", "reused"))
+    return Table(title, shown, stages[:STAGES], left_out, filters=("kind", "reused"))
 
 
 def _costs(stages: Sequence[StageRecord], seconds: str) -> list[Column]:
@@ -210,5 +181,5 @@ def _costs(stages: Sequence[StageRecord], seconds: str) -> list[Column]:
         number_column("cost.speed", "images/s", "{:.0f}"),
         number_column("cost.memory", "peak memory, MiB", "{:.0f}"),
     ]
-    on_gpu = any(costs.cost(stage).gpu_memory for stage in stages)
+    on_gpu = any(stage.cost.gpu_memory for stage in stages)
     return [*shown, number_column("cost.gpu_memory", "peak GPU memory, MiB", "{:.0f}")] if on_gpu else shown
