@@ -103,24 +103,18 @@ def _with_base(path: Path, derived: tuple[Path, ...]) -> LocatedValue:
         raise OODError(f"{path}: cannot be read: {error}") from None
     entries = mapping(node, "a recipe")
     base = entries.pop("base", None)
-    layers = [LocatedValue(entries, node.place)]
-    if base is not None:
-        bases = base.value if isinstance(base.value, list) else [base]
-        layers = [_with_base(_base(one, path), (*derived, path.resolve())) for one in bases] + layers
-    return reduce(_lay, layers)
-
-
-def _base(named: LocatedValue, path: Path) -> Path:
-    """Return the file of a base: beside the recipe, or shipped."""
-    if not isinstance(named.value, str):
-        raise named.error("'base' must be the path of a recipe, or a list of them")
-    beside = path.parent / named.value
-    if beside.is_file():
-        return beside
-    try:
-        return _shipped(named.value)
-    except OODError as error:
-        raise named.error(f"no recipe '{named.value}' beside {path.name}; {error}") from None
+    named = [] if base is None else base.value if isinstance(base.value, list) else [base]
+    layers = []
+    for one in named:
+        if not isinstance(one.value, str):
+            raise one.error("'base' must be the path of a recipe, or a list of them")
+        beside = path.parent / one.value
+        try:
+            file = beside if beside.is_file() else _shipped(one.value)
+        except OODError as error:
+            raise one.error(f"no recipe '{one.value}' beside {path.name}; {error}") from None
+        layers.append(_with_base(file, (*derived, path.resolve())))
+    return reduce(_lay, [*layers, LocatedValue(entries, node.place)])
 
 
 def _lay(below: LocatedValue, above: LocatedValue) -> LocatedValue:

@@ -7,7 +7,8 @@ import sys
 import pytest
 import yaml
 
-from ood_core.cli import catalogue
+from ood_core.cli import catalogue, launch
+from ood_core.records.stages import ExtractStage
 
 from ..conftest import TINY
 from .test_plan import BROKEN
@@ -179,6 +180,17 @@ def test_the_version_is_shown(ood_run):
     code, out, _ = ood_run("--version")
     assert code == 0
     assert out.startswith("ood-framework 0.")
+
+
+def test_recipes_of_one_command_share_plugins_and_opened_image_sets(tiny, tmp_path):
+    again = tmp_path / "again.yaml"
+    again.write_text(tiny.read_text())
+    options = launch.RunOptions((), (), None, tmp_path / "store", None)
+    first, second = launch.plan_runs([str(tiny), str(again)], options)
+    assert first.plugins is second.plugins
+    stages = [[stage for stage in run.plan.stages if isinstance(stage, ExtractStage)] for run in (first, second)]
+    opened = [{id(stage.images.opened._pictures) for stage in extractions} for extractions in stages]
+    assert opened[0] == opened[1] != set()
 
 
 def test_an_interruption_says_how_to_go_on(ood_run, monkeypatch):
