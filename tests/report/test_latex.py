@@ -10,9 +10,9 @@ from ood_core.records.plan import Baseline
 from ood_core.report.content.comparisons import Repeat
 from ood_core.report.formats import latex
 
-from .test_report import cases, row
-from .test_report_comparisons import scored
-from .test_report_filed import findings
+from .test_columns import cases, row
+from .test_comparisons import scored
+from .test_run_folder import findings
 
 SPECIAL = "50%_of {a} & #1 ~ $x^2$ \\n |<>|"
 

@@ -10,8 +10,8 @@ from ood_core.report.content.merge import Run, copy_files, merge, unique_names
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats.run_folder import load, save
 
-from .test_report import row
-from .test_report_filed import findings
+from .test_columns import row
+from .test_run_folder import findings
 
 
 def runs(tmp_path, **found):

@@ -25,7 +25,7 @@ from ood_core.records.report_data import (
 )
 from ood_core.report.formats.run_folder import load, save
 
-from .test_report import row
+from .test_columns import row
 
 WHICH = {"case": "", "draw": 0, "seed": 0, "scorer": "energy", "id_set": "digits", "ood_set": "noise"}
 EPOCHS = [{"loss": inf}]

@@ -11,7 +11,7 @@ from ood_core.data.loaders import ShuffledBatchSampler
 from ood_core.data.selection import Selection
 from ood_core.errors import OODError
 
-from .test_data import FlatSource, select
+from .test_selection import FlatSource, select
 
 
 def test_each_epoch_visits_every_image_once_in_another_order():

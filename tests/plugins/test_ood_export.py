@@ -305,8 +305,8 @@ def test_scorers_that_are_no_graph_are_named_with_the_reason_before_anything_is_
     line = next(row for row, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "found.max() < 1" in text)
     assert said == (
         "cannot be exported: scorer 'odin' needs the network itself, with gradients or changed images; 'refused' "
-        f"decides by values what to do, which a graph cannot (core/test_export.py:{line}); 'fixed' fixes the number "
-        "of images, as len(tensor) does and tensor.shape[0] does not; name the others: foreign"
+        f"decides by values what to do, which a graph cannot (plugins/test_ood_export.py:{line}); 'fixed' fixes the "
+        "number of images, as len(tensor) does and tensor.shape[0] does not; name the others: foreign"
     )
     assert list(tmp_path.iterdir()) == []
 

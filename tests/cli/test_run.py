@@ -11,7 +11,7 @@ from ood_core.cli import catalogue, launch
 from ood_core.records.stages import ExtractStage
 
 from ..conftest import TINY
-from .test_plan import BROKEN
+from ..plan.test_make import BROKEN
 
 
 def test_help_loads_nothing_heavy(tmp_path):

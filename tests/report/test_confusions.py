@@ -13,7 +13,7 @@ from ood_core.report.formats.run_folder import load
 from ood_core.run.schedule import Failure, run
 from ood_core.store.store import Store
 
-from .test_report_filed import WHICH
+from .test_run_folder import WHICH
 
 
 def of_class(name, auroc, seed=0, scorer="energy"):

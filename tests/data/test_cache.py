@@ -16,7 +16,7 @@ from ood_core.data import cache, files
 from ood_core.data.cache import PixelCache
 from ood_core.data.selection import Selection
 
-from .test_data import FlatSource
+from .test_selection import FlatSource
 
 
 @pytest.fixture

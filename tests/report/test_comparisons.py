@@ -13,7 +13,7 @@ from ood_core.report.content.comparisons import DELONG, PAIRED_T, Repeat, compar
 from ood_core.report.content.summary_rows import case_tables, summarise
 from ood_core.report.formats.columns import case_columns, columns, legend
 
-from .test_report import row
+from .test_columns import row
 
 ENERGY = Baseline(scorer="energy")
 

@@ -11,8 +11,8 @@ from ood_core.report.content.costs import by_kind
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats.csv_tables import of_summary
 
-from .test_report import row
-from .test_report_comparisons import scored
+from .test_columns import row
+from .test_comparisons import scored
 
 
 def stage(kind, stored=False, **facts):

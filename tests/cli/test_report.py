@@ -9,7 +9,7 @@ import pytest
 
 from ood_core.report.formats.run_folder import load, save
 
-from .test_report_filed import findings
+from ..report.test_run_folder import findings
 
 
 @pytest.fixture
