@@ -318,7 +318,7 @@ def test_no_stage_feels_what_its_caller_has_set(both, tmp_path, untouched, undis
 
 
 def test_plugins_that_set_what_they_like_at_their_import_leave_none_of_it(monkeypatch, untouched):
-    called = after(monkeypatch, plugins, "_register")
+    called = after(monkeypatch, plugins, "_load")
     plugins.find()
     assert called
     assert {name: setting.read() for name, setting in SETTINGS.items()} == untouched
