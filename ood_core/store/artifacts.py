@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Head, Outputs, Score, Scorer
+from ood_core.interfaces import FormulaScorer, Head, Outputs, Score, Scorer
 from ood_core.records.facts import ExtractFacts
 from ood_core.records.stages import Extraction
 from ood_core.store.files import load_notes, load_tensors, map_array, reading, save_tensors
@@ -105,6 +105,8 @@ def load_score(path: Path, scorer: Scorer) -> Any:
     Raises:
         OODError: The file was written by another version of the class; names the fields that differ.
     """
+    if isinstance(scorer, FormulaScorer):  # fits nothing: an earlier version had a class for it
+        return scorer
     classes = {_name(cls): cls for part in scorer.parts() for cls in (type(part), *_classes_within(part.scores))}
     return _decode(load_notes(path), load_tensors(path), classes, path)
 

@@ -91,6 +91,12 @@ def test_scores_within_scores_come_back(tmp_path):
     assert loaded.first is None
 
 
+def test_a_formula_scorer_needs_nothing_of_the_file_that_an_earlier_version_wrote(tmp_path, plugins):
+    save_score(tmp_path, FITTED)
+    scorer = plugins.get("scorer", "energy")(temperature=2.0)
+    assert load_score(tmp_path / SCORE, scorer) == scorer
+
+
 def test_a_file_cannot_name_a_class_that_the_scorer_does_not_declare(tmp_path):
     save_score(tmp_path, Both((FITTED,), None))
     with pytest.raises(OODError, match=r"holds a .*Both, which this version's scorer does not make; fit it again"):
