@@ -320,7 +320,9 @@ class Undecided(Classifier):
 
 def test_a_network_that_is_no_graph_is_told_with_the_place(tmp_path, images):
     detector = Detector(image_size=8).fit(Undecided(), (images, np.arange(len(images)) % 3), ["energy"])
-    message = r"^cannot be exported: the network decides by values what to do, which a graph cannot \(plugins/test_ood_export"
+    message = (
+        r"^cannot be exported: the network decides by values what to do, which a graph cannot \(plugins/test_ood_export"
+    )
     with pytest.raises(OODError, match=message):
         export(detector, tmp_path / "own.pt2")
 
