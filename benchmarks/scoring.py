@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ood_core.data import image_paths as paths
 from ood_core.data.decoding import to_rgb
+from ood_core.data.folders import PassedOver
 from ood_core.data.selection import to_unit
 from ood_core.detector import Detector
 from ood_core.detector.image_inputs import preprocess
@@ -109,7 +110,9 @@ def ours(detector, folder, target):
     request = predict_files.Request(detector.state, by, columns, BATCH)
     with resumable_file.open_resumable(target, formats.CSV(columns), {}) as file:
         counts, begun = ScoreCounts(), time.perf_counter()
-        for rows in predict_files.predict_files(request, file.skip_written(paths.named([str(folder)]), counts)):
+        for rows in predict_files.predict_files(
+            request, file.skip_written(paths.named([str(folder)], PassedOver()), counts)
+        ):
             file.write(rows)
             counts.add(rows)
         seconds = time.perf_counter() - begun

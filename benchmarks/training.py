@@ -72,7 +72,9 @@ def seconds(step):
 def compare(plugins, name, pretext):
     device = networks.device()
     images = torch.rand(20 * BATCH, 3, SIZE, SIZE)
-    data = TrainingData(classes=10, all_classes=10, image_size=SIZE, sample=lambda n: images[:n], trained=lambda _: {})
+    data = TrainingData(
+        classes=10, all_classes=10, image_size=SIZE, sample=lambda n: images[:n], tokenizer_weights=lambda _: {}
+    )
     engine = Engine(pretext.build(network(plugins), data), pretext, device)
     engine.task.train()
     views = tuple(images[i * BATCH : (i + 1) * BATCH].to(device) for i in range(2 if name == "mocov3" else 1))
