@@ -105,10 +105,12 @@ def load_score(path: Path, scorer: Scorer) -> Any:
     Raises:
         OODError: The file was written by another version of the class; names the fields that differ.
     """
-    if isinstance(scorer, FormulaScorer):  # fits nothing: an earlier version had a class for it
-        return scorer
+    notes = load_notes(path)
     classes = {_name(cls): cls for part in scorer.parts() for cls in (type(part), *_classes_within(part.scores))}
-    return _decode(load_notes(path), load_tensors(path), classes, path)
+    fits_nothing = isinstance(scorer, FormulaScorer) and type(scorer).fit is FormulaScorer.fit
+    if fits_nothing and notes.get("class") not in classes:  # an earlier version had a class of its own for it
+        return scorer
+    return _decode(notes, load_tensors(path), classes, path)
 
 
 def plain_values(score: Score) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Score, Scorer
+from ood_core.interfaces import FormulaScorer, Score, Scorer
 from ood_core.records.stages import Extraction, ExtractStage
 from ood_core.store.artifacts import SCORE, load_outputs, load_score, load_together, plain_values, save_score
 from ood_core.store.files import create_array, save_tensors
@@ -95,6 +95,28 @@ def test_a_formula_scorer_needs_nothing_of_the_file_that_an_earlier_version_wrot
     save_score(tmp_path, FITTED)
     scorer = plugins.get("scorer", "energy")(temperature=2.0)
     assert load_score(tmp_path / SCORE, scorer) == scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved(FormulaScorer):
+    """A formula whose option is set by the training outputs."""
+
+    name = "resolved"
+    limit: float = 0.0
+
+    def fit(self, train):
+        return replace(self, limit=7.0)
+
+    def score(self, outputs):
+        return outputs.embeddings.amax(1).double()
+
+
+def test_what_an_overridden_fit_of_a_formula_scorer_returns_comes_back(tmp_path):
+    save_score(tmp_path, Resolved().fit(None))
+    assert load_score(tmp_path / SCORE, Resolved()).limit == 7.0
+    save_score(tmp_path, FITTED)
+    with pytest.raises(OODError, match=r"which this version's scorer does not make"):
+        load_score(tmp_path / SCORE, Resolved())
 
 
 def test_a_file_cannot_name_a_class_that_the_scorer_does_not_declare(tmp_path):
