@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -125,10 +125,17 @@ class Plugins:
     def versions(self) -> dict[str, str]:
         """Return the versions of Python, the core, the libraries that decide numbers, and every plugin package."""
         found = {"python": platform.python_version(), "ood-framework": core_version()}
-        for library in LIBRARIES:
-            with suppress(metadata.PackageNotFoundError):  # one of the two builds of faiss
-                found[library] = metadata.version(library)
+        found |= installed_versions(LIBRARIES)
         return found | {f"plugin {one.entry}": f"{one.distribution} {one.version}" for one in self.packages}
+
+
+def installed_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found = {}
+    for library in libraries:
+        with suppress(metadata.PackageNotFoundError):  # one of the two builds of faiss
+            found[library] = metadata.version(library)
+    return found
 
 
 def hook_manager() -> pluggy.PluginManager:

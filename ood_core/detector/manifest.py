@@ -10,7 +10,6 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from ood_core.data.files import content_digest
 from ood_core.errors import OODError
 from ood_core.interfaces import Plugin
-from ood_core.plugins import Plugins
+from ood_core.plugins import Plugins, installed_versions
 from ood_core.recipe.build import with_nested
 
 FILE = "manifest.json"
@@ -134,11 +133,7 @@ def packages_of(parts: list[Plugin], plugins: Plugins) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of the core and of the libraries."""
-    found = {"python": platform.python_version(), CORE: metadata.version(CORE)}
-    for library in LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):  # one of the two builds of faiss
-            found[library] = metadata.version(library)
-    return found
+    return {"python": platform.python_version(), CORE: metadata.version(CORE)} | installed_versions(LIBRARIES)
 
 
 def _require_packages(path: Path, manifest: Manifest, plugins: Plugins, remark: str) -> None:
