@@ -52,3 +52,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if near := get_close_matches(name, names, n=1, cutoff=0.6):
         return f" Did you mean '{near[0]}'?"
     return f" There is: {', '.join(names)}" if names else " There is none"
+
+
+def format_image_count(count: int) -> str:
+    """Return "1 image" or "7 images"."""
+    return f"{count} image{'' if count == 1 else 's'}"

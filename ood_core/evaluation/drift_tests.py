@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, format_image_count
 from ood_core.evaluation.metrics import Counts, Scores, rank_counts, require_finite
 
 ALPHA = 0.01
@@ -256,16 +256,16 @@ def verdict(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> str:
     verb = "scores" if ks.images == 1 else "score"
     if drifted(ks, sequential, alpha):
         how = {"higher": "higher (more OOD) than", "lower": "lower (less OOD) than", "differently": "differently from"}
-        said = f"drift: {_images(ks.images)} {verb} {how[ks.direction]}"
+        said = f"drift: {format_image_count(ks.images)} {verb} {how[ks.direction]}"
     else:
-        said = f"no drift: {_images(ks.images)} {verb} like"
+        said = f"no drift: {format_image_count(ks.images)} {verb} like"
     p_value = f"p = {ks.p_value:.2g}" if ks.p_value else "p < 1e-300"
     needed, alarm = f"{1 / sequential.alpha:g}", sequential.alarm_at
     if alarm is None:
         evidence = f"highest evidence {math.exp(sequential.highest):.2g} of {needed}"
     else:
         evidence = f"evidence of {needed} reached at image {alarm}"
-    over = "" if sequential.images == ks.images else f" of {_images(sequential.images)}"
+    over = "" if sequential.images == ks.images else f" of {format_image_count(sequential.images)}"
     evidence = f"evidence of {1 / sequential.alpha:g} reached at image {sequential.alarm_at}"
     if sequential.alarm_at is None:
         evidence = f"highest evidence {math.exp(sequential.highest):.2g} of {1 / sequential.alpha:g}"
@@ -273,7 +273,3 @@ def verdict(ks: KS, sequential: Sequential, alpha: float = ALPHA) -> str:
         f"{said} the {ks.calibration} held-out ID images (KS {ks.statistic:.2g}, {p_value}; "
         f"sequential test{over}: {evidence}; median at quantile {ks.median:.2f} of theirs)"
     )
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"

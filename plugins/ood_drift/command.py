@@ -10,7 +10,7 @@ import typer
 
 from ood_core.cli.options import DetectorName, Images, ScorerName
 from ood_core.cli.runs import detector_folder
-from ood_core.errors import OODError
+from ood_core.errors import OODError, format_image_count
 
 FILE, FORMATS = "drift.svg", ("svg", "png")
 
@@ -80,8 +80,7 @@ def _compare(run: str, images: list[str], scores: Path | None, scorer: str | Non
         raise OODError(f"{file}: cannot be written: {error.strerror}") from error
     typer.echo(verdict(found.ks, found.sequential, alpha))
     if stream.unusable:
-        count = "1 image" if stream.unusable == 1 else f"{stream.unusable} images"
-        typer.echo(f"not scored: {count}; the first: {stream.first_reason}", err=True)
+        typer.echo(f"not scored: {format_image_count(stream.unusable)}; the first: {stream.first_reason}", err=True)
     if not state.independent:
         typer.echo("a scorer was fitted to the held-out images as well: new ID images may look like drift", err=True)
     if text := str(skipped):

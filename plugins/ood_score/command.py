@@ -16,7 +16,7 @@ import typer
 
 from ood_core.cli.options import DetectorName, Device, Images, PerClass, ScorerName, Tpr
 from ood_core.cli.runs import detector_folder
-from ood_core.errors import OODError
+from ood_core.errors import OODError, format_image_count
 from ood_score.formats import SUFFIXES, Format, RowEncoder
 
 if TYPE_CHECKING:
@@ -144,7 +144,6 @@ def _score(request: Request, names: Iterator[str], target: Target, counts: Score
     """Write the rows of all images, then report on stderr how many there were and the speed."""
     from ood_score.predict_files import predict_files
     from ood_score.resumable_file import ResumableTable
-    from ood_score.rows import counted
     from ood_score.table import printable
 
     if isinstance(target, ResumableTable):
@@ -162,7 +161,7 @@ def _score(request: Request, names: Iterator[str], target: Target, counts: Score
     typer.echo(f"{counts.summary()}{there}{speed}", err=True)
     if counts.first is not None:
         reason = printable(f"{counts.first.file}: {counts.first.error}")
-        typer.echo(f"{counted(counts.unscored)} could not be scored; the first: {reason}", err=True)
+        typer.echo(f"{format_image_count(counts.unscored)} could not be scored; the first: {reason}", err=True)
 
 
 @contextmanager

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from ood_core.detector.forward import compute_outputs
 from ood_core.detector.from_run import thumbnail
 from ood_core.detector.image_inputs import file_ref, iter_batches
-from ood_core.errors import OODError
+from ood_core.errors import OODError, format_image_count
 from ood_core.store.files import write_text
 from ood_score.predict_files import NEAREST, Request
-from ood_score.rows import Row, ScoreCounts, counted
+from ood_score.rows import Row, ScoreCounts
 from ood_score.table import printable
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def render(request: Request, explained: Sequence[Explained], counts: ScoreCounts
         request=request,
         summary=counts.summary(),
         left_out=max(counts.images - counts.unscored - len(explained), 0),
-        shown=counted(len(explained)),
+        shown=format_image_count(len(explained)),
         counts=counts,
         explained=[(one, _heat(one.errors, greatest, colours), _facts(one.row)) for one in explained],
         greatest=greatest,

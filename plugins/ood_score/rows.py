@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, format_image_count
 
 FOUND, UNSCORED = 1, 3
 """Exit codes: OOD images under --fail-on-ood; images that could not be scored."""
@@ -148,15 +148,12 @@ class ScoreCounts:
         """Return one line: how many images, and the number and share of OOD ones among those scored."""
         scored = self.images - self.unscored
         share = f" ({self.ood / scored:.1%})" if scored else ""
-        return f"{counted(self.images)}, {self.ood} OOD{f' of {scored} scored' if self.unscored else ''}{share}"
+        return (
+            f"{format_image_count(self.images)}, {self.ood} OOD{f' of {scored} scored' if self.unscored else ''}{share}"
+        )
 
     def exit_code(self, fail_on_ood: bool) -> int:
         """Return 0 if all is well; OOD images outweigh those that could not be scored."""
         if fail_on_ood and self.ood:
             return FOUND
         return UNSCORED if self.unscored else 0
-
-
-def counted(count: int) -> str:
-    """Return "1 image" or "7 images"."""
-    return f"{count} image{'' if count == 1 else 's'}"
