@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom
+from scipy import special  # scipy.stats has the same functions and takes far longer to import
 from torch import Tensor
 
 from ood_core.data.selection import to_unit
@@ -76,16 +75,16 @@ def _near_chance(held: Outputs) -> bool:
     shares = [torch.bincount(of, minlength=classes).double() / count for of in (predicted, labels)]
     chance = float(shares[0] @ shares[1])
     right = int((predicted == labels).sum())
-    above = float(binom.sf(right - 1, count, chance)) < LEVEL
+    above = float(special.bdtrc(right - 1, count, chance)) < LEVEL
     hardly, half_way = min(2 * chance, chance + 0.2 * (1 - chance)), (1 + chance) / 2
-    below_hardly, below_half = (float(binom.cdf(right, count, of)) < 0.05 for of in (hardly, half_way))
+    below_hardly, below_half = (float(special.bdtr(right, count, of)) < 0.05 for of in (hardly, half_way))
     return below_hardly or (below_half and not above)
 
 
 def _better(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> bool:
     """Return whether more of the same images are classified correctly: by `GAIN`, and in a sign test."""
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-    return gained - lost >= GAIN * len(after) and float(binom.sf(gained - 1, gained + lost, 0.5)) < LEVEL
+    return gained - lost >= GAIN * len(after) and float(special.bdtrc(gained - 1, gained + lost, 0.5)) < LEVEL
 
 
 def _other_order(held: Outputs, classes: Sequence[str]) -> str:
@@ -123,6 +122,8 @@ def _other_order(held: Outputs, classes: Sequence[str]) -> str:
 
 def _assigned(predicted: NDArray[np.int64], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Return the label for each output, each used once, with most correct predictions; ties keep the order."""
+    from scipy.optimize import linear_sum_assignment  # slow
+
     matrix = np.zeros((count, count))
     np.add.at(matrix, (predicted, labels), 1.0)
     matrix += 1e-6 * np.eye(count)

@@ -99,3 +99,23 @@ def all_gather(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(world_size())]
     distributed.all_gather(parts, rows.detach().contiguous())
     return torch.cat(parts)
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor in one piece, in every process; others as they are."""
+    if world_size() == 1:
+        return tensor
+    from torch.distributed.tensor import DTensor  # slow
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor sharded like another one, or as it is if that one is whole."""
+    if world_size() == 1:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor  # slow
+
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

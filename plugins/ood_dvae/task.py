@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import log_softmax
 
 from ood_core.interfaces import Batch, Task
@@ -120,12 +119,10 @@ class DiscreteVAETask(Task):
         classifier = self.autoencoder.classifier
         assert classifier.bias is not None, "each code has a logit of its own"
         for parameter in (self.autoencoder.codes, classifier.weight, classifier.bias):
-            rows = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.clone()
+            rows = distributed.full_tensor(parameter.detach()).clone()
             noise = torch.randn(rows[dead].shape, generator=generator).to(rows)
             rows[dead] = rows[donors] + _NOISE * rows.std() * noise
-            if isinstance(parameter, DTensor):
-                rows = distribute_tensor(rows, parameter.device_mesh, parameter.placements)
-            parameter.copy_(rows)
+            parameter.copy_(distributed.shard_like(rows, parameter))
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         (images,) = batch.views

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ood_core.runtime import distributed
@@ -43,12 +42,12 @@ class TrainingState:
     def save(self, path: Path, progress: Progress) -> None:
         """Write the whole state once, by the first process; the old file stays until the new one is complete."""
         tensors = {
-            f"{part}.{name}": full_tensor(tensor)
+            f"{part}.{name}": distributed.full_tensor(tensor)
             for part, module in self.modules.items()
             for name, tensor in module.state_dict().items()
         }
         for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{slot}": full_tensor(tensor) for slot, tensor in slots.items()}
+            tensors |= {f"optimizer.{index}.{slot}": distributed.full_tensor(tensor) for slot, tensor in slots.items()}
         if distributed.rank() == 0:
             tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
             notes = {"progress": asdict(progress), CHECKSUM: tensors_checksum(tensors, asdict(progress))}
@@ -64,31 +63,21 @@ class TrainingState:
                 raise ValueError("it was changed since it was written")
         for part, module in self.modules.items():
             current, saved = module.state_dict(), _without_prefix(tensors, f"{part}.")
-            module.load_state_dict({name: _shard_like(tensor, current[name]) for name, tensor in saved.items()})
+            module.load_state_dict(
+                {name: distributed.shard_like(tensor, current[name]) for name, tensor in saved.items()}
+            )
         state: dict[int, dict[str, Tensor]] = {}
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for name, tensor in _without_prefix(tensors, "optimizer.").items():
             index, slot = name.split(".")
             like = parameters[int(index)]
-            state.setdefault(int(index), {})[slot] = _shard_like(tensor, like) if tensor.ndim else tensor
+            state.setdefault(int(index), {})[slot] = distributed.shard_like(tensor, like) if tensor.ndim else tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
         return Progress(**progress)
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def full_tensor(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor in one piece, in every process; others as they are."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor sharded like another one."""
-    if not isinstance(like, DTensor):
-        return tensor
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def non_finite_names(weights: Mapping[str, Tensor]) -> list[str]:

@@ -6,12 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -19,9 +18,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, PretextTask, Task, Training
 from ood_core.interfaces.checks import check_loss
-from ood_core.pipeline.training.checkpoint import full_tensor
 from ood_core.pipeline.training.schedule import parameter_groups
 from ood_core.runtime import distributed, memory, torch_state
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 
@@ -99,8 +100,8 @@ class Engine:
 
     def _synchronised(self, last: bool) -> AbstractContextManager[None]:
         """Average the gradients of the processes once a step, with the last part."""
-        if isinstance(self.task, FSDPModule):
-            self.task.set_requires_gradient_sync(last)
+        if self.sharded:
+            cast("FSDPModule", self.task).set_requires_gradient_sync(last)
             return nullcontext()
         return nullcontext() if last else getattr(self.model, "no_sync", nullcontext)()
 
@@ -124,7 +125,7 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """Return the trained weights: the last ones, or their moving average."""
         product = self.average.module if self.average is not None else self.task.product()
-        return {name: full_tensor(tensor) for name, tensor in product.state_dict().items()}
+        return {name: distributed.full_tensor(tensor) for name, tensor in product.state_dict().items()}
 
 
 def _shard(task: Task) -> None:
@@ -132,6 +133,8 @@ def _shard(task: Task) -> None:
 
     Layers that share a parameter with others stay with the rest, and so do layers within a layer.
     """
+    from torch.distributed.fsdp import fully_shard  # slow
+
     uses = Counter(id(parameter) for _, parameter in task.named_parameters(remove_duplicate=False))
     for module in task.modules():
         if isinstance(module, (nn.Sequential, nn.ModuleList)):

@@ -44,19 +44,26 @@ def collect(plan: Plan, store: Store) -> tuple[EmbeddingMap, ...]:
 
 def _maps(extractions: Sequence[Extraction], rows: Sequence[Row], store: Store) -> Iterator[EmbeddingMap]:
     """Yield the map, unless the embeddings have no two dimensions."""
-    from sklearn.decomposition import PCA  # slow
-
     train, _ = _spread(extractions[0], FITTED, store)
     if min(train.shape) < 2:
         return
-    components = PCA(2, svd_solver="covariance_eigh").fit(train.astype(np.float64))
+    mean, components = _principal_components(train.astype(np.float64))
     sets = []
     for place, extraction in enumerate(extractions[1:]):
         embeddings, labels = _spread(extraction, POINTS, store)
-        points = components.transform(embeddings.astype(np.float64)).astype(np.float32)
+        points = ((embeddings.astype(np.float64) - mean) @ components).astype(np.float32)
         sets.append(EmbeddingPoints(str(extraction.base.images), place == 0, points, labels))
     variants = " / ".join(dict.fromkeys(row.variant for row in rows))
     yield EmbeddingMap(variants, rows[0].case, rows[0].seed, tuple(sets))
+
+
+def _principal_components(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean [D] and the first two components [D, 2], the largest loading of each positive.
+
+    As scikit-learn's PCA, whose import takes longer than all else in the report of a small run.
+    """
+    vectors = np.linalg.eigh(np.cov(rows, rowvar=False))[1][:, :-3:-1]
+    return rows.mean(0), vectors * np.sign(vectors[np.abs(vectors).argmax(0), [0, 1]])
 
 
 def _spread(extraction: Extraction, most: int, store: Store) -> tuple[NDArray[np.float32], tuple[str, ...]]:
