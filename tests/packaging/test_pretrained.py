@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from scipy.special import logsumexp
 from scipy.special import softmax as probabilities
 from sklearn.metrics import roc_auc_score
@@ -47,7 +48,7 @@ def example_plugins(tmp_path, monkeypatch):
 @needs_data
 def test_resnet20_has_its_published_accuracy_and_all_five_scorers_tell_cifar100_apart(tmp_path, example_plugins):
     (tmp_path / "cifar10").mkdir()
-    for split, rows in (("train", 500), ("test", 2500)):
+    for split, rows in (("train", 500), ("test", 1000)):
         name = f"{split}-00000-of-00001.parquet"
         pq.write_table(pq.read_table(SHARED / "cifar10" / name).slice(0, rows), tmp_path / "cifar10" / name)
     few = (f"data.id.path={tmp_path / 'cifar10'}", "data.near.0.limit=20")
@@ -55,8 +56,8 @@ def test_resnet20_has_its_published_accuracy_and_all_five_scorers_tell_cifar100_
     results = run(made, Store(tmp_path / "store"))
     found = {row.scorer: row for row in results.rows}
     assert list(found) == ["softmax", "entropy", "energy", "gradnorm", "mahalanobis"]
-    # 91.73 % of all 10 000, as published; one image may fall to the other side when the order of additions differs
-    assert all(row.id_accuracy == pytest.approx(0.9252, abs=5e-4) for row in results.rows)
+    # 92.0 % of the first 1000, 91.73 % of all as published; one image may fall to the other side by rounding
+    assert [row.id_accuracy for row in results.rows] == [pytest.approx(0.92, abs=1.1e-3)] * 5
     assert all(found[scorer].auroc > 0.8 for scorer in ("softmax", "entropy", "energy"))
     assert all(row.auroc > 0.5 for row in results.rows)
 
@@ -143,39 +144,34 @@ FORMULAS = {
     "dice": Plain.dice,
     "fdbd": Plain.fdbd,
     "she": Plain.she,
-    "{use: euclidean, normalize: false}": lambda o: np.linalg.norm(o.f[:, None] - o.means, axis=2).min(1),
+    "euclidean(normalize=false)": lambda o: np.linalg.norm(o.f[:, None] - o.means, axis=2).min(1),
 }
 
 
 @pytest.mark.slow
 @needs_data
-def test_scores_are_those_of_plain_float64_formulas(tmp_path, example_plugins):
-    scorers = f"scorers=[{', '.join(FORMULAS)}]"
-    few = ("data.id.limit=100", "data.near.0.limit=10")
-    made = make_plan(read_recipes(EXAMPLE / "all-scorers.yaml", (*FILES, KNOWN, *few, scorers)), example_plugins)
+def test_all_scorers_run_after_one_extraction_and_equal_plain_float64_formulas(tmp_path, example_plugins):
+    recipe = EXAMPLE / "all-scorers.yaml"
+    euclidean = yaml.safe_load(recipe.read_text())["scorers"].index("euclidean")
+    few = ("data.id.limit=20", "data.near.0.limit=1", f"scorers.{euclidean}.normalize=false")
+    made = make_plan(read_recipes(recipe, (*FILES, KNOWN, *few)), example_plugins)
     store = Store(tmp_path / "store")
     results = run(made, store)
-    extracted = {
-        stage.images.part if stage.images.name == "CIFAR-10" else "ood": load_outputs(Extraction(stage), store)
-        for stage in made.stages
-        if stage.kind == "extract"
-    }
-    inside, outside = (Plain(extracted["train"], extracted[part]) for part in ("test", "ood"))
-    is_ood = np.arange(len(inside.f) + len(outside.f)) >= len(inside.f)
-    for row, formula in zip(results.rows, FORMULAS.values(), strict=True):
-        scores = np.concatenate([formula(outputs) for outputs in (inside, outside)])
-        assert row.auroc == pytest.approx(roc_auc_score(is_ood, scores), abs=1e-6), row.scorer
 
-
-@pytest.mark.slow
-@needs_data
-def test_all_scorers_run_in_one_recipe_after_one_extraction(tmp_path, example_plugins):
-    few = ("data.id.limit=20", "data.near.0.limit=1")
-    made = make_plan(read_recipes(EXAMPLE / "all-scorers.yaml", (*FILES, KNOWN, *few)), example_plugins)
-    results = run(made, Store(tmp_path / "store"))
-    outputs = [stage for stage in made.stages if stage.kind == "extract" and stage.probe is None]
-    assert len(outputs) == len({stage.images.name + stage.images.part for stage in outputs})
+    passes = [stage for stage in made.stages if stage.kind == "extract" and stage.probe is None]
+    assert len(passes) == len({stage.images.name + stage.images.part for stage in passes})
     used = {part.name for stage in made.stages if stage.kind == "fit" for part in stage.scorer.parts()}
     without = {"class-mean-cosine", "mc-dropout"}  # the example's own; a network without dropout
     assert used == example_plugins.classes("scorer").keys() - without
-    assert all(np.isfinite(row.auroc) for row in results.rows)
+    aurocs = {row.scorer: row.auroc for row in results.rows}
+    assert np.isfinite(list(aurocs.values())).all()
+
+    extracted = {(stage.images.name, stage.images.part): load_outputs(Extraction(stage), store) for stage in passes}
+    train = extracted["CIFAR-10", "train"]
+    inside, outside = (
+        Plain(train, extracted[of]) for of in (("CIFAR-10", "test"), ("80 classes of CIFAR-100", "test"))
+    )
+    is_ood = np.arange(len(inside.f) + len(outside.f)) >= len(inside.f)
+    for scorer, formula in FORMULAS.items():
+        scores = np.concatenate([formula(outputs) for outputs in (inside, outside)])
+        assert aurocs[scorer] == pytest.approx(roc_auc_score(is_ood, scores), abs=1e-6), scorer

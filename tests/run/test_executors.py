@@ -16,7 +16,9 @@ import torch
 from ood_core.errors import OODError
 from ood_core.hookspecs import hookimpl
 from ood_core.pipeline.dispatch import JobResult
-from ood_core.plugins import hook_manager
+from ood_core.plan.make import make_plan
+from ood_core.plugins import find, hook_manager
+from ood_core.recipe.read import read_recipes
 from ood_core.records.results import Failure
 from ood_core.run import executors
 from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, local_executor, places
@@ -187,20 +189,6 @@ def test_no_job_begins_without_memory_for_it_unless_none_is_at_work(tiny, store,
 # ---------------------------------------------------------------------------------------------------- real processes
 
 
-@pytest.mark.slow
-def test_processes_give_what_one_process_gives(tiny, tmp_path):
-    made = planned(tiny, SEEDS)
-    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
-    alone = run(made, one)
-    together = run(made, two, HOOKS, local_executor(made, two, HOOKS, jobs(made, two), 2, {}))
-    assert together.rows == alone.rows
-    assert not any(record.stored for record in together.records)
-    for stage in made.stages:
-        if stage.kind == "train":
-            first, second = (load_tensors(store.folder(stage) / "weights.safetensors") for store in (one, two))
-            assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 class Killer:
     """Kills the process that trains the variant of many epochs, as soon as it does."""
 
@@ -217,18 +205,27 @@ class Killer:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_costs_its_own_variant_alone(tiny, store):
-    tiny.write_text(tiny.read_text() + LONG)
-    made = planned(tiny)
+def test_a_killed_process_costs_its_variant_alone_and_the_others_are_as_of_one_process(tiny, tmp_path):
+    variants = "vary: {one: {}, two: {seed: 1}, long: {training.0.epochs: 100000}}\n"
+    tiny.write_text(tiny.read_text() + variants)
+    made, others = planned(tiny), make_plan(read_recipes(tiny, (), ("variant=one,two",)), find())
+    together, alone = Store(tmp_path / "together"), Store(tmp_path / "alone")
     manager = hook_manager()
-    at_work = local_executor(made, store, manager.hook, jobs(made, store), 2, {})
+    at_work = local_executor(made, together, manager.hook, jobs(made, together), 2, {})
     killer = Killer(at_work)
     manager.register(killer)
-    results = run(made, store, manager.hook, at_work)
+    results = run(made, together, manager.hook, at_work)
     assert killer.killed
-    assert {row.variant for row in results.rows} == {"short"}
     (failed,) = results.failures
     assert failed.message == "train classification: its process was ended by SIGKILL; what it had done is kept"
+
+    expected = run(others, alone)
+    assert [(row.variant, row.auroc) for row in results.rows] == [(row.variant, row.auroc) for row in expected.rows]
+    assert {row.variant for row in results.rows} == {"one", "two"}
+    for stage in others.stages:
+        if stage.kind == "train":
+            first, second = (load_tensors(of.folder(stage) / "weights.safetensors") for of in (together, alone))
+            assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.slow
