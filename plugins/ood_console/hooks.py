@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console as Screen
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from ood_console.table import Output, tables
 from ood_core.hookspecs import hookimpl
@@ -23,7 +34,20 @@ if TYPE_CHECKING:
 
 SHOWN = ("train", "extract", "fit")  # the other kinds of stages take milliseconds and come in dozens
 LINE_SECONDS = 30.0  # interval between two lines of a training if there is no terminal for a bar
+LEAST_BAR = 10  # characters of a bar
+OTHER_COLUMNS = 26  # characters of counts, the remaining time and gaps, beside the bar and the name of a stage
 PIPED_WIDTH = 160  # width of the table in characters if there is no terminal
+
+
+class Metrics(ProgressColumn):
+    """The metrics of the last epoch; of all columns this one gives way where the terminal is narrow."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(overflow="ellipsis"))
+
+    def render(self, task: Task) -> Text:
+        """Return one line, which rich cuts off where the column is narrower."""
+        return Text(task.fields["metrics"], no_wrap=True, overflow="ellipsis")
 
 
 class Console:
@@ -31,29 +55,36 @@ class Console:
 
     def __init__(self) -> None:
         self._screen = Screen(stderr=True, highlight=False)
+        bar = max(LEAST_BAR, self._screen.width // 4)
+        room = max(self._screen.width - bar - OTHER_COLUMNS, LEAST_BAR)
+        title = Column(no_wrap=True, overflow="ellipsis", max_width=room)
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.description}", markup=False, table_column=title),
+            BarColumn(bar, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            Metrics(),
             console=self._screen,
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
         """The bar of each stage at work, by key."""
-        self._seeds = 1
+        self._stages, self._seeds = 0, 1
+        self._numbers: dict[str, int] = {}
+        """The place of each stage that has begun, or was stored, by key."""
         self._last_line = time.monotonic()
 
     @hookimpl
     def ood_before_run(self, plan: Plan) -> None:
-        self._seeds = len({row.seed for row in plan.rows})
+        self._numbers.clear()
+        self._stages, self._seeds = len(plan.stages), len({row.seed for row in plan.rows})
         self._screen.print(f"[bold]{escape(plan.name)}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
         if self._screen.is_terminal:
             self._progress.start()
 
     @hookimpl
     def ood_before_stage(self, stage: Stage, stored: bool) -> None:
+        self._numbers.setdefault(stage.key, len(self._numbers) + 1)
         if not stored:
             self._tasks[stage.key] = self._progress.add_task(self._title(stage), total=None, metrics="")
 
@@ -92,7 +123,9 @@ class Console:
             self._screen.print(f"[yellow]note[/] {escape(note)}")
         for variant in report.missing:
             self._screen.print(f"[red]incomplete[/] {escape(variant)}")
-        Output(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*tables(report))
+        output = Output(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+        for part in tables(report, output.width):
+            output.print(part)
 
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:
@@ -106,7 +139,8 @@ class Console:
 
     def _title(self, stage: Stage) -> str:
         seed = getattr(stage, "seed", None)
-        return f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
+        name = f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
+        return f"{self._numbers[stage.key]}/{self._stages} {name}"
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

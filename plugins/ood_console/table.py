@@ -1,21 +1,29 @@
-"""Tables on standard output."""
+"""Tables on standard output, as wide as it: numbers are never broken."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console as Screen
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from ood_core.records.report_data import ReportData
     from ood_core.report.content.published import PublishedCell, PublishedTable
     from ood_core.report.formats.columns import Column
+
+WIDE_NAMES, NARROW_NAMES = 32, 16
+"""Characters beyond which a column of names is folded: before an optional column is left out, and before a further
+table begins."""
+
+GAP = 3
+"""Characters between two columns."""
 
 
 class Output(Screen):
@@ -26,43 +34,45 @@ class Output(Screen):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def tables(report: ReportData) -> Iterator[Table | str]:
-    """Yield the tables of a report: over cases if there are several, else of all rates; then published ones."""
+def tables(report: ReportData, width: int) -> Iterator[Table | str]:
+    """Yield the tables of a report: over cases if there are several, else of all rates; then published ones.
+
+    Where `width` characters do not suffice, AUPR is left out, and then columns go to a further table below.
+    """
     from ood_core.report.content.published import tables as published  # above the plugins in the core's layers
-    from ood_core.report.content.summary_rows import case_tables, summarise
+    from ood_core.report.content.summary_rows import TITLES, case_tables, summarise
     from ood_core.report.formats.columns import case_columns, columns, legend
 
     cases = case_tables(report.rows, "auroc", report.averaged, report.scores, report.baseline)
     for of_cases in cases:
-        yield _table(case_columns(of_cases), of_cases, "AUROC in %")
+        yield from _table(case_columns(of_cases), of_cases, width, "AUROC in %")
         yield legend(of_cases, metric="auroc")
     if not cases:
         lines = summarise(report.rows, report.scores, report.baseline)
-        yield _table(columns(lines), lines)
+        yield from _table(columns(lines), lines, width, optional=[TITLES["aupr_in"], TITLES["aupr_out"]])
         yield legend(lines)
     for of in published(report):
-        yield from _published(of)
+        yield from _published(of, width)
 
 
-def _table(columns: Sequence[Column], lines: Sequence[Any], title: str | None = None) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
-    for line in lines:
-        texts = ((escape(column.text(line)), column.best(line)) for column in columns)
-        table.add_row(*(f"[bold]{text}[/]" if best else text for text, best in texts))
-    return table
+def _table(
+    columns: Sequence[Column], lines: Sequence[Any], width: int, title: str = "", optional: Collection[str] = ()
+) -> Iterator[Table | str]:
+    cells = [
+        [f"[bold]{escape(column.text(line))}[/]" if column.best(line) else escape(column.text(line)) for line in lines]
+        for column in columns
+    ]
+    headings = [escape(column.title) for column in columns]
+    return fit_width(headings, [column.number for column in columns], cells, width, title, optional)
 
 
-def _published(of: PublishedTable) -> Iterator[Table | str]:
+def _published(of: PublishedTable, width: int) -> Iterator[Table | str]:
     """Yield a published table with our numbers, in bold, before the paper's, and what stands below it."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"\n{escape(of.title)}", title_justify="left")
-    table.add_column("ours / paper", overflow="fold")
-    for column in of.columns:
-        table.add_column(escape(column.text) + _notes(column.notes), justify="right", overflow="fold")
-    for row in of.rows:
-        table.add_row(escape(row.heading.text) + _notes(row.heading.notes), *map(_cell, row.cells))
-    yield table
+    headings = ["ours / paper", *(escape(column.text) + _notes(column.notes) for column in of.columns)]
+    names = [escape(row.heading.text) + _notes(row.heading.notes) for row in of.rows]
+    cells = [names, *([_cell(row.cells[place]) for row in of.rows] for place in range(len(of.columns)))]
+    numbers = [place > 0 for place in range(len(headings))]
+    yield from fit_width(headings, numbers, cells, width, f"\n{escape(of.title)}")
     yield from (f"({number}) {escape(note)}" for number, note in enumerate(of.footnotes, 1))
     yield escape(" ".join(of.legend))
 
@@ -74,3 +84,52 @@ def _cell(cell: PublishedCell) -> str:
 
 def _notes(numbers: Sequence[int]) -> str:
     return "".join(f" ({number})" for number in numbers)
+
+
+def fit_width(
+    headings: Sequence[str],
+    numbers: Sequence[bool],
+    cells: Sequence[Sequence[str]],
+    width: int,
+    title: str = "",
+    optional: Collection[str] = (),
+) -> Iterator[Table | str]:
+    """Yield a table that is at most `width` characters wide, or several with the same names in front of the numbers.
+
+    Args:
+        headings: Of each column, with rich's markup.
+        numbers: Whether a column holds numbers, which are never folded.
+        cells: The texts of each column.
+        width: Characters of a line.
+        title: Above each table.
+        optional: Headings of columns to leave out, the last one first, before a further table begins; a line below
+            names them.
+    """
+    widths = [
+        max(Text.from_markup(text).cell_len for text in (heading, *column))
+        for heading, column in zip(headings, cells, strict=True)
+    ]
+
+    def room(places: Sequence[int], most: int) -> int:
+        return sum(widths[of] if numbers[of] else min(widths[of], most) for of in places) + GAP * len(places)
+
+    shown = list(range(len(headings)))
+    for place in [place for place in reversed(shown) if headings[place] in optional]:
+        if room(shown, WIDE_NAMES) > width:
+            shown.remove(place)
+    names = [place for place in shown if not numbers[place]]
+    blocks: list[list[int]] = [[]]
+    for place in (place for place in shown if numbers[place]):
+        if blocks[-1] and room([*names, *blocks[-1], place], NARROW_NAMES) > width:
+            blocks.append([])
+        blocks[-1].append(place)
+    for block in blocks:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+        for place in names + block:
+            number = numbers[place]
+            table.add_column(headings[place], justify="right" if number else "left", overflow="fold", no_wrap=number)
+        for row in zip(*(cells[place] for place in names + block), strict=True):
+            table.add_row(*row)
+        yield table
+    if left_out := [headings[place] for place in range(len(headings)) if place not in shown]:
+        yield f"Not shown here: {', '.join(left_out)}; the report has them."

@@ -51,7 +51,7 @@ def test_a_run_ends_with_the_table_and_the_reports(tmp_path, ood_run):
     code, _, err = ood_run("tiny.yaml", "--out", "here")
     assert code == 0
     assert "trained 0, extracted 0, reused 20" in err
-    assert "done train" not in err
+    assert "train classification" not in err
 
 
 @pytest.mark.parametrize(("old", "new", "line", "message"), BROKEN.values(), ids=BROKEN)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console as Screen
 
 from ood_console.hooks import Console
+from ood_console.table import fit_width
 from ood_core import report
 from ood_core.errors import OODError
 from ood_core.run.schedule import run
@@ -42,9 +43,9 @@ def test_stages_worth_a_line_get_one_and_the_table_ends_it(reported, tiny, watch
     reported(tiny)
     progress = watched.getvalue()
     assert progress.startswith("tiny: 20 stages for 4 rows")
-    assert "done train classification" in progress
-    assert "done extract unseen (classification)" in progress
-    assert "done fit mahalanobis" in progress
+    assert "done 1/20 train classification" in progress
+    assert "extract unseen (classification)" in progress
+    assert "fit mahalanobis  " in progress
     assert "score" not in progress
     table = capsys.readouterr().out
     for word in ("scorer", "OOD set", "AUROC", "FPR@95", "AUPR-In", "AUPR-Out", "ID acc.", "mahalanobis", "unseen"):
@@ -63,7 +64,7 @@ def test_a_run_says_what_it_did_and_what_it_found_in_the_store(reported, tiny, w
 def test_a_failed_stage_is_named_and_the_progress_is_stopped(make_plan, plugins, tiny, tmp_path, watched):
     with pytest.raises(OODError):
         run(make_plan(tiny, "training=[]", "scorers=[energy]"), Store(tmp_path / "store"), plugins.hook)
-    assert "failed fit energy" in watched.getvalue()
+    assert "failed 6/12 fit energy" in watched.getvalue()
 
 
 def test_each_run_of_the_command_line_has_a_console_of_its_own(plugins):
@@ -84,8 +85,8 @@ def test_the_variant_is_shown_where_there_are_several(reported, tiny, watched, c
 def test_stages_of_several_seeds_are_told_apart(make_plan, plugins, tiny, tmp_path, watched):
     run(make_plan(tiny, "seeds=[4, 5]", "training.0.epochs=1"), Store(tmp_path / "store"), plugins.hook)
     for seed in (4, 5):
-        assert f"done train classification, seed {seed}" in watched.getvalue()
-        assert f"done extract unseen (classification), seed {seed}" in watched.getvalue()
+        assert f" train classification, seed {seed}" in watched.getvalue()
+        assert f" extract unseen (classification), seed {seed}" in watched.getvalue()
 
 
 def test_a_reader_that_went_away_does_not_cost_the_report(tmp_path):
@@ -117,3 +118,42 @@ def test_a_variant_that_lacks_rows_is_named(reported, tiny, watched):
     tiny.write_text(tiny.read_text() + "vary: {good: {}, bad: {training: []}}\n")
     reported(tiny)
     assert "incomplete bad" in watched.getvalue()
+
+
+HEADINGS = ["scorer", "OOD set", "AUROC", "FPR@95", "AUPR-In", "AUPR-Out", "ID acc."]
+NUMBER = "54.20 ± 12.34*"
+
+
+@pytest.mark.parametrize(
+    ("width", "tables", "left_out"),
+    [(62, 3, "AUPR-In, AUPR-Out"), (80, 2, "AUPR-In, AUPR-Out"), (120, 1, "AUPR-Out"), (160, 1, "")],
+)
+def test_a_narrow_terminal_leaves_out_aupr_and_never_breaks_a_number(width, tables, left_out):
+    names = [["mahalanobis", "relative-mahalanobis"], ["Places", "noise(size=8, count=30)"]]
+    cells = [*names, *([[NUMBER, "1.00"]] * 5)]
+    numbers = [heading not in ("scorer", "OOD set") for heading in HEADINGS]
+    parts = list(fit_width(HEADINGS, numbers, cells, width, optional=["AUPR-In", "AUPR-Out"]))
+    screen = Screen(file=io.StringIO(), width=width)
+    for part in parts:
+        screen.print(part)
+    shown = screen.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert shown.count(NUMBER) == 5 - left_out.count("AUPR")
+    assert shown.count("scorer") == tables
+    assert (f"Not shown here: {left_out}; the report has them." in shown) == bool(left_out)
+
+
+@pytest.mark.parametrize("width", [62, 80, 120])
+def test_the_metrics_give_way_to_the_bar_and_the_remaining_time(make_plan, tiny, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    console, made = Console(), make_plan(tiny, "seeds=[0, 1]")
+    screen = Screen(file=io.StringIO(), width=width)
+    console.ood_before_run(made)
+    console.ood_before_stage(made.stages[0], stored=False)
+    console.ood_on_progress(made.stages[0], done=7, total=1200)
+    console.ood_after_epoch(made.stages[0], {"epoch": 1, "epochs": 6, "loss": 2.016, "masked_accuracy": 0.1875})
+    screen.print(console._progress.get_renderable())
+    (line,) = screen.file.getvalue().splitlines()
+    assert line.startswith("1/40 train classif")
+    assert re.search(r" {10,}7/1200 -:--:-- ", line)
+    assert ("masked_accuracy" in line) == (width == 120)
