@@ -20,6 +20,18 @@ from torch import Tensor
 
 from ood_core.errors import OODError
 
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF", "QOI", "BLP", "CUR", "DCX", "DDS"),
+    *("FITS", "FLI", "FTEX", "GBR", "ICNS", "ICO", "IM", "IMT", "MCIDAS", "MSP", "PCD", "PCX", "PIXAR", "PSD", "SGI"),
+    *("SPIDER", "SUN", "TGA", "XBM", "XPM", "XVTHUMB"),
+)
+"""Formats that Pillow decodes by itself, found by content. It starts Ghostscript for EPS, which IPTC may contain; BUFR,
+FPX, GRIB, HDF5, MIC, MPEG and WMF need other libraries."""
+
+_PROGRAMS = ("EPS", "IPTC")
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # the second one begins an EPS with a preview
+_IS_A_PROGRAM = "EPS is a program, not a picture; save it as PNG or JPEG"
+
 MOST_PIXELS = 178_956_970
 """Larger pictures are refused, as a small file may unpack to any size that its header claims; Pillow's limit."""
 
@@ -49,7 +61,7 @@ def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
         if not isinstance(source, bytes):
             source = source.read_bytes() if isinstance(source, Path) else source.read()
         _quieten()
-        with _open_header(BytesIO(source)) as picture:
+        with open_header(BytesIO(source)) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise _RefusedError(f"{picture.width} x {picture.height} is more than {MOST_PIXELS} pixels")
             if picture.format in ("JPEG", "MPO") and (jpeg := _decode_jpeg(source)) is not None:
@@ -59,6 +71,8 @@ def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
             _require_depth(picture)
             return picture
     except PIL.UnidentifiedImageError as error:
+        if isinstance(source, bytes) and source.startswith(_POSTSCRIPT):
+            raise OODError(f"{where}: {_IS_A_PROGRAM}") from error
         raise OODError(f"{where}: not a picture in a known format") from error
     except _RefusedError as error:
         raise OODError(f"{where}: refused: {error}") from error
@@ -72,15 +86,17 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _open_header(source: BinaryIO) -> PIL.Image.Image:
+def open_header(source: BinaryIO | Path) -> PIL.Image.Image:
     """Return a picture of which the header alone was read, also above Pillow's limit, whose error names no size."""
+    PIL.Image.init()
+    formats = [name for name in FORMATS if name in PIL.Image.OPEN]  # others are new in Pillow
     try:
-        return PIL.Image.open(source)
+        return PIL.Image.open(source, formats=formats)
     except PIL.Image.DecompressionBombError:
         with _UNLIMITED:
             limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
             try:
-                return PIL.Image.open(source)
+                return PIL.Image.open(source, formats=formats)
             finally:
                 PIL.Image.MAX_IMAGE_PIXELS = limit
 
@@ -123,6 +139,8 @@ def to_rgb(image: PIL.Image.Image) -> Tensor:
     if not all(image.size):
         raise OODError(f"the image is empty: {image.height} pixels high, {image.width} wide")
     try:
+        if image.format in _PROGRAMS:  # opened by somebody else; its pixels would be read here
+            raise _RefusedError(_IS_A_PROGRAM)
         _require_depth(image)
         return _convert_to_rgb(image)
     except _RefusedError as error:

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from io import BytesIO
 
-import PIL.Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from torch import Tensor
 
+from ood_core.data.decoding import open_header
 from ood_core.detector.image_inputs import decode_image, preprocess
 from ood_core.detector.state import Preprocessing
 from ood_core.errors import OODError
@@ -19,9 +19,6 @@ from ood_serve.limits import Limits, RequestError
 
 MULTIPART = "multipart/form-data"
 RAW = ("image/", "application/octet-stream")
-
-PROGRAMS = ("EPS",)
-"""Formats for which Pillow starts an external program; not accepted from clients."""
 
 _HOW = "send image/* with the bytes of one picture, or multipart/form-data with one or several files"
 
@@ -109,17 +106,11 @@ def prepare_image(upload: Upload, preprocessing: Preprocessing, max_pixels: int)
 
 def _refuse_by_header(upload: Upload, max_pixels: int) -> None:
     """Refuse a large image before memory is allocated for its pixels."""
-    kind: str | None = None
     try:
-        with PIL.Image.open(BytesIO(upload.encoded)) as picture:
-            (width, height), kind = picture.size, picture.format
-            size = f"{width} x {height}" if width * height > max_pixels else None
-    except PIL.Image.DecompressionBombError:  # above twice Pillow's limit, and it does not say how large
-        size = "this"
+        with open_header(BytesIO(upload.encoded)) as picture:
+            width, height = picture.size
     except Exception:  # decoding finds it too, and has words for it
         return
-    if kind in PROGRAMS:
-        raise RequestError(422, f"{upload.name}: {kind} is a program, not a picture; send PNG or JPEG", "picture")
-    if size is not None:
-        message = f"{upload.name}: {size} is more than {max_pixels} pixels; send it smaller"
+    if width * height > max_pixels:
+        message = f"{upload.name}: {width} x {height} is more than {max_pixels} pixels; send it smaller"
         raise RequestError(413, message, "too large")

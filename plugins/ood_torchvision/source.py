@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 from torch.utils.data import Dataset
 
+from ood_core.data.decoding import open_header
 from ood_core.data.files import digest_files
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
@@ -67,6 +68,9 @@ test, so it serves as an OOD set. PCAM is left out: it needs h5py.
 UNORDERED = frozenset({"INaturalist", "Omniglot", "SUN397"})
 """Sets whose images or classes come in the order of the file system; here they are sorted by path."""
 
+UNLISTED = frozenset({"Caltech101", "Caltech256"})
+"""Sets that keep no list of their files, and open a picture without decoding it."""
+
 LYING = frozenset({"EMNIST"})  # sets whose pictures lie on their side, mirrored; here they are turned upright
 
 GONE = frozenset({"StanfordCars"})
@@ -78,7 +82,7 @@ class TorchvisionImages(ImageSet):
 
     def __init__(self, name: str, dataset: Dataset[Any]) -> None:
         held = vars(dataset)
-        labels, files = _labels(held), _files(held)
+        labels, files = _labels(held), _files(name, held)
         classes = _classes(dataset, held) or tuple(map(str, range(max(labels) + 1)))
         self._order: Sequence[int] = range(len(labels))
         if name in UNORDERED:
@@ -94,8 +98,11 @@ class TorchvisionImages(ImageSet):
 
     def image(self, index: int) -> PIL.Image.Image:
         """Return one picture; torchvision turns those it reads from files into RGB."""
+        row = self._order[index]
         try:
-            picture, _ = self._dataset[self._order[index]]
+            if self.encoded and self._name not in UNLISTED:
+                open_header(_file(vars(self._dataset), row)).close()  # torchvision decodes also what is not allowed
+            picture, _ = self._dataset[row]
         except (OSError, SyntaxError, ValueError) as error:
             raise OODError(f"torchvision data set '{self._name}', image {index}: {error}") from error
         assert isinstance(picture, PIL.Image.Image)
@@ -125,22 +132,26 @@ def _labels(held: Mapping[str, Any]) -> list[int]:
     return [int(label) for _, label in held.get("_samples", held.get("_flat_character_images"))]
 
 
-def _files(held: Mapping[str, Any]) -> Sequence[Path]:
+def _files(name: str, held: Mapping[str, Any]) -> Sequence[Path]:
     """Return the files of the images, row by row; none where the images are in memory."""
     if "data" in held:
         return []
+    if name in UNLISTED:
+        return list(Path(held["root"]).rglob("*.jpg"))  # they have their root to themselves
+    return [_file(held, row) for row in range(len(_labels(held)))]
+
+
+def _file(held: Mapping[str, Any], row: int) -> Path:
     if "all_categories" in held:  # iNaturalist
-        return [Path(held["root"], held["all_categories"][label], name) for label, name in held["index"]]
+        label, name = held["index"][row]
+        return Path(held["root"], held["all_categories"][label], name)
     if "_characters" in held:  # Omniglot
-        folder = held["target_folder"]
-        return [Path(folder, held["_characters"][label], name) for name, label in held["_flat_character_images"]]
+        name, label = held["_flat_character_images"][row]
+        return Path(held["target_folder"], held["_characters"][label], name)
     for attribute in ("_image_files", "_images"):
         if attribute in held:
-            return [Path(file) for file in held[attribute]]
-    for attribute in ("imgs", "_samples"):
-        if attribute in held:
-            return [Path(file) for file, _ in held[attribute]]
-    return list(Path(held["root"]).rglob("*.jpg"))  # Caltech's sets keep no list, and have their root to themselves
+            return Path(held[attribute][row])
+    return Path(held["imgs" if "imgs" in held else "_samples"][row][0])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +268,63 @@ def test_a_picture_that_breaks_when_its_pixels_are_read_is_one_line():
     content = encoded(photograph(300, 200), "PNG")
     with pytest.raises(OODError, match=r"^broken picture: "):
         to_rgb(Image.open(io.BytesIO(content[: len(content) // 2])))
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
+def iptc(picture):
+    """Return an IPTC file with a picture in it, of any format, which Pillow opens in turn."""
+    headers = [(3, 20, b"\x0a"), (3, 30, b"\x0a"), (3, 60, b"\1\0"), (3, 120, b"\5")]
+    parts = [b"\x1c" + bytes(tag) + struct.pack(">H", len(value)) + value for *tag, value in headers]
+    return b"".join(parts) + b"\x1c\x08\x0a" + struct.pack(">H", len(picture)) + picture
+
+
+@pytest.fixture
+def no_programs(monkeypatch):
+    """Fail where Pillow starts a program, whether or not Ghostscript is installed."""
+
+    def start(*arguments, **options):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", start)
+
+
+@pytest.mark.parametrize("content", [EPS, b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, len(EPS)) + bytes(20) + EPS])
+def test_eps_is_refused_by_its_content(tmp_path, no_programs, content):
+    (tmp_path / "cat.png").write_bytes(content)
+    for source in (content, io.BytesIO(content), tmp_path / "cat.png"):
+        with pytest.raises(OODError, match=r"^cat: EPS is a program, not a picture; save it as PNG or JPEG$"):
+            decode(source, "cat")
+    with pytest.raises(OODError, match=r"^refused: EPS is a program, not a picture; save it as PNG or JPEG$"):
+        to_rgb(Image.open(tmp_path / "cat.png"))
+
+
+def test_a_picture_around_an_eps_is_refused(no_programs):
+    content = iptc(EPS)
+    assert Image.open(io.BytesIO(content)).format == "IPTC"
+    with pytest.raises(OODError, match=r"^cat: not a picture in a known format$"):
+        decode(content, "cat")
+    with pytest.raises(OODError, match=r"^refused: EPS is a program"):
+        to_rgb(Image.open(io.BytesIO(content)))
+
+
+def test_every_format_of_pillow_is_decoded_by_it_or_left_out():
+    Image.init()
+    left_out = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "WMF"}
+    assert not left_out & set(decoding.FORMATS)
+    assert Image.OPEN.keys() - left_out == set(decoding.FORMATS)
+
+
+def test_pictures_are_opened_at_one_place_alone():
+    root = Path(__file__).parents[2]
+    opening = [
+        file.relative_to(root).as_posix()
+        for folder in ("ood_core", "plugins")
+        for file in (root / folder).rglob("*.py")
+        if "Image.open(" in file.read_text(encoding="utf-8")
+    ]
+    assert sorted(opening) == ["ood_core/data/decoding.py", "plugins/ood_samples/sources.py"]  # which ships its own
 
 
 def test_sixteen_bits_are_scaled_to_eight():

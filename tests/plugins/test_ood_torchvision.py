@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 from scipy.io import savemat
 
+from ood_core.data.decoding import to_rgb
 from ood_core.errors import OODError
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_torchvision.source import SPLITS, TorchvisionDataset
@@ -116,6 +117,22 @@ def test_sun397_is_sorted_whatever_the_file_system_says(tmp_path):
     assert images.labels == [0, 0, 1]
     source = datasets.SUN397(str(tmp_path))
     assert [source._image_files[row].name for row in images._order] == ["sun_a.jpg", "sun_b.jpg", "sun_z.jpg"]
+
+
+@pytest.mark.parametrize("dataset", ["EuroSAT", "Caltech101"])
+def test_an_eps_is_not_interpreted(tmp_path, monkeypatch, dataset):
+    def start(*arguments, **options):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", start)
+    folder = {"EuroSAT": "eurosat/2750", "Caltech101": "caltech101/101_ObjectCategories"}[dataset]
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    (tmp_path / folder / "cat").mkdir(parents=True)
+    (tmp_path / folder / "cat" / "image_0001.jpg").write_bytes(script)
+    if dataset == "Caltech101":
+        (tmp_path / folder / "BACKGROUND_Google").mkdir()
+    with pytest.raises(OODError, match=r"cannot identify image file|EPS is a program"):
+        to_rgb(TorchvisionDataset(dataset=dataset, root=tmp_path).open("test").image(0))
 
 
 def test_stanford_cars_are_read_by_their_annotations(tmp_path):
