@@ -28,14 +28,26 @@ from torch import Tensor
 from ood_core.data.files import content_digest
 from ood_core.data.selection import to_unit
 from ood_core.detector import manifest as manifests
-from ood_core.detector.forward import compute_outputs
-from ood_core.detector.manifest import FILE, Manifest, ScorerEntry
+from ood_core.detector.forward import OutputSpec, compute_outputs
+from ood_core.detector.loading_checks import limit_size, require_consistent, require_reference
+from ood_core.detector.manifest import (
+    CALIBRATION,
+    EXAMPLES,
+    FILE,
+    PRETEXT,
+    SCORE,
+    WEIGHTS,
+    WITNESS,
+    CalibrationEntry,
+    Manifest,
+    ScorerEntry,
+)
 from ood_core.detector.predictions import decision_rule
 from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.detector.wrapped_module import ModuleNetwork, parse_sources
 from ood_core.errors import OODError
 from ood_core.evaluation.calibration import Calibration
-from ood_core.interfaces import Backbone, EvaluationView, Network, Plugin, PretextTask, Scorer
+from ood_core.interfaces import Backbone, Network, Plugin, PretextTask, Scorer
 from ood_core.pipeline import networks
 from ood_core.plugins import Plugins
 from ood_core.recipe.build import RecipeReader, describe
@@ -44,10 +56,11 @@ from ood_core.runtime import torch_state
 from ood_core.store.artifacts import load_score, save_score
 from ood_core.store.files import flush, require_writable, save_tensors, writing
 
-WEIGHTS, CALIBRATION = "weights.safetensors", "calibration.safetensors"
-WITNESS, EXAMPLES, PRETEXT = "witness.safetensors", "examples.safetensors", "pretext.safetensors"
-SCORE = "score-{}.safetensors"
 TOLERANCE = 1e-3  # largest change of a reference embedding, relative to its length
+_UNREADABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, SafetensorError),
+    *(TypeError, ValueError),
+)
 READABLE = 0o644  # files of safetensors can be read by their owner alone; a service may run as another user
 
 
@@ -117,19 +130,15 @@ def _manifest(
         backbone=None if state.backbone is None else describe(state.backbone),
         outputs=other_outputs if head is None else len(head.bias),
         image_size=state.preprocessing.image_size,
-        view=vars(state.preprocessing.view),
-        normalisation=None if own is None else {name: list(of) for name, of in vars(own.normalisation).items()},
+        view=state.preprocessing.view,
+        normalisation=None if own is None else own.normalisation,
         module=None if own is None else own.manifest_entry(),
         classes=list(state.classes),
         classifier=state.classifier,
         scorers=list(entries),
         tpr=state.tpr,
         per_class=state.per_class,
-        calibration={
-            "images": len(state.scorers[0].calibration),
-            "independent": state.independent,
-            "holdout": state.holdout,
-        },
+        calibration=CalibrationEntry(len(state.scorers[0].calibration), state.independent, state.holdout),
         id_accuracy=state.id_accuracy,
         pretext=None if stage is None else describe(stage.pretext),
         pretext_outputs=None if stage is None else stage.outputs,
@@ -149,10 +158,16 @@ def load_detector(
     manifests.verify_files(folder, manifest)
     try:
         state = _Reading(folder, manifest, plugins).state(module, device or networks.device())
-    except (KeyError, RuntimeError, SafetensorError) as error:  # written by a version with other contents
+    except OODError as error:
+        named = str(error).startswith(str(folder))
+        raise error if named else OODError(f"{folder}: {error}") from error
+    except _UNREADABLE as error:  # written by a version with other contents
         reason = " ".join(str(error).split())
         raise OODError(f"{folder}: cannot be read by this version: {type(error).__name__}: {reason}") from error
-    found, expected = compute_outputs(state.network, state.reference_images)[0].embeddings, state.reference_embeddings
+    spec = OutputSpec(len(state.classes), state.classifier, state.head)
+    outputs = compute_outputs(state.network, state.reference_images, spec)[0]
+    require_consistent(folder, manifest, state, outputs)
+    found, expected = outputs.embeddings, state.reference_embeddings
     same = found.shape == expected.shape
     change = float(((found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12)).max()) if same else 1.0
     if change <= TOLERANCE:
@@ -172,6 +187,7 @@ class _Reading:
 
     def state(self, module: Any, device: torch.device) -> DetectorState:
         manifest, reference = self.manifest, load_file(self.folder / WITNESS)
+        require_reference(self.folder, manifest, reference)
         weights, calibration = load_file(self.folder / WEIGHTS), load_file(self.folder / CALIBRATION)
         backbone: Backbone | None = None
         network: Network
@@ -180,8 +196,9 @@ class _Reading:
         elif module is not None:
             raise OODError(f"{self.folder}: has a backbone of its own; leave yours out")
         else:
-            backbone = cast(Backbone, self._plugin("backbone", manifest.backbone))
-            network = backbone.build_empty(manifest.image_size, manifest.outputs).float()
+            with limit_size(weights, manifest.outputs, f"{self.folder / FILE}: backbone"):
+                backbone = cast(Backbone, self._plugin("backbone", manifest.backbone))
+                network = backbone.build_empty(manifest.image_size, manifest.outputs).float()
             network.load_state_dict(weights)
         network = network.to(device).eval().requires_grad_(False)
         return DetectorState(
@@ -190,15 +207,15 @@ class _Reading:
             classifier=manifest.classifier,
             head=head_of(network) if manifest.classifier else None,
             classes=tuple(manifest.classes),
-            preprocessing=Preprocessing(manifest.image_size, EvaluationView(**manifest.view)),
+            preprocessing=Preprocessing(manifest.image_size, manifest.view),
             scorers=tuple(self._scorer(index, entry, calibration) for index, entry in enumerate(manifest.scorers)),
             origin=Origin(
                 manifest.name, manifest.recipe, manifest.variant, manifest.case, manifest.seed, manifest.created
             ),
             reference_images=reference["images"],
             reference_embeddings=reference["embeddings"],
-            independent=manifest.calibration["independent"],
-            holdout=manifest.calibration["holdout"],
+            independent=manifest.calibration.independent,
+            holdout=manifest.calibration.holdout,
             id_accuracy=manifest.id_accuracy,
             tpr=manifest.tpr,
             per_class=manifest.per_class,
@@ -220,7 +237,7 @@ class _Reading:
             )
         given, entry = self.manifest.normalisation, self.manifest.module
         assert given is not None and entry is not None, "a detector without a backbone has both"
-        network = ModuleNetwork(module, given["mean"], given["std"])
+        network = ModuleNetwork(module, given.mean, given.std)
         if (precision := network.precision) != entry["precision"]:
             raise OODError(
                 f"{self.folder}: was fitted to a module in {entry['precision']}, this one is in {precision}; "
@@ -255,10 +272,11 @@ class _Reading:
         for name, tensor in load_file(self.folder / PRETEXT).items():
             part, _, key = name.partition(".")
             (weights if part == "network" else state)[key] = tensor
-        pretext = cast(PretextTask, self._plugin("pretext", self.manifest.pretext))
-        network = backbone.build_empty(self.manifest.image_size, self.manifest.pretext_outputs).float()
-        network.load_state_dict(weights)
-        return restored_task(pretext, network, state, self.manifest.image_size, device)
+        with limit_size(weights | state, self.manifest.pretext_outputs, f"{self.folder / FILE}: pretext"):
+            pretext = cast(PretextTask, self._plugin("pretext", self.manifest.pretext))
+            network = backbone.build_empty(self.manifest.image_size, self.manifest.pretext_outputs).float()
+            network.load_state_dict(weights)
+            return restored_task(pretext, network, state, self.manifest.image_size, device)
 
 
 def restored_task(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import ModuleType
@@ -21,6 +21,7 @@ from ood_timm.network import TimmModel, TimmNetwork, TimmPatchNetwork
 
 _SET_ELSEWHERE = {"checkpoint_path", "device", "dtype", "features_only", "img_size", "in_chans", "num_classes"}
 _SET_ELSEWHERE |= {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+_LARGEST = 100_000  # of a number in the options; timm makes lists as long as a depth before any layer
 _OBJECTIONS = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
 
 
@@ -85,6 +86,9 @@ def model_info(name: str, image_size: int, options: Mapping[str, Any]) -> ModelI
     what = f"timm model '{name}'"
     for option in sorted(_SET_ELSEWHERE & options.keys()):
         raise OODError(f"{what}: leave '{option}' out of the options, it is set from elsewhere")
+    for option, value in options.items():
+        if any(number > _LARGEST for number in _whole_numbers(value)):
+            raise OODError(f"{what}: option '{option}' is larger than {_LARGEST}")
     try:
         with torch.device("meta"):
             # in training mode, two images: batch normalisation works, and dropped patches are seen to be missing
@@ -100,6 +104,14 @@ def model_info(name: str, image_size: int, options: Mapping[str, Any]) -> ModelI
             return ModelInfo(embeddings.shape[1], *_patch_embedding(model, images, features, what))
     except _OBJECTIONS as error:
         raise OODError(_explained(name, image_size, error)) from error
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _whole_numbers(inner)
 
 
 def _patch_embedding(

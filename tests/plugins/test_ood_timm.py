@@ -238,6 +238,8 @@ MISTAKES = [
     ("vit_tiny_patch16_224", {"global_pool": "sum"}, "with these options: Only avg"),
     ("vit_tiny_patch16_224", {"global_pool": ""}, "must pool its features to one vector an image"),
     ("vit_tiny_patch16_224", {"num_classes": 3}, "leave 'num_classes' out of the options"),
+    ("vit_tiny_patch16_224", {"depth": 10**10}, "option 'depth' is larger than 100000"),
+    ("resnet18", {"layers": [2, {"n": 10**10}]}, "option 'layers' is larger than 100000"),
     ("caformer_s18", {}, "has a MlpHead for a classifier, not one linear layer"),
 ]
 
