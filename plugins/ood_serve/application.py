@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ood_core.errors import suggest
 from ood_serve import page
+from ood_serve.headers import add_headers
 from ood_serve.limits import RequestError
 from ood_serve.monitoring import Monitor
 from ood_serve.schemas import Error, InternalError, ScoreQuery, ScoreResponse, encode_response
@@ -38,10 +39,11 @@ TAGS = [
 
 FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "No image, an empty or a broken body."},
-    408: {"model": Error, "description": "The body did not arrive in time."},
+    408: {"model": Error, "description": "The body did not arrive in time, or too slowly."},
     413: {"model": Error, "description": "Too many bytes, pixels or images."},
     415: {"model": Error, "description": "The body is neither multipart/form-data nor image/*."},
     422: {"model": Error, "description": "No image can be read, or the detector cannot do what the query asks."},
+    429: {"model": Error, "description": "Too many bodies of this address are still arriving; see Retry-After."},
     500: {"model": InternalError, "description": "An error of the service."},
     503: {"model": Error, "description": "Too many images are waiting, or the service is stopping; see Retry-After."},
     504: {"model": Error, "description": "The images were not scored in time."},
@@ -97,6 +99,7 @@ def application(service: Service, started: Callable[[], None] = lambda: None) ->
     for kind in (RequestError, RequestValidationError, HTTPException, ClientDisconnect):
         made.add_exception_handler(kind, answer_error)
     made.add_middleware(hide_errors, monitor=service.monitor)
+    made.add_middleware(add_headers)
     return made
 
 
@@ -117,7 +120,7 @@ def _add_paths(made: FastAPI, service: Service) -> None:
 
     @made.get("/", include_in_schema=False)
     async def root() -> Response:
-        return HTMLResponse(shown, headers=page.HEADERS)
+        return HTMLResponse(shown)
 
     @made.get("/healthz", tags=["Operation"], summary="Liveness of the process")
     async def healthz() -> dict[str, str]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from ood_core.data.decoding import MOST_PIXELS
 from ood_core.errors import OODError
 
 BUSY = {"Retry-After": "1"}
+
+BODY_SECONDS, BODY_RATE = 5.0, 16 * 1024
+"""A body may take so many seconds, and one more for each so many of its bytes that have arrived."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Limits:
         batch_size: Maximum number of images in a forward pass.
         max_wait: Milliseconds to wait for images that are being decoded; a lone image never waits.
         queue: Maximum number of accepted images without an answer; a request counts as one until its body was read.
+            Bodies from one address that are still arriving may take half of it.
         max_images: Maximum number of images in a request.
         max_bytes: Maximum size of its body.
         max_pixels: Maximum number of pixels of an image, by its header.
@@ -80,6 +86,7 @@ class Admission:
         self.stopping = False
         self._limit = limit
         self._images: dict[asyncio.Timeout, int] = {}
+        self._arriving: Counter[str] = Counter()  # bodies, by network
 
     def __len__(self) -> int:
         return sum(self._images.values())
@@ -115,3 +122,30 @@ class Admission:
         if held + images - self._images.get(deadline, 0) > self._limit:
             raise RequestError(503, f"{held} images are waiting, {self._limit} at most; try again", "busy", BUSY)
         self._images[deadline] = images
+
+    @contextmanager
+    def receive(self, host: str) -> Iterator[None]:
+        """Count a body from this address while it arrives.
+
+        Raises:
+            RequestError: Others from there take half of the places already.
+        """
+        network, most = _network_of(host), max(1, self._limit // 2)
+        if self._arriving[network] >= most:
+            message = f"{most} bodies from your address are still arriving, {most} at most; try again"
+            raise RequestError(429, message, "busy", BUSY)
+        self._arriving[network] += 1
+        try:
+            yield
+        finally:
+            self._arriving[network] -= 1
+            self._arriving += Counter()  # leaves out those of 0
+
+
+def _network_of(host: str) -> str:
+    """Return an address; of IPv6 its first 64 bits, as everyone has all others."""
+    try:
+        address = ip_address(host)
+    except ValueError:  # none, as at a Unix socket
+        return host
+    return str(address) if address.version == 4 else str(int(address) >> 64)

@@ -9,13 +9,6 @@ from ood_core.detector.state import DetectorState
 NEAREST = 6
 """Number of nearest in-distribution images to show."""
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-}
-
 
 def render(state: DetectorState) -> str:
     """Return the page for a detector."""

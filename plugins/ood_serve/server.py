@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from threading import Event, Thread
 from types import FrameType
 
@@ -17,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ood_core.errors import OODError
 from ood_serve.application import application
+from ood_serve.headers import headers_of
 from ood_serve.service import Service
 
 KEEP_ALIVE = 75
@@ -24,6 +27,12 @@ KEEP_ALIVE = 75
 
 CLOSING = 1.0
 """Seconds of the grace period reserved for answers and threads."""
+
+MOST_HEAD = 64 * 1024
+"""Bytes of a request line with its headers."""
+
+CHUNK = 8
+"""Bytes that a byte of a body may take: a chunk of one byte has five more."""
 
 LEAVING = 0.1
 """Seconds before the end of the grace period at which the process ends in any case."""
@@ -77,31 +86,64 @@ def listen(host: str, port: int) -> socket.socket:
         raise OODError(f"{host}:{port}: cannot listen there: {reason.lower()}; --port 0 takes any free port") from error
 
 
-def limit_head_seconds(seconds: float) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol that closes a connection if the head of a request takes longer than so many seconds.
+def limit_heads(seconds: float) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol that closes a connection if the head of a request is too long or takes too long.
 
-    The head is the request line and the headers. Bodies have a limit of their own; uvicorn closes idle connections.
+    The head is the request line and the headers. What belongs to no body, as trailers, is as limited. Bodies have
+    limits of their own; uvicorn closes idle connections.
     """
 
     class LimitedProtocol(HttpToolsProtocol):
         _head: asyncio.TimerHandle | None = None
+        _arriving = False  # whether a request has begun and not ended
+        _beside = 0  # bytes of it that belong to no body
+        _unread = 0  # bytes received at once, before the first request that begins in them
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._await_head()
 
         def data_received(self, data: bytes) -> None:
+            self._beside += len(data)
+            self._unread = len(data)
             super().data_received(data)
-            if self.cycle is None or self.cycle.response_complete:  # and it is not the last byte of a head
+            if self._arriving and self._beside > MOST_HEAD and not self.transport.is_closing():
+                self._refuse(431, f"request line and headers are larger than {MOST_HEAD} bytes")
+            elif self.cycle is None or self.cycle.response_complete:  # and it is not the last byte of a head
                 self._await_head()
+
+        def on_message_begin(self) -> None:
+            self._arriving, self._beside, self._unread = True, self._unread, 0
+            super().on_message_begin()
 
         def on_headers_complete(self) -> None:
             self._head_complete()
             super().on_headers_complete()
 
+        def on_body(self, body: bytes) -> None:
+            self._beside = max(0, self._beside - CHUNK * len(body))
+            self._unread = max(0, self._unread - CHUNK * len(body))
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._arriving = False
+            super().on_message_complete()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._head_complete()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, msg.rstrip("."))
+
+        def _refuse(self, status: int, message: str) -> None:
+            if self.cycle is None or self.cycle.response_complete:  # else the answer before this request is cut off
+                content = json.dumps({"error": message}).encode()
+                headers = headers_of("") | {"Content-Type": "application/json", "Content-Length": str(len(content))}
+                lines = [f"{name}: {value}\r\n" for name, value in {**headers, "Connection": "close"}.items()]
+                first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+                self.transport.write("".join([first, *lines, "\r\n"]).encode() + content)
+            self.transport.close()
 
         def _await_head(self) -> None:
             if self._head is None:  # further bytes buy no further time
@@ -124,7 +166,7 @@ def make_server(service: Service, started: Callable[[], None] = lambda: None) ->
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=1,
         server_header=False,
-        http=limit_head_seconds(service.limits.timeout),
+        http=limit_heads(service.limits.timeout),
         ws="none",
     )
     return Server(config, service)

@@ -100,7 +100,8 @@ class Service:
         try:
             async with asyncio.timeout(self.limits.timeout) as deadline:
                 with self.admission.admit(deadline):
-                    uploads = await read_uploads(request, self.limits)
+                    with self.admission.receive(request.client.host if request.client is not None else ""):
+                        uploads = await read_uploads(request, self.limits)
                     self.admission.resize(deadline, len(uploads))
                     reading = False
                     outcomes = await self._pass(uploads, query.error_map)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,7 +16,7 @@ from ood_core.data.decoding import open_header
 from ood_core.detector.image_inputs import decode_image, preprocess
 from ood_core.detector.state import Preprocessing
 from ood_core.errors import OODError
-from ood_serve.limits import Limits, RequestError
+from ood_serve.limits import BODY_RATE, BODY_SECONDS, Limits, RequestError
 
 MULTIPART = "multipart/form-data"
 RAW = ("image/", "application/octet-stream")
@@ -54,10 +55,19 @@ async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes]:
     too_large = RequestError(413, f"the body is larger than {limits.max_bytes} bytes", "too large")
     if announced.isdecimal() and int(announced) > limits.max_bytes:
         raise too_large
-    left = limits.max_bytes
-    async for chunk in request.stream():
-        left -= len(chunk)
-        if left < 0:
+    clock, arriving = asyncio.get_running_loop().time, request.stream()
+    began, received, chunk = clock(), 0, b""
+    while True:
+        try:
+            async with asyncio.timeout_at(began + BODY_SECONDS + received / BODY_RATE):
+                chunk = await anext(arriving)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            message = f"{received} bytes of the body arrived in {clock() - began:.0f} s, which is too slow"
+            raise RequestError(408, message, "timeout", {"Connection": "close"}) from None
+        received += len(chunk)
+        if received > limits.max_bytes:
             raise too_large
         yield chunk
 
@@ -73,6 +83,9 @@ async def _parts(request: Request, limits: Limits) -> list[Upload]:
         if error.message.startswith("Too many files"):
             raise too_many from None
         reason = " ".join(error.message.split()).rstrip(".")
+        raise RequestError(400, f"the multipart body is broken: {reason}", "no image") from None
+    except (LookupError, ValueError) as error:  # a charset that no text has, of the form
+        reason = " ".join(str(error).split())
         raise RequestError(400, f"the multipart body is broken: {reason}", "no image") from None
     uploads = []
     for place, (field, part) in enumerate(form.multi_items()):

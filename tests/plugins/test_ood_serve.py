@@ -1,12 +1,14 @@
 """The service, asked in this process: its answers, what it refuses and how, what it counts."""
 
 import asyncio
+import itertools
 import json
 import re
 import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -22,9 +24,9 @@ from starlette.testclient import TestClient
 from ood_core.detector import Detector, predictions
 from ood_core.errors import OODError
 from ood_core.evaluation.drift_tests import Sequential, kolmogorov_smirnov
-from ood_serve import batching, monitoring
+from ood_serve import batching, monitoring, uploads
 from ood_serve.application import application
-from ood_serve.limits import Limits
+from ood_serve.limits import Admission, Limits, RequestError
 from ood_serve.service import Service
 
 SCORERS = ("mahalanobis", "softmax", "entropy", "energy", "gradnorm")
@@ -232,6 +234,84 @@ def test_a_body_without_an_image_is_told_how_to_send_one(client):
 def test_a_cut_off_multipart_body_is_refused(client, arrays):
     whole = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n' + encoded(arrays[0])
     assert "cut off" in refused(raw(client, whole, "multipart/form-data; boundary=x"), 400)
+
+
+@pytest.mark.parametrize("charset", ["foo", "hex", "idna", "undefined", "utf-16", "a\0b", "../os", "", "é", "x" * 4000])
+def test_a_charset_of_a_form_is_no_error_of_the_service(client, arrays, charset):
+    def form(kind, disposition):
+        head = f'--x\r\nContent-Disposition: form-data; name="image"; filename="é.png"{disposition}\r\n'
+        body = (head + f"Content-Type: image/png{disposition}\r\n\r\n").encode() + encoded(arrays[0]) + b"\r\n--x--\r\n"
+        kind = kind.encode("latin-1")
+        return client.post("/score", content=body, headers={b"Content-Type": b"multipart/form-data; boundary=x" + kind})
+
+    for answer in (
+        form(f"; charset={charset}", ""),
+        form(f'; charset="{charset}"', ""),
+        form("", f"; charset={charset}"),
+    ):
+        assert answer.status_code in (200, 400), answer.text
+        assert answer.status_code == 200 or "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/score", "/healthz", "/readyz", "/metrics", "/openapi.json", "/no", "/a%0d"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_every_answer_has_security_headers(client, method, path):
+    headers = client.request(method, path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-store"
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    assert ("script-src" in policy) == (path in ("/", "/docs"))
+    assert not re.search(r"https?:|\*", policy)
+
+
+def test_errors_of_the_service_have_them_too(client, arrays, monkeypatch):
+    monkeypatch.setattr(batching, "score_images", lambda *_: 1 / 0)
+    answer = raw(client, encoded(arrays[0]))
+    assert answer.status_code == 500
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def body_of(chunks, pause=0.0):
+    """Return a request whose body comes in these chunks."""
+
+    async def stream():
+        for chunk in chunks:
+            await asyncio.sleep(pause)
+            yield chunk
+
+    return SimpleNamespace(headers={"content-type": "image/png"}, stream=stream)
+
+
+def test_a_body_that_comes_too_slowly_is_refused(monkeypatch):
+    monkeypatch.setattr(uploads, "BODY_SECONDS", 0.05)
+    for chunks, pause in (([b"x"], 9.0), (itertools.repeat(b"x"), 0.001)):
+        with pytest.raises(RequestError, match=r"bytes of the body arrived in 0 s, which is too slow") as caught:
+            asyncio.run(uploads.read_uploads(body_of(chunks, pause), Limits()))
+        assert caught.value.status == 408
+    monkeypatch.setattr(uploads, "BODY_RATE", 10)  # each chunk buys a tenth of a second
+    (found,) = asyncio.run(uploads.read_uploads(body_of([b"x"] * 100, 0.001), Limits()))
+    assert found.encoded == b"x" * 100
+
+
+def test_bodies_from_one_address_take_half_of_the_queue():
+    admission = Admission(5)
+    with ExitStack() as arriving:
+        for host in ("10.0.0.1", "2001:db8::1", ""):
+            for _ in range(2):
+                arriving.enter_context(admission.receive(host))
+        for host in ("10.0.0.1", "2001:db8::f:2", ""):  # of an IPv6 network everyone has all addresses
+            with pytest.raises(RequestError, match="2 bodies from your address are still arriving") as caught:
+                arriving.enter_context(admission.receive(host))
+            assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "1"})
+        for host in ("10.0.0.2", "2001:db8:1::1"):
+            arriving.enter_context(admission.receive(host))
+    with admission.receive("10.0.0.1"), admission.receive("10.0.0.1"):
+        assert dict(admission._arriving) == {"10.0.0.1": 2}
 
 
 def test_a_picture_that_cannot_be_read_is_told_why(client, arrays):

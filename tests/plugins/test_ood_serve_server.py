@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, suppress
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,6 +129,77 @@ def test_further_bytes_of_a_head_buy_no_further_time(impatient):
                 connection.sendall(b"GET /" if time.monotonic() - begun < 0.02 else b"x")
                 time.sleep(0.03)
         assert time.monotonic() - begun < 3
+
+
+def ask(address, content, source="127.0.0.1"):
+    """Return status, headers and JSON of an answer to these bytes."""
+    with socket.create_connection(address, timeout=10, source_address=(source, 0)) as connection:
+        connection.sendall(content)
+        with connection.makefile("rb") as stream:
+            status = int(stream.readline().split()[1])
+            headers = dict(line.decode().lower().strip().split(": ", 1) for line in iter(stream.readline, b"\r\n"))
+            return status, headers, json.loads(stream.read(int(headers["content-length"])))
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 30000,
+        b"POST /no HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nTrailer: ",
+    ],
+)
+def test_a_head_without_an_end_is_refused(impatient, begun):
+    with socket.create_connection(impatient, timeout=10) as connection, suppress(ConnectionError):
+        connection.sendall(begun)
+        for _ in range(200):  # 13 MB, of which none is kept
+            connection.sendall(b"x" * 2**16)
+        pytest.fail("all of it was read")
+
+
+def test_a_head_that_is_too_large_or_broken_gets_an_answer_with_security_headers(impatient):
+    for content, expected in (
+        (
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 12000,
+            "request line and headers are larger than 65536",
+        ),
+        (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 2**16, "request line and headers are larger than 65536"),
+        (b"nonsense\r\n\r\n", "Invalid HTTP request received"),
+    ):
+        status, headers, told = ask(impatient, content)
+        assert status == (431 if "larger" in expected else 400)
+        assert told["error"].startswith(expected)
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["connection"] == "close"
+
+
+def test_a_body_in_chunks_of_one_byte_is_no_large_head(impatient):
+    head = b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    status, _, told = ask(impatient, head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+    assert (status, told["error"]) == (405, "POST /healthz is not possible, only GET")
+
+
+def test_slow_bodies_of_one_client_shut_no_other_one_out(tiny_detector):
+    server = make_server(Service(tiny_detector.state, Limits(queue=4, max_images=4)))
+    picture = BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    content = picture.getvalue()
+    head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"
+    with listen("127.0.0.1", 0) as listening, ExitStack() as slow:
+        address = listening.getsockname()[:2]
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        wait_for(lambda: server.started)
+        for _ in range(2):
+            slow.enter_context(half_asked(f"http://{address[0]}:{address[1]}", content))
+        wait_for(lambda: sum(server._service.admission._arriving.values()) == 2)
+        assert ask(address, head.encode() + content)[0] == 429
+        assert ask(address, head.encode() + content, source="127.0.0.2")[0] == 200
+        slow.close()
+        server.handle_exit(signal.SIGINT, None)
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_kept_connection_may_be_idle_for_longer_but_not_with_half_a_request(impatient):
