@@ -7,12 +7,18 @@ import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from ood_core.escapes import printable
+
 
 class OODError(Exception):
     """A mistake the user can mend: where, what, the nearest right thing; one line, no full stop at the end.
 
     The command line prints it and exits with 2; everything else that goes wrong is ours and keeps its traceback.
+    Control characters of names in it are escaped.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class OODErrors(OODError):  # noqa: N818 - several of them
@@ -21,6 +27,9 @@ class OODErrors(OODError):  # noqa: N818 - several of them
     def __init__(self, errors: Iterable[OODError]) -> None:
         self.errors = tuple(errors)
         super().__init__("\n".join(str(error) for error in self.errors))
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
 
 
 class OODWarning(UserWarning):
@@ -33,7 +42,7 @@ def warn(message: str) -> None:
     # contextlib: functions that a context manager decorates are called by it
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("ood_core.", "contextlib")):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, OODWarning, stacklevel=level)
+    warnings.warn(printable(message), OODWarning, stacklevel=level)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

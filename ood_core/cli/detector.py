@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ood_core.cli.echo import echo
 from ood_core.cli.options import STORE, PerClass, RunName, StoreFolder, Tpr
 from ood_core.cli.runs import run_folder
 
@@ -50,5 +51,4 @@ def command(
     state = state if examples else replace(state, examples=None)
     target = folder / DETECTOR if out is None else out
     save_detector(state, target, plugins)
-    typer.echo("\n".join(summary_lines(state)))
-    typer.echo(f"detector: {target}")
+    echo(*summary_lines(state), f"detector: {target}")

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
 from rich.console import Console
 
 from ood_core import report
+from ood_core.cli.echo import echo
 from ood_core.cli.plan_tree import outline
 from ood_core.data.open_sources import SourcePool
 from ood_core.detector.bundle import save_detector
 from ood_core.detector.detector import DETECTOR
 from ood_core.detector.from_run import build_detector, has_one_network
 from ood_core.errors import OODError
+from ood_core.escapes import printable
 from ood_core.pipeline.dispatch import follow
 from ood_core.plan.make import make_plan
 from ood_core.plugins import Plugins, find
@@ -137,20 +138,20 @@ def _execute_run(planned: PlannedRun, store: Store, most_jobs: int | None, go_on
     except OODError as error:
         if not go_on:
             raise
-        typer.echo(f"{plan.name}: {error}", err=True)
+        echo(*f"{printable(plan.name)}: {error}".split("\n"), err=True)
         return 2
     found = report.write(plan, results, store, folder)
     lock.write(plan, planned.recipes, results, folder)
     hooks.ood_after_report(report=found)
     for failure, row in zip(results.failures, found.failures, strict=True):
         variants = f" ({'; '.join(row.variants)})" if len(plan.coordinates) > 1 else ""
-        lines = [f"failed{variants}: {failure.message}", *getattr(failure.error, "__notes__", [])]
-        typer.echo("\n".join(lines), err=True)
+        message = f"failed{printable(variants)}: {failure.message}"
+        echo(*"\n".join([message, *getattr(failure.error, "__notes__", [])]).split("\n"), err=True)
     same = True
     if locked is not None:
         same, verdict = lock.verdict(locked, results)
-        typer.echo("\n".join([*lock.notes(locked), verdict]))
-    typer.echo(f"report: {folder / 'report.html'}")
+        echo(*lock.notes(locked), verdict)
+    echo(f"report: {folder / 'report.html'}")
     _save_detector(planned, store)
     return 0 if same and not results.failures else 1
 
@@ -158,12 +159,12 @@ def _execute_run(planned: PlannedRun, store: Store, most_jobs: int | None, go_on
 def _save_detector(planned: PlannedRun, store: Store) -> None:
     """Write the detector of a run of one network, and print its folder; of several networks one is to be chosen."""
     if not has_one_network(planned.plan):
-        typer.echo(f"detector: `ood detector {planned.folder} --variant NAME` makes that of one network")
+        echo(f"detector: `ood detector {planned.folder} --variant NAME` makes that of one network")
         return
     try:
         save_detector(build_detector(planned.plan, store), planned.folder / DETECTOR, planned.plugins)
-        typer.echo(f"detector: {planned.folder / DETECTOR}")
+        echo(f"detector: {planned.folder / DETECTOR}")
     except DamagedError:
         raise
     except OODError as error:
-        typer.echo(f"no detector: {error}", err=True)
+        echo(f"no detector: {error}", err=True)

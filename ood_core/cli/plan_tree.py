@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group
-from rich.markup import escape
 from rich.tree import Tree
 
+from ood_core.escapes import to_markup
 from ood_core.records.plan import Plan
 from ood_core.records.stages import KINDS, ExtractStage, FitStage, MeasureStage, ScoreStage, Stage, TrainStage
 from ood_core.store.cost_model import cost_key, image_count
@@ -42,20 +42,20 @@ class _Outline:
                 self.variants.setdefault(key, {})[row.variant] = None
 
     def text(self, at_once: int) -> Group:
-        tree = Tree(f"[bold]{escape(self.plan.name)}[/]", highlight=False)
+        tree = Tree(f"[bold]{to_markup(self.plan.name)}[/]", highlight=False)
         trainings = [stage for stage in self.stages if isinstance(stage, TrainStage)]
         for stage in trainings:
             if stage.start is None:
                 self._training(tree, stage, trainings)
         untrained = [stage for stage in self.extractions if stage.weights is None]
         for backbone in dict.fromkeys(repr(stage.backbone) for stage in untrained):
-            branch = tree.add(f"{escape(backbone)}, as it comes")
+            branch = tree.add(f"{to_markup(backbone)}, as it comes")
             self._evaluation(branch, [stage for stage in untrained if repr(stage.backbone) == backbone])
-        notes = [f"note: {escape(note)}" for note in self.plan.notes]
+        notes = [f"note: {to_markup(note)}" for note in self.plan.notes]
         return Group(tree, *notes, *self._summary(at_once))
 
     def _training(self, above: Tree, stage: TrainStage, trainings: Sequence[TrainStage]) -> None:
-        title = escape(f"{stage} on {stage.images.name}, seed {stage.seed}")
+        title = to_markup(f"{stage} on {stage.images.name}, seed {stage.seed}")
         branch = above.add(f"{title}  {stage.key[:8]}  {self._state([stage])}{self._variants_of(stage)}")
         self._evaluation(branch, [s for s in self.extractions if s.weights is not None and s.weights.key == stage.key])
         for later in trainings:
@@ -72,8 +72,8 @@ class _Outline:
         rest = [s for s in self.stages if isinstance(s, (ScoreStage, MeasureStage)) and s.fit.key in fitted]
         sets = {str(stage.images) for stage in extractions}
         names = _named(str(stage.images) for stage in extractions)
-        branch.add(f"extract {len(sets)} sets: {escape(names)}  {self._state(extractions)}")
-        branch.add(f"fit {len(fits)} scorers: {escape(_named(stage.name for stage in fits))}  {self._state(fits)}")
+        branch.add(f"extract {len(sets)} sets: {to_markup(names)}  {self._state(extractions)}")
+        branch.add(f"fit {len(fits)} scorers: {to_markup(_named(stage.name for stage in fits))}  {self._state(fits)}")
         branch.add(f"score and measure: {len(rest)} stages  {self._state(rest)}")
 
     def _variants_of(self, stage: Stage) -> str:
@@ -81,7 +81,7 @@ class _Outline:
         every = {row.variant for row in self.plan.rows}
         if len(every) < 2:
             return ""
-        return f"  [dim]for {'all variants' if len(variants) == len(every) else escape(_named(variants))}[/]"
+        return f"  [dim]for {'all variants' if len(variants) == len(every) else to_markup(_named(variants))}[/]"
 
     def _state(self, stages: Sequence[Stage]) -> str:
         """Return how many of the stages are to do, and the time they take if known."""

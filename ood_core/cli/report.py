@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ood_core.cli.echo import echo
 from ood_core.cli.options import RUNS
 from ood_core.cli.runs import run_folder
 
@@ -41,4 +42,4 @@ def command(
     merge.copy_files(loaded, out)
     report.write_files(merged, out)
     find().hook.ood_after_report(report=merged)
-    typer.echo(f"report: {os.path.relpath(out / 'report.html')}")
+    echo(f"report: {os.path.relpath(out / 'report.html')}")

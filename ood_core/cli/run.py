@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ood_core.cli import catalogue
+from ood_core.cli.echo import LineFormatter, echo
 from ood_core.cli.options import STORE, Jobs, Only, Out, Overrides, Recipes, StoreFolder
 
 SECONDS_FOR_RANK_0 = 5.0
@@ -28,13 +30,15 @@ def call(application: Callable[[], None]) -> None:
     """Run a command line; exits 2 after a mistake of the user, which is printed without traceback."""
     from ood_core.errors import OODError  # light, but nothing that --help needs
 
+    if logging.lastResort is not None:  # what prints warnings of the log where nobody has set it up
+        logging.lastResort.setFormatter(LineFormatter())
     try:
         application()
     except OODError as error:
         rank = os.environ.get("RANK", "0")
         if rank != "0":  # the first process says the same, and its end stops the others
             time.sleep(SECONDS_FOR_RANK_0)
-        typer.echo(str(error) if rank == "0" else f"process {rank}: {error}", err=True)
+        echo(*(str(error) if rank == "0" else f"process {rank}: {error}").split("\n"), err=True)
         raise SystemExit(2) from None
 
 
@@ -94,7 +98,7 @@ def show_version() -> None:
     """Print the version of the distribution."""
     from importlib.metadata import version
 
-    typer.echo(f"ood-framework {version('ood-framework')}")
+    echo(f"ood-framework {version('ood-framework')}")
 
 
 def _launch(
@@ -116,5 +120,5 @@ def _launch(
         else:
             raise typer.Exit(launch.execute_runs(planned, options))
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None

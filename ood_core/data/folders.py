@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from ood_core.errors import OODError
+from ood_core.escapes import printable
 from ood_core.interfaces import Split
 
 SUFFIXES = frozenset(
@@ -78,8 +79,7 @@ class PassedOver:
             most = sorted(self.suffixes.items(), key=lambda pair: (-pair[1], pair[0]))
             listed = [f"{of} {suffix}" for suffix, of in most[:SHOWN]] + ["..."] * (len(most) > SHOWN)
             parts.append(f"{count} file{'s' * (count > 1)} of other formats ({', '.join(listed)})")
-        text = f"passed over: {', '.join(parts)}" if parts else ""
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        return printable(f"passed over: {', '.join(parts)}") if parts else ""
 
     def notes(self, where: object) -> tuple[str, ...]:
         """Return a line with the counts; none if nothing was skipped."""

@@ -46,6 +46,7 @@ from ood_core.detector.predictions import decision_rule
 from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.detector.wrapped_module import ModuleNetwork, parse_sources
 from ood_core.errors import OODError
+from ood_core.escapes import printable
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Backbone, Network, Plugin, PretextTask, Scorer
 from ood_core.pipeline import networks
@@ -159,7 +160,7 @@ def load_detector(
     try:
         state = _Reading(folder, manifest, plugins).state(module, device or networks.device())
     except OODError as error:
-        named = str(error).startswith(str(folder))
+        named = str(error).startswith(printable(str(folder)))
         raise error if named else OODError(f"{folder}: {error}") from error
     except _UNREADABLE as error:  # written by a version with other contents
         reason = " ".join(str(error).split())

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console as Screen
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 from ood_console.table import Output, tables
+from ood_core.escapes import printable, to_markup
 from ood_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Console:
     def ood_before_run(self, plan: Plan) -> None:
         self._numbers.clear()
         self._stages, self._seeds = len(plan.stages), len({row.seed for row in plan.rows})
-        self._screen.print(f"[bold]{escape(plan.name)}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
+        self._screen.print(f"[bold]{to_markup(plan.name)}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
         if self._screen.is_terminal:
             self._progress.start()
 
@@ -99,7 +99,7 @@ class Console:
         if stage.key in self._tasks:
             self._progress.update(self._tasks[stage.key], metrics=_metrics(metrics))
         if not self._screen.is_terminal and time.monotonic() - self._last_line > LINE_SECONDS:
-            self._screen.print(f"{escape(self._title(stage))}  {_metrics(metrics)}")
+            self._screen.print(f"{to_markup(self._title(stage))}  {_metrics(metrics)}")
             self._last_line = time.monotonic()
 
     @hookimpl
@@ -109,7 +109,7 @@ class Console:
         self._progress.remove_task(self._tasks.pop(stage.key))
         if stage.kind in SHOWN:
             self._screen.print(
-                f"[green]done[/] {escape(self._title(stage))}  {facts['seconds']:.1f} s  {_outcome(stage, facts)}"
+                f"[green]done[/] {to_markup(self._title(stage))}  {facts['seconds']:.1f} s  {_outcome(stage, facts)}"
             )
 
     @hookimpl
@@ -118,11 +118,11 @@ class Console:
 
     @hookimpl
     def ood_after_report(self, report: ReportData) -> None:
-        self._screen.print(f"{escape(report.work)}, {report.seconds:.0f} s")
+        self._screen.print(f"{to_markup(report.work)}, {report.seconds:.0f} s")
         for note in report.notes:
-            self._screen.print(f"[yellow]note[/] {escape(note)}")
+            self._screen.print(f"[yellow]note[/] {to_markup(note)}")
         for variant in report.missing:
-            self._screen.print(f"[red]incomplete[/] {escape(variant)}")
+            self._screen.print(f"[red]incomplete[/] {to_markup(variant)}")
         output = Output(width=None if sys.stdout.isatty() else PIPED_WIDTH)
         for part in tables(report, output.width):
             output.print(part)
@@ -135,12 +135,12 @@ class Console:
         if not isinstance(error, Exception):
             self._progress.stop()
         word = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        self._screen.print(f"[red]{word}[/] {escape(self._title(stage))}")
+        self._screen.print(f"[red]{word}[/] {to_markup(self._title(stage))}")
 
     def _title(self, stage: Stage) -> str:
         seed = getattr(stage, "seed", None)
         name = f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
-        return f"{self._numbers[stage.key]}/{self._stages} {name}"
+        return printable(f"{self._numbers[stage.key]}/{self._stages} {name}")
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

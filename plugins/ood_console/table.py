@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console as Screen
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from ood_core.escapes import to_markup
 
 if TYPE_CHECKING:
     from ood_core.records.report_data import ReportData
@@ -46,11 +47,11 @@ def tables(report: ReportData, width: int) -> Iterator[Table | str]:
     cases = case_tables(report.rows, "auroc", report.averaged, report.scores, report.baseline)
     for of_cases in cases:
         yield from _table(case_columns(of_cases), of_cases, width, "AUROC in %")
-        yield legend(of_cases, metric="auroc")
+        yield to_markup(legend(of_cases, metric="auroc"))
     if not cases:
         lines = summarise(report.rows, report.scores, report.baseline)
         yield from _table(columns(lines), lines, width, optional=[TITLES["aupr_in"], TITLES["aupr_out"]])
-        yield legend(lines)
+        yield to_markup(legend(lines))
     for of in published(report):
         yield from _published(of, width)
 
@@ -59,27 +60,30 @@ def _table(
     columns: Sequence[Column], lines: Sequence[Any], width: int, title: str = "", optional: Collection[str] = ()
 ) -> Iterator[Table | str]:
     cells = [
-        [f"[bold]{escape(column.text(line))}[/]" if column.best(line) else escape(column.text(line)) for line in lines]
+        [
+            f"[bold]{to_markup(column.text(line))}[/]" if column.best(line) else to_markup(column.text(line))
+            for line in lines
+        ]
         for column in columns
     ]
-    headings = [escape(column.title) for column in columns]
+    headings = [to_markup(column.title) for column in columns]
     return fit_width(headings, [column.number for column in columns], cells, width, title, optional)
 
 
 def _published(of: PublishedTable, width: int) -> Iterator[Table | str]:
     """Yield a published table with our numbers, in bold, before the paper's, and what stands below it."""
-    headings = ["ours / paper", *(escape(column.text) + _notes(column.notes) for column in of.columns)]
-    names = [escape(row.heading.text) + _notes(row.heading.notes) for row in of.rows]
+    headings = ["ours / paper", *(to_markup(column.text) + _notes(column.notes) for column in of.columns)]
+    names = [to_markup(row.heading.text) + _notes(row.heading.notes) for row in of.rows]
     cells = [names, *([_cell(row.cells[place]) for row in of.rows] for place in range(len(of.columns)))]
     numbers = [place > 0 for place in range(len(headings))]
-    yield from fit_width(headings, numbers, cells, width, f"\n{escape(of.title)}")
-    yield from (f"({number}) {escape(note)}" for number, note in enumerate(of.footnotes, 1))
-    yield escape(" ".join(of.legend))
+    yield from fit_width(headings, numbers, cells, width, f"\n{to_markup(of.title)}")
+    yield from (f"({number}) {to_markup(note)}" for number, note in enumerate(of.footnotes, 1))
+    yield to_markup(" ".join(of.legend))
 
 
 def _cell(cell: PublishedCell) -> str:
-    ours = f"[bold]{escape(cell.our_text)}[/] / " if cell.asked else ""
-    return ours + escape(cell.paper_text) + _notes(cell.notes)
+    ours = f"[bold]{to_markup(cell.our_text)}[/] / " if cell.asked else ""
+    return ours + to_markup(cell.paper_text) + _notes(cell.notes)
 
 
 def _notes(numbers: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ood_core.cli.echo import echo
 from ood_core.cli.options import DetectorName, Images, ScorerName
 from ood_core.cli.runs import detector_folder
 from ood_core.errors import OODError, format_image_count
@@ -36,7 +37,7 @@ def command(
     try:
         drifted = _compare(run, images, scores, scorer, alpha, drawing_file(out))
     except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
+        echo("interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
     raise typer.Exit(int(drifted and fail_on_drift))
 
@@ -78,12 +79,12 @@ def _compare(run: str, images: list[str], scores: Path | None, scorer: str | Non
             temporary.write_bytes(draw_drift(found, file.suffix[1:]))
     except OSError as error:
         raise OODError(f"{file}: cannot be written: {error.strerror}") from error
-    typer.echo(verdict(found.ks, found.sequential, alpha))
+    echo(verdict(found.ks, found.sequential, alpha))
     if stream.unusable:
-        typer.echo(f"not scored: {format_image_count(stream.unusable)}; the first: {stream.first_reason}", err=True)
+        echo(f"not scored: {format_image_count(stream.unusable)}; the first: {stream.first_reason}", err=True)
     if not state.independent:
-        typer.echo("a scorer was fitted to the held-out images as well: new ID images may look like drift", err=True)
+        echo("a scorer was fitted to the held-out images as well: new ID images may look like drift", err=True)
     if text := str(skipped):
-        typer.echo(text, err=True)
-    typer.echo(f"drawing: {os.path.relpath(file)}", err=True)
+        echo(text, err=True)
+    echo(f"drawing: {os.path.relpath(file)}", err=True)
     return drifted(found.ks, found.sequential, alpha)

@@ -19,6 +19,7 @@ from ood_core.detector.image_inputs import ImageRef, iter_batches
 from ood_core.detector.predictions import decision_rule
 from ood_core.detector.state import DetectorState
 from ood_core.errors import OODError, suggest
+from ood_core.escapes import from_cell
 from ood_core.evaluation.drift_tests import KS, Sequential, kolmogorov_smirnov
 
 Scores = NDArray[np.float64]
@@ -127,7 +128,7 @@ def _add(stream: Stream, row: Mapping[str, Any], scorer: str | None, where: str)
         raise OODError(f"{where}: has no column 'score'.{suggest('score', map(str, row))}")
     entry = row[column]
     if entry in (None, ""):  # an image that could not be scored
-        stream.refuse(str(row.get("error") or f"{where}: has no score"))
+        stream.refuse(from_cell(str(row.get("error") or f"{where}: has no score")))
         return
     try:
         stream.add(float(entry), f"{where}: '{column}' is")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ood_core.cli.echo import echo
 from ood_core.cli.runs import detector_folder
 
 
@@ -47,7 +48,7 @@ def command(
     digest = manifest.read_manifest(folder, find()).digest
     detector = Detector.load(folder, device="cpu")
     made = export(detector, file, scorers=scorer or (), tpr=tpr, opset=opset, tolerance=tolerance, digest=digest)
-    typer.echo(
+    echo(
         f"graph: {os.path.relpath(made.file)}, {made.size / 1e6:.1f} MB; {made.scorers[0]} decides; verified by "
         f"{made.images} images: same decisions, scores within {made.deviation:.0e} of the detector's"
     )

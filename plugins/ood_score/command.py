@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from ood_core.cli.echo import echo
 from ood_core.cli.options import DetectorName, Device, Images, PerClass, ScorerName, Tpr
 from ood_core.cli.runs import detector_folder
 from ood_core.errors import OODError, format_image_count
@@ -92,13 +93,13 @@ def command(
         with _open_target(request, folder, format, out) as target:
             _score(request, chain([first], names), target, counts)
         if text := str(skipped):
-            typer.echo(text, err=True)
+            echo(text, err=True)
         if page is not None:
             explanation_page.write(page, request, counts)
-            typer.echo(f"page: {os.path.relpath(page)}", err=True)
+            echo(f"page: {os.path.relpath(page)}", err=True)
     except KeyboardInterrupt:
         resume = "; the same command goes on from there" if out else ""
-        typer.echo(f"interrupted after {counts.images} images{resume}", err=True)
+        echo(f"interrupted after {counts.images} images{resume}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
@@ -144,7 +145,6 @@ def _score(request: Request, names: Iterator[str], target: Target, counts: Score
     """Write the rows of all images, then report on stderr how many there were and the speed."""
     from ood_score.predict_files import predict_files
     from ood_score.resumable_file import ResumableTable
-    from ood_score.table import printable
 
     if isinstance(target, ResumableTable):
         names = target.skip_written(names, counts)
@@ -158,10 +158,10 @@ def _score(request: Request, names: Iterator[str], target: Target, counts: Score
     new, seconds = counts.images - before, time.perf_counter() - begun
     there = f"; {before if new else 'all'} of them were there before" if before else ""
     speed = f"; {new / seconds:.4g} images/s" if new else ""
-    typer.echo(f"{counts.summary()}{there}{speed}", err=True)
+    echo(f"{counts.summary()}{there}{speed}", err=True)
     if counts.first is not None:
-        reason = printable(f"{counts.first.file}: {counts.first.error}")
-        typer.echo(f"{format_image_count(counts.unscored)} could not be scored; the first: {reason}", err=True)
+        reason = f"{counts.first.file}: {counts.first.error}"
+        echo(f"{format_image_count(counts.unscored)} could not be scored; the first: {reason}", err=True)
 
 
 @contextmanager

@@ -24,10 +24,10 @@ from ood_core.detector.forward import compute_outputs
 from ood_core.detector.from_run import thumbnail
 from ood_core.detector.image_inputs import file_ref, iter_batches
 from ood_core.errors import OODError, format_image_count
+from ood_core.escapes import printable
 from ood_core.store.files import write_text
 from ood_score.predict_files import NEAREST, Request
 from ood_score.rows import Row, ScoreCounts
-from ood_score.table import printable
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap

@@ -1,19 +1,20 @@
 """Rows as CSV and JSON Lines, and back.
 
 Numbers are written so that reading gives the same bits. A file name is written as the bytes that it has: in CSV as they
-are, so that other programs find the file; in JSON Lines as Python escapes those that are no UTF-8.
+are, so that other programs find the file; in JSON Lines as Python escapes those that are no UTF-8. A text in CSV that
+a spreadsheet would take for a formula has an apostrophe before it, which reading removes.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, BinaryIO, ClassVar, TypeAlias
 
+from ood_core.escapes import from_cell, to_record
 from ood_score.rows import DECISION, Columns, Row
 
 BOOLEANS = {"true": True, "false": False, "": None}
@@ -53,6 +54,8 @@ class CSV:
         """
         cells = next(csv.reader([record.decode("utf-8", "surrogateescape")], strict=True))
         values: dict[str, Any] = dict(zip(self.columns.names, cells, strict=True))
+        texts = values.keys() - {*DECISION[2:5], *self.columns.scorers}
+        values |= {name: from_cell(values[name]) for name in texts}
         file, is_ood = values.pop("file"), BOOLEANS[values.pop("is_ood")]
         values = {name: value or None for name, value in values.items()}
         for name in (*DECISION[2:5], *self.columns.scorers):
@@ -103,10 +106,8 @@ def row_encoder(format: Format, columns: Columns) -> RowEncoder:
 
 
 def _csv_record(values: Iterable[Any]) -> bytes:
-    text = io.StringIO(newline="")
-    cells = [str(value).lower() if isinstance(value, bool) else value for value in values]
-    csv.writer(text, lineterminator="\r\n").writerow(cells)  # with "\n" it would leave a "\r" in a cell unquoted
-    return (text.getvalue()[:-2] + "\n").encode("utf-8", "surrogateescape")
+    cells = (str(value).lower() if isinstance(value, bool) else value for value in values)
+    return to_record(cells).encode("utf-8", "surrogateescape")
 
 
 def _json_record(values: dict[str, Any]) -> bytes:

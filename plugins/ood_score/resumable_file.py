@@ -19,11 +19,11 @@ from filelock import FileLock, Timeout
 
 from ood_core.detector.manifest import FILE as MANIFEST
 from ood_core.errors import OODError
+from ood_core.escapes import printable
 from ood_core.store.files import require_writable, write_text
 from ood_score.formats import Format, RowEncoder
 from ood_score.predict_files import Request
 from ood_score.rows import Row, ScoreCounts
-from ood_score.table import printable
 
 ABOUT, LOCK = ".about.json", ".lock"
 

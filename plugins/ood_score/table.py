@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ood_core.escapes import printable
 from ood_score.rows import Columns, Row
 
 NUMBER, CLASS = 11, 20
@@ -54,8 +55,3 @@ class Printed:
             Text(printable(row.predicted or "")),
             Text(printable(row.file)),
         ]
-
-
-def printable(name: str) -> str:
-    """Return a name with escapes for what a terminal would not show, or would obey."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ood_core.errors import suggest
+from ood_core.escapes import printable
 from ood_serve import page
 from ood_serve.headers import add_headers
 from ood_serve.limits import RequestError
@@ -187,7 +188,7 @@ def hide_errors(app: ASGIApp, monitor: Monitor) -> ASGIApp:
             await app(scope, receive, note_status)
         except Exception:
             error_id = uuid.uuid4().hex[:12]
-            LOG.exception("internal error %s: %s %s", error_id, scope["method"], scope["path"])
+            LOG.exception("internal error %s: %s %s", error_id, scope["method"], printable(scope["path"]))
             monitor.errors.labels("internal").inc()
             if status:
                 raise  # the response has begun: it can only be cut off

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ood_core.cli.echo import echo
 from ood_core.cli.options import DetectorName, Device
 from ood_core.cli.runs import detector_folder
 
@@ -56,4 +57,4 @@ def command(
         bound = listening.getsockname()[:2]
         where = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
         message = f"serving {detector.name} ({', '.join(detector.scorers)}) on http://{where}"
-        serve(Service(detector.state, limits), listening, lambda: typer.echo(message))
+        serve(Service(detector.state, limits), listening, lambda: echo(message))

@@ -246,6 +246,7 @@ def test_the_core_has_the_version_of_its_distribution_and_a_digest():
 
 NO_RESULT = {
     "errors": "what messages say",
+    "escapes": "how names are shown",
     "hookspecs": "the names of hooks",
     "plugins": "observers of a run",
     "records.results": "the table of a run",

@@ -16,6 +16,7 @@ from ood_score.rows import Columns, Near, Row, ScoreCounts
 from ood_score.table import Printed
 
 ODD = ["a,b.png", 'quo"te.png', "new\nline.png", "return\r.png", os.fsdecode(b"\xff\xfe.png"), "ü ☃.png", "", "#.png"]
+ODD += ["=1+1.png", "-1.png", "@a.png", "'=1.png", "'a.png", "\t.png"]
 GOOD = Row("a.png", True, 0.1 + 0.2, 1e-17, 1 / 3, "cat", {"energy": -5.5, "knn": 2.0}, (Near("dog", 0.7),))
 BAD = Row("b.png", error='broken, "very"\nindeed')
 COLUMNS = Columns(("energy", "knn"))
@@ -51,6 +52,19 @@ def test_wherever_a_file_is_cut_off_only_whole_rows_are_left(lines):
     for cut in range(len(whole) + 1):
         kept = sum(map(len, lines.records(io.BytesIO(whole[:cut]))))
         assert kept == max(end for end in ends if end <= cut)
+
+
+def test_no_text_is_a_formula_and_numbers_are_numbers():
+    columns = Columns(("=1+1", "knn"))
+    row = Row("=1.png", True, -0.5, 1.0, 0.5, "@cat", {"=1+1": -5.5, "knn": 2.0}, error="-no")
+    lines = CSV(columns)
+    header, cells = csv.reader(io.StringIO((lines.header + lines.encode([row])).decode()))
+    found = dict(zip(header, cells, strict=True))
+    assert found["file"] == "'=1.png"
+    assert found["predicted"] == "'@cat"
+    assert found["error"] == "'-no"
+    assert (found["score"], found["'=1+1"]) == ("-0.5", "-5.5")
+    assert lines.decode(lines.encode([row])) == row
 
 
 def test_pandas_reads_the_table():

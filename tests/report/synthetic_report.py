@@ -82,7 +82,7 @@ class _Made:
             self.scores.append(RowScores(inside, outside))
             self._classify(row)
             self._stage("measure", f"measure {scorer} on {row.ood_set}", variant)
-        self._stage("fit", f"fit {scorer}", variant)
+        self._stage("fit", f"fit {scorer}", variant, fitted={})
 
     def _row(self, variant, case, scorer, ood_set, found):
         return ResultRow(
@@ -124,7 +124,7 @@ class _Made:
     def train(self, variant):
         for task in ("mim", "mim > classification"):
             epochs = [{"loss": 1 / (epoch + 1), "accuracy": epoch / 60} for epoch in range(60)]
-            self._stage("train", f"train {task}", variant, epochs=epochs, images_per_second=1000.0)
+            self._stage("train", f"train {task}", variant, epochs=epochs, images_per_second=1000.0, steps=60)
         self._stage("extract", "extract known (mim > classification)", variant, images=self.images)
 
     def _stage(self, kind, title, variant, **facts):

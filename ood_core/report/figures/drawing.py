@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from ood_core.escapes import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -165,6 +167,7 @@ def finish(made: Axes, title: str, clauses: Sequence[str]) -> Drawing:
 
 def compact(svg: str, ink: str, title: str, words: str) -> str:
     """Return a small SVG element, its ink in the colour of the text around it; words are for screen readers."""
+    svg = "\n".join(map(printable, svg.split("\n")))  # texts hold the names of classes and sets
     for pattern in _DROPPED:
         svg = pattern.sub("", svg)
     svg = re.sub(r'<path d="([^"]*)"\s*/>', "", svg)  # the background and frame, neither filled nor drawn
@@ -176,8 +179,8 @@ def compact(svg: str, ink: str, title: str, words: str) -> str:
     svg = re.sub(r"<g(?: id=\"[^\"]*\")?>|</g>", "", svg)  # groups have only ids, the same in every drawing
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None, "matplotlib says how large a figure is"
-    head = f'<svg class="drawing" role="img" aria-label="{escape(words)}" viewBox="{_rounded(box[1])}">'
-    return re.sub(r"^<svg[^>]*>", lambda _: f"{head}<title>{escape(title)}</title>", svg)
+    head = f'<svg class="drawing" role="img" aria-label="{escape(printable(words))}" viewBox="{_rounded(box[1])}">'
+    return re.sub(r"^<svg[^>]*>", lambda _: f"{head}<title>{escape(printable(title))}</title>", svg)
 
 
 def _relative(path: str) -> str:

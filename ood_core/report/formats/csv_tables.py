@@ -1,13 +1,12 @@
-"""The tables as CSV, for spreadsheets and programs; rates are fractions in [0, 1]."""
+"""The tables as CSV, for spreadsheets and programs; rates are fractions in [0, 1], texts are never formulas."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from ood_core.escapes import to_record
 from ood_core.report.content.published import PublishedTable
 from ood_core.report.content.summary_rows import TITLES, Line
 
@@ -50,8 +49,4 @@ def of_published(tables: Sequence[PublishedTable]) -> str:
 
 
 def _text(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(lines)
-    return text.getvalue()
+    return "".join(map(to_record, [names, *lines]))

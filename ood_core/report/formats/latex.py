@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader
 
+from ood_core.escapes import printable
 from ood_core.records.report_data import ReportData
 from ood_core.report.content import published
 from ood_core.report.content.comparisons import BETTER, WORSE
@@ -75,13 +76,13 @@ def render(report: ReportData) -> str:
         for start in range(0, len(table.lines), HIGH):
             caption = f"{table.caption} (continued)" if start else table.caption
             parts.append(replace(table, caption=caption, lines=table.lines[start : start + HIGH]))
-    name = " ".join(report.name.split())
+    name = printable(" ".join(report.name.split()))
     return environment.get_template("report.tex.j2").render(name=name, tables=parts, wide=WIDE)
 
 
 def escape(text: str) -> str:
     """Return text that LaTeX prints as it is."""
-    return _TO_ESCAPE.sub(lambda match: _SPECIAL[match[0]], " ".join(text.split()))
+    return _TO_ESCAPE.sub(lambda match: _SPECIAL[match[0]], printable(" ".join(text.split())))
 
 
 def _of_sets(lines: Sequence[Line], metric: str) -> Table:

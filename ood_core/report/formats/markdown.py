@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from ood_core.escapes import printable
 from ood_core.records.report_data import ReportData, StageRecord
 from ood_core.report.content import published
 from ood_core.report.content.confusions import Hardest, hardest, most_frequent
@@ -38,6 +39,7 @@ def render(report: ReportData) -> str:
         return ", ".join(f"{name} {percent(auroc)}" for name, auroc in line.classes)
 
     environment = Environment(loader=PackageLoader("ood_core.report"), trim_blocks=True, lstrip_blocks=True)
+    environment.filters["text"] = escape
     tables = [
         (title, _table(of, lines), escape(legend(lines, wide=True))) for title, of, lines in result_tables(report)
     ]
@@ -60,8 +62,8 @@ def render(report: ReportData) -> str:
 
 
 def escape(value: Any) -> str:
-    """Return the text of a cell of a table, without markup."""
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+    """Return a text of one line, or of a cell of a table, without markup."""
+    text = printable(" ".join(str(value).split())).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
     return _MARKUP.sub(r"\\\g<0>", text)
 
 

@@ -29,6 +29,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
 from ood_core.errors import OODError
+from ood_core.escapes import from_cell
 from ood_core.records.report_data import KEY, AcceptedPair, ClassRow, ReportData
 from ood_core.report.formats.csv_tables import of_records
 from ood_core.store.files import file_checksum, replacing, signed, verified, write_text
@@ -138,4 +139,6 @@ def _hints(cls: type) -> dict[str, Any]:
 def _read_table(path: Path, cls: type) -> tuple[Any, ...]:
     hints = _hints(cls)
     with path.open(encoding="utf-8", newline="") as file:
-        return tuple(cls(**{name: hints[name](text) for name, text in line.items()}) for line in csv.DictReader(file))
+        return tuple(
+            cls(**{name: hints[name](from_cell(text)) for name, text in line.items()}) for line in csv.DictReader(file)
+        )
