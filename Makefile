@@ -39,6 +39,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/side_by_side.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/metrics.py

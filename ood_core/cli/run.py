@@ -29,7 +29,9 @@ def main() -> None:
 def call(application: Callable[[], None]) -> None:
     """Run a command line; exits 2 after a mistake of the user, which is printed without traceback."""
     from ood_core.errors import OODError  # light, but nothing that --help needs
+    from ood_core.runtime.openmp import limit_spinning
 
+    limit_spinning()
     if logging.lastResort is not None:  # what prints warnings of the log where nobody has set it up
         logging.lastResort.setFormatter(LineFormatter())
     try:
