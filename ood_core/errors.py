@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from ood_core.escapes import printable
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of an OSError."""
 
 
 class OODError(Exception):

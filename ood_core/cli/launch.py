@@ -29,7 +29,7 @@ from ood_core.run.lock import Lock
 from ood_core.run.schedule import jobs, run
 from ood_core.runtime import distributed
 from ood_core.runtime.shipped import shipped_folder
-from ood_core.store.files import DamagedError, require_writable
+from ood_core.store.files import DamagedError, DiskFullError, require_writable
 from ood_core.store.store import Store
 
 PIPED_WIDTH = 200
@@ -136,7 +136,7 @@ def _execute_run(planned: PlannedRun, store: Store, most_jobs: int | None, go_on
         threads = {} if locked is None else locked.threads
         results = run(plan, store, hooks, local_executor(plan, store, hooks, jobs(plan, store), most_jobs, threads))
     except OODError as error:
-        if not go_on:
+        if not go_on or isinstance(error, DiskFullError):
             raise
         echo(*f"{printable(plan.name)}: {error}".split("\n"), err=True)
         return 2
@@ -164,7 +164,7 @@ def _save_detector(planned: PlannedRun, store: Store) -> None:
     try:
         save_detector(build_detector(planned.plan, store), planned.folder / DETECTOR, planned.plugins)
         echo(f"detector: {planned.folder / DETECTOR}")
-    except DamagedError:
+    except (DamagedError, DiskFullError):
         raise
     except OODError as error:
         echo(f"no detector: {error}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ def main() -> None:
 
 
 def call(application: Callable[[], None]) -> None:
-    """Run a command line; exits 2 after a mistake of the user, which is printed without traceback."""
+    """Run a command line; exits 2 after a mistake of the user or on a full disk, printed without traceback."""
     from ood_core.errors import OODError  # light, but nothing that --help needs
     from ood_core.runtime.openmp import limit_spinning
 
@@ -42,6 +43,22 @@ def call(application: Callable[[], None]) -> None:
             time.sleep(SECONDS_FOR_RANK_0)
         echo(*(str(error) if rank == "0" else f"process {rank}: {error}").split("\n"), err=True)
         raise SystemExit(2) from None
+    except OSError as error:
+        _require_full_disk(error)
+        typer.echo(f"{error.filename or 'stdout'}: cannot be written, the disk is full: {error.strerror}", err=True)
+        raise SystemExit(2) from None
+
+
+def _require_full_disk(error: OSError) -> None:
+    """Raise an error again that does not mean a full disk; discard text for a stdout that cannot be written."""
+    from ood_core.errors import FULL_DISK
+
+    if error.errno not in FULL_DISK:
+        raise error
+    try:
+        sys.stdout.flush()
+    except OSError:  # which Python would raise again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(

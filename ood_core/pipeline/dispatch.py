@@ -16,6 +16,7 @@ from ood_core.plugins import hook_manager
 from ood_core.records.results import Failure
 from ood_core.records.stages import ExtractStage, FitStage, MeasureStage, ScoreStage, Stage, TrainStage
 from ood_core.runtime import distributed, memory, torch_state
+from ood_core.store.files import DiskFullError
 from ood_core.store.store import Store
 
 
@@ -34,6 +35,7 @@ def carry_out(stages: Sequence[Stage], store: Store, hooks: HookRelay, threads: 
     """Carry out stages of one `job_key`, each behind its inputs; a stage whose input fails here is left out.
 
     Where several processes share the run an error is raised instead: the others are in the midst of the same stage.
+    A disk that is full is raised as well: the next stage would find it so.
     `threads` are the numbers of torch threads of single stages, by key (default: unchanged).
     """
     usual = torch.get_num_threads()
@@ -50,6 +52,9 @@ def carry_out(stages: Sequence[Stage], store: Store, hooks: HookRelay, threads: 
         torch.set_num_threads(threads.get(group[0].key, usual))
         try:
             carried_out += _execute_group(ready, store, hooks)
+        except DiskFullError as error:
+            hooks.ood_on_error(stage=ready[0], error=error)
+            raise
         except Exception as error:
             if distributed.world_size() > 1:
                 raise
@@ -89,6 +94,8 @@ def _execute_group(group: Sequence[Stage], store: Store, hooks: HookRelay) -> li
                     if isinstance(stage, (TrainStage, ExtractStage)):  # all processes take part in these
                         distributed.broadcast(tuple(stage.key for stage in left))
                     _execute(left, store, Observer(hooks, stage))
+    except DiskFullError:
+        raise
     except OODError as error:
         raise OODError(f"{stage}: {error}") from error
     except BaseException as error:

@@ -30,6 +30,7 @@ from ood_core.records.stages import Stage, TrainStage
 from ood_core.run.worker import Assignment, HookCall, Message, work
 from ood_core.runtime import distributed, memory
 from ood_core.store.cost_model import image_count
+from ood_core.store.files import DiskFullError
 from ood_core.store.store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +74,11 @@ class Executor(ABC):
 
     @abstractmethod
     def next_result(self) -> tuple[Job, JobResult]:
-        """Wait for one of the running jobs; notify the hooks of the progress of all until then."""
+        """Wait for one of the running jobs; notify the hooks of the progress of all until then.
+
+        Raises:
+            DiskFullError: Of the store; no other job can be finished either.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -183,6 +188,8 @@ class LocalProcesses(Executor):
                 self._largest_mb = max(self._largest_mb, values["facts"].get("peak_memory_mb", 0.0))
             getattr(self.hooks, message.hook)(stage=stage, **values)
             return None
+        if isinstance(message, DiskFullError):
+            raise message
         assert worker.job is not None, "only a process with a job sends its result"
         job, worker.job = worker.job, None
         if isinstance(message, OODError):

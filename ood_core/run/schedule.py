@@ -25,7 +25,7 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
     """Carry out a plan; `Plan.check` should have been called before if anything is missing.
 
     A stage that fails takes down what needs it, nothing else: it is among the failures of the results, and the rows
-    that need it are missing. The error is raised only if no row is left.
+    that need it are missing. The error is raised only if no row is left, that of a full disk at once.
 
     Args:
         plan: Its missing stages are carried out.
@@ -35,6 +35,7 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
 
     Raises:
         OODError: Nothing could be measured, for a reason that the user can mend.
+        DiskFullError: The store cannot be written; what is finished is in it.
     """
     begun = time.monotonic()
     hooks = hooks or hook_manager().hook

@@ -21,6 +21,7 @@ from ood_core.pipeline.dispatch import JobResult, carry_out
 from ood_core.plugins import find, hook_manager
 from ood_core.records.results import Failure
 from ood_core.records.stages import Stage
+from ood_core.store.files import DiskFullError
 from ood_core.store.store import Store
 
 PROGRESS_SECONDS = 0.1
@@ -37,7 +38,7 @@ class HookCall:
 
 
 Message: TypeAlias = HookCall | JobResult | OODError
-"""An OODError says why the jobs of this process cannot begin."""
+"""An OODError says why the jobs of this process cannot begin, a DiskFullError why no other can."""
 
 
 class _Sender:
@@ -99,7 +100,11 @@ def work(connection: Connection, assignment: Assignment) -> None:
             if isinstance(stages, OODError):
                 connection.send(stages)
                 continue
-            result = carry_out([stages[key] for key in keys], store, manager.hook, assignment.stage_threads)
+            try:
+                result = carry_out([stages[key] for key in keys], store, manager.hook, assignment.stage_threads)
+            except DiskFullError as error:
+                connection.send(error)
+                continue
             connection.send(replace(result, failures=tuple(map(_portable, result.failures))))
     except (EOFError, OSError):
         os._exit(0)  # the parent process has exited

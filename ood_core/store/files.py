@@ -5,7 +5,6 @@ Checksums show damage, not forgery, and cost a third of SHA-256.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import uuid
@@ -21,16 +20,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ood_core.errors import OODError
+from ood_core.errors import FULL_DISK, OODError
 
 CHECKSUM = "checksum"
 """The entry that `signed` adds."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 class DamagedError(OODError):
     """A file of the store that is not what was filed; says what to delete."""
+
+
+class DiskFullError(OODError):
+    """A disk that is full: whatever else would be written to it fails as well, so it ends a run."""
 
 
 def one_line(error: BaseException | None) -> str:
@@ -74,10 +75,11 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         # safetensors has no errno, and numpy says how many items were "requested and" how many written
-        said = any(words in str(error) for words in (*map(os.strerror, FULL), "requested and"))
-        if not said and getattr(error, "errno", None) not in FULL:
+        said = any(words in str(error) for words in (*map(os.strerror, FULL_DISK), "requested and"))
+        if not said and getattr(error, "errno", None) not in FULL_DISK:
             raise
-        raise OODError(f"{path}: cannot be written, the disk is full: {one_line(error)}") from error
+        advice = "free some space, and the same command goes on"
+        raise DiskFullError(f"{path}: cannot be written, the disk is full: {one_line(error)}; {advice}") from error
 
 
 @contextmanager
@@ -127,7 +129,7 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: type = np.float32) -
             with path.open("r+b") as opened:
                 os.posix_fallocate(opened.fileno(), 0, path.stat().st_size)
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in FULL_DISK:
                 raise  # else the file system knows no such thing
     return array
 

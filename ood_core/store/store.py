@@ -128,8 +128,9 @@ class Store:
         path = self.root / "locks" / stage.key
         lock = FileLock(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            with writing(self.root):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
         except OSError as error:
             raise OODError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
@@ -145,7 +146,8 @@ class Store:
     def unfinished(self, stage: Stage) -> Path:
         """Return the folder for checkpoints of a stage at work; it vanishes with `put`."""
         folder = self.root / "unfinished" / stage.key
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @contextmanager
@@ -159,7 +161,7 @@ class Store:
         temporary = self.root / "temporary" / stage.key
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left; the lock keeps others away
         try:
-            with writing(temporary):
+            with writing(self.root):
                 temporary.mkdir(parents=True)
                 facts: dict[str, Any] = {}
                 yield temporary, facts

@@ -1,8 +1,10 @@
 """The command line: exit codes, one line for a mistake, nothing written by mistakes and plans."""
 
+import errno
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -201,3 +203,31 @@ def test_an_interruption_says_how_to_go_on(ood_run, monkeypatch):
     code, _, err = ood_run("mood")
     assert code == 130
     assert "the same command goes on from here" in err
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_command_at_each_place(tiny, ood_run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    options = ("--set", "data.id.limit=70", "--set", "scorers=[energy]", "--out", "out")
+    for place in ("ood_core.store.store.flush", "ood_core.report.write_files", "ood_core.detector.bundle._write"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            code, _, err = ood_run(tiny, *options)
+        assert code == 2
+        (line,) = [line for line in err.splitlines() if "disk is full" in line]
+        assert line.endswith("No space left on device; free some space, and the same command goes on")
+    code, out, _ = ood_run(tiny, *options)
+    assert code == 0
+    assert "detector: out/detector" in out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize("text", ["listed", "x" * 100_000])
+def test_a_full_disk_behind_stdout_is_one_line(text):
+    command = f"from ood_core.cli import run; import typer; run.call(lambda: typer.echo({text!r}))"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "stdout: cannot be written, the disk is full: No space left on device\n"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
@@ -20,11 +21,11 @@ from ood_core.plan.make import make_plan
 from ood_core.plugins import find, hook_manager
 from ood_core.recipe.read import read_recipes
 from ood_core.records.results import Failure
-from ood_core.run import executors
+from ood_core.run import executors, worker
 from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, local_executor, places
 from ood_core.run.schedule import jobs, run
 from ood_core.run.worker import Assignment, _portable, work
-from ood_core.store.files import load_tensors
+from ood_core.store.files import DiskFullError, load_tensors
 from ood_core.store.store import Store
 
 from .. import conftest
@@ -226,6 +227,26 @@ def test_a_killed_process_costs_its_variant_alone_and_the_others_are_as_of_one_p
         if stage.kind == "train":
             first, second = (load_tensors(of.folder(stage) / "weights.safetensors") for of in (together, alone))
             assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_disk_that_another_process_found_full_ends_the_run(tiny, store, monkeypatch):
+    def full(*_):
+        raise DiskFullError("store: cannot be written, the disk is full")
+
+    made = planned(tiny)
+    monkeypatch.setattr(worker, "carry_out", full)
+    here, there = multiprocessing.Pipe()
+    thread = Thread(target=work, args=(there, Assignment(pickle.dumps(made.stages), made.versions, store.root, 1, {})))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # threads must not
+    monkeypatch.setattr(os, "_exit", lambda _: None)
+    thread.start()
+    at_work = local_executor(made, store, HOOKS, jobs(made, store), 2, {})
+    at_work._workers.append(executors._Worker(None, here, 0))
+    here.send([made.stages[0].key])
+    with pytest.raises(DiskFullError, match=r"^store: cannot be written, the disk is full$"):
+        at_work.next_result()
+    here.close()
+    thread.join()
 
 
 @pytest.mark.slow

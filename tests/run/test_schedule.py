@@ -18,7 +18,7 @@ from ood_core.pipeline import extract, score, train
 from ood_core.pipeline.train import execute as really_train
 from ood_core.pipeline.training.engine import Engine
 from ood_core.run.schedule import jobs, run
-from ood_core.store.files import load_array, load_tensors
+from ood_core.store.files import DiskFullError, load_array, load_tensors
 from ood_core.store.store import Store
 
 from ..conftest import QUIET
@@ -255,6 +255,16 @@ def test_one_image_a_class_still_gives_numbers(make_plan, tiny, store):
         make_plan(tiny, "data.id.limit=1", "data.holdout=0", "data.near.0.limit=1", "scorers=[energy]"), store
     )
     assert all(0 <= row.auroc <= 1 for row in results.rows)
+
+
+def test_a_full_disk_ends_the_run_at_once_and_the_same_run_goes_on(make_plan, tiny, store, disk_full, monkeypatch):
+    plan, begun, really = make_plan(tiny, "training=[]", "scorers=[mahalanobis]"), [], extract.execute
+    monkeypatch.setattr(extract, "execute", lambda stages, *others: begun.append(stages) or really(stages, *others))
+    with disk_full(200), pytest.raises(DiskFullError, match=rf"^{store.root}: cannot be written, the disk is full"):
+        run(plan, store)
+    assert len(begun) == 1
+    assert list(store.root.glob("*/*/*")) == []  # neither a stage nor a part of one
+    assert len(run(plan, store).rows) == 2
 
 
 @pytest.mark.slow

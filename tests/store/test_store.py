@@ -5,6 +5,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from ood_core.errors import OODError
 from ood_core.store import store as stores
 from ood_core.store.files import (
+    DiskFullError,
     create_array,
     load_array,
     load_notes,
@@ -238,11 +240,21 @@ def test_costs_are_read_of_a_bounded_number_of_stages_and_damage_does_not_stop_t
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError(FULL)])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
     store = Store(tmp_path)
-    message = r"temporary/abc: cannot be written, the disk is full: .*No space left on device"
-    with pytest.raises(OODError, match=message), store.put(STAGE) as (folder, _):
+    message = rf"^{tmp_path}: cannot be written, the disk is full: .*No space left on device.*the same command goes on$"
+    with pytest.raises(DiskFullError, match=message), store.put(STAGE) as (folder, _):
         (folder / "half").write_text("half")
         raise error
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("use", [Store.unfinished, lambda store, stage: store.lock(stage).__enter__()])
+def test_a_disk_without_room_for_another_folder_is_one_line(tmp_path, monkeypatch, use):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(DiskFullError, match=rf"^{tmp_path}: cannot be written, the disk is full"):
+        use(Store(tmp_path), STAGE)
 
 
 def test_a_root_that_cannot_be_made_is_one_line(tmp_path):
