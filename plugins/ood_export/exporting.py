@@ -6,7 +6,6 @@ A file gets its name only after it was run and compared with the detector.
 from __future__ import annotations
 
 import traceback
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from ood_core.detector.predictions import DecisionRule, ScoredBatch, decision_ru
 from ood_core.detector.state import DetectorState, FittedScorer
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
-from ood_core.store.files import flush, require_writable
+from ood_core.store.files import replacing, require_writable
 from ood_export.formats import FORMATS, Format, Runnable, UnsupportedGraphError, suppress_output
 from ood_export.graph import IMAGES, IS_OOD, P_VALUE, PREDICTED, Graph, SingleChunk, describe_graph
 
@@ -92,25 +91,20 @@ def export(
     rule = decision_rule(state, tpr=tpr)
     graph = Graph(state, rule)
     program, description = trace(graph), describe_graph(state, rule, digest)
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            format.write(program, graph.names, description, temporary, opset)
-            run = format.open(temporary)
-        except UnsupportedGraphError as error:
-            read = read_example(graph)
-            _require_scorers(state, lambda of: _write_refusal(of, read, format, temporary))
-            raise OODError(f"cannot be exported: the network {error}") from error
-        images, deviation = _verify(run, state, rule, tolerance)
-        temporary.chmod(READABLE)
-        flush(temporary)
-        temporary.replace(file)
-        flush(file.parent)
+        with replacing(file) as temporary:
+            try:
+                format.write(program, graph.names, description, temporary, opset)
+                run = format.open(temporary)
+            except UnsupportedGraphError as error:
+                read = read_example(graph)
+                _require_scorers(state, lambda of: _write_refusal(of, read, format, temporary))
+                raise OODError(f"cannot be exported: the network {error}") from error
+            images, deviation = _verify(run, state, rule, tolerance)
+            temporary.chmod(READABLE)
     except OSError as error:
         raise OODError(f"{file}: cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return Exported(file, file.stat().st_size, tuple(of.name for of in state.scorers), images, deviation)
 
 

@@ -147,8 +147,10 @@ class Torch:
     ) -> None:
         """Write the graph with the description as an extra file."""
         text = json.dumps(description, ensure_ascii=False, allow_nan=False)
+        content = io.BytesIO()
         with suppress_output():
-            torch.export.save(program, file, extra_files={KEY: text})
+            torch.export.save(program, content, extra_files={KEY: text})
+        file.write_bytes(content.getbuffer())  # not by torch, which ends the process where the disk is full
 
     def open(self, file: Path) -> Runnable:
         """Open the graph with torch."""

@@ -417,6 +417,13 @@ def test_no_path_of_this_machine_is_in_the_file(graphs):
     assert str(ROOT).encode() not in graphs[".onnx"].file.read_bytes()
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_one_line_and_leaves_nothing(detector, tmp_path, disk_full, suffix):
+    with disk_full(5000), pytest.raises(OODError, match=r"cannot be written, the disk is full: [^\n]*$"):
+        export(detector, tmp_path / f"e{suffix}", scorers="energy")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     """The page's script, as it stands there."""
