@@ -39,6 +39,7 @@ COMPUTES = (
     "records/facts.py",
     "records/stages.py",
     "runtime/distributed.py",
+    "runtime/leftovers.py",
     "runtime/torch_state.py",
     "runtime/torchvision_compat.py",
     "statistics",

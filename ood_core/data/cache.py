@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ood_core.runtime.leftovers import remove_leftovers, temporary_path
+
 FOLDER = "OOD_CACHE"  # environment variable: the folder, or "off"; default: below XDG_CACHE_HOME, or ~/.cache
 LARGEST = 2 * 2**30  # bytes of decoded pictures of one set; larger sets are not cached
 CAPACITY = 8 * 2**30  # bytes of decoded pictures of all sets; the least recently used sets are evicted
@@ -142,7 +144,8 @@ class PixelCache:
                 _make_room(file.parent, size)
                 if shutil.disk_usage(file.parent).free < size + SPARE:
                     return None
-                temporary = file.with_name(f".{name}.{os.getpid()}")
+                remove_leftovers(file.parent)
+                temporary = temporary_path(file)
                 with temporary.open("wb") as opened:
                     opened.truncate(size)  # zeros that take up no room yet
                 temporary.replace(file)  # so that others see the file whole or not at all

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -54,8 +53,9 @@ from ood_core.plugins import Plugins
 from ood_core.recipe.build import RecipeReader, describe
 from ood_core.recipe.yaml import parse
 from ood_core.runtime import torch_state
+from ood_core.runtime.leftovers import remove_leftovers, temporary_path
 from ood_core.store.artifacts import load_score, save_score
-from ood_core.store.files import flush, require_writable, save_tensors, writing
+from ood_core.store.files import put_in_place, require_writable, save_tensors, writing
 
 TOLERANCE = 1e-3  # largest change of a reference embedding, relative to its length
 _UNREADABLE = (
@@ -68,8 +68,8 @@ READABLE = 0o644  # files of safetensors can be read by their owner alone; a ser
 def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
     """Write a detector into a folder of its own; a detector in it is replaced when all is written."""
     require_writable(folder.parent, "folder")
-    mark = uuid.uuid4().hex[:8]
-    temporary, old = folder.with_name(f".{folder.name}.{mark}"), folder.with_name(f".{folder.name}.{mark}.old")
+    remove_leftovers(folder.parent)
+    temporary = temporary_path(folder)
     try:
         if folder.exists() and not (folder / FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
             raise OODError(f"{folder}: holds something else than a detector; name another folder")
@@ -78,17 +78,11 @@ def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
             _write(state, temporary, plugins)
             for file in temporary.iterdir():
                 file.chmod(READABLE)
-                flush(file)
-            flush(temporary)
-            if folder.exists():
-                folder.rename(old)
-            temporary.rename(folder)
-            flush(folder.parent)
+            put_in_place(temporary, folder)
     except OSError as error:
         raise OODError(f"{folder}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(state: DetectorState, folder: Path, plugins: Plugins) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ood_core.errors import FULL_DISK, OODError
+from ood_core.runtime.leftovers import remove_leftovers, temporary_path
 
 CHECKSUM = "checksum"
 """The entry that `signed` adds."""
@@ -39,8 +40,21 @@ def one_line(error: BaseException | None) -> str:
     return " ".join(str(error).split())
 
 
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Rename a file, or a folder of files, over an older one; neither a kill nor a power cut leaves a part of it."""
+    for file in temporary.iterdir() if temporary.is_dir() else ():
+        flush(file)
+    flush(temporary)
+    old = temporary_path(target)
+    if target.is_dir():  # which no other folder can replace
+        target.rename(old)
+    temporary.replace(target)
+    flush(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def flush(path: Path) -> None:
-    """Write the content of a file or folder to disk, so that a power cut leaves no half artifact."""
+    """Write the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -84,14 +98,16 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that then replaces another one, which is found as it was, or whole, never a part."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    """Yield a temporary file that then replaces another one, which is found as it was, or whole, never a part.
+
+    What a killed process left in the folder is removed before.
+    """
+    remove_leftovers(path.parent)
+    temporary = temporary_path(path)
     try:
         with writing(path):
             yield temporary
-            flush(temporary)
-        temporary.replace(path)
-        flush(path.parent)
+            put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

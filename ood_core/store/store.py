@@ -4,7 +4,7 @@
                         ...             its artifact: safetensors, .npy
     <root>/temporary/<key>/             an artifact while it is written
     <root>/unfinished/<key>/            checkpoints of a training that was interrupted
-    <root>/locks/<key>                  held while a process works on the stage; deleted once that is finished
+    <root>/locks/<key>                  held while a process works on the stage, and deleted by it
 
 An artifact is written into a temporary folder, flushed to disk and renamed, so a folder that is there is whole.
 Damage after that is noticed: a file is read through `Store.file`, which compares its content with the checksum that
@@ -35,11 +35,11 @@ from ood_core.records.facts import StageFacts, read_facts
 from ood_core.records.stages import Stage
 from ood_core.runtime import memory
 from ood_core.store.cost_model import cost_key, image_count
-from ood_core.store.files import DamagedError, file_checksum, flush, one_line, reading, signed, verified, writing
+from ood_core.store.files import DamagedError, file_checksum, one_line, put_in_place, reading, signed, verified, writing
 
 _warn_once = cache(logging.getLogger(__name__).warning)
 
-FACTS = "stage.json"
+FACTS, LOCKS, TEMPORARY = "stage.json", "locks", "temporary"
 
 FILES = "files"
 """The entry of stage.json that holds the checksum of each other file."""
@@ -116,16 +116,21 @@ class Store:
         return found
 
     def prepare(self) -> None:
-        """Make the folder before the first stage is computed, or raise OODError."""
+        """Make the folder before the first stage is computed, or raise OODError; remove what killed processes left."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OODError(f"--store {self.root}: cannot be written into: {error.strerror}") from error
+        for path in [*(self.root / LOCKS).glob("*"), *(self.root / TEMPORARY).glob("*")]:
+            lock = FileLock(self.root / LOCKS / path.name, timeout=0)
+            with suppress(OSError), lock:  # Timeout is an OSError: somebody is at work
+                shutil.rmtree(self.root / TEMPORARY / path.name, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
 
     @contextmanager
     def lock(self, stage: Stage) -> Iterator[None]:
         """Keep a second process from computing the same stage at the same time."""
-        path = self.root / "locks" / stage.key
+        path = self.root / LOCKS / stage.key
         lock = FileLock(path)
         try:
             with writing(self.root):
@@ -136,11 +141,8 @@ class Store:
         try:
             yield
         finally:
-            # a process that waits for this file and one that makes it anew may then work at the same time, but both
-            # find the stage finished
-            if self.facts(stage) is not None:
-                with suppress(OSError):  # Windows keeps files that are open
-                    path.unlink()
+            with suppress(OSError):  # Windows keeps files that are open
+                path.unlink()  # who waits for it finds it without a name, and makes another one
             lock.release()
 
     def unfinished(self, stage: Stage) -> Path:
@@ -158,7 +160,7 @@ class Store:
         none. After an error nothing is left. To be called under the stage's lock.
         """
         begun = time.monotonic()
-        temporary = self.root / "temporary" / stage.key
+        temporary = self.root / TEMPORARY / stage.key
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left; the lock keeps others away
         try:
             with writing(self.root):
@@ -171,13 +173,10 @@ class Store:
                 files = {file.name: file_checksum(file) for file in sorted(temporary.iterdir())}
                 text = json.dumps(signed({**noted, FILES: files}), indent=1)
                 (temporary / FACTS).write_text(text, encoding="utf-8")
-                for file in temporary.iterdir():
-                    flush(file)
                 target = self.folder(stage)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.rmtree(target, ignore_errors=True)  # a folder with no facts, or damaged ones, is no artifact
-                temporary.rename(target)
-                flush(target.parent)
+                put_in_place(temporary, target)
                 self._verified.update({target / name: _state(target / name) for name in files})
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

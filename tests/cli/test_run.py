@@ -211,7 +211,7 @@ def test_a_full_disk_ends_the_command_at_each_place(tiny, ood_run, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     options = ("--set", "data.id.limit=70", "--set", "scorers=[energy]", "--out", "out")
-    for place in ("ood_core.store.store.flush", "ood_core.report.write_files", "ood_core.detector.bundle._write"):
+    for place in ("ood_core.store.files.flush", "ood_core.report.write_files", "ood_core.detector.bundle._write"):
         with monkeypatch.context() as patch:
             patch.setattr(place, full)
             code, _, err = ood_run(tiny, *options)

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 
 from ood_core.errors import OODError
+from ood_core.runtime import leftovers
+from ood_core.store import files
 from ood_core.store import store as stores
 from ood_core.store.files import (
     DiskFullError,
@@ -182,16 +184,43 @@ def test_a_stage_that_is_not_there_is_named(tmp_path):
         Store(tmp_path).file(STAGE, "a.txt")
 
 
-def test_the_lock_of_a_finished_stage_is_deleted(tmp_path):
+def test_a_lock_is_deleted_also_after_a_stage_that_failed(tmp_path):
     store = Store(tmp_path)
-    with store.lock(STAGE):
+    with pytest.raises(RuntimeError), store.lock(STAGE):
         assert (tmp_path / "locks" / "abc").exists()
-    with store.lock(STAGE):
-        put(store)
+        raise RuntimeError
     assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_locks_and_parts_of_stages_of_killed_processes_are_removed_before_a_run(tmp_path):
+    store = Store(tmp_path)
+    for name in ("locks/killed", "temporary/killed/a.npy", "temporary/unlocked/a.npy", "temporary/abc/a.npy"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
     with store.lock(STAGE):
-        assert store.facts(STAGE) is not None
-    assert list((tmp_path / "locks").iterdir()) == []
+        store.prepare()
+        assert {path.name for path in tmp_path.glob("*/*")} == {"abc"}
+        assert (tmp_path / "temporary" / "abc" / "a.npy").exists()
+    store.prepare()
+    assert list(tmp_path.glob("*/*")) == []
+
+
+def test_a_stage_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    done, replace = [], Path.replace
+    monkeypatch.setattr(files, "flush", lambda path: done.append(path.name))
+    monkeypatch.setattr(Path, "replace", lambda self, target: done.append("renamed") or replace(self, target))
+    put(Store(tmp_path))
+    assert sorted(done[:2]) == ["a.txt", "stage.json"]
+    assert done[2:] == ["abc", "renamed", "score"]
+
+
+def test_what_a_killed_process_left_beside_a_file_is_removed_before_it_is_written_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(leftovers, "_PROCESS", "abcdef")
+        left = leftovers.temporary_path(tmp_path / "report.html")
+    left.write_text("half")
+    write_text(tmp_path / "report.md", "text")
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md"}
 
 
 def test_a_lock_keeps_others_out_also_after_one_that_failed(tmp_path):
