@@ -5,8 +5,9 @@ Everything wrong is noted in the reader with its line; what makes numbers hard t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import islice
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -17,6 +18,7 @@ from ood_core.interfaces import EvaluationView
 from ood_core.plan.image_sets import CaseData, SelectedSource, SelectionReader, Settings, described, gaps, mistakes
 from ood_core.plan.protocols import PROTOCOLS, Case, FewShot, MultiClass, Protocol, Sets
 from ood_core.recipe.build import RecipeReader
+from ood_core.recipe.variants import MOST_EXPERIMENTS
 from ood_core.recipe.yaml import LocatedValue
 
 GROUPS = ("near", "far")
@@ -87,7 +89,7 @@ class Data:
         sets = Sets(inside, tuple(selected.selection for selected in self.named["known"]), outside)
         found = []
         try:
-            for case in self.protocol.cases(sets, lambda: inside.class_names(self.selections.pool)):
+            for case in _require_few(self.protocol.cases(sets, lambda: inside.class_names(self.selections.pool))):
                 if (opened := self._open(case, shifted)) is not None:
                     found.append(opened)
         except OODError as error:
@@ -152,6 +154,14 @@ class Data:
             given = any(self.named[group] for group in GROUPS)
             why = "all OOD sets were left out" if given else "neither 'near' nor 'far' names an OOD set"
             self.reader.wrong(self.place(sets.test.name), f"{why}; {WITHOUT_OOD}")
+
+
+def _require_few(cases: Iterator[Case]) -> list[Case]:
+    """Return the cases of a protocol; OODError, before any is opened, if no run could be planned of so many."""
+    found = list(islice(cases, MOST_EXPERIMENTS + 1))
+    if len(found) > MOST_EXPERIMENTS:
+        raise OODError(f"the protocol makes more than {MOST_EXPERIMENTS} cases")
+    return found
 
 
 def _read_protocol(reader: RecipeReader, node: LocatedValue | None) -> Protocol:

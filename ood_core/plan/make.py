@@ -17,6 +17,7 @@ from ood_core.plan.experiments import Experiment, read_experiments
 from ood_core.plugins import Plugins, core_version
 from ood_core.recipe.build import RecipeReader, digest, identity, probe_identity, with_nested
 from ood_core.recipe.read import Recipe
+from ood_core.recipe.variants import MOST_EXPERIMENTS
 from ood_core.records.plan import Baseline, Plan, Row, deduplicate
 from ood_core.records.stages import (
     Extraction,
@@ -44,6 +45,11 @@ def make_plan(recipes: Sequence[Recipe], plugins: Plugins, sources: SourcePool |
         reader = RecipeReader(plugins)
         experiments += read_experiments(recipe, reader, sources)
         errors += reader.errors
+        if len(experiments) > MOST_EXPERIMENTS:
+            count = (
+                f"more than {MOST_EXPERIMENTS} experiments, which are variants times seeds times cases of the protocol"
+            )
+            raise OODError(f"{recipe.root.place}: {count}")
     if errors:
         raise OODErrors(deduplicate(errors))
     baseline, core = _baseline(recipes, experiments), core_version()

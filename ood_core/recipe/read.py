@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
-from ood_core.errors import OODError, suggest
-from ood_core.recipe.variants import expand, has_axes
+from ood_core.errors import OODError, abridge, suggest
+from ood_core.recipe.variants import MOST_EXPERIMENTS, expand, has_axes
 from ood_core.recipe.yaml import LocatedValue, drop_removed, mapping, merge, parse, set_at_path, with_new_names
 from ood_core.runtime.shipped import recipe_names, shipped_folder
+
+LONGEST_CHAIN = 20
+"""Recipes that lie above each other by `base:`."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,14 @@ def find_recipe(name: str) -> Path:
     Raises:
         OODError: There is none.
     """
-    return path if (path := Path(name)).is_file() else _shipped(name)
+    return Path(name) if os.path.isfile(name) else _shipped(name)  # noqa: PTH113 - Path raises for long names
 
 
 def _shipped(name: str) -> Path:
-    folder = shipped_folder()
-    if (path := folder / f"{name.removesuffix('.yaml')}.yaml").is_file():
+    path = shipped_folder() / f"{name.removesuffix('.yaml')}.yaml"
+    if os.path.isfile(path):  # noqa: PTH113 - Path raises for long names
         return path
-    raise OODError(f"no recipe '{name}', neither a file nor shipped.{suggest(name, recipe_names())}")
+    raise OODError(f"no recipe '{abridge(name)}', neither a file nor shipped.{suggest(name, recipe_names())}")
 
 
 def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[Recipe]:
@@ -64,7 +68,7 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
         OODError: The file is missing, is no YAML, or `base:`, `vary:`, `baseline:`, `seeds:`, an override or what to
             keep is wrong.
     """
-    root = _with_base(path, ())
+    root = _with_base(path, (), {})
     changes = [_override(override) for override in overrides]
     for keys, value in changes:
         if keys[0] == "baseline":
@@ -76,7 +80,8 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     kept = variants.only(only)
     baselines, scorer = variants.baselines(baseline, kept)
     scorer_name, scorer_place = ("", "") if scorer is None else (str(scorer.value), scorer.place)
-    left_out = tuple(one.coordinates for one in (*variants.variants, *variants.excluded) if one not in kept)
+    names = {one.name for one in kept}
+    left_out = tuple(one.coordinates for one in (*variants.variants, *variants.excluded) if one.name not in names)
     recipes = []
     for variant in kept:
         node = _varied(common, variant.changes)
@@ -86,6 +91,8 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
                 entries = {key: entry for key, entry in mapping(node, "a recipe").items() if key != other}
                 node = set_at_path(LocatedValue(entries, root.place), keys, value)
         seeds, rest = _seeds(drop_removed(node))
+        if len(recipes) + len(seeds) > MOST_EXPERIMENTS:
+            raise OODError(f"{path.name}: more than {MOST_EXPERIMENTS} experiments, which are variants times seeds")
         compared = (baselines[variant.name], scorer_name, scorer_place)
         recipes += [
             Recipe(path.stem, variant.name, seed, rest, variant.coordinates, *compared, left_out) for seed in seeds
@@ -93,10 +100,19 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     return recipes
 
 
-def _with_base(path: Path, derived: tuple[Path, ...]) -> LocatedValue:
-    """Return a file's mapping laid over that of its `base:`; of several, each laid over the one before."""
-    if path.resolve() in derived:
+def _with_base(path: Path, derived: tuple[Path, ...], found: dict[Path, LocatedValue]) -> LocatedValue:
+    """Return a file's mapping laid over that of its `base:`; of several, each laid over the one before.
+
+    Each file is read once, as several bases, each with several, would be read any number of times: those that were
+    are in `found`.
+    """
+    file = path.resolve()
+    if file in derived:
         raise OODError(f"{path.name}: its base leads back to itself")
+    if len(derived) == LONGEST_CHAIN:
+        raise OODError(f"{path.name}: more than {LONGEST_CHAIN} recipes lie above each other by 'base'")
+    if file in found:
+        return found[file]
     try:
         node = with_new_names(parse(path.read_text(encoding="utf-8"), path.name))
     except (OSError, UnicodeDecodeError) as error:
@@ -104,17 +120,19 @@ def _with_base(path: Path, derived: tuple[Path, ...]) -> LocatedValue:
     entries = mapping(node, "a recipe")
     base = entries.pop("base", None)
     named = [] if base is None else base.value if isinstance(base.value, list) else [base]
-    layers = []
-    for one in named:
-        if not isinstance(one.value, str):
-            raise one.error("'base' must be the path of a recipe, or a list of them")
-        beside = path.parent / one.value
-        try:
-            file = beside if beside.is_file() else _shipped(one.value)
-        except OODError as error:
-            raise one.error(f"no recipe '{one.value}' beside {path.name}; {error}") from None
-        layers.append(_with_base(file, (*derived, path.resolve())))
-    return reduce(_lay, [*layers, LocatedValue(entries, node.place)])
+    layers = [_with_base(_base_file(path, one), (*derived, file), found) for one in named]
+    found[file] = reduce(_lay, [*layers, LocatedValue(entries, node.place)])
+    return found[file]
+
+
+def _base_file(path: Path, named: LocatedValue) -> Path:
+    if not isinstance(named.value, str):
+        raise named.error("'base' must be the path of a recipe, or a list of them")
+    beside = path.parent / named.value
+    try:
+        return beside if os.path.isfile(beside) else _shipped(named.value)  # noqa: PTH113 - Path raises for long names
+    except OODError as error:
+        raise named.error(f"no recipe '{named.value}' beside {path.name}; {error}") from None
 
 
 def _lay(below: LocatedValue, above: LocatedValue) -> LocatedValue:
@@ -181,7 +199,7 @@ def _seeds(root: LocatedValue) -> tuple[list[int], LocatedValue]:
 def _override(override: str) -> tuple[list[str], LocatedValue]:
     """Return path and value of an "a.b=value"."""
     path, equals, text = override.partition("=")
-    place = f"--set {override}"
+    place = f"--set {abridge(override)}"
     if not equals or not path:
         raise OODError(f"{place}: must read a.b=value")
     if path.partition(".")[0] in ("base", "vary"):

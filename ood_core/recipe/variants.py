@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
@@ -17,6 +18,9 @@ SINGLE = "variant"
 """Name of the axis where `vary:` names variants without one."""
 
 KEYS = ("axes", "zip", "exclude")
+
+MOST_EXPERIMENTS = 5_000
+"""Variants times seeds of a recipe: a plan takes about a minute for as many, and axes multiply unnoticed."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,9 @@ def _changes(node: LocatedValue, what: str) -> LocatedValue:
 
 
 def _product(axes: Axes, groups: Sequence[tuple[str, ...]], vary: LocatedValue) -> tuple[Variant, ...]:
+    count = math.prod(len(axes[group[0]]) for group in groups)
+    if count > MOST_EXPERIMENTS:
+        raise vary.error(f"'vary' makes {count} variants, of which there can be {MOST_EXPERIMENTS}")
     variants: dict[str, Variant] = {}
     for combination in product(*(zip(*(axes[axis] for axis in group), strict=True) for group in groups)):
         chosen = dict(zip(chain(*groups), chain(*combination), strict=True))

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import yaml
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, abridge
+
+MOST_UNFOLDED = 10_000
+"""Values that the aliases of one file may stand for: a few lines of aliases to aliases can stand for billions."""
+
+DEEPEST = 50
+"""Levels of mappings and lists within each other, and names in a path, that are read."""
+
+_LARGEST = 2**63 - 1  # of whole numbers, as in torch and numpy
+_MOST_DIGITS = 19
+_LONGEST = 2000  # characters of a message, which may quote a value or list all plugins
+_TOO_DEEP = f"nested more than {DEEPEST} levels deep"
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")  # neither a name of a file nor text of a report can have these
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,7 +60,7 @@ class LocatedValue:
 
     def error(self, message: str) -> OODError:
         """Return a mistake at this place."""
-        return OODError(f"{self.place}: {message}")
+        return OODError(f"{self.place}: {abridge(message, _LONGEST)}")
 
     def plain(self) -> Any:
         """Return the value as plain Python, without places."""
@@ -71,7 +83,8 @@ def parse(text: str, origin: str, line_numbers: bool = True) -> LocatedValue:
     """Return YAML text as nodes.
 
     Raises:
-        OODError: It is no YAML, has a duplicate key, a tag, or a key that is no word.
+        OODError: It is no YAML, has a duplicate key, a tag, or a key that is no word; it is nested too deeply, or its
+            aliases stand for too many values.
     """
     try:
         composed = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -79,52 +92,92 @@ def parse(text: str, origin: str, line_numbers: bool = True) -> LocatedValue:
         where = f"{origin}: line {error.problem_mark.line + 1}" if error.problem_mark and line_numbers else origin
         raise OODError(f"{where}: not YAML: {error.problem}") from None
     except RecursionError:
-        raise OODError(f"{origin}: not YAML: nested too deeply") from None
-    except yaml.YAMLError as error:
+        raise OODError(f"{origin}: {_TOO_DEEP}") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter of escapes beyond Unicode
         raise OODError(f"{origin}: not YAML: {str(error).splitlines()[0]}") from None
     if composed is None:
         return LocatedValue(None, origin)
-    return _Converter(origin, line_numbers).convert(composed, composed)
+    return _Converter(origin, line_numbers).convert(composed, composed).node
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A node, which all aliases of it share, with the number of its values and of its levels once it is unfolded."""
+
+    node: LocatedValue
+    values: int = 1
+    levels: int = 0
 
 
 @dataclass
 class _Converter:
     origin: str
     line_numbers: bool
-    _open: tuple[int, ...] = ()
+    _open: list[int] = field(default_factory=list)
+    _converted: dict[int, _Converted] = field(default_factory=dict)
+    _unfolded: int = 0
 
     def place(self, node: yaml.Node) -> str:
         return f"{self.origin}: line {node.start_mark.line + 1}" if self.line_numbers else self.origin
 
-    def convert(self, node: yaml.Node, at: yaml.Node) -> LocatedValue:
-        """Convert a node; its place is that of its key, or its own in a list."""
+    def convert(self, node: yaml.Node, at: yaml.Node) -> _Converted:
+        """Convert a node, once however many aliases it has; its place is that of its key, or its own in a list."""
         if id(node) in self._open:
             raise OODError(f"{self.place(at)}: an alias that contains itself")
+        if (known := self._converted.get(id(node))) is not None:
+            self._unfolded += known.values
+            known = replace(known, node=replace(known.node, place=self.place(at)))
+        levels = (0 if isinstance(node, yaml.ScalarNode) else 1) if known is None else known.levels
+        if len(self._open) + levels > DEEPEST:
+            raise OODError(f"{self.place(at)}: {_TOO_DEEP}")
+        if self._unfolded > MOST_UNFOLDED:
+            raise OODError(f"{self.place(at)}: the aliases stand for more than {MOST_UNFOLDED} values")
+        if known is None:
+            self._open.append(id(node))
+            known = self._converted[id(node)] = self._convert(node, at)
+            self._open.pop()
+        return known
+
+    def _convert(self, node: yaml.Node, at: yaml.Node) -> _Converted:
         if node.tag not in _TAGS:
             raise OODError(f"{self.place(at)}: tags are not read: {node.tag}")
         if isinstance(node, yaml.ScalarNode):
-            return LocatedValue(self._scalar(node), self.place(at), node.value)
-        inner = _Converter(self.origin, self.line_numbers, (*self._open, id(node)))
+            return _Converted(LocatedValue(self._scalar(node, at), self.place(at), node.value))
         if isinstance(node, yaml.SequenceNode):
-            return LocatedValue([inner.convert(item, item) for item in node.value], self.place(at))
-        entries: dict[str, LocatedValue] = {}
+            items = [self.convert(item, item) for item in node.value]
+            return _container([item.node for item in items], items, self.place(at))
+        entries: dict[str, _Converted] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise OODError(f"{self.place(key)}: a key must be a word")
+            self._require_readable(key, key)
             if key.value in entries:
                 raise OODError(f"{self.place(key)}: '{key.value}' is there twice")
-            entries[key.value] = inner.convert(value, key)
-        return LocatedValue(entries, self.place(at))
+            entries[key.value] = self.convert(value, key)
+        return _container({key: entry.node for key, entry in entries.items()}, entries.values(), self.place(at))
 
-    def _scalar(self, node: yaml.ScalarNode) -> bool | int | float | str | None:
+    def _require_readable(self, node: yaml.ScalarNode, at: yaml.Node) -> None:
+        if found := _UNREADABLE.search(node.value):
+            raise OODError(f"{self.place(at)}: the character U+{ord(found[0]):04X} is not read")
+
+    def _scalar(self, node: yaml.ScalarNode, at: yaml.Node) -> bool | int | float | str | None:
+        self._require_readable(node, at)
         text: str = node.value
         if node.style is not None:
             return text
         if text in _WORDS:
             return _WORDS[text]
         if _INTEGER.fullmatch(text):
+            if len(text.lstrip("+-0")) > _MOST_DIGITS or abs(int(text)) > _LARGEST:
+                hint = "; put a name that is made of digits in quotes"
+                raise OODError(f"{self.place(at)}: whole numbers end at {_LARGEST}, not {abridge(text)}{hint}")
             return int(text)
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) if _FLOAT.fullmatch(text) else text
+
+
+def _container(value: Value, parts: Collection[_Converted], place: str) -> _Converted:
+    values, levels = 1 + sum(part.values for part in parts), 1 + max((part.levels for part in parts), default=0)
+    return _Converted(LocatedValue(value, place), values, levels)
 
 
 # ------------------------------------------------------------------------------------------- laid over each other
@@ -152,11 +205,13 @@ def set_at_path(node: LocatedValue, path: Sequence[str], new: LocatedValue) -> L
     """
     if not path:
         return new
+    if len(path) > DEEPEST:
+        raise OODError(f"{new.place}: a path has at most {DEEPEST} names")
     if isinstance(node.value, list):
         items = node.value
-        if not path[0].isdecimal() or int(path[0]) >= len(items):
+        if not path[0].isdecimal() or len(path[0]) > _MOST_DIGITS or int(path[0]) >= len(items):
             numbers = f"one of the numbers 0 to {len(items) - 1}, a place in a list"
-            raise OODError(f"{new.place}: '{path[0]}' must be {numbers}")
+            raise OODError(f"{new.place}: '{abridge(path[0])}' must be {numbers}")
         index = int(path[0])
         if len(path) == 1:
             item = Removed(None, new.place) if new.value is None else new

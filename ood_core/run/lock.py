@@ -209,7 +209,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _word(dumper: yaml.SafeDumper, word: str) -> yaml.Node:
-    plain = _PLAIN.fullmatch(word) is not None and parse(word, "", line_numbers=False).value == word
+    try:
+        plain = _PLAIN.fullmatch(word) is not None and parse(word, "", line_numbers=False).value == word
+    except OODError:  # a number that is too large
+        plain = False
     return dumper.represent_scalar("tag:yaml.org,2002:str", word, style=None if plain else '"')
 
 

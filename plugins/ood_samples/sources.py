@@ -11,11 +11,14 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 import PIL.Image
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet, PositiveFloat, PositiveInt, Split
+
+Count: TypeAlias = Annotated[int, Gt(0), Le(1_000_000)]
+"""Of images: their labels are in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,8 @@ class Noise(DatasetSource):
     """
 
     name = "noise"
-    size: PositiveInt = 32
-    count: PositiveInt = 500
+    size: Annotated[int, Gt(0), Le(4096)] = 32
+    count: Count = 500
     mean: float = 0.5
     std: PositiveFloat = 0.25
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
@@ -123,7 +126,7 @@ class PhotoPatches(DatasetSource):
 
     name = "photo-patches"
     patch_size: PositiveInt = 32
-    count: PositiveInt = 500
+    count: Count = 500
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
 
     def check(self) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ood_core.errors import OODErrors
+from ood_core.errors import OODError, OODErrors
+from ood_core.plan import make
 from ood_core.plan.protocols import PROTOCOLS
 from ood_core.plan.superclasses import load, names
 
@@ -140,6 +141,20 @@ def test_random_splits_are_the_same_each_time_and_differ(make_plan, one_class):
 def test_an_open_set_without_unknown_classes_is_refused(make_plan, one_class, options, message):
     with pytest.raises(OODErrors, match=message):
         make_plan(one_class, f"protocol={{use: open-set{options}}}")
+
+
+@pytest.mark.parametrize("options", ["open-set, known: 2, draws: 1000000000000", "few-shot, shots: [1], draws: 5001"])
+def test_cases_are_counted_before_any_is_opened(make_plan, tiny, options):
+    with pytest.raises(OODErrors, match=r"^--set protocol=\{use: .*: the protocol makes more than 5000 cases$"):
+        make_plan(tiny, f"protocol={{use: {options}}}")
+
+
+def test_seeds_times_cases_are_counted(make_plan, tiny, monkeypatch):
+    monkeypatch.setattr(make, "MOST_EXPERIMENTS", 3)
+    with pytest.raises(
+        OODError, match=r"^tiny.yaml: line 1: more than 3 experiments, which are variants times seeds t"
+    ):
+        make_plan(tiny, "protocol={use: few-shot, shots: [1], draws: 2, split: test}", "seeds=[0, 1]")
 
 
 # ----------------------------------------------------------------------------------------------------- few-shot

@@ -128,3 +128,9 @@ def test_wide_noise_is_clipped():
 @pytest.mark.parametrize("option", [{"seed": 1}, {"std": 0.3}, {"count": 21}, {"size": 31}])
 def test_noise_fingerprint_follows_every_option(option):
     assert Noise(**({"count": 20} | option)).open("train").fingerprint != Noise(count=20).open("train").fingerprint
+
+
+@pytest.mark.parametrize("name", ["noise", "photo-patches"])
+def test_no_source_makes_labels_for_more_images_than_memory_holds(make_plan, tiny, name):
+    with pytest.raises(OODError, match=f"option 'count' of dataset '{name}' must be less than or equal to 1000000"):
+        make_plan(tiny, f"data.far=[{{use: {name}, count: 1000000000000}}]")

@@ -55,6 +55,35 @@ def test_a_mistake_is_named_with_its_line(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_bases_that_share_bases_are_read_once_each(tmp_path):
+    for level in range(15):
+        write(tmp_path, f"base: [{', '.join([f'{level + 1}.yaml'] * 9)}]\na{level}: 1\n", f"{level}.yaml")
+    write(tmp_path, "seed: 3\n", "15.yaml")
+    assert only(recipe.read_recipes(tmp_path / "0.yaml")).seed == 3
+
+
+def test_a_chain_of_bases_has_an_end(tmp_path):
+    for level in range(30):
+        write(tmp_path, f"base: {level + 1}.yaml\n", f"{level}.yaml")
+    with pytest.raises(OODError, match=r"^20\.yaml: more than 20 recipes lie above each other by 'base'$"):
+        recipe.read_recipes(tmp_path / "0.yaml")
+
+
+def test_variants_times_seeds_are_counted_before_they_are_made(tmp_path):
+    few = write(tmp_path, "vary: {a: {}, b: {}}\n")
+    with pytest.raises(OODError, match=r"^r\.yaml: more than 5000 experiments, which are variants times seeds$"):
+        recipe.read_recipes(few, [f"seeds=[{', '.join(map(str, range(2501)))}]"])
+
+
+@pytest.mark.parametrize("text", ["{name}", "{name}/x.yaml"])
+def test_a_name_too_long_for_a_file_is_no_recipe(tmp_path, text):
+    name = text.format(name="x" * 300)
+    with pytest.raises(OODError, match=r"^no recipe 'xxx"):
+        recipe.find_recipe(name)
+    with pytest.raises(OODError, match=r"^r\.yaml: line 1: no recipe 'xxx"):
+        recipe.read_recipes(write(tmp_path, f"base: {name}\n"))
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_bytes(b"\xff\xfe\x00")

@@ -37,6 +37,12 @@ def test_named_variants_lie_on_an_axis_called_variant():
     assert variants[1].changes[0].plain() == {"a": 1}
 
 
+def test_a_product_too_large_is_refused_before_it_is_made():
+    axes = "".join(f"  a{axis}: [{', '.join(map(str, range(10)))}]\n" for axis in range(30))
+    with pytest.raises(OODError, match=r"^r: line 1: 'vary' makes 10{30} variants, of which there can be 5000$"):
+        expanded(f"axes:\n{axes}")
+
+
 def test_the_first_axis_is_the_slowest_and_names_join_the_values():
     assert names(AXES) == [
         "mim, yes, 30",

@@ -109,6 +109,8 @@ def test_another_processor_is_told_and_does_not_matter(locked):
         ("lock: 99\n", "is a lock of format 99, this version reads 1; run its recipe again"),
         ("lock: 1\n", "is damaged: KeyError 'recipe'; run its recipe again"),
         ("lock: [\n", "not YAML"),
+        (f"lock: {'[' * 300}{']' * 300}\n", "nested more than 50 levels deep"),
+        (f"a: &a [{'1, ' * 200}]\nlock: [{'*a, ' * 200}]\n", "the aliases stand for more than 10000 values"),
         ("lock: 1\nrecipe: x\nexperiments: []\n", "is damaged: KeyError 'versions'; run its recipe again"),
         ("lock: 1\nrecipe: x\nexperiments: []\nversions: [1]\n", "is damaged: TypeError 'versions' is no mapping"),
     ],
@@ -131,6 +133,7 @@ def test_a_lock_that_is_not_there_is_one_line(tmp_path):
     "word",
     [
         "1e-4",
+        "9" * 5000,
         "0",
         "no",
         "null",
