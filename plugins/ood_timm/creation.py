@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ood_core.errors import OODError, suggest
+from ood_core.errors import OODError, abridge, suggest
 from ood_core.interfaces import EvaluationView
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 from ood_timm.network import TimmModel, TimmNetwork, TimmPatchNetwork
@@ -22,7 +22,8 @@ from ood_timm.network import TimmModel, TimmNetwork, TimmPatchNetwork
 _SET_ELSEWHERE = {"checkpoint_path", "device", "dtype", "features_only", "img_size", "in_chans", "num_classes"}
 _SET_ELSEWHERE |= {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 _LARGEST = 100_000  # of a number in the options; timm makes lists as long as a depth before any layer
-_OBJECTIONS = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
+_LAYERS = ("depth", "depths", "layers")
+_MOST_LAYERS = 1000  # a mistake would be built for hours, even without values
 
 
 def import_timm() -> ModuleType:
@@ -87,7 +88,10 @@ def model_info(name: str, image_size: int, options: Mapping[str, Any]) -> ModelI
     for option in sorted(_SET_ELSEWHERE & options.keys()):
         raise OODError(f"{what}: leave '{option}' out of the options, it is set from elsewhere")
     for option, value in options.items():
-        if any(number > _LARGEST for number in _whole_numbers(value)):
+        largest = max(_whole_numbers(value), default=0)
+        if option in _LAYERS and largest > _MOST_LAYERS:
+            raise OODError(f"{what}: '{option}' is {value}, more than {_MOST_LAYERS} layers")
+        if largest > _LARGEST:
             raise OODError(f"{what}: option '{option}' is larger than {_LARGEST}")
     try:
         with torch.device("meta"):
@@ -102,7 +106,9 @@ def model_info(name: str, image_size: int, options: Mapping[str, Any]) -> ModelI
             if not isinstance(classifier, (nn.Linear, nn.Conv2d, nn.Identity)):
                 raise OODError(f"{what} has a {type(classifier).__name__} for a classifier, not one linear layer")
             return ModelInfo(embeddings.shape[1], *_patch_embedding(model, images, features, what))
-    except _OBJECTIONS as error:
+    except (OODError, MemoryError):
+        raise
+    except Exception as error:  # options reach any line of timm, which does not check them
         raise OODError(_explained(name, image_size, error)) from error
 
 
@@ -134,13 +140,14 @@ def _patch_embedding(
 
 
 def _explained(name: str, image_size: int, error: Exception) -> str:
-    text = (str(error).splitlines() or ["its patches may not divide this size"])[0]
-    if not isinstance(error, TypeError) or not (found := re.search(r"(unexpected|multiple).*?'(\w+)'", text)):
-        return f"timm cannot build '{name}' at {image_size} pixels with these options: {text}"
-    option = found[2]
-    if found[1] == "multiple":
-        return f"timm model '{name}' sets the option '{option}' itself; leave it out, or choose another model"
-    with torch.device("meta"):
-        model = create(name, own_image_size(name), {})
-    known = sorted(inspect.signature(type(model)).parameters.keys() - _SET_ELSEWHERE)
-    return f"timm model '{name}' has no option '{option}'.{suggest(option, known)}"
+    text = abridge(str(error).partition("\n")[0], 200) or "its patches may not divide this size"
+    if isinstance(error, TypeError) and (found := re.search(r"(unexpected|multiple).*?'(\w+)'", text)):
+        option = found[2]
+        if found[1] == "multiple":
+            return f"timm model '{name}' sets the option '{option}' itself; leave it out, or choose another model"
+        with torch.device("meta"):
+            model = create(name, own_image_size(name), {})
+        known = sorted(inspect.signature(type(model)).parameters.keys() - _SET_ELSEWHERE)
+        return f"timm model '{name}' has no option '{option}'.{suggest(option, known)}"
+    kind = f"{type(error).__name__}: " if isinstance(error, (LookupError, ArithmeticError)) else ""  # "0" says little
+    return f"timm cannot build '{name}' at {image_size} pixels with these options: {kind}{text}"

@@ -238,8 +238,14 @@ MISTAKES = [
     ("vit_tiny_patch16_224", {"global_pool": "sum"}, "with these options: Only avg"),
     ("vit_tiny_patch16_224", {"global_pool": ""}, "must pool its features to one vector an image"),
     ("vit_tiny_patch16_224", {"num_classes": 3}, "leave 'num_classes' out of the options"),
-    ("vit_tiny_patch16_224", {"depth": 10**10}, "option 'depth' is larger than 100000"),
-    ("resnet18", {"layers": [2, {"n": 10**10}]}, "option 'layers' is larger than 100000"),
+    ("vit_tiny_patch16_224", {"embed_dim": 10**10}, "option 'embed_dim' is larger than 100000"),
+    ("resnet18", {"layers": [2, {"n": 10**10}]}, "more than 1000 layers"),
+    ("swin_tiny_patch4_window7_224", {"patch_size": 0}, "with these options: ZeroDivisionError: integer division"),
+    ("swin_tiny_patch4_window7_224", {"num_heads": [1, 2]}, "with these options: IndexError: list index out of range"),
+    ("swin_tiny_patch4_window7_224", {"num_heads": {}}, "with these options: KeyError: 0"),
+    ("mixer_s16_224", {"drop_path_rate": 10**400}, "option 'drop_path_rate' is larger than 100000"),
+    ("vit_tiny_patch16_224", {"depth": 10**12}, "'depth' is 1000000000000, more than 1000 layers"),
+    ("resnet18", {"layers": [2, 2, 10**12, 2]}, r"'layers' is \[2, 2, 1000000000000, 2\], more than 1000 layers"),
     ("caformer_s18", {}, "has a MlpHead for a classifier, not one linear layer"),
 ]
 
