@@ -1,13 +1,31 @@
-"""Digests of files, and listings of folders."""
+"""Reading of foreign files in one line each, digests of files, and listings of folders."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
 from ood_core.data import cache
+from ood_core.errors import OODError, abridge
+
+
+@contextmanager
+def reading(path: Path, objection: str = "cannot be read") -> Iterator[None]:
+    """Turn whatever a library raises for the content of a file into one line, which begins with path and objection.
+
+    Libraries document few of these exceptions: broken files have brought up TokenError, RecursionError and
+    NotImplementedError. Memory that runs out says nothing about the file.
+    """
+    try:
+        yield
+    except (OODError, MemoryError):
+        raise
+    except Exception as error:
+        reason = abridge(" ".join(str(error).split())) or type(error).__name__
+        raise OODError(f"{path}: {objection}: {reason}") from error
 
 
 def file_digest(path: Path) -> str:

@@ -15,6 +15,7 @@ from ood_core.errors import OODError
 from ood_core.interfaces import ImageSet
 
 UNLABELLED = "unlabelled"  # the one class of pictures without labels
+MOST_DIGITS = 4000  # of a class number; Python makes no number of many more
 
 
 class FileImages(ImageSet):
@@ -42,7 +43,7 @@ class FileImages(ImageSet):
 
 def numbers_first(name: str) -> tuple[bool, int, str]:
     """Return a sort key: class numbers by their value, before names by the alphabet."""
-    return (False, int(name), "") if name.isdecimal() else (True, 0, name)
+    return (False, int(name), "") if name.isdecimal() and len(name) <= MOST_DIGITS else (True, 0, name)
 
 
 def require_files(paths: Iterable[Path], listed: str) -> None:

@@ -34,6 +34,9 @@ def check_images(name: str, images: Any) -> ImageSet:
     """Return the images that a data source has opened; OODError for anything else, and labels without a class."""
     if not isinstance(images, ImageSet):
         raise OODError(f"data source '{name}' opens {_kind(images)}, not an ImageSet")
+    for called in images.classes:
+        if not isinstance(called, str) or called.encode("utf-8", "ignore").decode() != called:
+            raise OODError(f"data source '{name}' has a class called {called!r}, which is no text in UTF-8")
     labels, classes = np.asarray(images.labels), len(images.classes)
     if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
         raise OODError(f"data source '{name}' has labels of type {labels.dtype} {list(labels.shape)}, not integers [N]")

@@ -82,7 +82,7 @@ def read_recipes(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     scorer_name, scorer_place = ("", "") if scorer is None else (str(scorer.value), scorer.place)
     names = {one.name for one in kept}
     left_out = tuple(one.coordinates for one in (*variants.variants, *variants.excluded) if one.name not in names)
-    recipes = []
+    recipes: list[Recipe] = []
     for variant in kept:
         node = _varied(common, variant.changes)
         for keys, value in changes:

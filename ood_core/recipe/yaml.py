@@ -59,8 +59,8 @@ class LocatedValue:
     text: str = field(default="", compare=False)
 
     def error(self, message: str) -> OODError:
-        """Return a mistake at this place."""
-        return OODError(f"{self.place}: {abridge(message, _LONGEST)}")
+        """Return a mistake at this place, in one line whatever names of files or cells of tables it quotes."""
+        return OODError(f"{self.place}: {abridge(' '.join(message.splitlines()), _LONGEST)}")
 
     def plain(self) -> Any:
         """Return the value as plain Python, without places."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, embedding
@@ -116,9 +114,6 @@ class Decoder(nn.Module):
 
 M = TypeVar("M", bound=nn.Module)
 
-# torch says it in many ways, depending on where its reader stumbles
-_UNREADABLE = (SafetensorError, pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, ValueError)
-
 
 def load(build: Callable[[], M], path: Path) -> M:
     """Return the module that `build` makes in float32 with the weights of a file; raise OODError if they do not fit."""
@@ -135,7 +130,9 @@ def read(path: Path) -> Mapping[str, Tensor]:
     """Return the tensors of a safetensors file or of a state dict that torch has saved."""
     try:
         found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # torch says it in many ways, depending on where its reader stumbles
         if "Unsupported global" in str(error):  # what OpenAI published
             raise OODError(
                 f"'{path}' is a pickled module, which could run any code; where dall_e is installed, convert it: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import PIL.Image
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from ood_core.data.files import file_digest, listing
+from ood_core.data.files import file_digest, listing, reading
 from ood_core.data.image_files import UNLABELLED
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet, Split
@@ -128,12 +127,13 @@ class ArrayImages(ImageSet):
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn errors of numpy for a broken file into one line."""
-    try:
-        yield
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error) or "Python objects" in str(error):
-            raise OODError(f"{path}: it holds pickled objects, which are not read; save plain arrays") from error
-        raise OODError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    with reading(path):
+        try:
+            yield
+        except ValueError as error:
+            if "allow_pickle" in str(error) or "Python objects" in str(error):
+                raise OODError(f"{path}: it holds pickled objects, which are not read; save plain arrays") from error
+            raise
 
 
 def _array(path: Path) -> NDArray[Any]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from ood_core.data.image_files import UNLABELLED, numbers_first
+from ood_core.data.image_files import MOST_DIGITS, UNLABELLED, numbers_first
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.pictures import encoding, file_images, located, miscoded, named, numbered
+from ood_files.pictures import encoding, file_images, located, named, numbered, reading_text
 
 NO_LABEL = -1  # what a list has for pictures of no known class
 
@@ -129,10 +129,10 @@ def _unquoted(text: str) -> str:
 def _label(number: str | None, more: str | None) -> int | None:
     """Return the label of a line, None if it has none: a number, or that of a dict in its place."""
     if number is not None:
-        return int(number)
+        return int(number) if len(number) <= MOST_DIGITS else None
     try:
         label = ast.literal_eval(more or "")["label"]
-    except (ValueError, SyntaxError, TypeError, LookupError):
+    except (ValueError, SyntaxError, TypeError, LookupError, RecursionError, MemoryError):  # the last of many brackets
         return None
     return label if isinstance(label, int) else None
 
@@ -140,9 +140,5 @@ def _label(number: str | None, more: str | None) -> int | None:
 def _lines(path: Path, option: str) -> list[str]:
     if not path.is_file():
         raise OODError(f"{path}: no such file; the option '{option}' sets it")
-    try:
+    with reading_text(path):
         return path.read_text(encoding=encoding(path)).rstrip().splitlines()
-    except UnicodeError as error:
-        raise miscoded(path, error) from error
-    except OSError as error:
-        raise OODError(f"{path}: cannot be read: {error}") from error

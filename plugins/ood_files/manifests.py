@@ -13,7 +13,7 @@ from ood_core.data.folders import SPLIT_NAMES, is_picture
 from ood_core.data.image_files import UNLABELLED, numbers_first, require_distinct
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
-from ood_files.pictures import encoding, file_images, located, miscoded
+from ood_files.pictures import encoding, file_images, located, reading_text
 
 FORMATS = (".csv", ".tsv", ".jsonl")
 DELIMITERS = ",;\t|"
@@ -112,33 +112,24 @@ class Manifest(DatasetSource):
 
 
 def _rows(path: Path, image_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with path.open(encoding=encoding(path), newline="") as opened:
-            if path.suffix.lower() == ".jsonl":
-                yield from (
-                    (number, _parsed(path, number, line)) for number, line in enumerate(opened, 1) if line.strip()
-                )
-                return
-            header = opened.readline()
-            opened.seek(0)
-            columns = {
-                sign: next(csv.reader([header], delimiter=sign, skipinitialspace=True), []) for sign in DELIMITERS
-            }
-            # what gives the column with the paths, or else the most columns
-            delimiter = max(DELIMITERS, key=lambda sign: (image_column in columns[sign], len(columns[sign])))
-            reader = csv.DictReader(opened, restkey="", restval="", delimiter=delimiter, skipinitialspace=True)
-            for row in reader:
-                yield reader.line_num, row
-    except UnicodeError as error:
-        raise miscoded(path, error) from error
-    except (OSError, csv.Error) as error:
-        raise OODError(f"{path}: cannot be read: {error}") from error
+    with reading_text(path), path.open(encoding=encoding(path), newline="") as opened:
+        if path.suffix.lower() == ".jsonl":
+            yield from ((number, _parsed(path, number, line)) for number, line in enumerate(opened, 1) if line.strip())
+            return
+        header = opened.readline()
+        opened.seek(0)
+        columns = {sign: next(csv.reader([header], delimiter=sign, skipinitialspace=True), []) for sign in DELIMITERS}
+        # what gives the column with the paths, or else the most columns
+        delimiter = max(DELIMITERS, key=lambda sign: (image_column in columns[sign], len(columns[sign])))
+        reader = csv.DictReader(opened, restkey="", restval="", delimiter=delimiter, skipinitialspace=True)
+        for row in reader:
+            yield reader.line_num, row
 
 
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OODError(f"{path}: line {number} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise OODError(f"{path}: line {number} is no JSON object")

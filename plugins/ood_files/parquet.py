@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from ood_core.data.decoding import decode
-from ood_core.data.files import digest_files, listing
+from ood_core.data.files import digest_files, listing, reading
 from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.pictures import numbered
@@ -86,18 +86,16 @@ class ParquetImages(ImageSet):
 
 
 def _read(group: _RowGroup) -> pa.ChunkedArray:
-    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     shard = group.shard
-    try:
-        with pq.ParquetFile(shard.path, memory_map=True) as file:
-            # One thread: loader processes are forked, and read side by side already.
-            table = file.read_row_group(group.number, columns=[f"{shard.image_column}.bytes"], use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        rows = f"rows from {group.first_row}"
-        raise OODError(f"{shard.path}: {rows} cannot be read: {' '.join(str(error).split())}") from error
+    objection = f"rows from {group.first_row} cannot be read"
+    with reading(shard.path, objection), pq.ParquetFile(shard.path, memory_map=True) as file:
+        # One thread: loader processes are forked, and read side by side already.
+        table = file.read_row_group(group.number, columns=[f"{shard.image_column}.bytes"], use_threads=False)
+        if len(table) != shard.group_rows[group.number]:
+            raise OODError(f"{shard.path}: {objection}: there are {len(table)} of {shard.group_rows[group.number]}")
     return pc.struct_field(table.column(0), "bytes")
 
 
@@ -145,26 +143,23 @@ class ParquetFiles(DatasetSource):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
-            with pq.ParquetFile(path, memory_map=True) as file:
-                schema = file.schema_arrow
-                image = _column(path, schema, self.image_column, ("img", "image"), "image_column")
-                kind = schema.field(image).type
-                if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-                    raise OODError(f"{path}: column '{image}' holds {kind}, not pictures (a struct with bytes)")
-                label = _column(path, schema, self.label_column, ("label", "fine_label"), "label_column")
-                kind = schema.field(label).type
-                if not pa.types.is_integer(kind):
-                    raise OODError(f"{path}: column '{label}' holds {kind}, not class numbers")
-                labels = file.read([label], use_threads=False).column(label).to_pylist()
-                features = (
-                    json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-                )
-                names = tuple(features.get(label, {}).get("names", ()))
-                groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-                return Shard(path, image, label, labels, groups, names)
-        except (pa.ArrowException, OSError) as error:
-            raise OODError(f"{path}: not a readable parquet file: {' '.join(str(error).split())}") from error
+        with reading(path, "not a readable parquet file"), pq.ParquetFile(path, memory_map=True) as file:
+            schema = file.schema_arrow
+            image = _column(path, schema, self.image_column, ("img", "image"), "image_column")
+            kind = schema.field(image).type
+            if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+                raise OODError(f"{path}: column '{image}' holds {kind}, not pictures (a struct with bytes)")
+            label = _column(path, schema, self.label_column, ("label", "fine_label"), "label_column")
+            kind = schema.field(label).type
+            if not pa.types.is_integer(kind):
+                raise OODError(f"{path}: column '{label}' holds {kind}, not class numbers")
+            labels = file.read([label], use_threads=False).column(label).to_pylist()
+            features = (
+                json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+            )
+            names = tuple(features.get(label, {}).get("names", ()))
+            groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+            return Shard(path, image, label, labels, groups, names)
 
 
 def _column(path: Path, schema: pa.Schema, wanted: str | None, usual: tuple[str, ...], option: str) -> str:

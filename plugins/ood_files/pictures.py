@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from ood_core.data.files import reading
 from ood_core.data.image_files import FileImages, require_distinct, require_files
 from ood_core.errors import OODError
 
@@ -67,6 +69,12 @@ def encoding(path: Path) -> str:
         return "utf-16" if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
-def miscoded(path: Path, error: UnicodeError) -> OODError:
-    """Return the error for a text file in another encoding."""
-    return OODError(f"{path}: cannot be read: {error}; save it as UTF-8, or as UTF-16 with a byte order mark")
+@contextmanager
+def reading_text(path: Path) -> Iterator[None]:
+    """Turn whatever the content of a text file raises into one line, which says how to encode it."""
+    with reading(path):
+        try:
+            yield
+        except UnicodeError as error:
+            hint = "save it as UTF-8, or as UTF-16 with a byte order mark"
+            raise OODError(f"{path}: cannot be read: {error}; {hint}") from error

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal
 import PIL.Image
 
 from ood_core.data.decoding import decode
-from ood_core.data.files import digest_files, listing
+from ood_core.data.files import digest_files, listing, reading
 from ood_core.data.folders import SPLIT_NAMES, PassedOver, is_hidden, is_picture
 from ood_core.data.image_files import UNLABELLED, numbers_first, require_distinct
 from ood_core.errors import OODError
@@ -41,11 +41,9 @@ class Shard:
 
 def read(path: Path, label: str, field: str) -> Shard:
     """Return the index of an uncompressed tar file, from memory if the file did not change since."""
-    try:
+    with reading(path, "not a whole, uncompressed tar file"):
         stamp = path.stat()
         return _read(path, (stamp.st_ino, stamp.st_size, stamp.st_mtime_ns), label, field)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise OODError(f"{path}: not a whole, uncompressed tar file: {error}") from error
 
 
 @cache  # both splits read the classes of both, and a million headers take a minute
@@ -124,7 +122,7 @@ class _Labels:
     def _of_json(self, beside: str, text: str) -> str:
         try:
             value = json.loads(text)[self.field]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise OODError(f"{self.path}: {beside} has no field '{self.field}'") from error
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise OODError(f"{self.path}: '{self.field}' of {beside} is {json.dumps(value)}, neither name nor number")

@@ -139,11 +139,13 @@ class HubDataset(DatasetSource):
         return f"Hugging Face data set '{self.dataset}'"
 
     def _split(self, split: Split) -> Dataset:
-        from datasets import Dataset, exceptions
+        from datasets import Dataset
 
         try:
             loaded = self._from_folder() if Path(self.dataset).exists() else self._from_hub()
-        except (OSError, ValueError, LookupError, TypeError, RuntimeError, exceptions.DatasetsError) as error:
+        except (OODError, MemoryError):
+            raise
+        except Exception as error:  # of a broken file; the library reads many formats
             reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
             raise OODError(f"{self._called} cannot be read: {reason}") from error
         if isinstance(loaded, Dataset):

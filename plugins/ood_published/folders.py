@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ood_core.data.files import listing
+from ood_core.data.files import listing, reading
 from ood_core.data.folders import PassedOver, class_folders, pictures_in
 from ood_core.data.image_files import UNLABELLED, FileImages, require_distinct, require_files
 from ood_core.errors import OODError
@@ -107,12 +107,10 @@ class Dogs(DatasetSource):
             raise OODError(f"{self.path / file}: no such file")
         from scipy.io import loadmat  # slow
 
-        try:
+        with reading(found, "not one of Stanford Dogs' lists"):
             content = loadmat(found)
             names = [str(row[0][0]) for row in content["file_list"]]
             labels = [int(row[0]) - 1 for row in content["labels"]]
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise OODError(f"{found}: not one of Stanford Dogs' lists: {error}") from error
         paths = [self.path / "Images" / name for name in names]
         folders = {label: PurePosixPath(name).parent.name for name, label in zip(names, labels, strict=True)}
         breeds = {label: folder.partition("-")[2] or folder for label, folder in folders.items()}

@@ -103,7 +103,9 @@ class TorchvisionImages(ImageSet):
             if self.encoded and self._name not in UNLISTED:
                 open_header(_file(vars(self._dataset), row)).close()  # torchvision decodes also what is not allowed
             picture, _ = self._dataset[row]
-        except (OSError, SyntaxError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # of the file; torchvision reads many formats
             raise OODError(f"torchvision data set '{self._name}', image {index}: {error}") from error
         assert isinstance(picture, PIL.Image.Image)
         return picture.transpose(PIL.Image.Transpose.TRANSPOSE) if self._name in LYING else picture
@@ -184,7 +186,9 @@ class TorchvisionDataset(DatasetSource):
             arguments["download"] = self.download  # said in any case: SEMEION downloads by default
         try:
             found = constructor(str(self.root), **arguments)  # type: ignore[call-arg]
-        except (RuntimeError, OSError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # of a broken file; torchvision reads many formats
             raise self._missing(" ".join(str(error).split()).partition(". ")[0].rstrip(".")) from error
         return TorchvisionImages(self.dataset, found)
 

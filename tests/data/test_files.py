@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ood_core.data import files
+from ood_core.errors import OODError
 from ood_core.runtime.source_digest import source_digest
 
 
@@ -76,3 +77,18 @@ def test_a_name_that_is_no_text_has_a_digest_which_is_kept(tmp_path, monkeypatch
     first = files.digest_files([path])
     monkeypatch.setattr(files, "content_digest", lambda path: pytest.fail("is read again"))
     assert files.digest_files([path]) == first
+
+
+@pytest.mark.parametrize("error", [TypeError("no\nway"), RecursionError(), UnicodeDecodeError("utf-8", b"", 0, 1, "x")])
+def test_whatever_a_library_raises_for_a_file_is_one_line_with_its_name(error):
+    with pytest.raises(OODError) as caught, files.reading(Path("a.bin"), "no table"):
+        raise error
+    assert str(caught.value).startswith("a.bin: no table: ") and "\n" not in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), OODError("mine")])
+def test_what_says_nothing_about_a_file_is_raised_as_it_is(error):
+    with pytest.raises(type(error)) as caught, files.reading(Path("a.bin")):
+        raise error
+    assert caught.value is error

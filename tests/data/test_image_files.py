@@ -49,3 +49,7 @@ def test_names_that_differ_in_writing_alone_are_refused(other):
 
 def test_numbers_are_sorted_by_value_before_names():
     assert sorted(["10", "b", "9", "a"], key=numbers_first) == ["9", "10", "a", "b"]
+
+
+def test_numbers_of_thousands_of_digits_are_sorted_as_names():
+    assert sorted(["9" * 5000, "b", "10", "9"], key=numbers_first) == ["9", "10", "9" * 5000, "b"]

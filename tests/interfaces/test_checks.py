@@ -15,6 +15,7 @@ from ood_core.data.selection import Selection
 from ood_core.detector import Detector, from_module
 from ood_core.errors import OODError
 from ood_core.interfaces import Backbone, DatasetSource, ImageSet, Network, Probe, Score, Scorer
+from ood_core.interfaces.checks import check_images
 from ood_core.pipeline import extract, fit, networks, train
 from ood_core.records.stages import Extraction
 from ood_core.store.artifacts import load_outputs
@@ -570,3 +571,15 @@ def test_views_that_are_no_tensors_of_one_shape_are_named(make_plan, tiny, tmp_p
         train.execute(stage, Store(tmp_path / "store"), QUIET)
     with pytest.raises(OODError, match=re.escape(f"the augmentation gives {what}")):
         list(evaluation_batches(stage.images.opened, EvaluationTransform(image_size=8, views=views), 64))
+
+
+@pytest.mark.parametrize("name", ["a\udcff", 3, b"a"])
+def test_a_class_without_a_name_in_utf_8_is_refused(name):
+    class Images(ImageSet):
+        classes, labels, fingerprint = (name,), [0], "x"
+
+        def image(self, index):
+            raise NotImplementedError
+
+    with pytest.raises(OODError, match=r"^data source 'mine' has a class called .*, which is no text in UTF-8$"):
+        check_images("mine", Images())

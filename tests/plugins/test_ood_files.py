@@ -189,3 +189,18 @@ def test_cifar_opens(folder, classes):
     assert len(images.classes) == classes
     assert np.bincount(images.labels).tolist() == [10000 // classes] * classes
     assert {images.image(i).size for i in (0, 999, 1000, 9999)} == {(32, 32)}
+
+
+def test_names_of_classes_that_are_no_json_are_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pq.read_table(write_parquet(path, [0, 1]))
+    pq.write_table(table.replace_schema_metadata({"huggingface": "{"}), path)
+    with pytest.raises(OODError, match=r"a\.parquet: not a readable parquet file: Expecting"):
+        ParquetFiles(path=path).open("test")
+
+
+def test_a_row_group_with_fewer_rows_than_announced_is_named(tmp_path):
+    images = ParquetFiles(path=write_parquet(tmp_path / "a.parquet", [0, 1, 0])).open("test")
+    write_parquet(tmp_path / "a.parquet", [0])
+    with pytest.raises(OODError, match=r"a\.parquet: rows from 0 cannot be read: there are 1 of 2$"):
+        images.image(1)

@@ -201,3 +201,15 @@ def test_the_fingerprint_follows_pixels_and_labels_and_not_the_place(kind, tmp_p
     assert len(found | {first}) == 6
     shutil.rmtree(tmp_path / "one")
     assert fingerprint(tmp_path / "one") == first
+
+
+def test_headers_and_compressions_that_numpy_stumbles_over_are_named(tmp_path):
+    np.save(tmp_path / "fog.npy", pixels(1, 2))
+    content = (tmp_path / "fog.npy").read_bytes()
+    (tmp_path / "fog.npy").write_bytes(content.replace(b"}", b" "))  # tokenize.TokenError
+    with pytest.raises(OODError, match=r"fog\.npy: cannot be read: .*EOF in multi-line statement"):
+        Arrays(path=tmp_path / "fog.npy").open("test")
+    content = archive(tmp_path / "test.npz", [1, 2]).read_bytes()
+    (tmp_path / "test.npz").write_bytes(content.replace(b"PK\x01\x02\x2d\x03\x2d", b"PK\x01\x02\x2d\x03\x7b"))
+    with pytest.raises(OODError, match=r"test\.npz: cannot be read: zip file version 12\.3"):  # NotImplementedError
+        Arrays(path=tmp_path).open("test")

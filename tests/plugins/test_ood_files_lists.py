@@ -214,3 +214,10 @@ def test_a_list_may_be_utf_16_as_excel_writes_it(tmp_path):
     write(tmp_path, 3)
     (tmp_path / "a.txt").write_text("3.png\tcät\n", encoding="utf-16")
     assert ImageList(test=tmp_path / "a.txt").open("test").classes == ("cät",)
+
+
+@pytest.mark.parametrize("label", ["9" * 5000, '{"label": ' + "[" * 3000 + "]" * 3000 + "}"])
+def test_a_label_that_python_cannot_hold_is_refused(tmp_path, label):
+    write(tmp_path, 1)
+    with pytest.raises(OODError, match=r"a\.txt: line 1 is not 'path label'"):
+        ImageList(test=text(tmp_path / "a.txt", f"1.png {label}", "1.png 0")).open("test")

@@ -216,3 +216,22 @@ def test_paths_start_from_the_folder_that_is_given_and_may_have_backslashes(tmp_
     with pytest.raises(OODError, match="the option 'folder' sets what the paths are relative to"):
         Manifest(path=path).open("test")
     assert reds(Manifest(path=path, folder=tmp_path / "images").open("test")) == [5]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"image": ' + "[" * 100_000, "m.jsonl: line 1 is not JSON: maximum recursion depth exceeded"),
+        ('{"image": "1.png", "label": ' + "9" * 5000 + "}", "m.jsonl: line 1 is not JSON: Exceeds the limit"),
+    ],
+)
+def test_json_that_python_cannot_hold_is_one_line(tmp_path, line, message):
+    with pytest.raises(OODError, match=message):
+        Manifest(path=text(tmp_path / "m.jsonl", line)).open("test")
+
+
+@pytest.mark.parametrize("label", ["9" * 5000, "a\nb"])
+def test_strange_labels_are_classes(tmp_path, label):
+    write(tmp_path, 1, 2)
+    path = write_csv(tmp_path / "m.csv", [("1.png", label), ("2.png", "7")], ("image", "label"))
+    assert Manifest(path=path).open("test").classes == ("7", label)

@@ -211,3 +211,13 @@ def test_samples_without_a_picture_that_is_read_are_noted(tmp_path):
     images = TarShards(path=path, label="none").open("test")
     assert len(images) == 1
     assert images.notes == (f"{path} (test split): passed over: 1 hidden file, 1 file of other formats (1 .heic)",)
+
+
+def test_json_that_is_nested_without_end_is_no_label(tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        for name, content in (("a.png", encoded(1)), ("a.json", b"[" * 100_000)):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(OODError, match=r"all\.tar: a\.json has no field 'label'$"):
+        TarShards(path=tmp_path / "all.tar", label="json").open("test")

@@ -159,3 +159,9 @@ def test_mappings_merge_key_by_key_unless_another_plugin_is_used():
     below, above = parse("{use: x, a: 1, l: [1, 2]}", "r"), parse("{b: 2, l: [3]}", "s")
     assert merge(below, above).plain() == {"use": "x", "a": 1, "b": 2, "l": [3]}
     assert merge(below, parse("{use: y}", "s")).plain() == {"use": "y"}
+
+
+def test_a_mistake_is_one_line_of_bounded_length_whatever_it_quotes():
+    node = LocatedValue(0, "r: line 1")
+    assert str(node.error("no class 'a\nb\u2028c'")) == "r: line 1: no class 'a b c'"
+    assert len(str(node.error("x" * 10_000))) < 2100
