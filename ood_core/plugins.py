@@ -105,12 +105,25 @@ class Plugins:
             return found.cls
         raise OODError(f"no {kind} '{name}'.{suggest(name, self.classes(kind))}")
 
-    def version(self, plugin: Plugin) -> str:
-        """Return "distribution version+digest" of the package that a plugin object's class came from."""
+    def package(self, plugin: Plugin) -> Package:
+        """Return the package that a plugin object's class came from.
+
+        Raises:
+            OODError: No installed package registers the class.
+        """
         for found in self.registered.values():
             if found.cls is type(plugin):
-                return f"{found.package.distribution} {found.package.version}"
-        raise LookupError(type(plugin))
+                return found.package
+        cls, kind = type(plugin), next(kind for kind, base in _kinds().items() if isinstance(plugin, base))
+        raise OODError(
+            f"no installed package registers the {kind} {cls.__name__} of {cls.__module__}; put the class into a package "
+            f"that returns it from the hook ood_register_{kind}s (plugins/README.md)"
+        )
+
+    def version(self, plugin: Plugin) -> str:
+        """Return "distribution version+digest" of the package that a plugin object's class came from."""
+        package = self.package(plugin)
+        return f"{package.distribution} {package.version}"
 
     def code(self, cls: type) -> dict[str, str]:
         """Return digests of the package that defines a class and of the plugin packages that it derives from.
@@ -256,11 +269,15 @@ def _broken(package: Package, error: Exception) -> str:
     )
 
 
-def _classify(manager: pluggy.PluginManager, packages: Mapping[str, Package]) -> dict[tuple[str, str], Registered]:
-    from ood_core.interfaces import PLUGIN_KINDS
+def _kinds() -> Mapping[str, type[Plugin]]:
+    from ood_core.interfaces import PLUGIN_KINDS  # torch: not before a command needs more than its own name
 
+    return PLUGIN_KINDS
+
+
+def _classify(manager: pluggy.PluginManager, packages: Mapping[str, Package]) -> dict[tuple[str, str], Registered]:
     registered: dict[tuple[str, str], Registered] = {}
-    for kind, base in PLUGIN_KINDS.items():
+    for kind, base in _kinds().items():
         implementations = getattr(manager.hook, f"ood_register_{kind}s").get_hookimpls()
         for implementation in sorted(implementations, key=lambda item: item.plugin_name):
             package = packages[implementation.plugin_name]

@@ -67,6 +67,10 @@ READABLE = 0o644  # files of safetensors can be read by their owner alone; a ser
 
 def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
     """Write a detector into a folder of its own; a detector in it is replaced when all is written."""
+    try:
+        packages = manifests.packages_of(_plugins_of(state), plugins)
+    except OODError as error:
+        raise OODError(f"{folder}: the detector scores, but cannot be saved: {error}") from None
     require_writable(folder.parent, "folder")
     remove_leftovers(folder.parent)
     temporary = temporary_path(folder)
@@ -75,7 +79,7 @@ def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
             raise OODError(f"{folder}: holds something else than a detector; name another folder")
         with writing(folder):
             temporary.mkdir(parents=True)
-            _write(state, temporary, plugins)
+            _write(state, temporary, packages)
             for file in temporary.iterdir():
                 file.chmod(READABLE)
             put_in_place(temporary, folder)
@@ -85,7 +89,13 @@ def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(state: DetectorState, folder: Path, plugins: Plugins) -> None:
+def _plugins_of(state: DetectorState) -> list[Plugin]:
+    stage = state.trained_task
+    parts = [*(of.scorer for of in state.scorers), state.backbone, None if stage is None else stage.pretext]
+    return [part for part in parts if part is not None]
+
+
+def _write(state: DetectorState, folder: Path, packages: Mapping[str, str]) -> None:
     save_tensors(folder / WEIGHTS, state.network.state_dict())
     calibrations: dict[str, Tensor] = {}
     entries = []
@@ -108,14 +118,13 @@ def _write(state: DetectorState, folder: Path, plugins: Plugins) -> None:
         named = {f"network.{name}": tensor for name, tensor in stage.weights.items()}
         save_tensors(folder / PRETEXT, named | {f"task.{name}": tensor for name, tensor in stage.state.items()})
     files = {file.name: content_digest(file) for file in sorted(folder.iterdir())}
-    (folder / FILE).write_text(manifests.text_of(_manifest(state, entries, files, plugins)), encoding="utf-8")
+    (folder / FILE).write_text(manifests.text_of(_manifest(state, entries, files, packages)), encoding="utf-8")
 
 
 def _manifest(
-    state: DetectorState, entries: Sequence[ScorerEntry], files: Mapping[str, str], plugins: Plugins
+    state: DetectorState, entries: Sequence[ScorerEntry], files: Mapping[str, str], packages: Mapping[str, str]
 ) -> Manifest:
     origin, network, stage = state.origin, state.network, state.trained_task
-    parts = [*(of.scorer for of in state.scorers), state.backbone, None if stage is None else stage.pretext]
     own = network if isinstance(network, ModuleNetwork) else None
     head = networks.head_of(network)
     other_outputs = len(state.classes) if state.classifier else None  # of a classifier that is no linear layer
@@ -138,7 +147,7 @@ def _manifest(
         pretext=None if stage is None else describe(stage.pretext),
         pretext_outputs=None if stage is None else stage.outputs,
         exact=False,  # scores depend on the batch by rounding; earlier versions tried to prevent it
-        packages=manifests.packages_of([part for part in parts if part is not None], plugins),
+        packages=dict(packages),
         versions=manifests.versions(),
         files=dict(files),
     )

@@ -189,9 +189,12 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 
 
 def packages_of(parts: list[Plugin], plugins: Plugins) -> dict[str, str]:
-    """Return names and versions of the distributions of these plugins and of those among their options."""
-    distributions = {of.cls: of.package.distribution for of in plugins.registered.values()}
-    names = sorted({distributions[type(plugin)] for part in parts for plugin in with_nested(part)})
+    """Return names and versions of the distributions of these plugins and of those among their options.
+
+    Raises:
+        OODError: One of them is of a class that no installed package registers.
+    """
+    names = sorted({plugins.package(plugin).distribution for part in parts for plugin in with_nested(part)})
     return {name: metadata.version(name) for name in names}
 
 

@@ -148,10 +148,14 @@ def test_without_a_near_name_all_names_are_listed(plugins):
         plugins.get("tokenizer", "vqkd")
 
 
-def test_a_plugin_that_is_not_installed_has_no_version(plugins):
-    scorer = type("Foreign", (plugins.get("scorer", "energy"),), {})()
-    with pytest.raises(LookupError, match="Foreign"):
+def test_a_class_that_no_package_registers_has_no_version(plugins):
+    scorer = type("Foreign", (plugins.get("scorer", "energy"),), {"__module__": "__main__"})()
+    with pytest.raises(OODError) as caught:
         plugins.version(scorer)
+    assert str(caught.value) == (
+        "no installed package registers the scorer Foreign of __main__; put the class into a package that returns it "
+        "from the hook ood_register_scorers (plugins/README.md)"
+    )
 
 
 # --------------------------------------------------------------------------------------------------- versions

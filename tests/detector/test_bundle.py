@@ -70,6 +70,33 @@ def test_a_folder_that_cannot_be_made_is_one_line(tiny_detector, tmp_path):
         tiny_detector.save(tmp_path / ("x" * 300))
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_scorer_of_a_notebook_scores_and_is_refused_by_save_with_what_to_do(
+    tiny_detector, plugins, tmp_path, nested
+):
+    energy = plugins.get("scorer", "energy")
+    scorer = type("Mine", (energy,), {"__module__": "__main__"})()
+    scorer = plugins.get("scorer", "react")(score=scorer) if nested else scorer
+    first = replace(tiny_detector.state.scorers[0], scorer=scorer)
+    detector = Detector.from_state(replace(tiny_detector.state, scorers=(first,)))
+    with pytest.raises(OODError) as caught:
+        detector.save(tmp_path / "mine")
+    assert str(caught.value) == (
+        f"{tmp_path / 'mine'}: the detector scores, but cannot be saved: no installed package registers the scorer "
+        "Mine of __main__; put the class into a package that returns it from the hook ood_register_scorers "
+        "(plugins/README.md)"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_so_is_a_backbone_of_a_notebook(tiny_detector, plugins, tmp_path):
+    backbone = tiny_detector.state.backbone
+    mine = type("Mine", (type(backbone),), {"__module__": "__main__"})(**vars(backbone))
+    detector = Detector.from_state(replace(tiny_detector.state, backbone=mine))
+    with pytest.raises(OODError, match=r"registers the backbone Mine of __main__; .* ood_register_backbones"):
+        detector.save(tmp_path / "mine")
+
+
 def test_others_may_read_the_files(tiny_run):
     assert all(file.stat().st_mode & 0o444 == 0o444 for file in tiny_run.detector.iterdir())
 
