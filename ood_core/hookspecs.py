@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
+from ood_core.runtime.plugin_packages import GROUP
+
 if TYPE_CHECKING:
     from ood_core.interfaces import Backbone, DatasetSource, PretextTask, Scorer, Tokenizer
     from ood_core.records.facts import StageFacts
@@ -17,12 +19,6 @@ if TYPE_CHECKING:
     from ood_core.records.report_data import ReportData
     from ood_core.records.results import Results
     from ood_core.records.stages import Stage
-
-GROUP = "ood"
-"""The entry-point group, and pluggy's project name."""
-
-COMMANDS_GROUP = "ood_commands"
-"""The entry-point group of packages with sub-commands; apart, so that `ood --help` imports no other package."""
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)

@@ -7,7 +7,6 @@ whose entry point has a taken name, goes in file-system order, and reports a bro
 from __future__ import annotations
 
 import inspect
-import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -19,13 +18,11 @@ import pluggy
 
 from ood_core import hookspecs
 from ood_core.errors import OODError, suggest
+from ood_core.runtime.plugin_packages import COMMANDS_GROUP, DISABLE, GROUP, Package, entries, package_of, top
 from ood_core.runtime.source_digest import source_digest
 
 if TYPE_CHECKING:
     from ood_core.interfaces import Plugin
-
-DISABLE = "OOD_DISABLE_PLUGINS"
-"""Environment variable: names of entry points to leave out, separated by commas."""
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu", "pluggy")
 """Distributions that decide numbers."""
@@ -49,23 +46,6 @@ COMPUTES = (
 )
 """Folders and files of the core that results depend on: what stages and plugins compute with. How a plan is made is not
 among them, because all that it decides is in the keys by its value."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """A plugin package: one entry point of an installed distribution.
-
-    `version` is the distribution's with a digest of the package's files, so that results of changed code are not taken
-    for those of the old: "1.2.0+0c9d31fe". Messages show it without the digest.
-    """
-
-    entry: str
-    distribution: str
-    version: str
-    module: str = field(default="", compare=False)
-
-    def __str__(self) -> str:
-        return f"{self.entry} ({self.distribution} {self.version.rpartition('+')[0]})"
 
 
 @dataclass(frozen=True)
@@ -116,8 +96,8 @@ class Plugins:
                 return found.package
         cls, kind = type(plugin), next(kind for kind, base in _kinds().items() if isinstance(plugin, base))
         raise OODError(
-            f"no installed package registers the {kind} {cls.__name__} of {cls.__module__}; put the class into a package "
-            f"that returns it from the hook ood_register_{kind}s (plugins/README.md)"
+            f"no installed package registers the {kind} {cls.__name__} of {cls.__module__}; put the class into a "
+            f"package that returns it from the hook ood_register_{kind}s (plugins/README.md)"
         )
 
     def version(self, plugin: Plugin) -> str:
@@ -130,8 +110,8 @@ class Plugins:
 
         The core is left out: its digest is in every key.
         """
-        within = [_top(base.__module__) for base in cls.__mro__]
-        names = {within[0], *({_top(package.module) for package in self.packages} & set(within))}
+        within = [top(base.__module__) for base in cls.__mro__]
+        names = {within[0], *({top(package.module) for package in self.packages} & set(within))}
         for name in names - {"ood_core", "__main__", *self._digests}:
             self._digests[name] = source_digest(name)
         return {name: self._digests[name] for name in sorted(names & self._digests.keys())}
@@ -154,7 +134,7 @@ def installed_versions(libraries: Iterable[str]) -> dict[str, str]:
 
 def hook_manager() -> pluggy.PluginManager:
     """Return a plugin manager that has the hooks, and no plugin."""
-    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     return manager
 
@@ -171,7 +151,7 @@ def find() -> Plugins:
 
     with torch_state.stage_state():
         prepare_torchvision()  # a plugin may import torchvision or timm at its top
-        manager, packages = _load(hookspecs.GROUP)
+        manager, packages = _load(GROUP)
         return Plugins(manager, tuple(packages.values()), _classify(manager, packages))
 
 
@@ -181,7 +161,7 @@ def find_commands() -> dict[str, Callable[..., None]]:
     Raises:
         OODError: A package is broken, misspells a hook, or two of them use one name; names package and version.
     """
-    manager, packages = _load(hookspecs.COMMANDS_GROUP)
+    manager, packages = _load(COMMANDS_GROUP)
     found: dict[str, tuple[Callable[..., None], Package]] = {}
     for implementation in manager.hook.ood_register_commands.get_hookimpls():
         package = packages[implementation.plugin_name]
@@ -196,8 +176,8 @@ def _load(group: str) -> tuple[pluggy.PluginManager, dict[str, Package]]:
     """Import and register the packages of a group; a class is instantiated, so that it may keep state."""
     manager = hook_manager()
     packages: dict[str, Package] = {}
-    for entry in _entries(group):
-        packages[entry.name] = package = _package(entry)
+    for entry in entries(group):
+        packages[entry.name] = package = package_of(entry)
         try:
             loaded = entry.load()
             plugin = loaded() if isinstance(loaded, type) else loaded
@@ -205,7 +185,7 @@ def _load(group: str) -> tuple[pluggy.PluginManager, dict[str, Package]]:
             manager.check_pending()
             for name in dir(plugin):  # pluggy would pass over it without a word
                 member = getattr(plugin, name)
-                if name.startswith("ood_") and callable(member) and not hasattr(member, f"{hookspecs.GROUP}_impl"):
+                if name.startswith("ood_") and callable(member) and not hasattr(member, f"{GROUP}_impl"):
                     raise TypeError(f"{name} is not marked with @hookimpl")
         except pluggy.PluginValidationError as error:
             if name := str(error).partition("unknown hook '")[2].partition("'")[0]:
@@ -218,43 +198,6 @@ def _load(group: str) -> tuple[pluggy.PluginManager, dict[str, Package]]:
         except Exception as error:  # whatever a foreign module raises at import
             raise OODError(_broken(package, error)) from error
     return manager, packages
-
-
-def _entries(group: str) -> list[metadata.EntryPoint]:
-    """Return the entry points of a group in order of name, those of disabled plugins left out, each once."""
-    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
-    groups = (hookspecs.GROUP, hookspecs.COMMANDS_GROUP)
-    names = {entry.name for each in groups for entry in metadata.entry_points(group=each)}
-    for name in sorted(disabled - names):
-        raise OODError(f"{DISABLE}: no plugin '{name}' is installed.{suggest(name, names)}")
-    found: dict[tuple[str, str], metadata.EntryPoint] = {}
-    for entry in metadata.entry_points(group=group):
-        if entry.name not in disabled:
-            found.setdefault((entry.name, _distribution(entry).name), entry)  # one path may stand in sys.path twice
-    taken: dict[str, metadata.EntryPoint] = {}
-    for (name, _), entry in sorted(found.items(), key=lambda item: item[0]):
-        if name in taken:
-            raise OODError(
-                f"two packages have the plugin entry point '{name}': {_package(taken[name])} and {_package(entry)}; "
-                f"uninstall one, or leave both out with {DISABLE}={name}"
-            )
-        taken[name] = entry
-    return list(taken.values())
-
-
-def _distribution(entry: metadata.EntryPoint) -> metadata.Distribution:
-    assert entry.dist is not None, "entry points found by importlib.metadata know their distribution"
-    return entry.dist
-
-
-def _top(module: str) -> str:
-    return module.partition(".")[0]
-
-
-def _package(entry: metadata.EntryPoint) -> Package:
-    distribution = _distribution(entry)
-    version = f"{distribution.version}+{source_digest(_top(entry.module))}"
-    return Package(entry.name, distribution.name, version, entry.module)
 
 
 def core_version() -> str:

@@ -68,7 +68,8 @@ def list_installed(
 
 def list_plugins() -> None:
     """Print the plugin packages with what each registers."""
-    from ood_core.plugins import DISABLE, find
+    from ood_core.plugins import find
+    from ood_core.runtime.plugin_packages import DISABLE
 
     found = find()
     for package in found.packages:

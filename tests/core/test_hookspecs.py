@@ -174,7 +174,7 @@ def test_a_registering_hook_is_called_once(hook, tmp_path, monkeypatch):
     source += f"@hookimpl\ndef {hook}():\n    CALLS.append(1)\n    return []\n"
     monkeypatch.syspath_prepend(write_package(tmp_path, "ood-called", source))
     if hook == "ood_register_commands":
-        monkeypatch.setattr(hookspecs, "COMMANDS_GROUP", hookspecs.GROUP)  # that of the package
+        monkeypatch.setattr("ood_core.plugins.COMMANDS_GROUP", hookspecs.GROUP)  # that of the package
         find_commands()
     else:
         find()

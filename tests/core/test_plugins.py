@@ -13,8 +13,9 @@ from grimp import build_graph
 from ood_core.data.open_sources import DecodedImages
 from ood_core.errors import OODError
 from ood_core.plan.make import make_plan
-from ood_core.plugins import COMPUTES, DISABLE, Package, core_version, find
+from ood_core.plugins import COMPUTES, core_version, find
 from ood_core.recipe.read import read_recipes
+from ood_core.runtime.plugin_packages import DISABLE, Package
 from ood_core.runtime.source_digest import source_digest
 
 from ..packaging.packages import VERSION, write_package
@@ -255,6 +256,7 @@ NO_RESULT = {
     "plugins": "observers of a run",
     "records.results": "the table of a run",
     "runtime.memory": "what a stage has taken",
+    "runtime.plugin_packages": "where plugins come from",
     "runtime.source_digest": "keys themselves",
     "store.cost_model": "what a stage will take",
 }

@@ -71,9 +71,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tiny_detector, tmp_path):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_scorer_of_a_notebook_scores_and_is_refused_by_save_with_what_to_do(
-    tiny_detector, plugins, tmp_path, nested
-):
+def test_a_scorer_of_a_notebook_scores_and_is_refused_by_save_with_what_to_do(tiny_detector, plugins, tmp_path, nested):
     energy = plugins.get("scorer", "energy")
     scorer = type("Mine", (energy,), {"__module__": "__main__"})()
     scorer = plugins.get("scorer", "react")(score=scorer) if nested else scorer

@@ -8,9 +8,10 @@ import pluggy
 import pytest
 
 from ood_core.interfaces import PositiveFloat, PositiveInt, Scorer
-from ood_core.plugins import Package, Plugins, Registered
+from ood_core.plugins import Plugins, Registered
 from ood_core.recipe.build import RecipeReader, describe, digest, identity, label
 from ood_core.recipe.yaml import parse
+from ood_core.runtime.plugin_packages import Package
 
 
 @dataclass(frozen=True, kw_only=True)
