@@ -6,23 +6,35 @@ whose entry point has a taken name, goes in file-system order, and reports a bro
 
 from __future__ import annotations
 
-import inspect
 import platform
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import pluggy
 
 from ood_core import hookspecs
 from ood_core.errors import OODError, suggest
-from ood_core.runtime.plugin_packages import COMMANDS_GROUP, DISABLE, GROUP, Package, entries, package_of, top
+from ood_core.runtime.plugin_packages import (
+    COMMANDS_GROUP,
+    DISABLE,
+    GROUP,
+    PREFER,
+    Package,
+    entries,
+    package_of,
+    preferences,
+    top,
+)
 from ood_core.runtime.source_digest import source_digest
 
 if TYPE_CHECKING:
     from ood_core.interfaces import Plugin
+
+Made = TypeVar("Made")
+"""What a package registers: a class, or a command."""
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu", "pluggy")
 """Distributions that decide numbers."""
@@ -162,14 +174,14 @@ def find_commands() -> dict[str, Callable[..., None]]:
         OODError: A package is broken, misspells a hook, or two of them use one name; names package and version.
     """
     manager, packages = _load(COMMANDS_GROUP)
-    found: dict[str, tuple[Callable[..., None], Package]] = {}
+    found: dict[tuple[str, str], list[tuple[Package, Callable[..., None]]]] = {}
     for implementation in manager.hook.ood_register_commands.get_hookimpls():
         package = packages[implementation.plugin_name]
-        for name, command in dict(cast(Mapping[str, Callable[..., None]], implementation.function())).items():
-            if name in found:
-                raise OODError(_clash(f"command '{name}'", found[name][1], package))
-            found[name] = (command, package)
-    return {name: command for name, (command, _) in sorted(found.items())}
+        with _naming(package):
+            returned = dict(cast(Mapping[str, Callable[..., None]], implementation.function()))
+        for name, command in returned.items():
+            found.setdefault(("command", name), []).append((package, command))
+    return {name: command for (_, name), (_, command) in sorted(_without_clashes(found, packages).items())}
 
 
 def _load(group: str) -> tuple[pluggy.PluginManager, dict[str, Package]]:
@@ -179,14 +191,8 @@ def _load(group: str) -> tuple[pluggy.PluginManager, dict[str, Package]]:
     for entry in entries(group):
         packages[entry.name] = package = package_of(entry)
         try:
-            loaded = entry.load()
-            plugin = loaded() if isinstance(loaded, type) else loaded
-            manager.register(plugin, name=package.entry)
-            manager.check_pending()
-            for name in dir(plugin):  # pluggy would pass over it without a word
-                member = getattr(plugin, name)
-                if name.startswith("ood_") and callable(member) and not hasattr(member, f"{GROUP}_impl"):
-                    raise TypeError(f"{name} is not marked with @hookimpl")
+            with _naming(package):
+                _register(entry, manager, package)
         except pluggy.PluginValidationError as error:
             if name := str(error).partition("unknown hook '")[2].partition("'")[0]:
                 # has_spec: a name without one is another mistake of the same package
@@ -195,8 +201,6 @@ def _load(group: str) -> tuple[pluggy.PluginManager, dict[str, Package]]:
             else:
                 wrong = f"is not valid: {' '.join(str(error).split())}"
             raise OODError(f"plugin {package} {wrong}") from None
-        except Exception as error:  # whatever a foreign module raises at import
-            raise OODError(_broken(package, error)) from error
     return manager, packages
 
 
@@ -205,11 +209,30 @@ def core_version() -> str:
     return f"{metadata.version('ood-framework')}+{source_digest('ood_core', COMPUTES)}"
 
 
-def _broken(package: Package, error: Exception) -> str:
-    return (
-        f"plugin {package} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}; "
-        f"mend or uninstall it, or leave it out with {DISABLE}={package.entry}"
-    )
+@contextmanager
+def _naming(package: Package) -> Iterator[None]:
+    """Name a package whose code raises an exception at its import or registration, or ends the process."""
+    try:
+        yield
+    except pluggy.PluginValidationError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OODError(
+            f"plugin {package} cannot be loaded: {reason}; "
+            f"mend or uninstall it, or leave it out with {DISABLE}={package.entry}"
+        ) from error
+
+
+def _register(entry: metadata.EntryPoint, manager: pluggy.PluginManager, package: Package) -> None:
+    loaded = entry.load()
+    plugin = loaded() if isinstance(loaded, type) else loaded
+    manager.register(plugin, name=package.entry)
+    manager.check_pending()
+    for name in dir(plugin):  # pluggy would pass over it without a word
+        member = getattr(plugin, name)
+        if name.startswith("ood_") and callable(member) and not hasattr(member, f"{GROUP}_impl"):
+            raise TypeError(f"{name} is not marked with @hookimpl")
 
 
 def _kinds() -> Mapping[str, type[Plugin]]:
@@ -219,33 +242,48 @@ def _kinds() -> Mapping[str, type[Plugin]]:
 
 
 def _classify(manager: pluggy.PluginManager, packages: Mapping[str, Package]) -> dict[tuple[str, str], Registered]:
-    registered: dict[tuple[str, str], Registered] = {}
+    from ood_core.interfaces.declarations import check_class
+
+    found: dict[tuple[str, str], list[tuple[Package, type[Plugin]]]] = {}
     for kind, base in _kinds().items():
         implementations = getattr(manager.hook, f"ood_register_{kind}s").get_hookimpls()
         for implementation in sorted(implementations, key=lambda item: item.plugin_name):
             package = packages[implementation.plugin_name]
-            try:
+            with _naming(package):
                 returned = list(implementation.function())  # it may import, and so may fail as a module does
-            except Exception as error:
-                raise OODError(_broken(package, error)) from error
             for cls in returned:
-                _require_class(cls, kind, base, package)
-                if (old := registered.get((kind, cls.name))) is not None:
-                    raise OODError(_clash(f"{kind} '{cls.name}'", old.package, package))
-                registered[kind, cls.name] = Registered(kind, cls, package)
-    return registered
+                try:
+                    check_class(kind, cls, base)
+                except OODError as error:
+                    raise OODError(f"plugin {package} registers {error}") from None
+                found.setdefault((kind, cls.name), []).append((package, cls))
+    chosen = _without_clashes(found, packages)
+    return {(kind, name): Registered(kind, cls, package) for (kind, name), (package, cls) in chosen.items()}
 
 
-def _require_class(cls: Any, kind: str, base: type[Plugin], package: Package) -> None:
-    if not (isinstance(cls, type) and issubclass(cls, base) and isinstance(getattr(cls, "name", None), str)):
-        raise OODError(f"plugin {package} registers as {kind} what is none: {cls!r} (wanted: a named {base.__name__})")
-    if inspect.isabstract(cls):
-        lacking = ", ".join(sorted(cls.__abstractmethods__))
-        raise OODError(f"plugin {package} registers {kind} '{cls.name}', which does not define {lacking}")
+def _without_clashes(
+    found: Mapping[tuple[str, str], Sequence[tuple[Package, Made]]], packages: Mapping[str, Package]
+) -> dict[tuple[str, str], tuple[Package, Made]]:
+    """Return what packages register by kind and name, each once: of several the one that the user prefers."""
+    preferred, chosen = preferences(), {}
+    for entry, name in sorted(preferred):
+        names = {name for (_, name), pairs in found.items() if entry in (package.entry for package, _ in pairs)}
+        groups = [group for group in (GROUP, COMMANDS_GROUP) if entry in (other.name for other in entries(group))]
+        if entry in packages and name not in names and len(groups) == 1:  # else it may be of the other one
+            raise OODError(f"{PREFER}: plugin '{entry}' registers no '{name}'.{suggest(name, names)}")
+    for (kind, name), pairs in found.items():
+        wanted = [(package, made) for package, made in pairs if (package.entry, name) in preferred]
+        if len(wanted or pairs) > 1:
+            raise OODError(_clash(kind, name, [package for package, _ in pairs]))
+        ((chosen[kind, name]),) = wanted or pairs
+    return chosen
 
 
-def _clash(what: str, old: Package, new: Package) -> str:
+def _clash(kind: str, name: str, packages: Sequence[Package]) -> str:
+    one, other, *_ = packages
+    if one == other:
+        return f"plugin {one} registers the {kind} '{name}' twice"
     return (
-        f"two plugins register the {what}: {old} and {new}; "
-        f"leave one out with {DISABLE}={new.entry} or {DISABLE}={old.entry}"
+        f"two plugins register the {kind} '{name}': {one} and {other}; "
+        f"choose one with {PREFER}={one.entry}:{name} or {PREFER}={other.entry}:{name}"
     )

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ood_core.errors import OODError, suggest
 from ood_core.interfaces.network import Network
 from ood_core.interfaces.outputs import Outputs
 from ood_core.interfaces.plugin import Plugin
@@ -113,8 +114,11 @@ class Scorer(Plugin):
         return self.needs
 
     def all_needs(self) -> frozenset[str]:
-        """Return the outputs that this scorer and those among its options read."""
-        return frozenset().union(*(part.own_needs() for part in self.parts()))
+        """Return the outputs that this scorer and those among its options read; OODError for one not in `NEEDS`."""
+        needs: frozenset[str] = frozenset().union(*(part.own_needs() for part in self.parts()))
+        for need in sorted(needs - set(NEEDS)):
+            raise OODError(f"scorer '{self.name}' needs '{need}'.{suggest(need, NEEDS)}")
+        return needs
 
     def probes(self) -> tuple[Probe, ...]:
         """Return the probes of this scorer and those among its options, each once."""

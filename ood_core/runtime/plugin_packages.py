@@ -18,6 +18,9 @@ COMMANDS_GROUP = "ood_commands"
 DISABLE = "OOD_DISABLE_PLUGINS"
 """Environment variable: names of entry points to leave out, separated by commas."""
 
+PREFER = "OOD_PREFER"
+"""Environment variable: which package to take a plugin from if several have its name, as `ENTRY:NAME,ENTRY:NAME`."""
+
 
 @dataclass(frozen=True)
 class Package:
@@ -55,6 +58,24 @@ def entries(group: str) -> list[metadata.EntryPoint]:
             )
         taken[name] = entry
     return list(taken.values())
+
+
+def preferences() -> set[tuple[str, str]]:
+    """Return the pairs of an entry point and a plugin's name that the user prefers.
+
+    Raises:
+        OODError: One is no pair, or of a package that is not installed or left out.
+    """
+    known = {entry.name for group in (GROUP, COMMANDS_GROUP) for entry in entries(group)}
+    found = set()
+    for part in filter(None, map(str.strip, os.environ.get(PREFER, "").split(","))):
+        entry, _, name = part.partition(":")
+        if not name:
+            raise OODError(f"{PREFER}: '{part}' is not PACKAGE:NAME, the entry point of a package and a plugin's name")
+        if entry not in known:
+            raise OODError(f"{PREFER}: no plugin '{entry}' is loaded.{suggest(entry, known)}")
+        found.add((entry, name))
+    return found
 
 
 def package_of(entry: metadata.EntryPoint) -> Package:

@@ -13,9 +13,9 @@ from grimp import build_graph
 from ood_core.data.open_sources import DecodedImages
 from ood_core.errors import OODError
 from ood_core.plan.make import make_plan
-from ood_core.plugins import COMPUTES, core_version, find
+from ood_core.plugins import COMPUTES, core_version, find, find_commands
 from ood_core.recipe.read import read_recipes
-from ood_core.runtime.plugin_packages import DISABLE, Package
+from ood_core.runtime.plugin_packages import DISABLE, PREFER, Package
 from ood_core.runtime.source_digest import source_digest
 
 from ..packaging.packages import VERSION, write_package
@@ -23,11 +23,12 @@ from ..packaging.packages import VERSION, write_package
 REGISTERS = """\
 from dataclasses import dataclass
 from ood_core.hookspecs import hookimpl
-from ood_core.interfaces import Scorer
+from ood_core.interfaces import Score, Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class Written(Scorer):
     name = "{name}"
+    scores = Score
     def fit(self, train): ...
 
 @hookimpl
@@ -70,6 +71,9 @@ def ood_register_scorers():
     from beside import Derived
     return [Derived]
 """
+
+
+COMMANDS = "from ood_core.hookspecs import hookimpl\n@hookimpl\ndef ood_register_commands():\n    "
 
 
 @pytest.fixture
@@ -305,8 +309,53 @@ def test_two_packages_with_one_scorer_are_both_named(install, plugins):
     install("ood-hot", REGISTERS.format(name="energy"))
     assert mistake() == (
         f"two plugins register the scorer 'energy': hot (ood-hot {VERSION}) and {shipped(plugins, 'logits')}; "
-        "leave one out with OOD_DISABLE_PLUGINS=logits or OOD_DISABLE_PLUGINS=hot"
+        "choose one with OOD_PREFER=hot:energy or OOD_PREFER=logits:energy"
     )
+
+
+def test_a_package_that_registers_a_name_twice_is_named(install):
+    install("ood-hot", REGISTERS.format(name="hot").replace("[Written]", "[Written, Written]"))
+    assert mistake() == f"plugin hot (ood-hot {VERSION}) registers the scorer 'hot' twice"
+
+
+@pytest.mark.parametrize(("chosen", "module"), [("hot", "ood_hot.hooks"), ("logits", "ood_logits.energy")])
+def test_of_two_scorers_with_one_name_the_preferred_one_is_taken_and_no_package_left_out(
+    install, monkeypatch, chosen, module
+):
+    install("ood-hot", REGISTERS.format(name="energy"))
+    monkeypatch.setenv(PREFER, f" {chosen}:energy,")
+    found = find()
+    assert found.get("scorer", "energy").__module__ == module
+    assert found.registered["scorer", "energy"].package.entry == chosen
+    assert "softmax" in found.classes("scorer")
+
+
+@pytest.mark.parametrize(
+    ("preferred", "message"),
+    [
+        ("energy", "'energy' is not PACKAGE:NAME, the entry point of a package and a plugin's name"),
+        ("logitss:energy", "no plugin 'logitss' is loaded. Did you mean 'logits'?"),
+        ("logits:enrgy", "plugin 'logits' registers no 'enrgy'. Did you mean 'energy'?"),
+    ],
+)
+def test_a_preference_that_cannot_be_meant_is_a_mistake(monkeypatch, preferred, message):
+    monkeypatch.setenv(PREFER, preferred)
+    assert mistake() == f"OOD_PREFER: {message}"
+
+
+def test_of_two_commands_with_one_name_the_preferred_one_is_taken(install, monkeypatch):
+    source = (
+        "from ood_core.hookspecs import hookimpl\n@hookimpl\ndef ood_register_commands():\n    return {'score': print}"
+    )
+    folder = install("ood-hot", source)
+    (folder.parent / f"ood_hot-{VERSION}.dist-info" / "entry_points.txt").write_text(
+        "[ood_commands]\nhot = ood_hot.hooks\n"
+    )
+    with pytest.raises(OODError, match=r"the command 'score': .*; choose one with OOD_PREFER=hot:score or"):
+        find_commands()
+    monkeypatch.setenv(PREFER, "hot:score")
+    assert find_commands()["score"] is print
+    find()  # to which the preference does not apply
 
 
 def test_a_package_that_cannot_be_imported_is_named(install):
@@ -330,6 +379,29 @@ def test_a_registration_that_fails_is_named(install):
         f"({sys.modules['ood_late'].__file__}); "
         "mend or uninstall it, or leave it out with OOD_DISABLE_PLUGINS=late"
     )
+
+
+@pytest.mark.parametrize("source", ["import sys\nsys.exit(3)\n", REGISTERS.replace("return [Written]", "exit(3)")])
+def test_a_package_that_ends_the_process_is_named(install, source):
+    install("ood-broken", source.replace("{name}", "broken"))
+    assert mistake() == (
+        f"plugin broken (ood-broken {VERSION}) cannot be loaded: SystemExit: 3; "
+        "mend or uninstall it, or leave it out with OOD_DISABLE_PLUGINS=broken"
+    )
+
+
+@pytest.mark.parametrize("ends", ["raise RuntimeError('no driver')", "exit(3)", "return 7"])
+def test_a_package_whose_commands_cannot_be_registered_is_named(install, ood, ends):
+    folder = install(
+        "ood-broken", f"from ood_core.hookspecs import hookimpl\n@hookimpl\ndef ood_register_commands(): {ends}"
+    )
+    (folder.parent / f"ood_broken-{VERSION}.dist-info" / "entry_points.txt").write_text(
+        "[ood_commands]\nbroken = ood_broken.hooks\n"
+    )
+    code, out, err = ood("--help")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"plugin broken (ood-broken {VERSION}) cannot be loaded: ")
+    assert err.count("\n") == 1
 
 
 def test_a_registration_without_return_is_named(install):
@@ -367,6 +439,49 @@ def test_a_hook_that_is_not_marked_as_one_is_named(install):
 def test_a_class_without_its_verb_is_named(install):
     install("ood-lazy", REGISTERS.format(name="lazy").replace("    def fit(self, train): ...\n", ""))
     assert mistake() == f"plugin lazy (ood-lazy {VERSION}) registers scorer 'lazy', which does not define fit"
+
+
+WRONG_CLASSES = {
+    "    scores = Score\n": ("", "scorer 'odd', which does not declare 'scores', the class that fit returns"),
+    "scores = Score": (
+        "scores = dict",
+        "scorer 'odd', whose 'scores' is <class 'dict'>, not a class that derives from Score",
+    ),
+    "    scores": ("    needs = {'logit'}\n    scores", "scorer 'odd', which needs 'logit'. Did you mean 'logits'?"),
+    'name = "odd"': (
+        'name = "odd"; needs = "logits"',
+        "scorer 'odd', whose needs are 'logits', not a frozenset of names",
+    ),
+    "@dataclass(frozen=True, kw_only=True)\nclass Written(Scorer):\n": (
+        "class Written(Scorer):\n    k: int = 3\n",
+        "scorer 'odd', whose class Written has fields (k) and is no dataclass; decorate it with "
+        "@dataclass(frozen=True, kw_only=True)",
+    ),
+    '@dataclass(frozen=True, kw_only=True)\nclass Written(Scorer):\n    name = "odd"\n    scores = Score': (
+        "class Kept(Score):\n    k: int\n"
+        '@dataclass(frozen=True, kw_only=True)\nclass Written(Scorer):\n    name = "odd"\n    scores = Kept',
+        "scorer 'odd', whose class Kept has fields (k) and is no dataclass; decorate it with "
+        "@dataclass(frozen=True, kw_only=True)",
+    ),
+}
+
+
+@pytest.mark.parametrize("right", WRONG_CLASSES)
+def test_a_class_that_declares_what_cannot_be_is_named(install, right):
+    wrong, message = WRONG_CLASSES[right]
+    source = REGISTERS.format(name="odd")
+    assert right in source
+    install("ood-odd", source.replace(right, wrong))
+    assert mistake() == f"plugin odd (ood-odd {VERSION}) registers {message}"
+
+
+def test_class_variables_are_no_fields_that_want_a_decorator(install):
+    source = REGISTERS.format(name="even").replace("@dataclass(frozen=True, kw_only=True)\n", "")
+    install(
+        "ood-even",
+        "from typing import ClassVar\n" + source.replace("    scores", "    k: ClassVar[int] = 3\n    scores"),
+    )
+    assert find().get("scorer", "even").k == 3
 
 
 def test_leaving_out_what_is_not_installed_is_a_mistake(monkeypatch):

@@ -51,6 +51,13 @@ def test_a_tensor_that_is_not_declared_names_scorer_and_need_when_it_is_read(par
         assert str(caught.value) == expected
 
 
+def test_a_need_that_only_the_options_bring_is_checked_as_well():
+    needing = scorer_that_needs("logits")
+    other = type("Other", (type(needing),), {"own_needs": lambda self: frozenset({"logit"})})()
+    with pytest.raises(OODError, match=r"^scorer 'needing' needs 'logit'\. Did you mean 'logits'\?$"):
+        other.all_needs()
+
+
 def test_outputs_keep_their_rows_and_chunks_whatever_is_declared():
     outputs = make_outputs(rows=7).declared_by(scorer_that_needs("logits"))
     assert len(outputs) == 7
