@@ -17,6 +17,7 @@ import pluggy
 
 from ood_core import hookspecs
 from ood_core.errors import OODError, suggest
+from ood_core.runtime.plugin_errors import RAISED, PluginError, described
 from ood_core.runtime.plugin_packages import (
     COMMANDS_GROUP,
     DISABLE,
@@ -216,10 +217,9 @@ def _naming(package: Package) -> Iterator[None]:
         yield
     except pluggy.PluginValidationError:
         raise
-    except (Exception, SystemExit) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise OODError(
-            f"plugin {package} cannot be loaded: {reason}; "
+    except RAISED as error:
+        raise PluginError(
+            f"plugin {package} cannot be loaded: {described(error)}; "
             f"mend or uninstall it, or leave it out with {DISABLE}={package.entry}"
         ) from error
 

@@ -23,6 +23,8 @@ from ood_core.run.schedule import run
 from ood_core.store import store
 from ood_core.store.store import Store
 
+from .packaging.packages import write_package
+
 TINY = """\
 seed: 0
 data:
@@ -213,3 +215,19 @@ def browser():
         opened = running.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """`install(distribution, hooks_source)` puts a package on the path; its modules are forgotten after the test."""
+    before = set(sys.modules)
+
+    def write(name, hooks_source):
+        root = write_package(tmp_path, name, hooks_source)
+        monkeypatch.syspath_prepend(root)
+        return root / name.replace("-", "_")
+
+    yield write
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]

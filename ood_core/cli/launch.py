@@ -16,17 +16,18 @@ from ood_core.data.open_sources import SourcePool
 from ood_core.detector.bundle import save_detector
 from ood_core.detector.detector import DETECTOR
 from ood_core.detector.from_run import build_detector, has_one_network
-from ood_core.errors import OODError
+from ood_core.errors import OODError, OODErrors
 from ood_core.escapes import printable
 from ood_core.pipeline.dispatch import follow
 from ood_core.plan.make import make_plan
 from ood_core.plugins import Plugins, find
 from ood_core.recipe.read import Recipe, find_recipe, read_recipes
 from ood_core.records.plan import Plan
+from ood_core.records.results import FailureGroup, Results
 from ood_core.run import lock
 from ood_core.run.executors import local_executor, places
 from ood_core.run.lock import Lock
-from ood_core.run.schedule import jobs, run
+from ood_core.run.schedule import execute, jobs
 from ood_core.runtime import distributed
 from ood_core.runtime.shipped import shipped_folder
 from ood_core.store.files import DamagedError, DiskFullError, require_writable
@@ -134,7 +135,9 @@ def _execute_run(planned: PlannedRun, store: Store, most_jobs: int | None, go_on
     plan, folder, locked, hooks = planned.plan, planned.folder, planned.lock, planned.plugins.hook
     try:
         threads = {} if locked is None else locked.threads
-        results = run(plan, store, hooks, local_executor(plan, store, hooks, jobs(plan, store), most_jobs, threads))
+        results = execute(plan, store, hooks, local_executor(plan, store, hooks, jobs(plan, store), most_jobs, threads))
+        tracebacks = report.write_failures(results, folder)
+        _require_rows(results, tracebacks)
     except OODError as error:
         if not go_on or isinstance(error, DiskFullError):
             raise
@@ -143,10 +146,9 @@ def _execute_run(planned: PlannedRun, store: Store, most_jobs: int | None, go_on
     found = report.write(plan, results, store, folder)
     lock.write(plan, planned.recipes, results, folder)
     hooks.ood_after_report(report=found)
-    for failure, row in zip(results.failures, found.failures, strict=True):
+    for group, row in zip(results.failure_groups, found.failures, strict=True):
         variants = f" ({'; '.join(row.variants)})" if len(plan.coordinates) > 1 else ""
-        message = f"failed{printable(variants)}: {failure.message}"
-        echo(*"\n".join([message, *getattr(failure.error, "__notes__", [])]).split("\n"), err=True)
+        echo(f"failed{printable(variants)}: {_line(group, tracebacks)}", err=True)
     same = True
     if locked is not None:
         same, verdict = lock.verdict(locked, results)
@@ -154,6 +156,19 @@ def _execute_run(planned: PlannedRun, store: Store, most_jobs: int | None, go_on
     echo(f"report: {folder / 'report.html'}")
     _save_detector(planned, store)
     return 0 if same and not results.failures else 1
+
+
+def _require_rows(results: Results, tracebacks: Path) -> None:
+    """Raise OODErrors with all failures if nothing was measured; a fault of the core itself as it is."""
+    if not results.rows:
+        for failure in results.failures:
+            if not isinstance(failure.error, OODError):
+                raise failure.error
+        raise OODErrors(OODError(_line(group, tracebacks)) for group in results.failure_groups)
+
+
+def _line(group: FailureGroup, tracebacks: Path) -> str:
+    return f"{group.message}; traceback: {tracebacks}" if group.traceback else group.message
 
 
 def _save_detector(planned: PlannedRun, store: Store) -> None:

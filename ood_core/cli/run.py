@@ -31,17 +31,24 @@ def call(application: Callable[[], None]) -> None:
     """Run a command line; exits 2 after a mistake of the user or on a full disk, printed without traceback."""
     from ood_core.errors import OODError  # light, but nothing that --help needs
     from ood_core.runtime.openmp import limit_spinning
+    from ood_core.runtime.plugin_errors import RAISED, PluginError, named, plugin_of
 
     limit_spinning()
     if logging.lastResort is not None:  # what prints warnings of the log where nobody has set it up
         logging.lastResort.setFormatter(LineFormatter())
     try:
         application()
-    except OODError as error:
+    except RAISED as error:
+        if isinstance(error, OODError):
+            line = f"{error}{_traceback_file(error)}" if isinstance(error, PluginError) else str(error)
+        elif plugin_of(error) is not None:
+            line = f"{named(error)}{_traceback_file(error)}"
+        else:
+            raise
         rank = os.environ.get("RANK", "0")
         if rank != "0":  # the first process says the same, and its end stops the others
             time.sleep(SECONDS_FOR_RANK_0)
-        echo(*(str(error) if rank == "0" else f"process {rank}: {error}").split("\n"), err=True)
+        echo(*(line if rank == "0" else f"process {rank}: {line}").split("\n"), err=True)
         raise SystemExit(2) from None
     except OSError as error:
         _require_full_disk(error)
@@ -59,6 +66,22 @@ def _require_full_disk(error: OSError) -> None:
         sys.stdout.flush()
     except OSError:  # which Python would raise again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _traceback_file(error: BaseException) -> str:
+    """Write the traceback of a plugin's exception into the folder of the cache; return what the line says of it."""
+    from ood_core.data.cache import folder
+    from ood_core.runtime.plugin_errors import full_traceback
+
+    try:
+        if (cache := folder()) is None:
+            return ""
+        cache.mkdir(parents=True, exist_ok=True)
+        path = cache / "traceback.txt"
+        path.write_text(full_traceback(error), encoding="utf-8", errors="backslashreplace")
+        return f"; traceback: {path}"
+    except OSError:  # the line itself is more important
+        return ""
 
 
 def run(

@@ -24,6 +24,7 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Batch, EvaluationView, Views
 from ood_core.interfaces.checks import check_views, stack_views
 from ood_core.runtime import torch_state
+from ood_core.runtime.plugin_errors import RAISED, PluginError, full_traceback, named, plugin_of
 
 T = TypeVar("T")
 
@@ -240,8 +241,35 @@ def _prefetch(batches: Iterable[T], images: SelectedImages) -> Iterator[T]:
 
 def _loader(batches: Dataset[T], order: Any, images: int) -> Iterable[T]:
     """Return a loader whose sampler `order` yields the arguments of `__getitems__` of the batches."""
-    workers = 0 if images <= INLINE_IMAGES else min(8, max((os.cpu_count() or 1) - 1, 1))
-    return DataLoader(batches, batch_sampler=order, collate_fn=_identity, num_workers=workers)
+    if images <= INLINE_IMAGES:
+        return DataLoader(batches, batch_sampler=order, collate_fn=_identity)
+    workers = min(8, max((os.cpu_count() or 1) - 1, 1))
+    return _received(DataLoader(_Sent(batches), batch_sampler=order, collate_fn=_identity, num_workers=workers))
+
+
+@dataclass(frozen=True)
+class _Sent(Dataset[T | Exception]):
+    """The batches of a worker process, or what one raises: torch's loader would make its traceback the message."""
+
+    batches: Dataset[T]
+
+    def __getitems__(self, rows: Any) -> T | Exception:
+        try:
+            batch: T = self.batches.__getitems__(rows)  # type: ignore[attr-defined]
+            return batch
+        except OODError as error:
+            return OODError(str(error))
+        except RAISED as error:
+            sent = (RuntimeError if plugin_of(error) is None else PluginError)(named(error))
+            sent.add_note(full_traceback(error))
+            return sent
+
+
+def _received(batches: Iterable[T | Exception]) -> Iterator[T]:
+    for batch in batches:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 def _identity(batch: Any) -> Any:  # a lambda could not be pickled for workers

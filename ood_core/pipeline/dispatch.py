@@ -16,6 +16,7 @@ from ood_core.plugins import hook_manager
 from ood_core.records.results import Failure
 from ood_core.records.stages import ExtractStage, FitStage, MeasureStage, ScoreStage, Stage, TrainStage
 from ood_core.runtime import distributed, memory, torch_state
+from ood_core.runtime.plugin_errors import RAISED, PluginError, named, plugin_of
 from ood_core.store.files import DiskFullError
 from ood_core.store.store import Store
 
@@ -97,11 +98,16 @@ def _execute_group(group: Sequence[Stage], store: Store, hooks: HookRelay) -> li
     except DiskFullError:
         raise
     except OODError as error:
-        raise OODError(f"{stage}: {error}") from error
+        cls = PluginError if isinstance(error, PluginError) else OODError
+        raise cls(f"{stage}: {error}") from error
+    except RAISED as error:
+        if plugin_of(error) is not None or not isinstance(error, Exception):
+            raise PluginError(f"{stage}: {named(error)}") from error
+        error.add_note(f"This happened in the stage: {stage}")
+        raise
     except BaseException as error:
         error.add_note(f"This happened in the stage: {stage}")
-        if not isinstance(error, Exception):
-            hooks.ood_on_error(stage=stage, error=error)
+        hooks.ood_on_error(stage=stage, error=error)
         raise
     for finished in group:  # the others came with the first
         if finished is not stage:

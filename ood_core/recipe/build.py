@@ -18,6 +18,7 @@ from ood_core.errors import OODError, suggest
 from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin, Probe, Scorer
 from ood_core.plugins import Plugins
 from ood_core.recipe.yaml import LocatedValue
+from ood_core.runtime.plugin_errors import RAISED, named
 
 Made = TypeVar("Made")
 """A dataclass whose fields are options: a plugin's, or a protocol's."""
@@ -128,7 +129,9 @@ class RecipeReader:
             return cls(**values)
         except (OODError, ValueError) as error:
             self.wrong(node, f"{what}: {error}")
-            return None
+        except RAISED as error:
+            self.wrong(node, f"{what}: {named(error)}")
+        return None
 
     def _option(self, node: LocatedValue, hint: Any, what: str) -> Any:
         kind = _kind_of(hint)

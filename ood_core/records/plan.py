@@ -11,6 +11,7 @@ from ood_core.interfaces import Plugin
 from ood_core.records.published import Table
 from ood_core.records.stages import KINDS, MeasureStage, Stage
 from ood_core.runtime import torch_state
+from ood_core.runtime.plugin_errors import RAISED, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,8 @@ class Plan:
                 plugin.check()
             except OODError as error:
                 errors.append(OODError(f"{place}: {error}"))
+            except RAISED as error:
+                errors.append(OODError(f"{place}: {named(error)}"))
         if errors:
             raise OODErrors(deduplicate(errors))
 

@@ -104,11 +104,16 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class FailedStage:
-    """A stage that failed, and the variants that lack rows for it."""
+    """A stage that failed, or several for one reason, and the variants that lack rows for it.
+
+    Attributes:
+        traceback: File with the traceback, relative to the report; "" for a user's mistake.
+    """
 
     title: str
     variants: tuple[str, ...]
     message: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True)

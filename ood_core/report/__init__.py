@@ -12,7 +12,7 @@ from ood_core.errors import OODError
 from ood_core.records.plan import Plan
 from ood_core.records.report_data import ReportData
 from ood_core.records.results import ResultRow, Results
-from ood_core.report.content.collect import collect
+from ood_core.report.content.collect import FAILURES, collect
 from ood_core.report.content.published import tables
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats import csv_tables, latex, markdown, page, run_folder
@@ -34,7 +34,7 @@ def prepare(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (*REPORTS, PUBLISHED, *run_folder.FILES):
+        for name in (*REPORTS, PUBLISHED, FAILURES, *run_folder.FILES):
             if (folder / name).is_dir():
                 raise OODError(f"--out {folder}: {name} is a folder there")
         write_text(folder / ".probe", "")
@@ -50,6 +50,18 @@ def write(plan: Plan, results: Results, store: Store, folder: Path) -> ReportDat
         report = collect(plan, results, store, folder)
         write_files(report, folder)
     return report
+
+
+def write_failures(results: Results, folder: Path) -> Path:
+    """Write the tracebacks of a run into a file, or remove that of an earlier run; return the file's path."""
+    path = folder / FAILURES
+    tracebacks = [f"{group.message}\n\n{group.traceback}" for group in results.failure_groups if group.traceback]
+    with writing(folder):
+        if tracebacks:
+            write_text(path, "\n".join(tracebacks))
+        else:
+            path.unlink(missing_ok=True)
+    return path
 
 
 def write_files(report: ReportData, folder: Path) -> None:

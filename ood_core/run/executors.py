@@ -29,6 +29,7 @@ from ood_core.records.results import Failure
 from ood_core.records.stages import Stage, TrainStage
 from ood_core.run.worker import Assignment, HookCall, Message, work
 from ood_core.runtime import distributed, memory
+from ood_core.runtime.plugin_errors import RAISED, named
 from ood_core.store.cost_model import image_count
 from ood_core.store.files import DiskFullError
 from ood_core.store.store import Store
@@ -277,8 +278,8 @@ def local_executor(
         return InProcess(store, hooks, stage_threads)
     try:
         pickled = pickle.dumps(plan.stages)  # at once, so that stages share their opened images in each process
-    except Exception as error:  # whatever the image set of a plugin raises
-        _LOG.warning("one job after another: stages cannot be sent to other processes: %s", error)
+    except RAISED as error:  # whatever the image set of a plugin raises
+        _LOG.warning("one job after another: stages cannot be sent to other processes: %s", named(error))
         return InProcess(store, hooks, stage_threads)
     assignment = Assignment(pickled, plan.versions, store.root, threads, stage_threads)
     return LocalProcesses({stage.key: stage for stage in plan.stages}, store, hooks, at_once, assignment)

@@ -22,10 +22,22 @@ from ood_core.store.store import Store
 
 
 def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Executor | None = None) -> Results:
+    """Carry out a plan as `execute` does, and raise the first error if nothing could be measured.
+
+    Raises:
+        OODError: Nothing could be measured, for a reason that the user can mend.
+    """
+    results = execute(plan, store, hooks, executor)
+    if not results.rows:
+        raise results.failures[0].error
+    return results
+
+
+def execute(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Executor | None = None) -> Results:
     """Carry out a plan; `Plan.check` should have been called before if anything is missing.
 
     A stage that fails takes down what needs it, nothing else: it is among the failures of the results, and the rows
-    that need it are missing. The error is raised only if no row is left, that of a full disk at once.
+    that need it are missing. The error of a full disk is raised at once.
 
     Args:
         plan: Its missing stages are carried out.
@@ -34,7 +46,6 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
         executor: Carries out the jobs (default: one after another in this process).
 
     Raises:
-        OODError: Nothing could be measured, for a reason that the user can mend.
         DiskFullError: The store cannot be written; what is finished is in it.
     """
     begun = time.monotonic()
@@ -58,8 +69,6 @@ def run(plan: Plan, store: Store, hooks: HookRelay | None = None, executor: Exec
     ordered = tuple(records[stage.key] for stage in plan.stages if stage.key in records)
     results = Results(rows, ordered, time.monotonic() - begun, failures)
     hooks.ood_after_run(plan=plan, results=results)
-    if not rows:
-        raise failures[0].error
     distributed.broadcast(())
     return results
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -21,6 +20,7 @@ from ood_core.pipeline.dispatch import JobResult, carry_out
 from ood_core.plugins import find, hook_manager
 from ood_core.records.results import Failure
 from ood_core.records.stages import Stage
+from ood_core.runtime.plugin_errors import RAISED, named
 from ood_core.store.files import DiskFullError
 from ood_core.store.store import Store
 
@@ -119,7 +119,10 @@ def _unpickled(assignment: Assignment) -> dict[str, Stage] | OODError:
     names = assignment.versions.keys() | now.keys()
     if changed := sorted(name for name in names if assignment.versions.get(name) != now.get(name)):
         return OODError(f"code changed since the run began: {', '.join(changed)}; run it again")
-    return {stage.key: stage for stage in pickle.loads(assignment.stages)}  # noqa: S301 - our own
+    try:
+        return {stage.key: stage for stage in pickle.loads(assignment.stages)}  # noqa: S301 - our own
+    except RAISED as error:  # whatever the image set of a plugin raises
+        return OODError(f"the stages cannot be received: {named(error)}")
 
 
 def _portable(failure: Failure) -> Failure:
@@ -127,5 +130,5 @@ def _portable(failure: Failure) -> Failure:
     if isinstance(failure.error, OODError):
         return replace(failure, error=OODError(failure.message))
     error = RuntimeError(failure.message)
-    error.add_note("".join(traceback.format_exception(failure.error)))
+    error.add_note(failure.traceback)
     return replace(failure, error=error)

@@ -18,7 +18,7 @@ from ood_core.recipe.read import read_recipes
 from ood_core.runtime.plugin_packages import DISABLE, PREFER, Package
 from ood_core.runtime.source_digest import source_digest
 
-from ..packaging.packages import VERSION, write_package
+from ..packaging.packages import VERSION
 
 REGISTERS = """\
 from dataclasses import dataclass
@@ -74,22 +74,6 @@ def ood_register_scorers():
 
 
 COMMANDS = "from ood_core.hookspecs import hookimpl\n@hookimpl\ndef ood_register_commands():\n    "
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """`install(distribution, hooks_source)` puts a package on the path; its modules are forgotten after the test."""
-    before = set(sys.modules)
-
-    def write(name, hooks_source):
-        root = write_package(tmp_path, name, hooks_source)
-        monkeypatch.syspath_prepend(root)
-        return root / name.replace("-", "_")
-
-    yield write
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 def mistake():
@@ -260,6 +244,7 @@ NO_RESULT = {
     "plugins": "observers of a run",
     "records.results": "the table of a run",
     "runtime.memory": "what a stage has taken",
+    "runtime.plugin_errors": "what messages say",
     "runtime.plugin_packages": "where plugins come from",
     "runtime.source_digest": "keys themselves",
     "store.cost_model": "what a stage will take",
@@ -362,30 +347,36 @@ def test_a_package_that_cannot_be_imported_is_named(install):
     install("ood-broken", "import nothing_of_this_name\n")
     assert mistake() == (
         f"plugin broken (ood-broken {VERSION}) cannot be loaded: ModuleNotFoundError: "
-        "No module named 'nothing_of_this_name'; "
+        "No module named 'nothing_of_this_name' (ood_broken/hooks.py:1, in <module>); "
         "mend or uninstall it, or leave it out with OOD_DISABLE_PLUGINS=broken"
     )
 
 
 def test_an_import_error_of_many_lines_is_told_in_one(install):
     install("ood-broken", 'raise RuntimeError("no\\n  driver")\n')
-    assert mistake().startswith(f"plugin broken (ood-broken {VERSION}) cannot be loaded: RuntimeError: no driver; ")
+    assert "cannot be loaded: RuntimeError: no driver (ood_broken/hooks.py:1, in <module>); mend" in mistake()
 
 
 def test_a_registration_that_fails_is_named(install):
     install("ood-late", REGISTERS.format(name="late").replace("return [Written]", "from ood_late import scorer"))
     assert mistake() == (
         f"plugin late (ood-late {VERSION}) cannot be loaded: ImportError: cannot import name 'scorer' from 'ood_late' "
-        f"({sys.modules['ood_late'].__file__}); "
+        f"({sys.modules['ood_late'].__file__}) (ood_late/hooks.py:13, in ood_register_scorers); "
         "mend or uninstall it, or leave it out with OOD_DISABLE_PLUGINS=late"
     )
 
 
-@pytest.mark.parametrize("source", ["import sys\nsys.exit(3)\n", REGISTERS.replace("return [Written]", "exit(3)")])
-def test_a_package_that_ends_the_process_is_named(install, source):
-    install("ood-broken", source.replace("{name}", "broken"))
+ENDS = {
+    "2, in <module>": "import sys\nsys.exit(3)\n",
+    "13, in ood_register_scorers": REGISTERS.format(name="broken").replace("return [Written]", "exit(3)"),
+}
+
+
+@pytest.mark.parametrize("line", ENDS)
+def test_a_package_that_ends_the_process_is_named(install, line):
+    install("ood-broken", ENDS[line])
     assert mistake() == (
-        f"plugin broken (ood-broken {VERSION}) cannot be loaded: SystemExit: 3; "
+        f"plugin broken (ood-broken {VERSION}) cannot be loaded: SystemExit: 3 (ood_broken/hooks.py:{line}); "
         "mend or uninstall it, or leave it out with OOD_DISABLE_PLUGINS=broken"
     )
 

@@ -6,6 +6,7 @@ import pytest
 
 from ood_core.errors import OODError
 from ood_core.records.plan import Baseline
+from ood_core.records.report_data import FailedStage
 from ood_core.report.content.merge import Run, copy_files, merge, unique_names
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats.run_folder import load, save
@@ -90,6 +91,16 @@ def test_galleries_keep_their_rows_and_files(tmp_path):
     for name, strip, picture in zip(("one", "two"), merged.gallery, merged.pictures, strict=True):
         assert (tmp_path / "out" / strip.images[0].file).read_text() == name
         assert (tmp_path / "out" / picture.file).read_text() == name
+
+
+def test_the_tracebacks_of_failed_stages_are_copied_and_found(tmp_path):
+    failed = FailedStage("fit knn", ("b",), "fit knn: ValueError", "failures.txt")
+    of_two = runs(tmp_path, one=findings(), two=replace(findings(variants=("c", "d")), failures=(failed,)))
+    of_two[1].folder.mkdir()
+    (of_two[1].folder / "failures.txt").write_text("Traceback")
+    copy_files(of_two, tmp_path / "out")
+    (found,) = merge(of_two, None).failures
+    assert (tmp_path / "out" / found.traceback).read_text() == "Traceback"
 
 
 def test_a_report_of_one_run_in_its_own_folder_leaves_the_files(tmp_path):

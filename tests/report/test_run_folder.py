@@ -24,6 +24,7 @@ from ood_core.records.report_data import (
     StageRecord,
 )
 from ood_core.report.formats.run_folder import load, save
+from ood_core.store.files import signed
 
 from .test_columns import row
 
@@ -84,6 +85,14 @@ def test_everything_comes_back(tmp_path):
     assert plain(loaded) == expected
     assert loaded.work == "trained 1, extracted 0, reused 1"
     assert loaded.missing == ("c",)
+
+
+def test_a_field_that_is_newer_than_the_file_has_its_default(tmp_path):
+    save(replace(findings(), failures=(FailedStage("train mim", ("c",), "no memory", "failures.txt"),)), tmp_path)
+    document = json.loads((tmp_path / "report.json").read_text())
+    del document["failures"][0]["traceback"], document["checksum"]
+    (tmp_path / "report.json").write_text(json.dumps(signed(document)))
+    assert load(tmp_path).failures == (FailedStage("train mim", ("c",), "no memory", ""),)
 
 
 def test_saving_again_writes_the_same_bytes(tmp_path):

@@ -282,7 +282,7 @@ def test_a_mistake_from_another_process_is_one_line_and_a_bug_keeps_its_tracebac
         stage.seed / 0
     except ZeroDivisionError as error:
         bug = pickle.loads(pickle.dumps(_portable(Failure.of(stage, error))))  # noqa: S301 - our own
-    assert bug.message == "ZeroDivisionError: division by zero"
+    assert bug.message == "train classification: ZeroDivisionError: division by zero"
     assert isinstance(bug.error, RuntimeError)
     assert "stage.seed / 0" in bug.error.__notes__[0]
 
@@ -307,4 +307,4 @@ def test_stages_that_cannot_be_sent_are_carried_out_in_this_process(tiny, store,
     made = planned(tiny)
     made.stages[0].images.opened.open_file = tiny.open()
     assert isinstance(local_executor(made, store, HOOKS, jobs(made, store), 2, {}), InProcess)
-    assert "one job after another: stages cannot be sent to other processes: cannot pickle" in caplog.text
+    assert "one job after another: stages cannot be sent to other processes: TypeError: cannot pickle" in caplog.text

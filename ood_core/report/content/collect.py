@@ -32,6 +32,9 @@ from ood_core.store.store import Store
 PICTURES = "pictures"
 """Folder of the pictures of training stages, beside the report."""
 
+FAILURES = "failures.txt"
+"""File with the tracebacks of the stages that failed, beside the report."""
+
 
 def collect(plan: Plan, results: Results, store: Store, folder: Path) -> ReportData:
     """Return the content of the reports, and write its images into the folder."""
@@ -49,10 +52,11 @@ def collect(plan: Plan, results: Results, store: Store, folder: Path) -> ReportD
         accepted += accepted_pairs(ClassRowKey.of(row), stage, measured)
         classes += class_rows(ClassRowKey.of(row), stage, measured)
     failures = []
-    for failure in results.failures:
-        seed = _seed(failure.stage)
-        title = str(failure.stage) if seed is None else f"{failure.stage}, seed {seed}"
-        failures.append(FailedStage(title, variants[failure.stage.key], failure.message))
+    for group in results.failure_groups:
+        first, seed = group.failures[0].stage, _seed(group.failures[0].stage)
+        title = str(first) if seed is None else f"{first}, seed {seed}"
+        names = tuple(dict.fromkeys(name for failure in group.failures for name in variants[failure.stage.key]))
+        failures.append(FailedStage(title, names, group.message, FAILURES if group.traceback else ""))
     stages = []
     for of in results.records:
         name, key, seed = str(of.stage), of.stage.key, _seed(of.stage)

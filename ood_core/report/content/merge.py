@@ -68,10 +68,11 @@ def merge(runs: Sequence[Run], baseline: str | None) -> ReportData:
 
 
 def copy_files(runs: Sequence[Run], folder: Path) -> None:
-    """Copy the pictures and galleries of the runs to their places beside the merged report."""
+    """Copy the pictures, galleries and tracebacks of the runs to their places beside the merged report."""
     for run in runs:
         gallery = dict.fromkeys(image.file for row in run.report.gallery for image in row.images)
-        for file in (*(picture.file for picture in run.report.pictures), *gallery):
+        tracebacks = {failed.traceback for failed in run.report.failures if failed.traceback}
+        for file in (*(picture.file for picture in run.report.pictures), *gallery, *tracebacks):
             source, target = run.folder / file, folder / (f"{run.name}/{file}" if len(runs) > 1 else file)
             with writing(folder):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,12 @@ def _rename(of: Run, names: dict[str, str]) -> ReportData:
             {names[variant]: names[other] for variant, other in old.baseline.within.items()},
         ),
         notes=tuple(f"{run}: {note}" for note in old.notes),
-        failures=tuple(replace(failure, variants=renamed(failure.variants)) for failure in old.failures),
+        failures=tuple(
+            replace(
+                failed, variants=renamed(failed.variants), traceback=failed.traceback and f"{run}/{failed.traceback}"
+            )
+            for failed in old.failures
+        ),
         stages=tuple(replace(stage, variants=renamed(stage.variants)) for stage in old.stages),
         pictures=moved(old.pictures),
         gallery=tuple(replace(row, images=moved(row.images)) for row in old.gallery),

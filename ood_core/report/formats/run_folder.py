@@ -115,7 +115,8 @@ def _decode(hint: Any, value: Any, arrays: Arrays) -> Any:
         return arrays[value]
     if isinstance(hint, type) and is_dataclass(hint):
         hints = _hints(hint)
-        return hint(**{of.name: _decode(hints[of.name], value[_key(of)], arrays) for of in fields(hint)})
+        there = [of for of in fields(hint) if _key(of) in value]  # a field with a default may be newer than the file
+        return hint(**{of.name: _decode(hints[of.name], value[_key(of)], arrays) for of in there})
     if origin is tuple:
         hints_of = [inner[0]] * len(value) if inner[1:] == (...,) else inner
         return tuple(_decode(of, item, arrays) for of, item in zip(hints_of, value, strict=True))
