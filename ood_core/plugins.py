@@ -17,6 +17,7 @@ import pluggy
 
 from ood_core import hookspecs
 from ood_core.errors import OODError, suggest
+from ood_core.runtime.observers import GuardedHook
 from ood_core.runtime.plugin_errors import RAISED, PluginError, described
 from ood_core.runtime.plugin_packages import (
     COMMANDS_GROUP,
@@ -233,6 +234,12 @@ def _register(entry: metadata.EntryPoint, manager: pluggy.PluginManager, package
         member = getattr(plugin, name)
         if name.startswith("ood_") and callable(member) and not hasattr(member, f"{GROUP}_impl"):
             raise TypeError(f"{name} is not marked with @hookimpl")
+    for caller in manager.get_hookcallers(plugin) or ():
+        (implementation,) = (one for one in caller.get_hookimpls() if one.plugin is plugin)
+        if implementation.wrapper or implementation.hookwrapper:
+            raise TypeError(f"{caller.name} is a wrapper of a hook, which none may be")
+        if not caller.name.startswith("ood_register_"):
+            implementation.function = GuardedHook(caller.name, implementation.function, package)  # type: ignore[misc]
 
 
 def _kinds() -> Mapping[str, type[Plugin]]:

@@ -15,12 +15,13 @@ from ood_core.hookspecs import hookimpl
 from ood_core.plan import make
 from ood_core.plugins import find, find_commands, hook_manager
 from ood_core.recipe.read import read_recipes
+from ood_core.run import executors
 from ood_core.run.schedule import run
 from ood_core.store.store import Store
 from ood_core.testing import scorer_checks
 
 from ..conftest import TINY
-from ..packaging.packages import write_package
+from ..packaging.packages import VERSION, write_package
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "plugins" / "README.md").read_text()
@@ -180,6 +181,63 @@ def test_a_registering_hook_is_called_once(hook, tmp_path, monkeypatch):
         find()
     called = [sys.modules.pop(name) for name in ("ood_called.hooks", "ood_called")]
     assert called[0].CALLS == [1]
+
+
+RAISING = """\
+from ood_core.hookspecs import hookimpl
+CALLS = []
+class Observer:
+"""
+for _name, _arguments in HOOKS.items():
+    if _name in OBSERVATIONS:
+        RAISING += f"    @hookimpl\n    def {_name}(self{''.join(f', {name}' for name in _arguments)}):\n"
+        RAISING += f"        CALLS.append('{_name}')\n        raise END('no server')\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "jobs"),
+    [("ConnectionError", 1), ("SystemExit", 1), pytest.param("ConnectionError", 2, marks=pytest.mark.slow)],
+)
+def test_an_observer_that_raises_is_named_once_for_each_hook_and_left_out(
+    install, ood_run, tiny, monkeypatch, caplog, end, jobs
+):
+    folder = install("ood-watch", RAISING.replace("END", end))
+    names = folder.parent / f"ood_watch-{VERSION}.dist-info" / "entry_points.txt"
+    names.write_text("[ood]\nwatch = ood_watch.hooks:Observer\n")
+    monkeypatch.setattr(executors, "places", lambda *_: (jobs, 1))
+    code, out, _ = ood_run(tiny, "--set", "data.far=[]", "--set", "scorers=[energy]")
+    said = [record.getMessage() for record in caplog.records if "left out from here on" in record.getMessage()]
+    calls = sys.modules["ood_watch.hooks"].CALLS
+    assert code == 0
+    assert "energy" in out
+    assert sorted(calls) == sorted(set(OBSERVATIONS) - {"ood_on_error"})
+    for hook in calls:
+        (line,) = (line for line in said if f": {hook} raised" in line)
+        assert re.fullmatch(
+            rf"plugin watch \(ood-watch {VERSION}\): {hook} raised and is left out from here on: {end}: no server "
+            rf"\(ood_watch/hooks.py:\d+, in {hook}\)",
+            line,
+        )
+
+
+def test_an_interrupt_in_an_observer_goes_on(install, tiny, tmp_path):
+    folder = install("ood-watch", RAISING.replace("END", "KeyboardInterrupt"))
+    names = folder.parent / f"ood_watch-{VERSION}.dist-info" / "entry_points.txt"
+    names.write_text("[ood]\nwatch = ood_watch.hooks:Observer\n")
+    plugins = find()
+    with pytest.raises(KeyboardInterrupt):
+        run(make.make_plan(read_recipes(tiny), plugins), Store(tmp_path / "store"), plugins.hook)
+
+
+def test_a_console_that_raises_is_named_on_stderr_and_the_run_goes_on(ood_run, tiny, monkeypatch, caplog):
+    def broken(self, *_):
+        raise UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range")
+
+    monkeypatch.setattr("ood_console.hooks.Console._title", broken)
+    code, out, _ = ood_run(tiny, "--set", "training=[]", "--set", "scorers=[mahalanobis]")
+    assert code == 0
+    assert "report: runs/tiny/report.html" in out
+    assert [line.count("left out") for line in caplog.messages if "plugin console" in line] == [1]
 
 
 # ------------------------------------------------------------------------------------------------- documentation

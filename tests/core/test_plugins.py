@@ -244,6 +244,7 @@ NO_RESULT = {
     "plugins": "observers of a run",
     "records.results": "the table of a run",
     "runtime.memory": "what a stage has taken",
+    "runtime.observers": "observers of a run",
     "runtime.plugin_errors": "what messages say",
     "runtime.plugin_packages": "where plugins come from",
     "runtime.source_digest": "keys themselves",
@@ -425,6 +426,12 @@ def test_a_hook_that_is_not_marked_as_one_is_named(install):
         f"plugin unmarked (ood-unmarked {VERSION}) cannot be loaded: TypeError: ood_register_scorers is not "
         "marked with @hookimpl; mend or uninstall it, or leave it out with OOD_DISABLE_PLUGINS=unmarked"
     )
+
+
+def test_a_wrapper_of_a_hook_is_refused(install):
+    source = "from ood_core.hookspecs import hookimpl\n@hookimpl(wrapper=True)\ndef ood_after_run(): yield\n"
+    install("ood-wrapped", source)
+    assert "cannot be loaded: TypeError: ood_after_run is a wrapper of a hook, which none may be; mend" in mistake()
 
 
 def test_a_class_without_its_verb_is_named(install):
