@@ -31,7 +31,7 @@ def call(application: Callable[[], None]) -> None:
     """Run a command line; exits 2 after a mistake of the user or on a full disk, printed without traceback."""
     from ood_core.errors import OODError  # light, but nothing that --help needs
     from ood_core.runtime.openmp import limit_spinning
-    from ood_core.runtime.plugin_errors import RAISED, PluginError, named, plugin_of
+    from ood_core.runtime.plugin_errors import RAISED, named, plugin_of
 
     limit_spinning()
     if logging.lastResort is not None:  # what prints warnings of the log where nobody has set it up
@@ -39,12 +39,9 @@ def call(application: Callable[[], None]) -> None:
     try:
         application()
     except RAISED as error:
-        if isinstance(error, OODError):
-            line = f"{error}{_traceback_file(error)}" if isinstance(error, PluginError) else str(error)
-        elif plugin_of(error) is not None:
-            line = f"{named(error)}{_traceback_file(error)}"
-        else:
+        if not isinstance(error, OODError) and plugin_of(error) is None:
             raise
+        line = (str(error) if isinstance(error, OODError) else named(error)) + _traceback_file(error)
         rank = os.environ.get("RANK", "0")
         if rank != "0":  # the first process says the same, and its end stops the others
             time.sleep(SECONDS_FOR_RANK_0)
@@ -69,16 +66,22 @@ def _require_full_disk(error: OSError) -> None:
 
 
 def _traceback_file(error: BaseException) -> str:
-    """Write the traceback of a plugin's exception into the folder of the cache; return what the line says of it."""
+    """Write the tracebacks of plugins into the folder of the cache; return the end of the line that names the file."""
+    from ood_core.errors import OODError, OODErrors
+    from ood_core.runtime.plugin_errors import PluginError, full_traceback
+
+    errors = error.errors if isinstance(error, OODErrors) else (error,)
+    texts = [full_traceback(one) for one in errors if isinstance(one, PluginError) or not isinstance(one, OODError)]
+    if not texts:
+        return ""
     from ood_core.data.cache import folder
-    from ood_core.runtime.plugin_errors import full_traceback
 
     try:
         if (cache := folder()) is None:
             return ""
         cache.mkdir(parents=True, exist_ok=True)
         path = cache / "traceback.txt"
-        path.write_text(full_traceback(error), encoding="utf-8", errors="backslashreplace")
+        path.write_text("\n".join(texts), encoding="utf-8", errors="backslashreplace")
         return f"; traceback: {path}"
     except OSError:  # the line itself is more important
         return ""

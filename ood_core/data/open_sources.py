@@ -15,7 +15,6 @@ from ood_core.errors import OODError
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_core.interfaces.checks import check_images, check_picture
 from ood_core.runtime import torch_state
-from ood_core.runtime.plugin_errors import RAISED, named
 from ood_core.runtime.source_digest import source_digest
 
 MEMORY_BYTES = 512 * 2**20  # of the cache in memory, in each process
@@ -111,6 +110,4 @@ class SourcePool:
             except OSError as error:
                 where = error.filename or f"dataset '{candidate.name}'"
                 reasons.append(f"{where}: cannot be read: {error.strerror or error}")
-            except RAISED as error:
-                reasons.append(f"dataset '{candidate.name}' cannot be opened: {named(error)}")
         raise OODError(source.missing(reasons))

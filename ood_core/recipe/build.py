@@ -18,7 +18,7 @@ from ood_core.errors import OODError, suggest
 from ood_core.interfaces import PLUGIN_KINDS, DatasetSource, Plugin, Probe, Scorer
 from ood_core.plugins import Plugins
 from ood_core.recipe.yaml import LocatedValue
-from ood_core.runtime.plugin_errors import RAISED, named
+from ood_core.runtime.plugin_errors import RAISED, PluginError
 
 Made = TypeVar("Made")
 """A dataclass whose fields are options: a plugin's, or a protocol's."""
@@ -130,7 +130,7 @@ class RecipeReader:
         except (OODError, ValueError) as error:
             self.wrong(node, f"{what}: {error}")
         except RAISED as error:
-            self.wrong(node, f"{what}: {named(error)}")
+            self.errors.append(PluginError.of(f"{node.place}: {what}", error))
         return None
 
     def _option(self, node: LocatedValue, hint: Any, what: str) -> Any:

@@ -11,7 +11,7 @@ from ood_core.interfaces import Plugin
 from ood_core.records.published import Table
 from ood_core.records.stages import KINDS, MeasureStage, Stage
 from ood_core.runtime import torch_state
-from ood_core.runtime.plugin_errors import RAISED, named
+from ood_core.runtime.plugin_errors import RAISED, PluginError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +110,14 @@ class Plan:
     @torch_state.stage_state()
     def check(self) -> None:
         """Raise OODErrors for options that the plugins themselves find wrong; imports what is slow."""
-        errors = []
+        errors: list[OODError] = []
         for place, plugin in self.checks:
             try:
                 plugin.check()
             except OODError as error:
                 errors.append(OODError(f"{place}: {error}"))
             except RAISED as error:
-                errors.append(OODError(f"{place}: {named(error)}"))
+                errors.append(PluginError.of(place, error))
         if errors:
             raise OODErrors(deduplicate(errors))
 

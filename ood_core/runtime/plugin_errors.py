@@ -16,6 +16,13 @@ RAISED = (Exception, SystemExit)
 class PluginError(OODError):
     """An exception of a plugin, in one line; `__cause__` is the exception itself."""
 
+    @classmethod
+    def of(cls, place: str, error: BaseException) -> PluginError:
+        """Return an exception with the place in a recipe where the plugin stands."""
+        found = cls(f"{place}: {named(error)}")
+        found.__cause__ = error
+        return found
+
 
 def plugin_of(error: BaseException) -> str | None:
     """Return the plugin package that raised an exception, "knn (ood-framework 1.2.0)"; None if no plugin did."""

@@ -101,9 +101,18 @@ def test_an_exception_while_a_recipe_is_planned_is_one_line_with_a_traceback_in_
 def test_an_exception_of_options_or_a_source_is_one_line(install, ood_run, tiny, place, raises):
     code, _, err = run_broken(install, ood_run, tiny, place, SCORERS, SQUARES, raises=raises)
     line = LINE.format(place) if raises == RAISES else LINE.replace(KEY_ERROR, "SystemExit: 3")
+    traceback = cache.folder() / "traceback.txt"
     assert code == 2
     assert err.count("\n") == 1
-    assert err.endswith(f": {line}\n")
+    assert err.endswith(f"{line}; traceback: {traceback}\n")
+    assert place == "open" or err.startswith("--set scorers=[mahalanobis, broken]: ")
+    assert f"in {place}\n    " in traceback.read_text()
+
+
+def test_a_source_that_raises_is_not_left_out_as_one_that_is_missing(install, ood_run, tiny):
+    overrides = (SQUARES, "data.missing_files=leave-out", "scorers=[mahalanobis]")
+    code, _, err = run_broken(install, ood_run, tiny, "open", *overrides)
+    assert (code, err.partition(";")[0]) == (2, LINE.format("open"))
 
 
 def test_a_scorer_that_fails_beside_others_is_one_line_for_all_image_sets_with_its_traceback_in_the_runs_folder(
