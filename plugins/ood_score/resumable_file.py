@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -64,10 +65,12 @@ class ResumableTable:
         self._append(self.encoder.encode(rows))
 
     def _append(self, records: bytes) -> None:
+        end = self.file.tell()
         try:
             self.file.write(records)
             self.file.flush()
         except OSError as error:
+            os.ftruncate(self.file.fileno(), end)  # a row that was cut short
             self.file.raw.close()  # closing the buffer as well would write it again, and raise in place of this error
             raise OODError(f"{self.path}: cannot be written: {error.strerror}; the same command goes on") from error
 

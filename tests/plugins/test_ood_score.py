@@ -320,6 +320,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         code, _, err = score(*arguments)
     assert (code, err.count("\n"), err.endswith("\n")) == (2, 1, True)
     assert "cannot be written" in err
+    assert (tmp_path / "rows.csv").read_bytes()[-1:] in (b"", b"\n")  # no row is cut short
     assert score(*arguments)[0] == 0
     assert_alike((tmp_path / "rows.csv").read_bytes(), (tmp_path / "whole.csv").read_bytes(), rounded)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
