@@ -137,7 +137,8 @@ def limit_heads(seconds: float) -> type[asyncio.Protocol]:
             self._refuse(400, msg.rstrip("."))
 
         def _refuse(self, status: int, message: str) -> None:
-            if self.cycle is None or self.cycle.response_complete:  # else the answer before this request is cut off
+            # not into an answer that has begun
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 content = json.dumps({"error": message}).encode()
                 headers = headers_of("") | {"Content-Type": "application/json", "Content-Length": str(len(content))}
                 lines = [f"{name}: {value}\r\n" for name, value in {**headers, "Connection": "close"}.items()]

@@ -166,6 +166,7 @@ def test_a_head_that_is_too_large_or_broken_gets_an_answer_with_security_headers
         ),
         (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 2**16, "request line and headers are larger than 65536"),
         (b"nonsense\r\n\r\n", "Invalid HTTP request received"),
+        (b"POST /score HTTP/1.1\r\nContent-Length: 1\r\n\r\nxnonsense\r\n\r\n", "Invalid HTTP request received"),
     ):
         status, headers, told = ask(impatient, content)
         assert status == (431 if "larger" in expected else 400)
