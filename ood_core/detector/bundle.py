@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,7 +27,14 @@ from ood_core.data.files import content_digest
 from ood_core.data.selection import to_unit
 from ood_core.detector import manifest as manifests
 from ood_core.detector.forward import OutputSpec, compute_outputs
-from ood_core.detector.loading_checks import limit_size, require_consistent, require_reference
+from ood_core.detector.loading_checks import (
+    UNREADABLE,
+    describe_error,
+    limit_size,
+    require_consistent,
+    require_reference,
+    require_scores,
+)
 from ood_core.detector.manifest import (
     CALIBRATION,
     EXAMPLES,
@@ -58,10 +64,6 @@ from ood_core.store.artifacts import load_score, save_score
 from ood_core.store.files import put_in_place, require_writable, save_tensors, writing
 
 TOLERANCE = 1e-3  # largest change of a reference embedding, relative to its length
-_UNREADABLE = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, SafetensorError),
-    *(TypeError, ValueError),
-)
 READABLE = 0o644  # files of safetensors can be read by their owner alone; a service may run as another user
 
 
@@ -165,9 +167,8 @@ def load_detector(
     except OODError as error:
         named = str(error).startswith(printable(str(folder)))
         raise error if named else OODError(f"{folder}: {error}") from error
-    except _UNREADABLE as error:  # written by a version with other contents
-        reason = " ".join(str(error).split())
-        raise OODError(f"{folder}: cannot be read by this version: {type(error).__name__}: {reason}") from error
+    except UNREADABLE as error:  # written by a version with other contents
+        raise OODError(f"{folder}: cannot be read by this version: {describe_error(error)}") from error
     spec = OutputSpec(len(state.classes), state.classifier, state.head)
     outputs = compute_outputs(state.network, state.reference_images, spec)[0]
     require_consistent(folder, manifest, state, outputs)
@@ -175,6 +176,7 @@ def load_detector(
     same = found.shape == expected.shape
     change = float(((found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12)).max()) if same else 1.0
     if change <= TOLERANCE:
+        require_scores(folder, manifest, state)
         return state
     now = manifests.versions()
     other = [f"{name} {was}, here {now.get(name)}" for name, was in manifest.versions.items() if was != now.get(name)]

@@ -11,17 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
 
+from ood_core.detector.forward import score_images
 from ood_core.detector.manifest import CALIBRATION, EXAMPLES, FILE, WITNESS, Manifest
 from ood_core.detector.predictions import decision_rule
 from ood_core.detector.state import DetectorState
 from ood_core.errors import OODError
 from ood_core.interfaces import Outputs
+
+UNREADABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, SafetensorError),
+    *(TypeError, ValueError),
+)
+"""What values that do not fit each other raise."""
 
 BUILDS = 8
 """A network may be built without memory before it is built, more than once, and its layers replaced."""
@@ -74,7 +82,7 @@ def require_reference(folder: Path, manifest: Manifest, reference: Mapping[str, 
     if images.dtype != torch.uint8 or images.shape[1:] != (3, manifest.image_size, manifest.image_size):
         shown = f"{str(images.dtype)[6:]} {list(images.shape)}"
         raise OODError(f"{folder / WITNESS}: images are {shown}, image_size in {FILE} is {manifest.image_size}")
-    if not len(images) or embeddings.ndim != 2 or len(embeddings) != len(images):
+    if not len(images) or embeddings.dtype != torch.float32 or embeddings.ndim != 2 or len(embeddings) != len(images):
         raise OODError(f"{folder / WITNESS}: {len(images)} images with embeddings {list(embeddings.shape)}")
 
 
@@ -106,6 +114,26 @@ def require_consistent(folder: Path, manifest: Manifest, state: DetectorState, f
             raise OODError(f"{folder / EXAMPLES}: labels, embeddings and pictures of different sizes")
         if not _are_labels(examples.labels.numpy(), classes):
             raise OODError(f"{folder / EXAMPLES}: labels: not those of {classes} classes")
+
+
+def require_scores(folder: Path, manifest: Manifest, state: DetectorState) -> None:
+    """Raise OODError with the first file of a score that cannot score the reference images."""
+    try:
+        score_images(state, state.reference_images)
+    except UNREADABLE as error:
+        for entry in manifest.scorers:
+            try:
+                score_images(state, state.reference_images, entry.name)
+            except UNREADABLE as own:
+                raise OODError(
+                    f"{folder / entry.file}: cannot score the reference images: {describe_error(own)}"
+                ) from own
+        raise OODError(f"{folder}: cannot score its reference images: {describe_error(error)}") from error
+
+
+def describe_error(error: Exception) -> str:
+    """Return the type and message of an error on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _require_thresholds(folder: Path, manifest: Manifest, state: DetectorState) -> None:

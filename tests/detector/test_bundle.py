@@ -19,7 +19,7 @@ from ood_core.data.files import content_digest
 from ood_core.detector import Detector, bundle, manifest
 from ood_core.errors import OODError
 from ood_core.plugins import find
-from ood_core.store.files import save_tensors
+from ood_core.store.files import load_notes, save_tensors
 
 FILES = (
     "calibration.safetensors",
@@ -356,6 +356,17 @@ def test_tensors_that_do_not_fit_are_named(copy, name, changes, message):
     file = f"{name}.safetensors"
     forged(copy, file, with_tensors(copy, file, **changes))
     refuse(copy, message)
+
+
+@pytest.mark.parametrize(
+    "means", ["x", None, 1e300, [1, 2], {"tensor": "absent"}, {"class": "os.system", "fields": {}}]
+)
+def test_a_score_that_cannot_score_is_named(copy, means):
+    notes = load_notes(copy / "score-0.safetensors")
+    notes["fields"]["means"] = means
+    save_tensors(copy / "score-0.safetensors", load_file(copy / "score-0.safetensors"), notes)
+    forged(copy)
+    refuse(copy, "score-0.safetensors: (cannot score the reference images: |holds a os.system)|KeyError: 'absent'")
 
 
 @pytest.mark.parametrize(
