@@ -23,6 +23,8 @@ import PIL.ImageFile
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
+from ood_core.runtime.openmp import require_own_threads
+
 AS_FOUND = object()  # in place of a stated value: the value set by the user stays, changes are undone
 
 
@@ -240,7 +242,11 @@ def computing(seed: int = 0) -> Iterator[None]:
 
     Threads may do so at the same time. Generators belong to the process: a thread that draws from one beside this
     disturbs what is drawn here, and the numbers that it draws are drawn again.
+
+    Raises:
+        OODError: The process was forked from one that has computed with threads.
     """
+    require_own_threads(torch.get_num_threads())
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(_within(OF_THREAD))

@@ -1,11 +1,14 @@
-"""Idle threads of OpenMP spin only shortly, unless the user has chosen otherwise."""
+"""Idle threads of OpenMP spin only shortly, unless the user has chosen otherwise; no process waits for lost ones."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
+from ood_core.errors import OODError
 from ood_core.runtime import openmp
 
 
@@ -48,3 +51,33 @@ def shown(command, **settings):
 def test_the_command_sets_it_before_any_library_loads_openmp():
     assert shown(["ood", "list", "scorers"]) == {openmp.SETTINGS["GOMP_SPINCOUNT"]}
     assert shown(["ood", "list", "scorers"], GOMP_SPINCOUNT="5") == {"5"}
+
+
+def in_fork(detector, threads):
+    """Return the scores that a forked process gives with so many threads, or its error."""
+    here, there = multiprocessing.Pipe()
+
+    def work():
+        torch.set_num_threads(threads)
+        try:
+            there.send(detector.score(torch.zeros(2, 3, 8, 8))["energy"].tolist())
+        except OODError as error:
+            there.send(str(error))
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    try:
+        assert here.poll(20), "it hangs"
+        return here.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere libraries do not survive a fork")
+def test_a_process_forked_after_use_says_so_where_it_would_hang(tiny_detector):
+    expected = tiny_detector.score(torch.zeros(2, 3, 8, 8))["energy"].tolist()
+    message = in_fork(tiny_detector, 2)
+    assert message.startswith("this process was forked from one that has computed, and lacks its threads: start it by ")
+    assert "multiprocessing.get_context('spawn'), or call torch.set_num_threads(1)" in message
+    assert in_fork(tiny_detector, 1) == pytest.approx(expected)
