@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ood_core.escapes import printable
 from ood_core.runtime.leftovers import remove_leftovers, temporary_path
 
 FOLDER = "OOD_CACHE"  # environment variable: the folder, or "off"; default: below XDG_CACHE_HOME, or ~/.cache
@@ -77,7 +78,7 @@ def _mark(path: Path) -> str | None:
 
 def _name(path: Path) -> str:
     """Return the absolute path as text that sqlite accepts, also of names that are not UTF-8."""
-    return str(path.absolute()).encode("utf-8", "backslashreplace").decode()
+    return printable(str(path.absolute()))
 
 
 def _load_digests(marks: Mapping[Path, str | None]) -> dict[Path, str]:

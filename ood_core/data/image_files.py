@@ -12,6 +12,7 @@ import PIL.Image
 from ood_core.data.decoding import decode
 from ood_core.data.files import digest_files
 from ood_core.errors import OODError
+from ood_core.escapes import printable
 from ood_core.interfaces import ImageSet
 
 UNLABELLED = "unlabelled"  # the one class of pictures without labels
@@ -38,7 +39,7 @@ class FileImages(ImageSet):
 
     def image(self, index: int) -> PIL.Image.Image:
         """Return one picture, in the mode it is stored in."""
-        return decode(self._paths[index], str(self._paths[index]))
+        return decode(self._paths[index], printable(str(self._paths[index])))
 
 
 def numbers_first(name: str) -> tuple[bool, int, str]:

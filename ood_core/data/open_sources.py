@@ -12,6 +12,7 @@ from torch import Tensor
 from ood_core.data.cache import PixelCache
 from ood_core.data.decoding import to_rgb
 from ood_core.errors import OODError
+from ood_core.escapes import printable
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_core.interfaces.checks import check_images, check_picture
 from ood_core.runtime import torch_state
@@ -73,7 +74,7 @@ class DecodedImages:
         try:
             pixels = to_rgb(picture)
         except OODError as error:
-            name = f"image {row}" if self.images.places is None else self.images.places[row]
+            name = f"image {row}" if self.images.places is None else printable(self.images.places[row])
             raise OODError(f"{name}: {error}") from error
         if self.images.encoded and not self._disk_opened:  # the first picture has the size of all
             self._disk_opened = True

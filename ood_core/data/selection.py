@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ood_core.data.open_sources import DecodedImages, SourcePool
 from ood_core.errors import OODError, suggest
+from ood_core.escapes import printable
 from ood_core.interfaces import DatasetSource, EvaluationView, ImageSet, Split
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 
@@ -224,7 +225,7 @@ class SelectedImages:
     def place(self, index: int) -> str:
         """Return the file of an image, or its number in the set."""
         places = self._pictures.images.places
-        return f"image {index}" if places is None else places[int(self.rows[index])]
+        return f"image {index}" if places is None else printable(places[int(self.rows[index])])
 
     @property
     def disturbs(self) -> bool:

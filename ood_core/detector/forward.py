@@ -21,7 +21,7 @@ from ood_core.detector.predictions import ScoredBatch
 from ood_core.detector.state import DetectorState, FittedScorer, device_of
 from ood_core.interfaces import Head, Network, Outputs, Probe
 from ood_core.interfaces.checks import check_rows, check_scores
-from ood_core.pipeline.extract import capture_layers
+from ood_core.pipeline.networks import capture_layers
 from ood_core.runtime import memory, torch_state
 
 BLOCK = 32  # rows for one call of a scorer

@@ -9,8 +9,8 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ood_core.data.loaders import BROKEN, EvaluationTransform, evaluation_batches
 from ood_core.data.selection import to_unit
-from ood_core.errors import OODError, suggest
+from ood_core.errors import OODError
 from ood_core.interfaces import Network
 from ood_core.interfaces.checks import (
     check_alone,
@@ -100,7 +100,7 @@ def _pass(stage: ExtractStage, network: Network, writers: Sequence[_Writer], obs
     world = distributed.world_size()
     batches = evaluation_batches(images, shown(stage, network), BATCH_SIZE, distributed.rank(), world)
     in_parts = memory.Halving()
-    with capture_layers(network, [name for writer in writers for name in writer.layers]) as maps:
+    with networks.capture_layers(network, [name for writer in writers for name in writer.layers]) as maps:
         for batch in batches:
             parts = in_parts(partial(_read, network, writers, maps), batch.images)
             rows = slice(done, min(done + len(batch.digests) * world, count))
@@ -133,23 +133,6 @@ def _read(
             found.append(writer.read_checked(features, maps, len(images)))
         writer.seconds += time.monotonic() - begun
     return found
-
-
-@contextmanager
-def capture_layers(network: Network, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Yield a dict that holds, after each forward pass, the outputs of these submodules."""
-    maps: dict[str, Tensor] = {}
-    modules = dict(network.named_modules())
-    with ExitStack() as stack:
-        for name in dict.fromkeys(layers):
-            if name not in modules:
-                raise OODError(f"the network has no layer '{name}'.{suggest(name, modules)}")
-
-            def keep(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
-                maps[name] = output
-
-            stack.callback(modules[name].register_forward_hook(keep).remove)
-        yield maps
 
 
 class _Writer(ABC):

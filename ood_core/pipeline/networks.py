@@ -1,14 +1,16 @@
-"""Builds networks and puts stored weights into them."""
+"""Builds networks, puts stored weights into them, and captures the outputs of their layers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, abridge, suggest
 from ood_core.interfaces import Backbone, Head, Network, PretextTask, Task
 from ood_core.interfaces.building_blocks import state_differences
 from ood_core.records.facts import TrainFacts
@@ -120,3 +122,25 @@ def head_of(network: Network) -> Head | None:
     weight = classifier.weight.detach().flatten(1)
     bias = classifier.bias.detach() if classifier.bias is not None else weight.new_zeros(len(weight))
     return Head(weight, bias)
+
+
+class _LayerOutputs(dict[str, Tensor]):
+    def __missing__(self, name: str) -> Tensor:
+        raise OODError(f"the layer '{name}' has no output: the network makes its features without calling it")
+
+
+@contextmanager
+def capture_layers(network: Network, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Yield a dict that holds, after each forward pass, the outputs of these submodules; OODError if there is none."""
+    maps = _LayerOutputs()
+    modules = {name: module for name, module in network.named_modules() if name}
+    with ExitStack() as stack:
+        for name in dict.fromkeys(layers):
+            if name not in modules:
+                raise OODError(f"the network has no layer '{name}'.{abridge(suggest(name, modules))}")
+
+            def keep(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
+                maps[name] = output
+
+            stack.callback(modules[name].register_forward_hook(keep).remove)
+        yield maps

@@ -16,7 +16,7 @@ from ood_core.detector.predictions import DecisionRule, decision_rule
 from ood_core.detector.state import DetectorState
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Outputs
-from ood_core.pipeline.extract import capture_layers
+from ood_core.pipeline.networks import capture_layers
 from ood_core.recipe.build import describe
 
 IMAGES = "images"

@@ -1,6 +1,7 @@
 """A whole run on real digits, tiny: what it gives, what the store saves it from doing again, and how it fails."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from ood_core import report
 from ood_core.data.loaders import evaluation_batches
@@ -350,6 +352,28 @@ def test_a_probe_that_is_added_later_leaves_the_outputs_alone(make_plan, tiny, t
 def test_a_layer_that_does_not_exist_is_named_with_the_nearest_one(make_plan, tiny, store):
     with pytest.raises(OODError, match=r"the network has no layer 'model.block.0'. Did you mean 'model.blocks.0'\?"):
         run(make_plan(tiny, "scorers=[{use: mahalanobis-layers, layers: [model.block.0]}]"), store)
+
+
+def test_a_layer_that_is_not_called_is_named(make_plan, tiny, store):
+    with pytest.raises(OODError, match="the layer 'model' has no output: the network makes its features without"):
+        run(make_plan(tiny, "scorers=[{use: gram, layers: [model]}]"), store)
+
+
+def test_the_network_itself_is_no_layer(make_plan, tiny, store):
+    with pytest.raises(OODError, match=r"the network has no layer ''\. There is: model"):
+        run(make_plan(tiny, "scorers=[{use: gram, layers: ['']}]"), store)
+
+
+@pytest.mark.parametrize("unreadable", ["skip", "stop"])
+def test_a_broken_picture_whose_name_is_no_utf_8_is_named_in_the_report(make_plan, tiny, store, tmp_path, unreadable):
+    for kind in "ab":
+        (tmp_path / "far" / kind).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (8, 8), (number, ord(kind), 0)).save(tmp_path / "far" / kind / f"{number}.png")
+    Path(os.fsdecode(bytes(tmp_path / "far" / "a") + b"/\xff.png")).write_bytes(b"broken")
+    plan = make_plan(tiny, f"data.near=[{{use: folder, path: {tmp_path / 'far'}}}]", f"data.unreadable={unreadable}")
+    report.write(plan, run(plan, store), store, tmp_path / "out")
+    assert "\\udcff.png: not a picture in a known format" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_probe_that_fails_takes_down_its_own_scorer_alone(make_plan, tiny, store):
