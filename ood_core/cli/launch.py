@@ -30,7 +30,7 @@ from ood_core.run.lock import Lock
 from ood_core.run.schedule import execute, jobs
 from ood_core.runtime import distributed
 from ood_core.runtime.shipped import shipped_folder
-from ood_core.store.files import DamagedError, DiskFullError, require_writable
+from ood_core.store.files import DamagedError, DiskFullError, require_utf8, require_writable
 from ood_core.store.store import Store
 
 PIPED_WIDTH = 200
@@ -118,8 +118,10 @@ def execute_runs(runs: Sequence[PlannedRun], options: RunOptions) -> int:
             follow(planned.plan.stages, store)
         distributed.shutdown()
         return 0
+    require_utf8(options.store, "--store")
     require_writable(options.store, "--store")
     for planned in runs:
+        require_utf8(planned.folder, "--out")
         require_writable(planned.folder, "--out")
         if jobs(planned.plan, store):
             planned.plan.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -48,21 +49,23 @@ def call(application: Callable[[], None]) -> None:
         echo(*(line if rank == "0" else f"process {rank}: {line}").split("\n"), err=True)
         raise SystemExit(2) from None
     except OSError as error:
-        _require_full_disk(error)
-        typer.echo(f"{error.filename or 'stdout'}: cannot be written, the disk is full: {error.strerror}", err=True)
+        echo(_describe_file_error(error), err=True)
         raise SystemExit(2) from None
 
 
-def _require_full_disk(error: OSError) -> None:
-    """Raise an error again that does not mean a full disk; discard text for a stdout that cannot be written."""
-    from ood_core.errors import FULL_DISK
+def _describe_file_error(error: OSError) -> str:
+    """Return the line for a full disk or a name too long for a file; raise any other error again."""
+    from ood_core.errors import FULL_DISK, abridge
 
+    if error.errno == errno.ENAMETOOLONG:  # any name of a run, folder or file may be
+        return f"{abridge(str(error.filename))}: {error.strerror}"
     if error.errno not in FULL_DISK:
         raise error
     try:
         sys.stdout.flush()
     except OSError:  # which Python would raise again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f"{error.filename or 'stdout'}: cannot be written, the disk is full: {error.strerror}"
 
 
 def _traceback_file(error: BaseException) -> str:

@@ -61,7 +61,7 @@ from ood_core.recipe.yaml import parse
 from ood_core.runtime import torch_state
 from ood_core.runtime.leftovers import remove_leftovers, temporary_path
 from ood_core.store.artifacts import load_score, save_score
-from ood_core.store.files import put_in_place, require_writable, save_tensors, writing
+from ood_core.store.files import put_in_place, require_utf8, require_writable, save_tensors, writing
 
 TOLERANCE = 1e-3  # largest change of a reference embedding, relative to its length
 READABLE = 0o644  # files of safetensors can be read by their owner alone; a service may run as another user
@@ -69,6 +69,7 @@ READABLE = 0o644  # files of safetensors can be read by their owner alone; a ser
 
 def save_detector(state: DetectorState, folder: Path, plugins: Plugins) -> None:
     """Write a detector into a folder of its own; a detector in it is replaced when all is written."""
+    require_utf8(folder, "folder")
     try:
         packages = manifests.packages_of(_plugins_of(state), plugins)
     except OODError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -117,7 +118,8 @@ class RecipeReader:
                 self.wrong(entry, f"no option of {what}: '{key}'.{suggest(key, [*fields, *others])}")
             else:
                 values[key] = self._option(entry, hints[key], f"option '{key}' of {what}")
-                missing = isinstance(values[key], Path) and not values[key].is_file()
+                # os.path: Path raises for a name that is too long
+                missing = isinstance(values[key], Path) and not os.path.isfile(values[key])  # noqa: PTH113
                 if missing and self.files and not issubclass(cls, DatasetSource):
                     self.wrong(entry, f"option '{key}' of {what}: no file '{values[key]}'")
         for field in fields.values():  # behind an unknown option, a missing one is most likely the same, misspelt

@@ -72,6 +72,14 @@ def require_writable(folder: Path, option: str) -> None:
         raise OODError(f"{option} {folder}: no permission to write into {nearest}")
 
 
+def require_utf8(folder: Path, option: str) -> None:
+    """Raise OODError, which names the option, for a folder whose path is no UTF-8: safetensors opens no file there."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise OODError(f"{option} {folder}: the path {os.fsencode(folder.absolute())!r} is no UTF-8") from None
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever a missing, cut off or foreign file of the store raises into one line that says how to go on."""

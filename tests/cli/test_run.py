@@ -231,3 +231,45 @@ def test_a_full_disk_behind_stdout_is_one_line(text):
         done = subprocess.run([sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "stdout: cannot be written, the disk is full: No space left on device\n"
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (LONG,),
+        ("tiny.yaml", "--out", LONG),
+        ("tiny.yaml", "--store", LONG),
+        ("tiny.yaml", "--plan", "--store", LONG),
+        ("tiny.yaml", "--plan", "--set", f"backbone.weights={LONG}"),
+        ("tiny.yaml", "--plan", "--set", f"data.id={{use: folder, path: {LONG}}}"),
+        ("tiny.yaml", "--plan", "--set", f"data.far.0={{use: arrays, path: {LONG}}}"),
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(LONG, "LONG"),
+)
+def test_a_name_too_long_for_a_file_is_one_line(tiny, ood_run, arguments):
+    code, _, err = ood_run(*arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert LONG in err
+
+
+def test_so_it_is_for_a_run(ood):
+    code, _, err = ood("score", LONG, "a.png")
+    assert (code, err) == (2, f"{LONG}: File name too long\n")
+
+
+@pytest.mark.parametrize("option", ["--out", "--store"])
+def test_a_folder_whose_name_is_no_utf_8_is_refused_before_the_run(tiny, ood_run, option):
+    code, _, err = ood_run("tiny.yaml", option, "a\udcff")
+    assert code == 2
+    assert err.startswith(f"{option} a") and err.endswith("a\\xff' is no UTF-8\n")
+
+
+def test_surrogates_of_the_shell_are_one_line(tiny, ood_run):
+    for arguments in (("a\udcff",), ("tiny.yaml", "--set", "seed=\udcff"), ("tiny.yaml", "--set", "a\udcff=1")):
+        code, _, err = ood_run("--plan", *arguments)
+        assert code == 2
+        assert err.count("\n") == 1
