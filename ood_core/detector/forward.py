@@ -20,7 +20,7 @@ from ood_core.data.selection import to_unit
 from ood_core.detector.predictions import ScoredBatch
 from ood_core.detector.state import DetectorState, FittedScorer, device_of
 from ood_core.interfaces import Head, Network, Outputs, Probe
-from ood_core.interfaces.checks import check_rows, check_scores
+from ood_core.interfaces.checks import check_arrays, check_rows, check_scores
 from ood_core.pipeline.networks import capture_layers
 from ood_core.runtime import memory, torch_state
 
@@ -67,7 +67,9 @@ def _forward(network: Network, images: Tensor, spec: OutputSpec) -> tuple[Output
         features = network.forward_features(shown)
         embeddings = network.forward_head(features, pre_logits=True)
         logits = network.forward_head(features) if spec.logits else None
-        layers = [(of, name, rows) for of in probes for name, rows in of.read(network, features, maps).items()]
+        read = {
+            of: check_arrays(f"probe '{type(of).__name__}' reads", of.read(network, features, maps)) for of in probes
+        }
     embeddings = checked("the network gives embeddings", embeddings, network.num_features)
     return Outputs(
         embeddings,
@@ -75,7 +77,11 @@ def _forward(network: Network, images: Tensor, spec: OutputSpec) -> tuple[Output
         torch.full((count,), -1),
         spec.classes,
         spec.head,
-        {name: checked(f"probe '{type(of).__name__}' reads {name}", rows) for of, name, rows in layers},
+        {
+            name: checked(f"probe '{type(of).__name__}' reads {name}", rows)
+            for of in probes
+            for name, rows in read[of].items()
+        },
     ), shown
 
 

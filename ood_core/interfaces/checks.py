@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ood_core.errors import OODError
-from ood_core.interfaces import Head, ImageSet, Network, Outputs, Score, Scorer
+from ood_core.interfaces import Head, ImageSet, Network, Outputs, Score, Scorer, Task
 
 PASSED_AGAIN = 2  # images that go through a network two more times, to see whether its outputs are theirs alone
 
@@ -71,6 +71,20 @@ def check_loss(name: str, metrics: Any) -> Mapping[str, Tensor]:
     if not metrics["loss"].requires_grad:
         raise OODError(f"the task of '{name}' gives a loss without a gradient; no parameter has a part in it")
     return metrics
+
+
+def check_task(what: str, task: Any) -> Task:
+    """Return the task that the options of a training build; OODError for anything else."""
+    if not isinstance(task, Task):
+        raise OODError(f"{what} builds {_kind(task)}, which is no Task")
+    return task
+
+
+def check_arrays(what: str, arrays: Any) -> dict[str, Tensor]:
+    """Return the arrays that a probe reads, by name; OODError unless they are a mapping."""
+    if not isinstance(arrays, Mapping):
+        raise OODError(f"{what} {_kind(arrays)}, not tensors by name")
+    return dict(arrays)
 
 
 def check_views(views: Any) -> tuple[Tensor, ...]:

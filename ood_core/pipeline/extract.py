@@ -26,6 +26,7 @@ from ood_core.errors import OODError
 from ood_core.interfaces import Network
 from ood_core.interfaces.checks import (
     check_alone,
+    check_arrays,
     check_float32,
     check_rows,
     first_not_finite,
@@ -261,10 +262,7 @@ class _LayersWriter(_Writer):
         self.layers = self.probe.layers(network)
 
     def read(self, features: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = self.probe.read(self.network, features, maps)
-        if not isinstance(found, Mapping):
-            raise OODError(f"{self.gives} a {type(found).__name__}, not tensors by name")
-        return dict(found)
+        return check_arrays(self.gives, self.probe.read(self.network, features, maps))
 
     def finish(self, digests: NDArray[np.int64], errors: list[str], seconds: float) -> None:
         super().finish(digests, errors, seconds)

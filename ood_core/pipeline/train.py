@@ -20,6 +20,7 @@ from ood_core.data.loaders import AuxiliarySampler, ShuffledBatchSampler, step_s
 from ood_core.data.selection import to_unit
 from ood_core.errors import OODError
 from ood_core.interfaces import Batch, Network, PretextTask, Task, TokenizerTraining, TrainingData
+from ood_core.interfaces.checks import check_task
 from ood_core.pipeline import networks
 from ood_core.pipeline.events import Observer
 from ood_core.pipeline.training.checkpoint import Progress, TrainingState, non_finite_names
@@ -233,7 +234,7 @@ def _build(stage: TrainStage, store: Store) -> tuple[Task, tuple[int, int] | Non
         tokenizer_weights=tokenizer_weights,
     )
     if isinstance(stage.task, TokenizerTraining):
-        return stage.task.build(data), None
+        return check_task("a tokenizer's training", stage.task.build(data)), None
     assert isinstance(stage.task, PretextTask), "there are two kinds of training"
     if stage.start is not None:
         network = networks.trained(stage.start, store)
@@ -243,4 +244,5 @@ def _build(stage: TrainStage, store: Store) -> tuple[Task, tuple[int, int] | Non
     network.set_drop_path(stage.task.drop_path)
     if stage.task.gradient_checkpointing:
         network.set_gradient_checkpointing()
-    return stage.task.build(network, data), getattr(network, "grid", None)
+    task = check_task(f"pretext '{stage.task.name}'", stage.task.build(network, data))
+    return task, getattr(network, "grid", None)

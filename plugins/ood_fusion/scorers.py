@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ood_core.interfaces import Outputs, PositiveFloat, Score, Scorer, ScorerInfo
+from ood_core.interfaces.checks import check_scores
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,9 +111,14 @@ class Fusion(Scorer):
         assert train.held_out is not None
         inner = tuple(scorer.fit(train) for scorer in self.scorers)
         chunks = train.held_out.without_labels().chunks()
-        scores = torch.cat([torch.stack([score(chunk) for score in inner]) for chunk in chunks], 1)
+        scores = torch.cat([torch.stack(_checked(self.scorers, inner, chunk)) for chunk in chunks], 1)
         weights = torch.tensor(self.weights or [1.0] * len(inner), dtype=torch.float64)
         return WeightedMean(inner, tuple(self.fit_scales(scores)), weights / weights.sum())
+
+
+def _checked(scorers: Sequence[Scorer], inner: Sequence[Score], outputs: Outputs) -> list[Tensor]:
+    pairs = zip(scorers, inner, strict=True)
+    return [check_scores(scorer.name, score(outputs), len(outputs)) for scorer, score in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from ood_core.data.selection import to_unit
 from ood_core.detector.forward import score_images
 from ood_core.detector.predictions import ScoredBatch
 from ood_core.detector.state import DetectorState
+from ood_core.runtime.plugin_errors import RAISED, named
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ class Batcher:
             found = score_images(self._state, torch.stack([job.image for job in jobs]))
             took = time.perf_counter() - began
             answers = [BatchResult(found[[row]], self._error_map(job)) for row, job in enumerate(jobs)]
-        except Exception as error:
+        except RAISED as error:  # a SystemExit would end this thread, and its exception the service
             if len(jobs) == 1:
-                _hand_over(jobs, [error])
+                _hand_over(jobs, [error if isinstance(error, Exception) else RuntimeError(named(error))])
             else:
                 for job in jobs:  # so that a bad image fails alone
                     self._pass([job])

@@ -555,6 +555,13 @@ def test_a_task_without_a_scalar_loss_is_named(make_plan, tiny, tmp_path, monkey
     assert not store.folder(stage).exists()
 
 
+def test_what_a_pretext_builds_instead_of_a_task_is_named(make_plan, tiny, tmp_path, monkeypatch):
+    stage = next(stage for stage in make_plan(tiny).stages if stage.kind == "train")
+    monkeypatch.setattr(type(stage.task), "build", lambda self, network, data: network)
+    with pytest.raises(OODError, match=r"^pretext 'classification' builds a \w+, which is no Task$"):
+        train.execute(stage, Store(tmp_path / "store"), QUIET)
+
+
 VIEWS = [
     (lambda pixels: pixels, "a Tensor for an image, not a tuple of tensors, one for each view"),
     (lambda pixels: (), "a tuple of nothing for an image, not a tuple of tensors"),

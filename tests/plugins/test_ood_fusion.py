@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ood_core.interfaces import Scorer
+from ood_core.errors import OODError
+from ood_core.interfaces import FormulaScorer, Scorer
 from ood_core.plugins import find
 from ood_core.store.artifacts import SCORE, load_score, save_score
 from ood_core.testing import make_far_outputs, make_outputs
@@ -32,6 +33,20 @@ FUSIONS = [RankFusion, ZScoreFusion]
 
 def held_out(scorer):
     return scorer.fit(TRAIN)(TRAIN.held_out).numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent(FormulaScorer):
+    name = "silent"
+
+    def score(self, outputs):
+        return None
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_scorer_whose_scores_are_none_is_named(fusion):
+    with pytest.raises(OODError, match=r"^scorer 'silent' gave nothing, not a tensor, float64 \["):
+        fusion(scorers=(*BOTH, Silent())).fit(TRAIN)
 
 
 @pytest.mark.parametrize("weights", [(), (1.0, 3.0)])

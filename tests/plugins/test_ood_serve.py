@@ -515,12 +515,13 @@ def test_our_own_error_is_logged_with_an_id_and_the_client_sees_no_more(client, 
     assert raw(client, encoded(arrays[0])).status_code == 200
 
 
-def test_an_image_that_the_network_fails_on_takes_no_other_down(client, arrays, monkeypatch):
+@pytest.mark.parametrize("raised", [RuntimeError("black"), SystemExit(3)])
+def test_an_image_that_the_network_fails_on_takes_no_other_down(client, arrays, monkeypatch, raised):
     passed = batching.score_images
 
     def fails_on_black(fitted, images):
         if (images.flatten(1).amax(1) == 0).any():
-            raise RuntimeError("black")
+            raise raised
         return passed(fitted, images)
 
     monkeypatch.setattr(batching, "score_images", fails_on_black)
