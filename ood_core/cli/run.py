@@ -41,22 +41,22 @@ def call(application: Callable[[], None]) -> None:
         application()
     except RAISED as error:
         if not isinstance(error, OODError) and plugin_of(error) is None:
-            raise
+            echo(_describe_file_error(error), err=True)
+            raise SystemExit(2) from None
         line = (str(error) if isinstance(error, OODError) else named(error)) + _traceback_file(error)
         rank = os.environ.get("RANK", "0")
         if rank != "0":  # the first process says the same, and its end stops the others
             time.sleep(SECONDS_FOR_RANK_0)
         echo(*(line if rank == "0" else f"process {rank}: {line}").split("\n"), err=True)
         raise SystemExit(2) from None
-    except OSError as error:
-        echo(_describe_file_error(error), err=True)
-        raise SystemExit(2) from None
 
 
-def _describe_file_error(error: OSError) -> str:
+def _describe_file_error(error: BaseException) -> str:
     """Return the line for a full disk or a name too long for a file; raise any other error again."""
     from ood_core.errors import FULL_DISK, abridge
 
+    if not isinstance(error, OSError):
+        raise error
     if error.errno == errno.ENAMETOOLONG:  # any name of a run, folder or file may be
         return f"{abridge(str(error.filename))}: {error.strerror}"
     if error.errno not in FULL_DISK:
