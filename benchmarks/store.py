@@ -1,4 +1,4 @@
-"""Cost of the store's checksums: CPU time with and without them, the best of several repetitions.
+"""Cost of the store's checksums in CPU time, and of flushing to the disk in seconds; the best of several repetitions.
 
     python benchmarks/store.py
 
@@ -23,8 +23,9 @@ from ood_core.plan.make import make_plan
 from ood_core.plugins import find
 from ood_core.recipe.read import read_recipes
 from ood_core.run.schedule import run
+from ood_core.store import files
 from ood_core.store import store as stores
-from ood_core.store.files import file_checksum, tensors_checksum
+from ood_core.store.files import file_checksum, flush, tensors_checksum
 from ood_core.store.store import Store
 
 IMAGES, REPETITIONS = 4000, 3
@@ -39,32 +40,36 @@ training: []
 
 
 def compare(name, function, size):
-    """Print the CPU time of a function as it is beside that without the checksums that are taken in it.
+    """Print the CPU time of a function as it is beside that without its checksums, and the seconds of its flushes.
 
-    Both are of one call, as the difference of two calls drowns in what else the machine does.
+    All are of one call, as the difference of two calls drowns in what else the machine does.
     """
-    best = []
+    best, flushes = [], []
     for _ in range(REPETITIONS):
-        spent = []
+        spent, flushed = [], []
         with (
             mock.patch.object(stores, "file_checksum", timed(file_checksum, spent)),
             mock.patch.object(checkpoint, "tensors_checksum", timed(tensors_checksum, spent)),
+            mock.patch.object(files, "flush", timed(flush, flushed, time.perf_counter)),
         ):
-            begun = time.process_time()
+            begun, began = time.process_time(), time.perf_counter()
             function()
-            total = time.process_time() - begun
+            total, seconds = time.process_time() - begun, time.perf_counter() - began
         best.append((total, sum(spent)))
+        flushes.append((seconds, sum(flushed), len(flushed)))
     total, spent = min(best)
     print(f"{name:40} {size / 1e6:6.1f} MB {total:8.3f} s, {spent:6.3f} s of it; ratio {total / (total - spent):.4f}")
+    seconds, flushed, count = min(flushes)
+    print(f"{'':50} {seconds:8.3f} s, {flushed:6.3f} s of it in {count} flushes to the disk, by the clock")
 
 
-def timed(function, spent):
+def timed(function, spent, clock=time.process_time):
     def call(*arguments):
-        begun = time.process_time()
+        begun = clock()
         try:
             return function(*arguments)
         finally:
-            spent.append(time.process_time() - begun)
+            spent.append(clock() - begun)
 
     return call
 
