@@ -11,16 +11,20 @@ measurements   a digest of the numbers of each row
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import yaml
+from annotated_types import Len
+from pydantic import TypeAdapter, ValidationError
 
 from ood_core.errors import OODError, OODErrors, listed
 from ood_core.evaluation.metrics import RATES
+from ood_core.interfaces import NonNegativeInt, PositiveInt
 from ood_core.recipe.build import digest
 from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import parse, with_new_names
@@ -36,12 +40,48 @@ FORMAT = 1
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+( [A-Za-z0-9_./+-]+)*")
 """Words that YAML reads as they stand, unless they are numbers or flags."""
 
-SECTIONS = {"versions": dict, "machine": dict, "data": dict, "stages": list, "measurements": dict}
-
 HARDWARE = ("processor", "accelerator")
 """Parts of the machine that may change the last bits."""
 
 MEASURED = (*RATES, "threshold", "id_accuracy")
+
+
+Texts: TypeAlias = dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    variant: str
+    scorer: str
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    variant: str
+    seed: NonNegativeInt
+    coordinates: Texts
+    left_out: list[Texts]
+    baseline: _Baseline
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    key: str
+    stage: str
+    threads: PositiveInt
+
+
+@dataclass(frozen=True)
+class _Entries:
+    lock: int
+    recipe: str
+    experiments: Annotated[list[_Experiment], Len(1)]
+    versions: Texts
+    machine: Texts
+    data: Texts
+    stages: list[_Stage]
+    measurements: Texts
 
 
 @dataclass(frozen=True)
@@ -98,16 +138,17 @@ def read(path: Path) -> Lock:
     if (found := entries["lock"]) != FORMAT:
         raise OODError(f"{path}: is a lock of format {found}, this version reads {FORMAT}; run its recipe again")
     try:
-        name, nodes = str(entries["recipe"]), cast(Any, node.value)
-        recipes = [_recipe(name, each.value) for each in nodes["experiments"].value]
-        for section, kind in SECTIONS.items():
-            if not isinstance(entries[section], kind):
-                raise TypeError(f"'{section}' is no {'list' if kind is list else 'mapping'}")
-        for stage in entries["stages"]:
-            stage["key"], stage["stage"], int(stage["threads"])
-        return Lock(path, recipes, entries)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise OODError(f"{path}: is damaged: {type(error).__name__} {error}; run its recipe again") from None
+        TypeAdapter(_Entries).validate_json(json.dumps(entries), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise OODError(f"{path}: is damaged: '{where}': {first['msg']}; run its recipe again") from None
+    nodes = cast(Any, node.value)["experiments"].value
+    recipes = [_recipe(entries["recipe"], each.value) for each in nodes]
+    variants = {"", *(recipe.variant for recipe in recipes)}
+    if strays := [recipe.baseline_variant for recipe in recipes if recipe.baseline_variant not in variants]:
+        raise OODError(f"{path}: is damaged: no variant '{strays[0]}', a baseline; run its recipe again")
+    return Lock(path, recipes, entries)
 
 
 def require_same(lock: Lock, plan: Plan) -> None:
