@@ -264,7 +264,10 @@ def _axis_values(axes: Axes, entries: Mapping[str, LocatedValue]) -> dict[str, s
     """Return the values of each axis that a mapping names, one or a list of them."""
     found = {}
     for axis, node in entries.items():
-        values = [text(item) for item in (node.value if isinstance(node.value, list) else [node])]
+        items = node.value if isinstance(node.value, list) else [node]
+        if any(isinstance(item.value, dict | list) for item in items):
+            raise node.error(f"a value of axis '{axis}' is meant by its name, not by a list or mapping")
+        values = [text(item) for item in items]
         for value in values:
             _check(axes, axis, value, node.place)
         found[axis] = set(values)

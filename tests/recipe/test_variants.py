@@ -272,3 +272,9 @@ def test_a_baseline_whose_values_are_zipped_apart_fits_nothing():
     text = "axes: {a.b: [1, 2], c.d: [1, 2]}\nzip: [[a.b, c.d]]"
     with pytest.raises(OODError, match="fits no variant: 'zip' keeps these values apart"):
         baseline(text, "{a.b: 1, c.d: 2}")
+
+
+@pytest.mark.parametrize("value", ["{b: {c: 1}}", "[[1]]", "[1, {b: 1}]"])
+def test_a_value_is_excluded_by_its_name(value):
+    with pytest.raises(OODError, match=r"^r: line 1: a value of axis 'a' is meant by its name, not by a list or map"):
+        expanded(f"{{axes: {{a: [1, 2]}}, exclude: [{{a: {value}}}]}}")
