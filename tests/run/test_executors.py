@@ -25,6 +25,7 @@ from ood_core.run import executors, worker
 from ood_core.run.executors import Executor, InProcess, Job, LocalProcesses, local_executor, places
 from ood_core.run.schedule import jobs, run
 from ood_core.run.worker import Assignment, _portable, work
+from ood_core.runtime.plugin_errors import PluginError
 from ood_core.store.files import DiskFullError, load_tensors
 from ood_core.store.store import Store
 
@@ -285,6 +286,15 @@ def test_a_mistake_from_another_process_is_one_line_and_a_bug_keeps_its_tracebac
     assert bug.message == "train classification: ZeroDivisionError: division by zero"
     assert isinstance(bug.error, RuntimeError)
     assert "stage.seed / 0" in bug.error.__notes__[0]
+
+
+def test_the_exception_of_a_plugin_in_another_process_is_one_line_and_keeps_its_traceback(tiny):
+    stage = planned(tiny).stages[0]
+    failure = _portable(Failure.of(stage, PluginError.of("train classification", ZeroDivisionError("no rows"))))
+    received = pickle.loads(pickle.dumps(failure))  # noqa: S301 - our own
+    assert isinstance(received.error, OODError)
+    assert str(received.error) == received.message == "train classification: ZeroDivisionError: no rows"
+    assert received.traceback == "ZeroDivisionError: no rows\n"
 
 
 def test_a_process_with_other_code_says_so_and_goes_on(tiny, store):
