@@ -31,7 +31,7 @@ class Isolation(Score):
     def __call__(self, outputs: Outputs) -> Tensor:
         embeddings = outputs.embeddings.float()  # as the thresholds were drawn
         nodes = self.roots.expand(len(embeddings), -1)
-        for _ in range(self.depth):
+        for _ in range(min(self.depth, len(self.features))):  # no tree is deeper than it has nodes
             right = embeddings.gather(1, self.features[nodes]) > self.thresholds[nodes]
             nodes = self.children[nodes, right.long()]
         return 2 ** (-self.lengths[nodes].mean(1) / self.scale)

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,3 +237,10 @@ def test_isolation_forest_is_the_formula_of_the_paper() -> None:
             assert score.lengths[node] >= depth
             depths.append(score.lengths[node].item())
         assert found.item() == pytest.approx(2 ** (-np.mean(depths) / expected_depth), rel=1e-12)
+
+
+def test_a_forest_is_descended_no_further_than_it_has_nodes():
+    train = clusters(1)
+    score = IsolationForest(trees=7, samples=20).fit(outputs(train))
+    deep = replace(score, depth=10**18)  # as a saved detector may say
+    assert torch.equal(score(outputs(train)), deep(outputs(train)))

@@ -436,3 +436,8 @@ def test_a_classifier_without_a_weight_of_its_own_has_no_head_to_choose(cls: typ
     with pytest.raises(OODError, match="the classifier is a Sequential, which has no weight of its own"):
         score(cls(parameters="head"), wrapped)
     assert score(cls(), wrapped).isfinite().all()
+
+
+def test_so_many_passes_that_they_would_take_years_are_refused():
+    with pytest.raises(ValueError, match=r"^passes is 10000 at most$"):
+        MCDropout(passes=10**9)
