@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def printable_lines(value: Any) -> Any:
+    """Return a text with its lines printable, markup and anything else as it is; for the values of an HTML page."""
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
+
+
 def to_markup(text: str) -> str:
     """Return a text that rich prints as it is, on one line."""
     from rich.markup import escape  # slow

@@ -24,7 +24,7 @@ from ood_core.detector.forward import compute_outputs
 from ood_core.detector.from_run import thumbnail
 from ood_core.detector.image_inputs import file_ref, iter_batches
 from ood_core.errors import OODError, format_image_count
-from ood_core.escapes import printable
+from ood_core.escapes import printable, printable_lines
 from ood_core.store.files import write_text
 from ood_score.predict_files import NEAREST, Request
 from ood_score.rows import Row, ScoreCounts
@@ -134,7 +134,9 @@ def render(request: Request, explained: Sequence[Explained], counts: ScoreCounts
 
     colours = matplotlib.colormaps[COLOURS]
     loader = PackageLoader("ood_score")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=printable_lines
+    )
     environment.filters["printable"] = printable
     errors = [one.errors for one in explained if one.errors is not None]
     greatest = float(np.quantile(np.concatenate([of.ravel() for of in errors]), 0.99)) if errors else 0.0

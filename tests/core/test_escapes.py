@@ -6,10 +6,11 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 from rich.text import Text
 
 from ood_core.errors import OODError, OODErrors, OODWarning, warn
-from ood_core.escapes import from_cell, printable, to_cell, to_markup
+from ood_core.escapes import from_cell, printable, printable_lines, to_cell, to_markup
 
 HOSTILE = {
     "\x1b[31mred": "\\x1b[31mred",
@@ -46,6 +47,12 @@ def test_what_a_terminal_obeys_is_escaped(text, shown):
     with pytest.warns(OODWarning) as found:
         warn(text)
     assert str(found[0].message) == shown
+
+
+def test_values_of_a_page_keep_lines_and_markup():
+    assert printable_lines("a\x1b\nb") == "a\\x1b\nb"
+    assert printable_lines(Markup("<b>\t</b>")) == "<b>\t</b>"
+    assert printable_lines(1.5) == 1.5
 
 
 def test_several_errors_have_a_line_each():

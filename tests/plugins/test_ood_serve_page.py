@@ -161,6 +161,13 @@ def test_the_documentation_opens_without_another_host(opened, service):
     assert [of for of in opened.heard if not of.startswith((service, "data:"))] == []
 
 
+def test_the_page_obeys_no_name(tiny_detector):
+    state = tiny_detector.state
+    text = page.render(replace(state, origin=replace(state.origin, name="\u202e<b>\x1b[31m")))
+    assert "\\u202e&lt;b&gt;\\x1b[31m" in text
+    assert not {"\u202e", "\x1b"} & set(text)
+
+
 def test_a_detector_without_examples_has_a_page_too(tiny_detector):
     plain = Detector.from_state(replace(tiny_detector.state, examples=None)).state
     text = page.render(plain)

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ood_core.errors import OODError
-from ood_core.escapes import printable
+from ood_core.escapes import printable_lines
 from ood_core.records.report_data import AcceptedPair, GalleryImage, GalleryRow, ReportData, StageRecord
 from ood_core.report.content import published
 from ood_core.report.content.combinations import Combination, combinations, draw_combinations, within_budget
@@ -72,7 +72,9 @@ class Gallery:
 def render(report: ReportData, folder: Path) -> str:
     """Return the page; the files of its pictures and its gallery, in this folder, become part of it."""
     loader = PackageLoader("ood_core.report")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_finalize)
+    environment = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=printable_lines
+    )
     environment.filters |= {"percent": percent, "number": "{:.4g}".format, "bare": Markup}
 
     def embed(file: str) -> str:
@@ -102,11 +104,6 @@ def render(report: ReportData, folder: Path) -> str:
         options=within_budget(options, lambda of: of, lambda of: len(of[1]), OPTIONS),
         id_colour=ID_STYLE.colour,
     )
-
-
-def _finalize(value: Any) -> Any:
-    """Return a value as it is shown: control characters of names escaped, and lines kept."""
-    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
 def galleries(report: ReportData, embed: Callable[[str], str]) -> list[Gallery]:
