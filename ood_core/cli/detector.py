@@ -36,7 +36,6 @@ def command(
     from ood_core.detector.from_run import NetworkChoice, build_detector
     from ood_core.detector.predictions import summary_lines
     from ood_core.errors import OODError
-    from ood_core.evaluation import TPR
     from ood_core.plan.make import make_plan
     from ood_core.plugins import find
     from ood_core.run import lock
@@ -47,7 +46,7 @@ def command(
         raise OODError(f"{folder}: is no run: it has no {lock.FILE}")
     made = make_plan(lock.read(folder / lock.FILE).recipes, plugins)
     state = build_detector(made, Store(store), NetworkChoice(variant, case, seed))
-    state = replace(state, tpr=TPR if tpr is None else tpr, per_class=per_class)
+    state = replace(state, tpr=state.tpr if tpr is None else tpr, per_class=per_class)
     state = state if examples else replace(state, examples=None)
     target = folder / DETECTOR if out is None else out
     save_detector(state, target, plugins)

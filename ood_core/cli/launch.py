@@ -18,6 +18,7 @@ from ood_core.detector.detector import DETECTOR
 from ood_core.detector.from_run import build_detector, has_one_network
 from ood_core.errors import OODError, OODErrors
 from ood_core.escapes import printable
+from ood_core.evaluation import TPR
 from ood_core.pipeline.dispatch import follow
 from ood_core.plan.make import make_plan
 from ood_core.plugins import Plugins, find
@@ -179,8 +180,10 @@ def _save_detector(planned: PlannedRun, store: Store) -> None:
         echo(f"detector: `ood detector {planned.folder} --variant NAME` makes that of one network")
         return
     try:
-        save_detector(build_detector(planned.plan, store), planned.folder / DETECTOR, planned.plugins)
-        echo(f"detector: {planned.folder / DETECTOR}")
+        state = build_detector(planned.plan, store)
+        save_detector(state, planned.folder / DETECTOR, planned.plugins)
+        low = f", which accepts {state.tpr:.1%} of ID images: it has few to calibrate by" if state.tpr < TPR else ""
+        echo(f"detector: {planned.folder / DETECTOR}{low}")
     except (DamagedError, DiskFullError):
         raise
     except OODError as error:

@@ -56,7 +56,8 @@ ScorerName = Annotated[
     str | None, typer.Option("--scorer", help="The scorer that decides. [default: the detector's first]")
 ]
 Tpr = Annotated[
-    float | None, typer.Option(help="Share of in-distribution images to accept. [default: the detector's, 0.95]")
+    float | None,
+    typer.Option(help="Share of in-distribution images to accept. [default: the detector's, 0.95 at most]"),
 ]
 PerClass = Annotated[bool, typer.Option("--per-class", help="One threshold for each predicted class.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. [default: a GPU if there is one]")]

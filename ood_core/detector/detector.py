@@ -121,7 +121,7 @@ class Detector(DetectorOptions):
 
         Warns:
             OODWarning: The module hardly recognises the held-out images, the central square leaves much of them out, or
-                a scorer takes much memory.
+                a scorer takes much memory, or the calibration images are too few for `tpr`.
 
         Raises:
             OODError: The module gives no embeddings, a scorer's needs are not met, or an image cannot be read.

@@ -32,7 +32,7 @@ from ood_core.detector.state import (
 from ood_core.detector.wrapped_module import ModuleNetwork
 from ood_core.errors import OODError, listed, warn
 from ood_core.evaluation import metrics
-from ood_core.evaluation.calibration import Calibration
+from ood_core.evaluation.calibration import Calibration, highest_tpr, least_images
 from ood_core.interfaces import Backbone, Head, Network, Outputs, Scorer
 from ood_core.interfaces.checks import EXPLAINED, check_alone, fit_scorer, is_explained, require_finite, unmet_needs
 from ood_core.pipeline import networks
@@ -57,6 +57,11 @@ def fit_detector(
     preprocessing, classes = options.preprocessing, len(train.classes)
     if held_out is None:
         train, held_out = split_holdout(train, options.holdout, options.seed)
+    if len(held_out) < least_images(options.tpr):
+        warn(
+            f"{len(held_out)} calibration images can vouch for a TPR of {highest_tpr(len(held_out)):g} at most, not "
+            f"{options.tpr:g}, which needs {least_images(options.tpr)}: hold out more, or give Detector a lower tpr"
+        )
     images, names = _first_images(train, preprocessing)
     network = _network(module, images, train, names, options)
     has_logits, head = _has_logits(network, classes), _checked_head(network, images, classes)

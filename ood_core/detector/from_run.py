@@ -16,8 +16,8 @@ from ood_core.detector.forward import compute_outputs
 from ood_core.detector.image_inputs import preprocess
 from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.errors import OODError, suggest
-from ood_core.evaluation import metrics
-from ood_core.evaluation.calibration import Calibration
+from ood_core.evaluation import TPR, metrics
+from ood_core.evaluation.calibration import Calibration, highest_tpr
 from ood_core.interfaces import PretextTask
 from ood_core.pipeline import networks
 from ood_core.pipeline.extract import ROWS
@@ -45,7 +45,10 @@ class NetworkChoice:
 
 @torch_state.computing()
 def build_detector(plan: Plan, store: Store, choice: NetworkChoice = NetworkChoice()) -> DetectorState:
-    """Return the detector of a run whose stages are in the store; one of several networks has to be chosen."""
+    """Return the detector of a run whose stages are in the store; one of several networks has to be chosen.
+
+    Where its calibration images are too few for `TPR`, it accepts the highest rate that they guarantee by default.
+    """
     done = [row for row in _chosen_rows(plan, choice) if store.facts(row.measure) is not None]
     if not done:
         raise OODError(
@@ -72,6 +75,7 @@ def build_detector(plan: Plan, store: Store, choice: NetworkChoice = NetworkChoi
         scorers=scorers,
         holdout=opened.holdout,
         id_accuracy=_id_accuracy(first.measure, store),
+        tpr=min(TPR, *(highest_tpr(len(of.calibration)) for of in scorers)),
         independent=not any(measure.fit.held_out is not None for measure in measures.values()),
         origin=Origin(plan.name, recipe, first.variant, first.case, first.seed),
         reference_images=reference,

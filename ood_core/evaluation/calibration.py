@@ -34,6 +34,16 @@ TOLERANCE = 1e-9
 _ROUNDING = 1e-9  # (M + 1) TPR may be a whole number that floats miss
 
 
+def highest_tpr(images: int) -> float:
+    """Return the highest TPR that so many calibration images guarantee, M / (M + 1), rounded down to three digits."""
+    return math.floor(1000 * images / (images + 1)) / 1000
+
+
+def least_images(tpr: float) -> int:
+    """Return the number of calibration images that a TPR needs."""
+    return math.ceil(tpr / (1 - tpr) - _ROUNDING)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """The scores of M ID images that neither trained the network nor fitted the scorer.
@@ -59,11 +69,6 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.scores)
 
-    @property
-    def highest_tpr(self) -> float:
-        """The highest TPR that M images can guarantee, M / (M + 1)."""
-        return len(self) / (len(self) + 1)
-
     @cached_property
     def upper(self) -> NDArray[np.float64]:
         """The highest scores [M], ascending, that still equal the calibration scores."""
@@ -84,7 +89,7 @@ class Calibration:
             OODError: Too few images are predicted to be of a class; names the first ones. Or there is no classifier.
         """
         _require_share(tpr)
-        least = math.ceil(tpr / (1 - tpr) - _ROUNDING)
+        least = least_images(tpr)
         parts = self._by_class(len(classes))
         lacking = [f"'{name}' has {len(of)}" for name, of in zip(classes, parts, strict=True) if len(of) < least]
         if lacking:
@@ -135,10 +140,9 @@ class Calibration:
         _require_share(tpr)
         rank = math.ceil((len(self) + 1) * tpr - _ROUNDING)
         if rank > len(self):
-            least = math.ceil(tpr / (1 - tpr) - _ROUNDING)
             raise OODError(
-                f"a TPR of {tpr:g} needs {least} calibration images, there are {len(self)}, which can vouch for "
-                f"{math.floor(self.highest_tpr * 1000) / 1000:g} at most; lower the TPR, or hold out more images"
+                f"a TPR of {tpr:g} needs {least_images(tpr)} calibration images, there are {len(self)}, which can "
+                f"vouch for {highest_tpr(len(self)):g} at most; lower the TPR, or hold out more images"
             )
         return rank
 

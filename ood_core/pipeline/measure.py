@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ood_core.errors import OODError
 from ood_core.evaluation import TPR, metrics, significance
-from ood_core.evaluation.calibration import Calibration
+from ood_core.evaluation.calibration import Calibration, least_images
 from ood_core.evaluation.metrics import Scores
 from ood_core.pipeline.events import Observer
 from ood_core.pipeline.extract import DIGESTS
@@ -110,7 +110,7 @@ def _calibrated(id_scores: Scores, ood_scores: Scores, held: Scores) -> dict[str
     Of fewer than 19 images it is the interpolated quantile, without a guarantee for new ID images.
     """
     calibration = Calibration.of(held)
-    threshold = calibration.threshold() if calibration.highest_tpr >= TPR else metrics.threshold(held)
+    threshold = calibration.threshold() if len(held) >= least_images(TPR) else metrics.threshold(held)
     return {
         "threshold": threshold,
         "id_accepted": float((id_scores <= threshold).mean()),

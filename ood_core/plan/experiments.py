@@ -15,7 +15,7 @@ from ood_core.errors import listed, suggest
 from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, Scorer
 from ood_core.interfaces.checks import unmet_needs
 from ood_core.plan.data_section import Data
-from ood_core.plan.image_sets import CaseData, SelectedSource, Settings, described
+from ood_core.plan.image_sets import CaseData, SelectedSource, Settings, calibration_notes, described
 from ood_core.recipe.build import RecipeReader, describe, label, with_nested
 from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import LocatedValue
@@ -239,7 +239,7 @@ class _Reading:
 def _notes(
     cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]], scorers: NamedScorers, view: EvaluationView
 ) -> Iterator[str]:
-    """Yield notes on classes seen before they measure as OOD, on images cut off, and on large scorers."""
+    """Yield notes on classes seen before they measure as OOD, few held-out images, images cut off, large scorers."""
     seen: dict[str, set[str]] = {}
     for case, steps in cases:
         for step in steps:
@@ -250,6 +250,8 @@ def _notes(
     for stage, names in seen.items():
         if names:
             yield f"{stage} has seen classes that measure as OOD: {listed(sorted(names))}"
+    if cases:
+        yield from calibration_notes(min((case for case, _ in cases), key=CaseData.calibration_images))
     for case, _ in cases[:1]:  # which stands for all
         if (share := cut_away(case.train.opened.sizes(), view)) > MUCH:
             yield (

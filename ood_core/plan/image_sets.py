@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from annotated_types import Ge, Lt
 
 from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import Groups, Part, Selection
 from ood_core.errors import OODError, listed
+from ood_core.evaluation import TPR
+from ood_core.evaluation.calibration import highest_tpr, least_images
 from ood_core.interfaces import DatasetSource, EvaluationView, NonNegativeInt, PositiveInt, Split
 from ood_core.plan import superclasses
 from ood_core.recipe.build import RecipeReader, describe, label
@@ -218,6 +221,10 @@ class CaseData:
     shifted: tuple[Images, ...]
     ood: tuple[tuple[str, Images], ...]
 
+    def calibration_images(self) -> int:
+        """Return the number of held-out ID images."""
+        return 0 if self.holdout is None else len(self.holdout.opened)
+
 
 def mistakes(sets: CaseData) -> Iterator[tuple[Images, str]]:
     """Yield the mistakes, each with its set."""
@@ -264,3 +271,18 @@ def gaps(sets: CaseData) -> list[str]:
         elif empty:
             notes.append(f"{part}: no image of {len(empty)} classes: {listed([repr(name) for name in empty])}")
     return notes
+
+
+def calibration_notes(sets: CaseData) -> Iterator[str]:
+    """Yield a note where the held-out ID images are too few to set a threshold at `TPR`, and a hold-out that is not."""
+    images, least = sets.calibration_images(), least_images(TPR)
+    if sets.holdout is None:
+        yield "no ID images are held out, so there will be no detector; --set data.holdout=0.2 holds out a fifth"
+    elif images < least:
+        counts = np.bincount(torch.cat([sets.train.opened.labels, sets.holdout.opened.labels]).numpy())
+        enough = (share / 100 for share in range(1, 51) if sum(round(of * share / 100) for of in counts) >= least)
+        more = next((f"--set data.holdout={share:g} holds out enough" for share in enough), "it takes more ID images")
+        yield (
+            f"{sets.holdout}: {images} images can vouch for a TPR of {images}/{images + 1} at most, so the detector "
+            f"accepts {highest_tpr(images):.1%} of ID images by default; {TPR:.0%} needs {least} images: {more}"
+        )

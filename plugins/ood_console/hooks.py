@@ -25,7 +25,7 @@ from ood_core.escapes import printable, to_markup
 from ood_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ood_core.records.facts import StageFacts
     from ood_core.records.plan import Plan
@@ -79,6 +79,7 @@ class Console:
         self._numbers.clear()
         self._stages, self._seeds = len(plan.stages), len({row.seed for row in plan.rows})
         self._screen.print(f"[bold]{to_markup(plan.name)}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
+        self._print_notes(plan.notes)  # before hours of training; those of the report follow at its end
         if self._screen.is_terminal:
             self._progress.start()
 
@@ -119,8 +120,7 @@ class Console:
     @hookimpl
     def ood_after_report(self, report: ReportData) -> None:
         self._screen.print(f"{to_markup(report.work)}, {report.seconds:.0f} s")
-        for note in report.notes:
-            self._screen.print(f"[yellow]note[/] {to_markup(note)}")
+        self._print_notes(report.notes)
         for variant in report.missing:
             self._screen.print(f"[red]incomplete[/] {to_markup(variant)}")
         output = Output(width=None if sys.stdout.isatty() else PIPED_WIDTH)
@@ -136,6 +136,10 @@ class Console:
             self._progress.stop()
         word = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         self._screen.print(f"[red]{word}[/] {to_markup(self._title(stage))}")
+
+    def _print_notes(self, notes: Iterable[str]) -> None:
+        for note in notes:
+            self._screen.print(f"[yellow]note[/] {to_markup(note)}")
 
     def _title(self, stage: Stage) -> str:
         seed = getattr(stage, "seed", None)

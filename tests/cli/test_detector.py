@@ -2,6 +2,8 @@
 
 import json
 
+from PIL import Image
+
 from ood_core.detector import Detector
 from ood_core.detector.predictions import summary_lines
 
@@ -27,9 +29,21 @@ def test_a_run_without_held_out_images_says_why_it_has_none(ood_run, tiny, tmp_p
     assert not (tmp_path / "runs" / "tiny" / "detector").exists()
 
 
-def test_too_few_held_out_images_are_told(ood_run, tiny):
-    _, _, err = ood_run(tiny)
-    assert "no detector: a TPR of 0.95 needs 19 calibration images, there are 12" in err
+def test_too_few_held_out_images_are_noted_before_the_training_and_lower_the_rate_of_the_detector(
+    ood_run, ood, tiny, tmp_path
+):
+    code, out, err = ood_run(tiny)
+    assert code == 0
+    before, _, _ = err.partition("train classification")
+    assert "--set data.holdout=0.17 holds out enough" in " ".join(before.split())
+    assert "detector: runs/tiny/detector, which accepts 92.3% of ID images: it has few to calibrate by" in out
+    assert json.loads((tmp_path / "runs/tiny/detector/manifest.json").read_text())["tpr"] == 0.923
+    Image.new("RGB", (8, 8)).save("one.png")
+    assert ood("score", "tiny", "one.png")[0] == 0
+    code, _, err = ood("score", "tiny", "one.png", "--tpr", "0.95")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a TPR of 0.95 needs 19 calibration images, there are 12, which can vouch for 0.923 at most" in err
+    assert "to accept 92.3% of ID images or more" in ood("detector", "tiny")[1]
 
 
 def test_of_several_networks_one_is_chosen(ood_run, ood, tiny, tmp_path):

@@ -40,6 +40,7 @@ def test_a_run_ends_with_the_table_and_the_reports(tmp_path, ood_run):
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
         "accepted.csv",
         "classes.csv",
+        "detector",
         "gallery",
         "recipe.lock.yaml",
         "report.csv",

@@ -457,6 +457,17 @@ def test_a_scorer_that_takes_much_memory_is_said_before_the_fit(data, monkeypatc
         fitted(knowing(), data, ["mahalanobis"])
 
 
+def test_calibration_images_that_are_too_few_for_the_rate_are_said_before_the_fit(data):
+    with pytest.warns(
+        OODWarning,
+        match=r"^9 calibration images can vouch for a TPR of 0.9 at most, not 0.95, which needs 19: hold out",
+    ):
+        fitted(knowing(), data, ["mahalanobis"], holdout=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OODWarning)
+        fitted(knowing(), data, ["mahalanobis"], holdout=0.05, tpr=0.9)
+
+
 class Counted(torch.utils.data.Dataset):
     """A data set that counts how often it is asked, and remembers nothing."""
 

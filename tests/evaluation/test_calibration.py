@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import beta
 
 from ood_core.errors import OODError
-from ood_core.evaluation.calibration import Calibration
+from ood_core.evaluation.calibration import Calibration, highest_tpr, least_images
 
 NINETEEN = Calibration.of(np.arange(19, 0, -1.0))
 
@@ -150,3 +150,9 @@ def test_in_each_predicted_class_the_guarantees_are_those_of_its_images_alone():
     found = calibration.p_values(new, classes, classes=3)
     assert found.tolist() == [alone[label].p_values(new[row : row + 1])[0] for row, label in enumerate(classes)]
     assert ((new > calibration.thresholds("abc", 0.9)[classes]) == (found <= 0.1)).all()
+
+
+@pytest.mark.parametrize(("images", "highest"), [(0, 0.0), (1, 0.5), (8, 0.888), (18, 0.947), (19, 0.95), (76, 0.987)])
+def test_the_highest_rate_is_one_that_so_many_images_guarantee_and_no_fewer(images, highest):
+    assert highest_tpr(images) == highest
+    assert least_images(highest) == images

@@ -482,3 +482,34 @@ def test_a_scorer_that_the_baseline_lacks_is_told_at_its_line_with_the_nearest_n
     message = r"^tiny\.yaml: line 13: the baseline has no scorer 'mahalanobi'\. Did you mean 'mahalanobis'\?$"
     with pytest.raises(OODError, match=message):
         make_plan(tiny)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "notes"),
+    [
+        (["data.holdout=0.17"], []),
+        (
+            ["data.id.limit=24"],
+            [
+                "digits holdout: 6 images can vouch for a TPR of 6/7 at most, so the detector accepts 85.7% of ID "
+                "images by default; 95% needs 19 images: --set data.holdout=0.28 holds out enough"
+            ],
+        ),
+        (
+            ["data.id.limit=6"],
+            [
+                "digits holdout: 3 images can vouch for a TPR of 3/4 at most, so the detector accepts 75.0% of ID "
+                "images by default; 95% needs 19 images: it takes more ID images"
+            ],
+        ),
+        (
+            ["data.holdout=0"],
+            ["no ID images are held out, so there will be no detector; --set data.holdout=0.2 holds out a fifth"],
+        ),
+    ],
+    ids=["enough", "few", "too-few-whatever-the-holdout", "none"],
+)
+def test_few_held_out_images_are_noted_with_the_rate_they_allow_and_a_holdout_that_suffices(
+    make_plan, tiny, overrides, notes
+):
+    assert list(make_plan(tiny, *overrides).notes) == notes
