@@ -6,10 +6,16 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+
+# PIP_CONSTRAINT, not --constraint: it holds for the isolated build environment as well
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 
 DATA ?= ../shared/data
 TWINS := $(addprefix paper/small/,table1 table2 table3 table4 table5 table6 table7 table8 table9 figure1 figure2 figure3)
 
+# the targets share one environment
+.NOTPARALLEL:
 .PHONY: mood paper-small paper-data test check bench gpu clean
 
 mood: $(READY)
@@ -25,17 +31,17 @@ paper-data:
 
 # one thread for each test process: torch's own threads would only get into each other's way; files with slow tests
 # come first (tests/conftest.py), and a file stays in one process, which shares what its tests share
-test: $(READY)
+test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow or not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-check: $(READY)
+check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+bench: $(DEV)
+	$(PIP) install --editable '.[dev,bench]'
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/training.py
@@ -48,17 +54,32 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/scorers.py
 
-# faiss-cpu and faiss-gpu own the same folder `faiss`: the one must be gone before the other comes
-gpu: $(READY)
+# faiss-cpu and faiss-gpu own the same folder `faiss`: the one must be gone before the other comes; and $(DEV), as
+# installing it later would bring faiss-cpu back
+gpu: $(DEV)
 	$(BIN)/pip uninstall --yes faiss-cpu faiss-gpu
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install faiss-gpu
+	$(PIP) install faiss-gpu
 
-# PIP_CONSTRAINT, not --constraint: it holds for the isolated build environment as well
-$(READY): pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; try: make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	$(PYTHON) -m venv $(VENV)
+
+# what recipes need
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,.)
+
+# and what tests, checks and benchmarks need
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,.[dev])
+	touch $(READY)
+
+# the hook: torchvision from PyPI beside a CPU build of torch (docs/installation.md)
+define install
+@echo "Installing $(1) and the packages that it needs into $(VENV), torch among them: one to five minutes"
+$(PIP) install --editable '$(1)'
+$(BIN)/python -m ood_core.runtime.torchvision_hook
+touch $@
+endef
 
 clean:
 	rm -rf $(VENV) dist

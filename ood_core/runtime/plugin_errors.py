@@ -42,6 +42,8 @@ def named(error: BaseException) -> str:
 def described(error: BaseException) -> str:
     """Return that line without the plugin, for a message that has it already."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    if "torchvision::" in text or "custom C++ ops" in text:  # the words of torch and of torchvision
+        text += '; see "torchvision beside a CPU build of torch" in docs/installation.md'
     _, place = _origin(error)
     return f"{text} ({place})" if place else text
 

@@ -185,3 +185,10 @@ def test_an_exception_of_the_core_keeps_its_name_alone():
         {}["here"]
     except KeyError as error:
         assert named(error) == "KeyError: 'here'"
+
+
+@pytest.mark.parametrize("text", ["operator torchvision::nms does not exist", "Couldn't load custom C++ ops."])
+def test_an_operator_that_torchvision_lacks_names_the_page_about_it(text):
+    line = named(RuntimeError(text))
+    section = line.removeprefix(f'RuntimeError: {text}; see "').removesuffix('" in docs/installation.md')
+    assert f"## {section}\n" in (Path(__file__).parents[2] / "docs" / "installation.md").read_text()
