@@ -51,6 +51,7 @@ COMPUTES = (
     "records/stages.py",
     "runtime/distributed.py",
     "runtime/leftovers.py",
+    "runtime/log_names.py",
     "runtime/openmp.py",
     "runtime/torch_state.py",
     "runtime/torchvision_compat.py",

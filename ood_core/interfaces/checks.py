@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Head, ImageSet, Network, Outputs, Score, Scorer, Task
+from ood_core.runtime.log_names import fit_named
 
 PASSED_AGAIN = 2  # images that go through a network two more times, to see whether its outputs are theirs alone
 
@@ -133,7 +134,8 @@ def fit_scorer(name: str, scorer: Scorer, train: Outputs) -> Score:
     OODError if a need is not met, or `fit` returns no object of the class that the scorer declares as `scores`.
     """
     check_needs(name, scorer, train)
-    score: Any = scorer.fit(train.declared_by(scorer))
+    with fit_named(name):
+        score: Any = scorer.fit(train.declared_by(scorer))
     if type(score) is not scorer.scores:  # a subclass could be saved, and not be loaded
         declared = scorer.scores.__name__
         raise OODError(f"scorer '{name}' fitted {_kind(score)}, not the {declared} that 'scores' declares")
