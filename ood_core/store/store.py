@@ -4,7 +4,7 @@
                         ...             its artifact: safetensors, .npy
     <root>/temporary/<key>/             an artifact while it is written
     <root>/unfinished/<key>/            checkpoints of a training that was interrupted
-    <root>/locks/<key>                  held while a process works on the stage, and deleted by it
+    <root>/locks/<key>                  held while a process, whose number is in it, works on the stage; deleted by it
 
 An artifact is written into a temporary folder, flushed to disk and renamed, so a folder that is there is whole.
 Damage after that is noticed: a file is read through `Store.file`, which compares its content with the checksum that
@@ -18,6 +18,7 @@ import heapq
 import json
 import logging
 import os
+import platform
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ood_core.errors import OODError
 from ood_core.records.facts import StageFacts, read_facts
@@ -37,7 +38,11 @@ from ood_core.runtime import memory
 from ood_core.store.cost_model import cost_key, image_count
 from ood_core.store.files import DamagedError, file_checksum, one_line, put_in_place, reading, signed, verified, writing
 
-_warn_once = cache(logging.getLogger(__name__).warning)
+_LOG = logging.getLogger(__name__)
+_warn_once = cache(_LOG.warning)
+
+PATIENCE = 3.0
+"""Seconds to wait for another process without a message."""
 
 FACTS, LOCKS, TEMPORARY = "stage.json", "locks", "temporary"
 
@@ -135,7 +140,7 @@ class Store:
         try:
             with writing(self.root):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                lock.acquire()
+                _acquire(lock, path, stage)
         except OSError as error:
             raise OODError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
@@ -181,6 +186,19 @@ class Store:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.root / "unfinished" / stage.key, ignore_errors=True)
+
+
+def _acquire(lock: FileLock, path: Path, stage: Stage) -> None:
+    """Acquire the lock of a stage, and note this process in its file; name the process that is waited for."""
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        with suppress(OSError):
+            holder = path.read_text(encoding="utf-8")
+            _LOG.warning("%s: waiting for process %s, which is at work on it", stage, holder or "of unknown number")
+        lock.acquire()
+    with suppress(OSError):  # it serves that message alone; Windows keeps others from writing into it
+        path.write_text(f"{os.getpid()} of {platform.node()}", encoding="utf-8")
 
 
 def _state(path: Path) -> tuple[int, ...]:

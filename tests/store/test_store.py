@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,6 +248,26 @@ def test_a_lock_keeps_others_out_also_after_one_that_failed(tmp_path):
         thread.join()
     assert most == [1, 1, 1]
     assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_waiting_for_another_process_names_the_stage_and_that_process_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(stores, "PATIENCE", 0.01)
+    store, holder = Store(tmp_path), f"{os.getpid()} of {platform.node()}"
+
+    def wait():
+        with store.lock(STAGE):
+            pass
+
+    wait()
+    assert caplog.messages == []
+    with store.lock(STAGE):
+        assert (tmp_path / "locks" / "abc").read_text() == holder
+        thread = Thread(target=wait)
+        thread.start()
+        thread.join(0.3)
+        assert caplog.messages == [f"fake abc: waiting for process {holder}, which is at work on it"]
+    thread.join()
+    assert len(caplog.messages) == 1
 
 
 def test_costs_are_read_of_a_bounded_number_of_stages_and_damage_does_not_stop_that(tmp_path, monkeypatch):
