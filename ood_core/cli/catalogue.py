@@ -66,6 +66,16 @@ def list_installed(
         typer.echo(_fitted(f"{name:{width}}  {text}"))
 
 
+def list_in_full(what: Literal["scorers", "datasets"]) -> None:
+    """Print the scorers or data sets: as `ood list` at a terminal, as the Markdown of docs/ in a pipe or file."""
+    if at_terminal():
+        list_installed(what)
+        return
+    from ood_core.plugins import find
+
+    typer.echo((scorers_table if what == "scorers" else datasets_table)(find()), nl=False)
+
+
 def list_plugins() -> None:
     """Print the plugin packages with what each registers."""
     from ood_core.plugins import find
@@ -216,10 +226,15 @@ def first_line(cls: type) -> str:
     return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
+def at_terminal() -> bool:
+    """Return whether lines are printed at a terminal, not into a pipe or file."""
+    return sys.stdout.isatty()
+
+
 def _fitted(line: str) -> str:
     """Cut a line to the terminal's width; in a pipe it stays whole."""
     width = shutil.get_terminal_size().columns
-    return line if not sys.stdout.isatty() or len(line) <= width else f"{line[: width - 1]}…"
+    return line if not at_terminal() or len(line) <= width else f"{line[: width - 1]}…"
 
 
 def _wrapped(label: str, text: str) -> str:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.tree import Tree
 
 from ood_core.escapes import to_markup
+from ood_core.recipe.build import recipe_text
 from ood_core.records.plan import Plan
 from ood_core.records.stages import KINDS, ExtractStage, FitStage, MeasureStage, ScoreStage, Stage, TrainStage
 from ood_core.store.cost_model import cost_key, image_count
@@ -48,9 +49,9 @@ class _Outline:
             if stage.start is None:
                 self._training(tree, stage, trainings)
         untrained = [stage for stage in self.extractions if stage.weights is None]
-        for backbone in dict.fromkeys(repr(stage.backbone) for stage in untrained):
+        for backbone in dict.fromkeys(recipe_text(stage.backbone) for stage in untrained):
             branch = tree.add(f"{to_markup(backbone)}, as it comes")
-            self._evaluation(branch, [stage for stage in untrained if repr(stage.backbone) == backbone])
+            self._evaluation(branch, [stage for stage in untrained if recipe_text(stage.backbone) == backbone])
         notes = [f"note: {to_markup(note)}" for note in self.plan.notes]
         return Group(tree, *notes, *self._summary(at_once))
 

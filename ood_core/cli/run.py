@@ -123,8 +123,8 @@ def ood_run(
     store: StoreFolder = STORE,
     plan: Annotated[bool, typer.Option("--plan", help="As `ood plan`: show the stages, run nothing.")] = False,
     plugins: Annotated[bool, typer.Option("--plugins", help="As `ood list plugins`.")] = False,
-    scorers: Annotated[bool, typer.Option("--scorers", help="List the installed scorers (Markdown).")] = False,
-    datasets: Annotated[bool, typer.Option("--datasets", help="List sources and published sets (Markdown).")] = False,
+    scorers: Annotated[bool, typer.Option("--scorers", help="As `ood list scorers`; Markdown in a pipe.")] = False,
+    datasets: Annotated[bool, typer.Option("--datasets", help="As `ood list datasets`; Markdown in a pipe.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Train, extract, score and report as a recipe says; finished stages are reused. Short form of `ood run`."""
@@ -133,9 +133,7 @@ def ood_run(
     elif plugins:
         catalogue.list_plugins()
     elif scorers or datasets:
-        from ood_core.plugins import find
-
-        typer.echo((catalogue.scorers_table if scorers else catalogue.datasets_table)(find()), nl=False)
+        catalogue.list_in_full("scorers" if scorers else "datasets")
     elif not recipes:
         raise typer.BadParameter("name a recipe, --plugins, --scorers or --datasets", param_hint="RECIPE")
     else:

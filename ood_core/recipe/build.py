@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,6 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
+from yaml import safe_dump
 
 from ood_core.data.files import file_digest
 from ood_core.errors import OODError, suggest
@@ -212,9 +214,27 @@ def label(plugin: Plugin) -> str:
     changed = [
         f"{field.name}={_short(getattr(plugin, field.name))}"
         for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
-        if not _is_required(field) and getattr(plugin, field.name) != _default(field)
+        if not _is_required(field) and _is_changed(plugin, field)
     ]
     return f"{plugin.name}({', '.join(changed)})" if changed else plugin.name
+
+
+def recipe_text(plugin: Plugin) -> str:
+    """Return a plugin in one line of a recipe, "knn" or "{use: knn, k: 10}", without options at their default."""
+    given = _given(plugin)
+    if isinstance(given, str):
+        return given
+    return safe_dump(given, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf).strip()
+
+
+def _given(plugin: Plugin) -> str | dict[str, Any]:
+    fields = dataclasses.fields(plugin)  # type: ignore[arg-type]
+    changed = {field.name: getattr(plugin, field.name) for field in fields if _is_changed(plugin, field)}
+    return {"use": plugin.name, **_plain(changed, _given)} if changed else plugin.name
+
+
+def _is_changed(plugin: Plugin, field: dataclasses.Field[Any]) -> bool:
+    return _is_required(field) or getattr(plugin, field.name) != _default(field)
 
 
 def options_of(cls: type[Plugin]) -> str:

@@ -83,8 +83,8 @@ def test_costs_are_unknown_where_nothing_alike_was_run(planned, store):
 
 def test_a_backbone_that_is_not_trained_has_a_branch_of_its_own(planned, store):
     lines = shown(planned("training=[]", "scorers=[mahalanobis]"), store)
-    assert lines[1].startswith("└── ")
-    assert lines[1].endswith("as it comes")
+    assert lines[1].startswith("└── {use: timm, model: vit_tiny_patch16_224, options: {patch_size: 4, ")
+    assert lines[1].endswith("}}, as it comes")
     assert "extract 5 sets" in lines[2]
 
 

@@ -127,6 +127,15 @@ def test_the_scorers_are_listed_as_a_table(ood_run):
     assert printed.count("### ") > 5
 
 
+@pytest.mark.parametrize("what", ["scorers", "datasets"])
+def test_at_a_terminal_scorers_and_data_sets_are_listed_as_by_ood_list(ood, ood_run, monkeypatch, what):
+    monkeypatch.setattr(catalogue, "at_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = ood_run(f"--{what}")[1]
+    assert printed == ood("list", what)[1]
+    assert "|" not in printed
+
+
 def test_every_kind_is_listed_a_line_for_each(ood, plugins):
     for kind in ("scorer", "pretext", "backbone", "tokenizer", "dataset"):
         code, printed, _ = ood("list", f"{kind}s")

@@ -9,7 +9,7 @@ import pytest
 
 from ood_core.interfaces import PositiveFloat, PositiveInt, Scorer
 from ood_core.plugins import Plugins, Registered
-from ood_core.recipe.build import RecipeReader, describe, digest, identity, label
+from ood_core.recipe.build import RecipeReader, describe, digest, identity, label, recipe_text
 from ood_core.recipe.yaml import parse
 from ood_core.runtime.plugin_packages import Package
 
@@ -129,6 +129,15 @@ def test_a_description_holds_every_option():
 def test_a_label_tells_what_is_not_left_at_its_default():
     assert label(Simple()) == "simple"
     assert label(Simple(scale=2.0, mode="mean")) == "simple(scale=2.0, mode=mean)"
+
+
+def test_a_plugin_is_written_as_a_recipe_has_it_and_read_back_the_same():
+    assert recipe_text(Simple()) == "simple"
+    made = Fused(best=Simple(mode="mean", extra={"a": None, "b": True}), others=(Simple(), Simple(scale=2.0)))
+    best = "{use: simple, mode: mean, extra: {a: null, b: true}}"
+    text = f"{{use: fused, best: {best}, others: [simple, {{use: simple, scale: 2.0}}]}}"
+    assert recipe_text(made) == text
+    assert read(text) == (made, [])
 
 
 def test_an_identity_depends_on_a_files_content_not_on_its_path(tmp_path):
