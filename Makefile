@@ -1,5 +1,6 @@
 # make mood    sets up and runs the main recipe       make test    sets up and runs all tests, slow ones as well
 # make check   ruff, mypy and import-linter           make gpu     replaces faiss-cpu by faiss-gpu in the environment
+# make campaign  attacks it with random damage        make bench   runs the benchmarks
 # make paper-small                                     the small twins of the paper's tables and figures; DATA=DIR holds the CIFAR files
 
 VENV ?= .venv
@@ -16,7 +17,7 @@ TWINS := $(addprefix paper/small/,table1 table2 table3 table4 table5 table6 tabl
 
 # the targets share one environment
 .NOTPARALLEL:
-.PHONY: mood paper-small paper-data test check bench gpu clean
+.PHONY: mood paper-small paper-data test campaign check bench gpu clean
 
 mood: $(READY)
 	$(BIN)/ood-run recipes/mood.yaml
@@ -32,7 +33,12 @@ paper-data:
 # one thread for each test process: torch's own threads would only get into each other's way; files with slow tests
 # come first (tests/conftest.py), and a file stays in one process, which shares what its tests share
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow or not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow or not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder \
+	  --ignore tests/campaign
+
+# other damage: CAMPAIGN_SEED=7 make campaign
+campaign: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/campaign
 
 check: $(DEV)
 	$(BIN)/ruff check .
