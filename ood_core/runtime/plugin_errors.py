@@ -64,10 +64,8 @@ def _origin(error: BaseException) -> tuple[str | None, str]:
         if module in packages and not file.startswith("<"):  # such as a dataclass's own methods
             plugin, place = packages[module], f"{_short(file, module)}:{line}, in {frame.f_code.co_name}"
         elif module == "ood_core" and plugin in commands.values():
-            plugin, place = (
-                None,
-                "",
-            )  # a command calls all of the core; other plugins are at fault for what they give it
+            # a command calls all of the core; other plugins are at fault for what they give it
+            plugin, place = None, ""
     return plugin, place
 
 

@@ -244,8 +244,10 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_the_place_of_the_last(make_
     assert (written.parent, renamed, folder) == (store.unfinished(plan.stages[0]), "renamed", written.parent)
 
 
-@pytest.mark.parametrize("stop", [1, 6, 9])
-@pytest.mark.parametrize("option", ["ema_decay=0.9", "accumulation=2", "drop_path=0.3", "mixup=0.8"])
+@pytest.mark.parametrize(
+    ("option", "stop"),
+    [("ema_decay=0.9", 1), ("ema_decay=0.9", 9), ("accumulation=2", 6), ("drop_path=0.3", 9), ("mixup=0.8", 6)],
+)
 def test_an_interrupted_training_ends_with_the_bits_of_a_whole_one(
     make_plan, tiny, tmp_path, monkeypatch, stop, option
 ):

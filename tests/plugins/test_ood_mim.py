@@ -566,10 +566,9 @@ def test_the_tokenizer_is_shown_the_image_at_its_own_size(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("masks", ["blockwise", "blockwise-exact"])
-def test_the_loss_falls_and_embeddings_tell_digits_better_than_random_ones(masks):
+def test_the_loss_falls_and_embeddings_tell_digits_better_than_random_ones():
     network = build_network()
-    pretext = replace(PRETEXT, masks=masks, crop_scale=1.0, flip=False, color_jitter=0.0)
+    pretext = replace(PRETEXT, masks="blockwise-exact", crop_scale=1.0, flip=False, color_jitter=0.0)
     losses = losses_of(pretext.build(network, training_data()), pretext.views(8, network.grid), steps=300)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     assert embeddings_tell_digits_better(network)

@@ -99,8 +99,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("killed_at", [3, 6, 11])
-@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize(("killed_at", "task"), [(3, 0), (6, 1), (11, 1)])
 def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
     make_plan, tiny, tmp_path, monkeypatch, killed_at, task
 ):
