@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from ood_core import report
 from ood_core.cli.echo import echo
+from ood_core.cli.options import RUNS, RunOptions
 from ood_core.cli.plan_tree import outline
 from ood_core.data.open_sources import SourcePool
 from ood_core.detector.bundle import save_detector
@@ -34,19 +35,11 @@ from ood_core.runtime.shipped import shipped_folder
 from ood_core.store.files import DamagedError, DiskFullError, require_utf8, require_writable
 from ood_core.store.store import Store
 
+SMOKE = "-smoke"
+"""Ends the names of smoke runs and of their folders."""
+
 PIPED_WIDTH = 200
 """Characters of a plan where there is no terminal to fit it into."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of a command; of several recipes `out` has a folder each, `jobs` None leaves it to the machine."""
-
-    overrides: tuple[str, ...]
-    only: tuple[str, ...]
-    out: Path | None
-    store: Path
-    jobs: int | None
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ def plan_runs(names: Sequence[str], options: RunOptions) -> list[PlannedRun]:
         OODError: With the mistakes of a recipe, or the differences from a lock.
     """
     paths = [find_recipe(name) for name in names]
-    folders = [_report_folder(path, options.out, len(paths) > 1) for path in paths]
+    folders = [_report_folder(path, options, len(paths) > 1) for path in paths]
     for folder in folders:
         if folders.count(folder) > 1:
             raise OODError(f"two of the recipes would write into {folder}; run them with an --out of their own")
@@ -76,9 +69,10 @@ def plan_runs(names: Sequence[str], options: RunOptions) -> list[PlannedRun]:
     for path, folder in zip(paths, folders, strict=True):
         locked = None
         if not lock.is_lock(path):
-            recipes = read_recipes(path, options.overrides, options.only)
-        elif options.overrides or options.only:
-            raise OODError(f"{path.name}: a lock is run as it is, without --set and --only; change its recipe instead")
+            recipes = _read_recipes(path, options)
+        elif options.overrides or options.only or options.smoke:
+            without = "without --set, --only and --smoke; change its recipe instead"
+            raise OODError(f"{path.name}: a lock is run as it is, {without}")
         else:
             locked = lock.read(path)
             recipes = locked.recipes
@@ -89,15 +83,23 @@ def plan_runs(names: Sequence[str], options: RunOptions) -> list[PlannedRun]:
     return planned
 
 
-def _report_folder(path: Path, out: Path | None, several: bool) -> Path:
+def _read_recipes(path: Path, options: RunOptions) -> list[Recipe]:
+    if not options.smoke:
+        return read_recipes(path, options.overrides, options.only)
+    recipes = read_recipes(path, (*options.overrides, "smoke=true"), options.only)
+    return [replace(recipe, name=f"{recipe.name}{SMOKE}") for recipe in recipes]
+
+
+def _report_folder(path: Path, options: RunOptions, several: bool) -> Path:
     """Return the folder of a recipe's reports: of shipped ones as their folders are, of a lock beside it."""
+    out = options.out
     if out is not None and not several:
         return out
     if lock.is_lock(path):
         return (out or path.parent) / "again"
     shipped = shipped_folder().resolve()
     within = path.resolve().relative_to(shipped) if shipped in path.resolve().parents else Path(path.name)
-    return (out or Path("runs")) / within.with_suffix("")
+    return (out or RUNS) / within.with_name(within.stem + (SMOKE if options.smoke else ""))
 
 
 def show_plans(runs: Sequence[PlannedRun], options: RunOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,23 @@ Out = Annotated[
     typer.Option(help="Folder for the reports; of several recipes, one within it for each. [default: runs/RECIPE]"),
 ]
 StoreFolder = Annotated[Path, typer.Option("--store", envvar="OOD_STORE", help="Folder of finished stages.")]
+
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="One epoch on few images, into runs/RECIPE-smoke: does everything work?")
+]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a command; of several recipes `out` has a folder each, `jobs` None leaves it to the machine."""
+
+    overrides: tuple[str, ...]
+    only: tuple[str, ...]
+    out: Path | None
+    store: Path
+    jobs: int | None
+    smoke: bool = False
+
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, or its name below `runs/`.")]
 DetectorName = Annotated[

@@ -7,15 +7,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from ood_core.cli import catalogue
 from ood_core.cli.echo import LineFormatter, echo
-from ood_core.cli.options import STORE, Jobs, Only, Out, Overrides, Recipes, StoreFolder
+from ood_core.cli.options import STORE, Jobs, Only, Out, Overrides, Recipes, RunOptions, Smoke, StoreFolder
 
 SECONDS_FOR_RANK_0 = 5.0
 """Seconds that other processes leave to the first one to report a mistake, before they do."""
@@ -97,9 +96,10 @@ def run(
     jobs: Jobs = None,
     out: Out = None,
     store: StoreFolder = STORE,
+    smoke: Smoke = False,
 ) -> None:
     """Train, extract, score and report as a recipe says; finished stages are reused."""
-    _launch(recipes, False, overrides or (), only or (), out, store, jobs)
+    _launch(recipes, False, RunOptions(tuple(overrides or ()), tuple(only or ()), out, store, jobs, smoke))
 
 
 def plan(
@@ -108,9 +108,10 @@ def plan(
     only: Only = None,
     jobs: Jobs = None,
     store: StoreFolder = STORE,
+    smoke: Smoke = False,
 ) -> None:
     """Check a recipe and show its stages, which of them are stored, and what the others will cost. Runs nothing."""
-    _launch(recipes, True, overrides or (), only or (), None, store, jobs)
+    _launch(recipes, True, RunOptions(tuple(overrides or ()), tuple(only or ()), None, store, jobs, smoke))
 
 
 @_application.command(no_args_is_help=True)
@@ -121,6 +122,7 @@ def ood_run(
     jobs: Jobs = None,
     out: Out = None,
     store: StoreFolder = STORE,
+    smoke: Smoke = False,
     plan: Annotated[bool, typer.Option("--plan", help="As `ood plan`: show the stages, run nothing.")] = False,
     plugins: Annotated[bool, typer.Option("--plugins", help="As `ood list plugins`.")] = False,
     scorers: Annotated[bool, typer.Option("--scorers", help="As `ood list scorers`; Markdown in a pipe.")] = False,
@@ -137,7 +139,7 @@ def ood_run(
     elif not recipes:
         raise typer.BadParameter("name a recipe, --plugins, --scorers or --datasets", param_hint="RECIPE")
     else:
-        _launch(recipes, plan, overrides or (), only or (), out, store, jobs)
+        _launch(recipes, plan, RunOptions(tuple(overrides or ()), tuple(only or ()), out, store, jobs, smoke))
 
 
 def show_version() -> None:
@@ -147,18 +149,9 @@ def show_version() -> None:
     echo(f"ood-framework {version('ood-framework')}")
 
 
-def _launch(
-    recipes: list[str],
-    only_plan: bool,
-    overrides: Sequence[str],
-    only: Sequence[str],
-    out: Path | None,
-    store: Path,
-    jobs: int | None,
-) -> None:
+def _launch(recipes: list[str], only_plan: bool, options: RunOptions) -> None:
     from ood_core.cli import launch  # torch and all that is installed
 
-    options = launch.RunOptions(tuple(overrides), tuple(only), out, store, jobs)
     try:
         planned = launch.plan_runs(recipes, options)
         if only_plan:

@@ -6,7 +6,7 @@ Everything wrong is noted in the reader with its line; what makes numbers hard t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from typing import Any, get_type_hints
 
@@ -15,7 +15,16 @@ import numpy as np
 from ood_core.data.open_sources import SourcePool
 from ood_core.errors import OODError, suggest
 from ood_core.interfaces import EvaluationView
-from ood_core.plan.image_sets import CaseData, SelectedSource, SelectionReader, Settings, described, gaps, mistakes
+from ood_core.plan.image_sets import (
+    HOLDOUT,
+    CaseData,
+    SelectedSource,
+    SelectionReader,
+    Settings,
+    described,
+    gaps,
+    mistakes,
+)
 from ood_core.plan.protocols import PROTOCOLS, Case, FewShot, MultiClass, Protocol, Sets
 from ood_core.recipe.build import RecipeReader
 from ood_core.recipe.variants import MOST_EXPERIMENTS
@@ -37,7 +46,12 @@ class Data:
     """The section `data` as it was read, before the protocol takes it apart."""
 
     def __init__(
-        self, reader: RecipeReader, pool: SourcePool, node: LocatedValue, protocol: LocatedValue | None
+        self,
+        reader: RecipeReader,
+        pool: SourcePool,
+        node: LocatedValue,
+        protocol: LocatedValue | None,
+        smoke: bool = False,
     ) -> None:
         self.reader, self.node = reader, node
         entries = reader.keys(node, "'data'", DATA_KEYS)
@@ -46,7 +60,9 @@ class Data:
         understood = len(reader.errors) == before
         self.protocol_node = protocol or node
         self.settings = _read_settings(reader, entries)
-        self.selections = SelectionReader(reader, pool, self.settings)
+        if smoke and self.settings.holdout:
+            self.settings = replace(self.settings, holdout=max(self.settings.holdout, HOLDOUT))
+        self.selections = SelectionReader(reader, pool, self.settings, smoke)
         for key in ("image_size", "id"):
             if key not in entries:
                 reader.wrong(node, f"'data' needs '{key}'")

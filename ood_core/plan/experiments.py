@@ -6,7 +6,7 @@ Everything wrong is noted in the reader with its line; what can still be read is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from ood_core.data.open_sources import SourcePool
@@ -16,6 +16,7 @@ from ood_core.interfaces import Backbone, EvaluationView, Plugin, PretextTask, S
 from ood_core.interfaces.checks import unmet_needs
 from ood_core.plan.data_section import Data
 from ood_core.plan.image_sets import CaseData, SelectedSource, Settings, calibration_notes, described
+from ood_core.plan.smoke import SMOKE_NOTE, limit_epochs
 from ood_core.recipe.build import RecipeReader, describe, label, with_nested
 from ood_core.recipe.read import Recipe
 from ood_core.recipe.yaml import LocatedValue
@@ -23,8 +24,8 @@ from ood_core.records.stages import Images
 from ood_core.runtime.memory import GIB
 
 SECTIONS = ("data", "backbone", "training", "scorers")
-OTHERS = ("protocol", "benchmark", "paper")
-"""Sections that a recipe may leave out; `paper` reads the last."""
+OTHERS = ("protocol", "benchmark", "paper", "smoke")
+"""Sections that a recipe may leave out; `published_cells` reads `paper`, and `--smoke` sets the last."""
 
 BENCHMARK_KEYS = ("title", "paper", "source", "licence", "splits", "notes")
 
@@ -85,12 +86,13 @@ def read_experiments(recipe: Recipe, reader: RecipeReader, pool: SourcePool) -> 
     for name in SECTIONS:
         if name not in sections:
             reader.wrong(recipe.root, f"the recipe needs the section '{name}'")
-    reading = _Reading(reader)
-    resolved: dict[str, Any] = {}
+    smoke: bool = "smoke" in sections and reader.value(sections["smoke"], bool, "'smoke'", False)
+    reading = _Reading(reader, smoke)
+    resolved: dict[str, Any] = {"smoke": True} if smoke else {}
     if "benchmark" in sections:
         entries = reader.keys(sections["benchmark"], "'benchmark'", BENCHMARK_KEYS)
         resolved["benchmark"] = {key: reader.value(entry, str, f"'{key}'", "") for key, entry in entries.items()}
-    data = Data(reader, pool, sections["data"], sections.get("protocol")) if "data" in sections else None
+    data = Data(reader, pool, sections["data"], sections.get("protocol"), smoke) if "data" in sections else None
     backbone = reading.plugin("backbone", sections["backbone"]) if "backbone" in sections else None
     tasks = reading.tasks(sections["training"], data) if "training" in sections else []
     scorers = reading.scorers(sections["scorers"]) if "scorers" in sections else []
@@ -112,7 +114,9 @@ def read_experiments(recipe: Recipe, reader: RecipeReader, pool: SourcePool) -> 
         "training": [task.described(data) for task in tasks],
         "scorers": [{"name": name} | describe(scorer) for _, name, scorer in scorers],
     }
-    notes = (*data.selections.notes, *_notes(cases, scorers, view))
+    fewest = min((case for case, _ in cases), key=CaseData.calibration_images)
+    first = [SMOKE_NOTE] if smoke else calibration_notes(fewest)
+    notes = (*first, *reading.notes, *data.selections.notes, *_notes(cases, scorers, view))
     return [
         Experiment(
             recipe=recipe,
@@ -145,9 +149,10 @@ class _Task:
 
 
 class _Reading:
-    def __init__(self, reader: RecipeReader) -> None:
-        self.reader = reader
+    def __init__(self, reader: RecipeReader, smoke: bool) -> None:
+        self.reader, self.smoke = reader, smoke
         self.checks: list[tuple[str, Plugin]] = []
+        self.notes: list[str] = []
 
     def plugin(self, kind: str, node: LocatedValue, reserved: Sequence[str] = ()) -> Plugin | None:
         plugin = self.reader.plugin(kind, node, reserved)
@@ -162,12 +167,27 @@ class _Reading:
             task = None if item.value is None else self.plugin("pretext", item, (TRAIN_ON,))
             if not isinstance(task, PretextTask):
                 continue
-            if task.warmup_epochs > task.epochs:
-                self.reader.wrong(item, f"'warmup_epochs' {task.warmup_epochs:g} is more than 'epochs' {task.epochs}")
+            task = self._fit_warmup(item, task)
             if task.auxiliary_images() and data is not None and data.auxiliary is None:
                 self.reader.wrong(item, f"pretext '{task.name}' needs an auxiliary set; name it under 'auxiliary'")
+            task = limit_epochs(task) if self.smoke else task
             tasks.append(_Task(item, task, None if data is None else self._train_on(item, data)))
         return tasks
+
+    def _fit_warmup(self, item: LocatedValue, task: PretextTask) -> PretextTask:
+        """Return a task with no more warm-up than epochs, if `--set` gave these alone; else more is a mistake."""
+        if task.warmup_epochs <= task.epochs:
+            return task
+        entries = item.value if isinstance(item.value, dict) else {}
+        given, own = entries.get("epochs"), entries.get("warmup_epochs")
+        if given is None or not given.is_override or (own is not None and own.is_override):
+            self.reader.wrong(item, f"'warmup_epochs' {task.warmup_epochs:g} is more than 'epochs' {task.epochs}")
+            return task
+        self.notes.append(
+            f"pretext '{task.name}': the warm-up of {task.warmup_epochs:g} epochs is cut to the {task.epochs} of "
+            f"{given.place}"
+        )
+        return replace(task, warmup_epochs=task.epochs)
 
     def _train_on(self, item: LocatedValue, data: Data) -> SelectedSource | None:
         node = item.value.get(TRAIN_ON) if isinstance(item.value, dict) else None
@@ -239,7 +259,7 @@ class _Reading:
 def _notes(
     cases: Sequence[tuple[CaseData, Sequence[TrainingStep]]], scorers: NamedScorers, view: EvaluationView
 ) -> Iterator[str]:
-    """Yield notes on classes seen before they measure as OOD, few held-out images, images cut off, large scorers."""
+    """Yield notes on classes seen before they measure as OOD, on images cut off, and on large scorers."""
     seen: dict[str, set[str]] = {}
     for case, steps in cases:
         for step in steps:
@@ -250,8 +270,6 @@ def _notes(
     for stage, names in seen.items():
         if names:
             yield f"{stage} has seen classes that measure as OOD: {listed(sorted(names))}"
-    if cases:
-        yield from calibration_notes(min((case for case, _ in cases), key=CaseData.calibration_images))
     for case, _ in cases[:1]:  # which stands for all
         if (share := cut_away(case.train.opened.sizes(), view)) > MUCH:
             yield (

@@ -20,6 +20,7 @@ from ood_core.evaluation import TPR
 from ood_core.evaluation.calibration import highest_tpr, least_images
 from ood_core.interfaces import DatasetSource, EvaluationView, NonNegativeInt, PositiveInt, Split
 from ood_core.plan import superclasses
+from ood_core.plan.smoke import limit_images
 from ood_core.recipe.build import RecipeReader, describe, label
 from ood_core.recipe.yaml import LocatedValue, parse
 from ood_core.records.stages import Images
@@ -61,8 +62,8 @@ class SelectedSource:
 class SelectionReader:
     """Reads selections, and opens them; mistakes go to the reader."""
 
-    def __init__(self, reader: RecipeReader, pool: SourcePool, settings: Settings) -> None:
-        self.reader, self.pool, self.settings = reader, pool, settings
+    def __init__(self, reader: RecipeReader, pool: SourcePool, settings: Settings, smoke: bool = False) -> None:
+        self.reader, self.pool, self.settings, self.smoke = reader, pool, settings, smoke
         self.notes: list[str] = []
         self.sources: list[tuple[str, DatasetSource]] = []
 
@@ -86,7 +87,8 @@ class SelectionReader:
         )
         if not whole.candidates and whole.otherwise is None and self.settings.missing_files == "stop":
             self.sources.append((node.place, whole.source))  # to be checked; of others it is no mistake to be missing
-        return SelectedSource(node, selection, self._value(entries, "expected", dict[Split, PositiveInt], {}))
+        selected = SelectedSource(node, selection, self._value(entries, "expected", dict[Split, PositiveInt], {}))
+        return SelectedSource(node, limit_images(selection), {}) if self.smoke else selected
 
     def _value(self, entries: Mapping[str, LocatedValue], key: str, hint: Any, default: Any) -> Any:
         return self.reader.value(entries[key], hint, f"'{key}'", default) if key in entries else default

@@ -58,6 +58,11 @@ class LocatedValue:
     place: str
     text: str = field(default="", compare=False)
 
+    @property
+    def is_override(self) -> bool:
+        """Whether `--set` gave it."""
+        return self.place.startswith("--set ")
+
     def error(self, message: str) -> OODError:
         """Return a mistake at this place, in one line whatever names of files or cells of tables it quotes."""
         return OODError(f"{self.place}: {abridge(' '.join(message.splitlines()), _LONGEST)}")

@@ -513,3 +513,25 @@ def test_few_held_out_images_are_noted_with_the_rate_they_allow_and_a_holdout_th
     make_plan, tiny, overrides, notes
 ):
     assert list(make_plan(tiny, *overrides).notes) == notes
+
+
+def test_a_warm_up_that_an_override_of_the_epochs_leaves_too_long_is_cut_with_a_note(make_plan, tiny):
+    tiny.write_text(tiny.read_text().replace("epochs: 2,", "epochs: 8, warmup_epochs: 4,"))
+    made = make_plan(tiny, "data.holdout=0.2", "training.0.epochs=3")
+    (task,) = [stage.task for stage in made.stages if stage.kind == "train"]
+    assert (task.epochs, task.warmup_epochs) == (3, 3)
+    cut = "pretext 'classification': the warm-up of 4 epochs is cut to the 3 of --set training.0.epochs=3"
+    assert made.notes == (cut,)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.0.warmup_epochs=4"],
+        ["training.0.epochs=3", "training.0.warmup_epochs=4"],
+        ["training=[{use: classification, epochs: 3, warmup_epochs: 4}]"],
+    ],
+)
+def test_a_warm_up_that_is_given_longer_than_the_training_is_refused(make_plan, tiny, overrides):
+    with pytest.raises(OODErrors, match=r"'warmup_epochs' 4 is more than 'epochs' [23]$"):
+        make_plan(tiny, *overrides)

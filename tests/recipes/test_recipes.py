@@ -56,6 +56,8 @@ def test_a_recipe_can_be_planned(name, plugins):
     made = make_plan(read_recipes(find_recipe(name), overrides), plugins)
     made.check()
     assert made.rows
+    smoke = make_plan(read_recipes(find_recipe(name), (*overrides, "smoke=true")), plugins)
+    assert list(map(str, smoke.stages)) == list(map(str, made.stages))
 
 
 @pytest.mark.slow
