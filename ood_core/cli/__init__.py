@@ -16,6 +16,7 @@ _CORE: dict[str, Callable[..., None]] = {
     "plan": run.plan,
     "list": catalogue.list_installed,
     "show": catalogue.show,
+    "copy": catalogue.copy_recipe,
     "report": report.command,
     "detector": detector.command,
 }

@@ -11,9 +11,14 @@ import sys
 import textwrap
 import types
 import typing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from ood_core.cli.echo import echo
+from ood_core.cli.options import complete_recipe
+from ood_core.cli.runs import run_rows
 
 if TYPE_CHECKING:
     from ood_core.interfaces import Scorer
@@ -39,15 +44,17 @@ _SYMBOLS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length 
 
 def list_installed(
     what: Annotated[
-        Literal["plugins", "scorers", "pretexts", "backbones", "tokenizers", "datasets", "recipes"],
+        Literal["plugins", "scorers", "pretexts", "backbones", "tokenizers", "datasets", "recipes", "runs"],
         typer.Argument(show_default=False),
     ],
 ) -> None:
-    """List what is installed, a line for each; `ood show NAME` explains one of them."""
+    """List what is installed, or the runs below `runs/`, a line for each; `ood show NAME` explains one of them."""
     if what == "plugins":
         list_plugins()
         return
-    if what == "recipes":
+    if what == "runs":
+        rows = run_rows()
+    elif what == "recipes":
         from ood_core.runtime.shipped import recipe_names, shipped_folder
 
         texts = {name: (shipped_folder() / f"{name}.yaml").read_text() for name in recipe_names()}
@@ -63,7 +70,9 @@ def list_installed(
                 rows += [(f"{name}: {known}", facts[0]) for known, facts in cls.catalogue().items()]
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
-        typer.echo(_fitted(f"{name:{width}}  {text}"))
+        echo(_fitted(f"{name:{width}}  {text}"))
+    if not rows:
+        echo(f"there are no {what}", err=True)
 
 
 def list_in_full(what: Literal["scorers", "datasets"]) -> None:
@@ -91,7 +100,12 @@ def list_plugins() -> None:
         typer.echo(f"left out by {DISABLE}: {disabled}")
 
 
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A plugin or a shipped recipe.")]) -> None:
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A plugin or a shipped recipe.", autocompletion=complete_recipe),
+    ],
+) -> None:
     """Show a plugin: its options with types, defaults and meaning, its source, an example. Or the text of a recipe."""
     from ood_core.errors import OODError, suggest
     from ood_core.plugins import find
@@ -107,6 +121,30 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A plugin or a
     else:
         known = {known for _, known in plugins.registered} | set(recipe_names())
         raise OODError(f"no plugin or recipe '{name}'.{suggest(name, known)}")
+
+
+def copy_recipe(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="The name of a shipped recipe.", autocompletion=complete_recipe),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="Where to, such as my.yaml; must not exist.")],
+) -> None:
+    """Copy a shipped recipe into a file of your own, to change it."""
+    from ood_core.errors import OODError
+    from ood_core.recipe.read import shipped_text
+
+    text = shipped_text(recipe)
+    if target.suffix != ".yaml" or target.name.endswith(".lock.yaml"):
+        raise OODError(f"{target}: must end in .yaml, and not in .lock.yaml; `ood show {recipe}` prints the recipe")
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise OODError(f"{target}: exists already; name another file") from None
+    except OSError as error:
+        raise OODError(f"{target}: cannot be written: {error.strerror}") from None
+    echo(f"{target}: change it, and run it by `ood run {target}`")
 
 
 def describe_plugin(registered: Registered) -> str:

@@ -10,6 +10,7 @@ import typer
 from ood_core.cli.echo import echo
 from ood_core.cli.options import STORE, PerClass, RunName, StoreFolder, Tpr
 from ood_core.cli.runs import run_folder
+from ood_core.runtime.run_files import DETECTOR
 
 
 def command(
@@ -32,7 +33,6 @@ def command(
     from dataclasses import replace
 
     from ood_core.detector.bundle import save_detector
-    from ood_core.detector.detector import DETECTOR
     from ood_core.detector.from_run import NetworkChoice, build_detector
     from ood_core.detector.predictions import summary_lines
     from ood_core.errors import OODError

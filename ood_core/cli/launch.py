@@ -15,7 +15,6 @@ from ood_core.cli.options import RUNS, RunOptions
 from ood_core.cli.plan_tree import outline
 from ood_core.data.open_sources import SourcePool
 from ood_core.detector.bundle import save_detector
-from ood_core.detector.detector import DETECTOR
 from ood_core.detector.from_run import build_detector, has_one_network
 from ood_core.errors import OODError, OODErrors
 from ood_core.escapes import printable
@@ -31,6 +30,7 @@ from ood_core.run.executors import local_executor, places
 from ood_core.run.lock import Lock
 from ood_core.run.schedule import execute, jobs
 from ood_core.runtime import distributed
+from ood_core.runtime.run_files import DETECTOR
 from ood_core.runtime.shipped import shipped_folder
 from ood_core.store.files import DamagedError, DiskFullError, require_utf8, require_writable
 from ood_core.store.store import Store

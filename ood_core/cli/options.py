@@ -21,6 +21,13 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
+def complete_run(incomplete: str) -> list[str]:
+    """Return the names of runs that begin like this, for the shell's completion."""
+    from ood_core.cli.runs import run_names
+
+    return [name for name in run_names() if name.startswith(incomplete)]
+
+
 Recipes = Annotated[
     list[str],
     typer.Argument(
@@ -63,9 +70,23 @@ class RunOptions:
     smoke: bool = False
 
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, or its name below `runs/`.")]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="The folder of a run, or its name below `runs/`.", autocompletion=complete_run),
+]
+RunNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN...", help="The folder of a run, or its name below `runs/`.", autocompletion=complete_run
+    ),
+]
 DetectorName = Annotated[
-    str, typer.Argument(metavar="RUN", help="The folder of a run or detector, or a run's name below `runs/`.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="The folder of a run or detector, or a run's name below `runs/`.",
+        autocompletion=complete_run,
+    ),
 ]
 Images = Annotated[
     list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders and globs; `-` reads paths from stdin.")

@@ -9,14 +9,12 @@ from typing import Annotated
 import typer
 
 from ood_core.cli.echo import echo
-from ood_core.cli.options import RUNS
+from ood_core.cli.options import RUNS, RunNames
 from ood_core.cli.runs import run_folder
 
 
 def command(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="The folder of a run, or its name below `runs/`.")
-    ],
+    runs: RunNames,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = RUNS / "report",
     baseline: Annotated[
         str | None,

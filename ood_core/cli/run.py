@@ -144,9 +144,9 @@ def ood_run(
 
 def show_version() -> None:
     """Print the version of the distribution."""
-    from importlib.metadata import version
+    import ood_core
 
-    echo(f"ood-framework {version('ood-framework')}")
+    echo(f"ood-framework {ood_core.__version__}")
 
 
 def _launch(recipes: list[str], only_plan: bool, options: RunOptions) -> None:

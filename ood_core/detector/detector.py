@@ -20,8 +20,8 @@ from ood_core.detector.predictions import Predictions, ScoredBatch, concatenate,
 from ood_core.detector.state import DetectorOptions, DetectorState
 from ood_core.detector.wrapped_module import ModuleNetwork
 from ood_core.errors import OODError
+from ood_core.runtime.run_files import DETECTOR
 
-DETECTOR = "detector"  # name of the detector's folder in the folder of a run
 BATCH = 64  # default batch size of the network
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
+import yaml
+
 from ood_core.errors import OODError, abridge, suggest
 from ood_core.recipe.variants import MOST_EXPERIMENTS, expand, has_axes
 from ood_core.recipe.yaml import LocatedValue, drop_removed, mapping, merge, parse, set_at_path, with_new_names
@@ -123,6 +125,24 @@ def _with_base(path: Path, derived: tuple[Path, ...], found: dict[Path, LocatedV
     layers = [_with_base(_base_file(path, one), (*derived, file), found) for one in named]
     found[file] = reduce(_lay, [*layers, LocatedValue(entries, node.place)])
     return found[file]
+
+
+def shipped_text(name: str) -> str:
+    """Return the text of a shipped recipe that reads the same in any folder: its `base:` names shipped recipes.
+
+    Raises:
+        OODError: There is none.
+    """
+    path, folder = _shipped(name), shipped_folder().resolve()
+    text = path.read_text(encoding="utf-8")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(root, yaml.MappingNode), "a recipe is a mapping"
+    (value,) = [value for key, value in root.value if key.value == "base"] or [None]
+    named = [] if value is None else value.value if isinstance(value, yaml.SequenceNode) else [value]
+    for node in reversed(named):  # from the end, so that places before stay right
+        base = _base_file(path, LocatedValue(node.value, name)).resolve().relative_to(folder).with_suffix("")
+        text = text[: node.start_mark.index] + base.as_posix() + text[node.end_mark.index :]
+    return text
 
 
 def _base_file(path: Path, named: LocatedValue) -> Path:

@@ -4,9 +4,11 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ood_core.cli import catalogue
+from ood_core.cli.options import complete_run
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "scorers.md"
@@ -75,3 +77,84 @@ def test_recipes_on_the_page_of_data_sets_name_sets_that_there_are(plugins):
     assert len(named) >= 6
     assert set(named) <= known.keys()
     assert all(isinstance(yaml.safe_load(block), dict) for block in blocks)
+
+
+# ---------------------------------------------------------------------------------------------- runs, own recipes
+
+
+def write_run(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(text)
+
+
+def test_runs_are_listed_with_date_rows_detector_and_recipe(ood, tmp_path):
+    assert ood("list", "runs") == (0, "", "there are no runs\n")
+    runs = tmp_path / "runs"
+    write_run(runs / "ablations" / "scorers", '{"name": "scorers", "started": "2026-11-30T20:49:15Z", "rows": [1, 2]}')
+    write_run(runs / "own", '{"name": "mood", "started": "2026-12-01T20:49:15Z", "rows": []}')
+    (runs / "own" / "detector").mkdir()
+    write_run(runs / "damaged", "{")
+    write_run(runs / "store" / "train", "{}")
+    code, out, err = ood("list", "runs")
+    assert (code, err) == (0, "")
+    assert [line.rstrip() for line in out.splitlines()] == [
+        "ablations/scorers  2026-11-30   2 rows          scorers",
+        "damaged            report.json cannot be read",
+        "own                2026-12-01   0 rows detector mood",
+    ]
+    assert complete_run("o") == ["own"]
+    assert complete_run("ablations/") == ["ablations/scorers"]
+
+
+def test_a_shipped_recipe_is_copied_once_and_can_be_planned(ood, tmp_path):
+    code, out, err = ood("copy", "ablations/scorers", "my.yaml")
+    assert (code, out, err) == (0, "my.yaml: change it, and run it by `ood run my.yaml`\n", "")
+    assert "\nbase: mood\n" in (tmp_path / "my.yaml").read_text()
+    code, out, err = ood("plan", "my.yaml")
+    assert (code, err) == (0, "")
+    assert out.startswith("my\n")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file", "message"),
+    [
+        ("mood", "here.yaml", "here.yaml: exists already; name another file"),
+        ("mood", "none/my.yaml", "none/my.yaml: cannot be written: No such file or directory"),
+        ("mood", "-", "-: must end in .yaml, and not in .lock.yaml; `ood show mood` prints the recipe"),
+        ("mood", "my.lock.yaml", "my.lock.yaml: must end in .yaml, and not in .lock.yaml; `ood show mood` prints the "),
+        ("moood", "my.yaml", "no recipe 'moood', neither a file nor shipped. Did you mean 'mood'?"),
+    ],
+)
+def test_a_recipe_that_cannot_be_copied_is_one_line_and_changes_nothing(ood, tmp_path, recipe, file, message):
+    (tmp_path / "here.yaml").write_text("mine")
+    code, out, err = ood("copy", recipe, file)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(message)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("here.yaml", "mine")]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ood co", {"copy"}),
+        ("ood copy ablations/g", {"ablations/grid"}),
+        ("ood run moo", {"mood"}),
+        ("ood run --sm", {"--smoke"}),
+        ("ood list r", {"recipes", "runs"}),
+        ("ood show moo", {"mood"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_names(ood, monkeypatch, words, expected):
+    monkeypatch.setenv("_OOD_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    code, out, _ = ood()
+    assert (code, set(out.split())) == (0, expected)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_the_completion_is_shown(ood, monkeypatch, shell):
+    monkeypatch.setenv("_OOD_COMPLETE", f"source_{shell}")
+    code, out, _ = ood()
+    assert code == 0
+    assert f"_OOD_COMPLETE=complete_{shell}" in out

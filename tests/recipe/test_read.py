@@ -4,6 +4,7 @@ import pytest
 
 from ood_core.errors import OODError
 from ood_core.recipe import read as recipe
+from ood_core.runtime.shipped import recipe_names
 
 
 def write(folder, text, name="r.yaml"):
@@ -354,3 +355,13 @@ def test_an_old_name_laid_over_a_new_one_replaces_it(tmp_path):
     write(tmp_path, "data: {missing_files: leave-out, image_size: 8}\n", "base.yaml")
     read = recipe.read_recipes(write(tmp_path, "base: base.yaml\ndata: {absent: stop}\n"))
     assert only(read).root.plain() == {"data": {"missing_files": "stop", "image_size": 8}}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_text_of_a_shipped_recipe_reads_the_same_in_any_folder(tmp_path, name):
+    shipped = recipe.find_recipe(name)
+    copy = write(tmp_path, recipe.shipped_text(name), shipped.name)  # by whose name the recipe is called
+    before, after = recipe.read_recipes(shipped), recipe.read_recipes(copy)
+    assert [(one.variant, one.seed, one.root.plain()) for one in after] == [
+        (one.variant, one.seed, one.root.plain()) for one in before
+    ]

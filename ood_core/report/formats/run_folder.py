@@ -32,12 +32,12 @@ from ood_core.errors import OODError
 from ood_core.escapes import from_cell
 from ood_core.records.report_data import KEY, AcceptedPair, ClassRow, ReportData
 from ood_core.report.formats.csv_tables import of_records
+from ood_core.runtime.run_files import DOCUMENT
 from ood_core.store.files import file_checksum, replacing, signed, verified, write_text
 
 FORMAT = 4
 """Grows when a field changes its meaning, not when one is added. Until 3 there were no checksums."""
 
-DOCUMENT = "report.json"
 ARRAYS = "scores.safetensors"
 TABLES: dict[str, type] = {"accepted": AcceptedPair, "classes": ClassRow}
 """Fields that are CSV files of their own: a hundred classes make a hundred thousand pairs."""
