@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
+MODULE = "torchvision"
+
 
 class _Loader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
@@ -24,7 +26,7 @@ class _Finder:
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return torchvision with that loader, None for every other module."""
-        if name != "torchvision":
+        if name != MODULE:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.origin is not None:
