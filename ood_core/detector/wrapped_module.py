@@ -17,6 +17,7 @@ from ood_core.detector.state import Normalisation, device_of
 from ood_core.errors import OODError
 from ood_core.interfaces import Network
 from ood_core.interfaces.checks import require_finite
+from ood_core.runtime.plugin_errors import torchvision_page
 
 LUMA = (0.299, 0.587, 0.114)  # grey from red, green and blue (ITU-R BT.601, as in Pillow and torchvision)
 OF_SIZES = ("size", "shape", "mat1", "dimension", "expected input", "height", "width")  # in errors about sizes
@@ -165,6 +166,8 @@ class ModuleNetwork(Network):
 
     def _cause(self, inputs: Tensor, error: Exception) -> str:
         """Return a likely reason why the module does not take these images."""
+        if page := torchvision_page(str(error)):
+            return page
         first = next((layer for layer in self.module.modules() if isinstance(layer, nn.Conv2d)), None)
         if first is not None and first.in_channels != inputs.shape[1]:
             mend = "; Detector(mean=[0.0], std=[1.0]) gives it grey images" if first.in_channels == 1 else ""

@@ -42,10 +42,17 @@ def named(error: BaseException) -> str:
 def described(error: BaseException) -> str:
     """Return that line without the plugin, for a message that has it already."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    if "torchvision::" in text or "custom C++ ops" in text:  # the words of torch and of torchvision
-        text += '; see "torchvision beside a CPU build of torch" in docs/installation.md'
+    text += torchvision_page(text)
     _, place = _origin(error)
     return f"{text} ({place})" if place else text
+
+
+def torchvision_page(message: str) -> str:
+    """Return the end of a message that names the page about operators that torchvision lacks, "" for other messages."""
+    lacks = ("torchvision::", "Couldn't load custom C++ ops", "Couldn't load the image extension")
+    if not any(words in message for words in lacks):
+        return ""
+    return '; see "torchvision beside a CPU build of torch" in docs/installation.md'
 
 
 def full_traceback(error: BaseException) -> str:

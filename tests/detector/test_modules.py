@@ -551,6 +551,10 @@ def fixed_batch(features, logits):
             "weights of several types: float16, float32",
         ),
         (Net(refusing(ValueError("one\ntwo"))), "the module raises ValueError: one; it was given images"),
+        (
+            Net(refusing(RuntimeError("Couldn't load custom C++ ops. This"))),
+            r"Couldn't load custom C.* on cpu; see \"torchvision beside a CPU build .*\" in docs/installation.md$",
+        ),
         (Net(refusing(KeyError())), r"the module raises KeyError; it was given images .* on cpu$"),
         (Net(refusing(AssertionError("Wrong image height!"))), r"height!; .* on cpu; is image_size=8 what it takes\?$"),
         (Net(lambda features, logits: logits.backward()), r"does not require grad .* on cpu$"),
