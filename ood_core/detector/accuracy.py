@@ -59,12 +59,12 @@ def explain(
     if found > 1 - GAIN:  # nothing could be that much better
         return ""
     reason = _other_order(held, classes) or _other_normalisation(network, held, load_rows)
-    if not reason and _near_chance(held):
+    if not reason and near_chance(held):
         reason = "that is near chance: are mean, std, image_size and the order of the classes those of its training?"
     return reason and f"the module classifies {found:.1%} of {len(held)} held-out images correctly; {reason}"
 
 
-def _near_chance(held: Outputs) -> bool:
+def near_chance(held: Outputs) -> bool:
     """Return whether labels and predictions agree hardly more often than independent ones of the same frequencies.
 
     That is so below twice chance and a fifth of the way from chance to 1 (p < 0.05), or if they agree no more often and

@@ -23,7 +23,7 @@ from ood_core.records.report_data import (
 )
 from ood_core.records.results import Results
 from ood_core.records.stages import Stage, TrainStage
-from ood_core.report.content import gallery, maps
+from ood_core.report.content import doubts, gallery, maps
 from ood_core.report.content.confusions import accepted_pairs, class_rows
 from ood_core.runtime.machine import machine
 from ood_core.store.files import replacing
@@ -69,7 +69,7 @@ def collect(plan: Plan, results: Results, store: Store, folder: Path) -> ReportD
         coordinates=plan.coordinates,
         baseline=plan.baseline,
         averaged=plan.averaged,
-        notes=(*plan.notes, *run_notes(plan, results)),
+        notes=(*plan.notes, *run_notes(plan, results), *doubts.notes(plan, results, store)),
         failures=tuple(failures),
         stages=tuple(stages),
         accepted=tuple(accepted),
