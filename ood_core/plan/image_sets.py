@@ -283,8 +283,9 @@ def calibration_notes(sets: CaseData) -> Iterator[str]:
     elif images < least:
         counts = np.bincount(torch.cat([sets.train.opened.labels, sets.holdout.opened.labels]).numpy())
         enough = (share / 100 for share in range(1, 51) if sum(round(of * share / 100) for of in counts) >= least)
+        held = "1 image" if images == 1 else f"{images} images"
         more = next((f"--set data.holdout={share:g} holds out enough" for share in enough), "it takes more ID images")
         yield (
-            f"{sets.holdout}: {images} images can vouch for a TPR of {images}/{images + 1} at most, so the detector "
+            f"{sets.holdout}: {held} can vouch for a TPR of {images}/{images + 1} at most, so the detector "
             f"accepts {highest_tpr(images):.1%} of ID images by default; {TPR:.0%} needs {least} images: {more}"
         )

@@ -7,6 +7,8 @@ from PIL import Image
 
 from ood_core.errors import OODErrors
 
+from ..conftest import other_notes
+
 
 def write_folder(root, classes=("cat", "dog"), count=3, level=0):
     """Make `root/CLASS/N.png`, each picture of another grey, and return the root."""
@@ -107,7 +109,7 @@ def test_missing_ood_sets_are_left_out_and_noted_if_asked(make_plan, tiny, tmp_p
     plan = make_plan(tiny, "data.missing_files=leave-out", gone)
     plan.check()
     assert set(outside(plan)) == {"noise(size=8, count=30)"}
-    assert plan.notes == (f"left out: gone: {tmp_path}/no: no such folder",)
+    assert other_notes(plan) == (f"left out: gone: {tmp_path}/no: no such folder",)
 
 
 def test_a_class_that_is_not_there_is_a_mistake_all_the_same(make_plan, tiny):
@@ -137,7 +139,7 @@ def test_a_recipe_with_id_images_alone_says_how_to_go_on(make_plan, tmp_path, ti
 
 def test_other_numbers_of_images_than_a_benchmark_has_are_noted(make_plan, tiny):
     plan = make_plan(tiny, "data.near.0.expected={test: 50}", "data.id.expected={train: 1, test: 161}")
-    assert plan.notes == (
+    assert other_notes(plan) == (
         "digits: 120 images in the train split, the benchmark has 1; numbers do not compare",
         "digits: 120 images in the test split, the benchmark has 161; numbers do not compare",
         "unseen: 40 images in the test split, the benchmark has 50; numbers do not compare",
@@ -223,7 +225,7 @@ def test_a_class_without_images_is_noted(make_plan, tiny, tmp_path):
         write_folder(tmp_path / "pets" / split, ("cat", "dog"), count=12, level=30 if split == "test" else 0)
     (tmp_path / "pets" / "train" / "zebra").mkdir()
     plan = make_plan(tiny, f"data.id={{use: folder, path: {tmp_path}/pets}}")
-    assert plan.notes == ("pets train: no image of the class 'zebra'", "pets: no image of the class 'zebra'")
+    assert other_notes(plan) == ("pets train: no image of the class 'zebra'", "pets: no image of the class 'zebra'")
 
 
 def test_many_classes_without_images_are_one_note(make_plan, tiny, tmp_path):
@@ -233,15 +235,15 @@ def test_many_classes_without_images_are_one_note(make_plan, tiny, tmp_path):
             (tmp_path / "pets" / split / f"zebra{number}").mkdir()
     plan = make_plan(tiny, f"data.id={{use: folder, path: {tmp_path}/pets}}")
     listed = "no image of 7 classes: 'zebra0', 'zebra1', 'zebra2', 'zebra3', 'zebra4' and 2 more"
-    assert plan.notes == (f"pets train: {listed}", f"pets: {listed}")
+    assert other_notes(plan) == (f"pets train: {listed}", f"pets: {listed}")
 
 
 def test_a_scorer_that_will_take_much_memory_is_noted(make_plan, tiny, monkeypatch):
     scorers = "scorers=[mahalanobis, mahalanobis-class, {use: react, score: mahalanobis-class, name: clipped}]"
-    assert make_plan(tiny, scorers).notes == ()
+    assert other_notes(make_plan(tiny, scorers)) == ()
     monkeypatch.setattr("ood_core.plan.experiments.GIB", 8 * 3 * 768 * 768 - 1)
     size = "takes at least 1.0 GiB of memory for 3 classes, if embeddings have 768 dimensions, and with the square of"
-    assert [note.split(" these")[0] for note in make_plan(tiny, scorers).notes] == [
+    assert [note.split(" these")[0] for note in other_notes(make_plan(tiny, scorers))] == [
         f"scorer 'mahalanobis-class' {size}",
         f"scorer 'clipped' {size}",
     ]
@@ -257,7 +259,7 @@ def test_a_set_without_a_name_is_called_as_what_lies_there(make_plan, tiny, tmp_
 def test_that_another_source_stands_in_is_noted(make_plan, tiny, tmp_path):
     write_folder(tmp_path / "pets")
     near = f"{{use: folder, path: {tmp_path}/no, name: animals, otherwise: {{use: folder, path: {tmp_path}/pets}}}}"
-    assert make_plan(tiny, f"data.near=[{near}]").notes == ("animals: 'pets' stands in for what is missing",)
+    assert other_notes(make_plan(tiny, f"data.near=[{near}]")) == ("animals: 'pets' stands in for what is missing",)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +325,7 @@ def test_pictures_with_names_that_are_no_text_are_read(tiny, make_plan, tmp_path
     odd = os.fsdecode(b"\xff\xfe.png")
     (tmp_path / "pets" / "cat" / "0.png").rename(tmp_path / "pets" / "cat" / odd)
     plan = make_plan(tiny, f"data.near=[{{use: folder, path: {tmp_path}/pets}}]")
-    assert plan.notes == ()
+    assert other_notes(plan) == ()
 
 
 def test_what_the_central_square_leaves_out_is_noted_with_the_option_that_keeps_it(make_plan, tiny, tmp_path):
@@ -331,11 +333,11 @@ def test_what_the_central_square_leaves_out_is_noted_with_the_option_that_keeps_
         for file in write_folder(tmp_path / "wide" / split, count=12, level=level).rglob("*.png"):
             Image.open(file).resize((16, 8)).save(file)
     wide = f"data.id={{use: folder, path: {tmp_path}/wide}}"
-    assert make_plan(tiny, wide).notes == (
+    assert other_notes(make_plan(tiny, wide)) == (
         "wide train: the central square leaves out 50% of the area of the images, which are not square; "
         "'evaluation: {squash: true}' in 'data' resizes them whole",
     )
-    assert make_plan(tiny, wide, "data.evaluation={squash: true}").notes == ()
+    assert other_notes(make_plan(tiny, wide, "data.evaluation={squash: true}")) == ()
 
 
 def test_the_old_names_of_keys_give_the_same_plan(make_plan, tiny):
