@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from ood_core.data import cache, decoding, selection
-from ood_core.detector import from_run
+from ood_core.detector import bundle, from_run
 from ood_core.evaluation import TPR, drift_tests, metrics, significance
 from ood_core.interfaces import checks
-from ood_core.interfaces.training import Training
+from ood_core.interfaces.training import PretextTask, Training
 from ood_core.neighbors import index
 from ood_core.pipeline import extract, score, train
 from ood_core.plan import image_sets
@@ -88,7 +88,7 @@ NUMBERS = {
     r"(\d{3} \d{3} \d{3})\b": decoding.MOST_PIXELS,
     r"(\d+) (?:(?:held-out|calibration) (?:ID )?(?:images|digits)(?: of `mood`|, at a|\)| \(KS))": CALIBRATION,
     r"(0\.\d+) (?:is the highest rate|at most with the)": math.floor(CALIBRATION / (CALIBRATION + 1) * 1000) / 1000,
-    r"0\.99`? (?:needs|needs no refit, and\s+at least) (\d+)": 99,
+    r"0\.99`? (?:needs|needs no refit, and\s+at least) (\d+)": math.ceil(0.99 / (1 - 0.99) - 1e-9),
     r"With fewer than (\d+) held-out images": math.ceil(TPR / (1 - TPR) - 1e-9),
     r"accepts (\d+) % of new ID images": 100 * TPR,
     r"(\S+) % of the area": 100 * selection.MUCH,
@@ -97,7 +97,7 @@ NUMBERS = {
     r"up to (\d+) GiB a set": cache.LARGEST / 2**30,
     r"(\d+) GiB in all": cache.CAPACITY / 2**30,
     r"up to (\d+) ID training images as thumbnails": from_run.EXAMPLES,
-    r"images are more than (\S+) % off": 0.1,
+    r"images are more than (\S+) % off": 100 * bundle.TOLERANCE,
     r"change by more\s+than (\S+) % of the largest": 100 * checks.REPEATED,
     r"or by more than (\S+) %, of modules": 100 * checks.BESIDE_OTHERS,
     r"weights of 16 bits\s+(\d+) %": 100 * checks.HALF_BESIDE_OTHERS,
@@ -124,6 +124,13 @@ NUMBERS = {
     r"up to (\d+) of its examples": exporting.EXAMPLES,
     r"its examples, and (\d+)\s+images of noise": exporting.NOISE,
     r"must be within (\S+) of the detector's": exporting.TOLERANCE,
+    r"see below; default: (\S+) ": exporting.TOLERANCE,
+    r"missing files, with a note; default: `(\S+)`": image_sets.Settings.missing_files,
+    r"skip broken pictures and count them; default: `(\S+)`": image_sets.Settings.unreadable,
+    r"also ID images, pixel for pixel; default: `(\S+)`": image_sets.Settings.overlap,
+    r"number of ID classes that it needs; default: (\d+)": PretextTask.least_classes,
+    r"classifier of the network is trained; default: (\w+)": PretextTask.trains_head,
+    r"reads the labels of the images; default: (\w+)": PretextTask.uses_labels,
     r"report\.json, format (\d+)": run_folder.FORMAT,
     r"`format` \| (\d+);": run_folder.FORMAT,
     r"\((\d+) resamples": default(significance.bootstrap, "resamples"),
@@ -144,18 +151,12 @@ def test_a_number_of_the_pages_is_that_of_the_code_on_every_page(pattern):
     found = {name: re.findall(pattern, text) for name, text in PAGES.items()}
     values = {name: set(map(number, texts)) for name, texts in found.items() if texts}
     assert values, "no page has it any more"
-    assert values == dict.fromkeys(
-        values, {NUMBERS[pattern]} if isinstance(NUMBERS[pattern], str) else {close(NUMBERS[pattern])}
-    )
+    assert values == {name: {number(str(NUMBERS[pattern]))} for name in values}
 
 
 def number(text):
-    """Return "10 000", "1e-4" or "0.15" as a number, a word as it is."""
-    return text if text[0].isalpha() else close(float(text.replace(" ", "")))
-
-
-def close(value):
-    return float(f"{value:.9g}")
+    """Return "10 000", "1e-4" or "0.15" as a number, to nine digits; a word as it is."""
+    return text if text[0].isalpha() else float(f"{float(text.replace(' ', '')):.9g}")
 
 
 def test_the_options_of_trainings_have_the_defaults_of_the_table():
