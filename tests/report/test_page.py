@@ -157,6 +157,10 @@ def test_a_phone_does_not_scroll_sideways(browser, written):
     tab.evaluate("document.querySelectorAll('details').forEach(item => { item.open = true; })")
     assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     assert tab.evaluate("[...document.querySelectorAll('section')].every(part => part.scrollWidth <= innerWidth)")
+    texts = "[...document.querySelectorAll('caption, figcaption, h2, h3, summary, p, main li')]"
+    right = "[...text.childNodes].map(node => { const range = document.createRange(); range.selectNode(node); "
+    right += "return range.getBoundingClientRect().right; })"
+    assert tab.evaluate(f"{texts}.flatMap(text => {right}).every(right => right <= innerWidth)"), "a text is cut off"
     context.close()
 
 
