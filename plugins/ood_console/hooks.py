@@ -157,4 +157,5 @@ def _outcome(stage: Stage, facts: StageFacts) -> str:
         return " ".join(f"{name} {value:.4g}" for name, value in facts["epochs"][-1].items())
     if stage.kind == "extract":
         return f"{facts['images']} images, {facts['images_per_second']:.0f}/s"
-    return " ".join(f"{name} {value}" for name, value in facts["fitted"].items() if "." not in name)  # the score's own
+    own = {name: value for name, value in facts["fitted"].items() if "." not in name}  # not of scores within
+    return " ".join(f"{name} {str(of).lower() if isinstance(of, bool) else of}" for name, of in own.items())

@@ -39,13 +39,14 @@ def reported(make_plan, plugins, tmp_path):
     return reported
 
 
-def test_stages_worth_a_line_get_one_and_the_table_ends_it(reported, tiny, watched, capsys):
+def test_stages_worth_a_line_get_one_and_the_table_ends_it(reported, tiny, watched, capsys, tmp_path):
     reported(tiny)
     progress = watched.getvalue()
     assert progress.startswith("tiny: 20 stages for 4 rows")
     assert "done 1/20 train classification" in progress
     assert "extract unseen (classification)" in progress
-    assert "fit mahalanobis  " in progress
+    assert re.search(r"fit mahalanobis  .* rank \d+ normalize false$", progress, re.MULTILINE)
+    assert re.search(r"normalize false \|$", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE)
     assert "score" not in progress
     table = capsys.readouterr().out
     for word in ("scorer", "OOD set", "AUROC", "FPR@95", "AUPR-In", "AUPR-Out", "ID acc.", "mahalanobis", "unseen"):

@@ -111,11 +111,18 @@ def _costs(report: ReportData) -> list[str]:
     return [_table([*kinds, seconds, *of_all], by_kind(report.stages)), _table(stages, each)]
 
 
+def _value(value: object) -> str:
+    """Return a number, word or truth value, the last as a recipe has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _recorded(of: StageRecord) -> str:
     """Return the other facts of a stage, in words."""
     facts = of.facts
     if of.kind == "extract":
         return f"{facts['images']} images"
     values = facts["fitted"] if of.kind == "fit" else (facts["epochs"] or [{}])[-1]
-    words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
+    words = [f"{name} {_value(value)}" for name, value in values.items()]
     return ", ".join([*words, f"{facts['steps']} steps"] if of.kind == "train" else words)
