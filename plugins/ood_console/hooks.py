@@ -7,19 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console as Screen
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
-from rich.text import Text
+from rich.progress import TaskID
 
+from ood_console.bars import stage_bars
 from ood_console.table import Output, tables
 from ood_core.escapes import printable, to_markup
 from ood_core.hookspecs import hookimpl
@@ -34,20 +24,7 @@ if TYPE_CHECKING:
 
 SHOWN = ("train", "extract", "fit")  # the other kinds of stages take milliseconds and come in dozens
 LINE_SECONDS = 30.0  # interval between two lines of a training if there is no terminal for a bar
-LEAST_BAR = 10  # characters of a bar
-OTHER_COLUMNS = 26  # characters of counts, the remaining time and gaps, beside the bar and the name of a stage
 PIPED_WIDTH = 160  # width of the table in characters if there is no terminal
-
-
-class Metrics(ProgressColumn):
-    """The metrics of the last epoch; of all columns this one gives way where the terminal is narrow."""
-
-    def __init__(self) -> None:
-        super().__init__(table_column=Column(overflow="ellipsis"))
-
-    def render(self, task: Task) -> Text:
-        """Return one line, which rich cuts off where the column is narrower."""
-        return Text(task.fields["metrics"], no_wrap=True, overflow="ellipsis")
 
 
 class Console:
@@ -55,18 +32,7 @@ class Console:
 
     def __init__(self) -> None:
         self._screen = Screen(stderr=True, highlight=False)
-        bar = max(LEAST_BAR, self._screen.width // 4)
-        room = max(self._screen.width - bar - OTHER_COLUMNS, LEAST_BAR)
-        title = Column(no_wrap=True, overflow="ellipsis", max_width=room)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False, table_column=title),
-            BarColumn(bar, table_column=Column(no_wrap=True)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            Metrics(),
-            console=self._screen,
-            transient=True,
-        )
+        self._progress = stage_bars(self._screen)
         self._tasks: dict[str, TaskID] = {}
         """The bar of each stage at work, by key."""
         self._stages, self._seeds = 0, 1

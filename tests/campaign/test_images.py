@@ -12,7 +12,7 @@ from PIL import Image
 
 TRIALS = 60
 UNREADABLE = 3  # exit code of `ood score` where images could not be scored
-EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp/campaign) (w) file closefile\nshowpage\n"
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(written by EPS) (w) file closefile\nshowpage\n"
 
 
 def encoded(form, mode, size, generator):

@@ -373,8 +373,8 @@ def test_a_score_that_cannot_score_is_named(copy, means):
     ("options", "message"),
     [
         ({"embed_dim": 99_998}, "manifest.json: backbone: its options make a network far larger than its weights$"),
-        ({"depth": 50_000}, "manifest.json: backbone: its options make a network far larger than its weights$"),
-        ({"depth": 10**10}, "option 'depth' is larger than 100000$"),
+        ({"depth": 900}, "manifest.json: backbone: its options make a network far larger than its weights$"),
+        ({"depth": 10**10}, "'depth' is 10000000000, more than 1000 layers$"),
         ({"checkpoint_path": "/etc/passwd"}, "leave 'checkpoint_path' out"),
     ],
 )
