@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _application() -> typer.Typer:
-    application = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
+    application = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False, no_args_is_help=True)
     application.callback(invoke_without_command=True)(_ood)
     commands = find_commands()
     for name in sorted(_CORE.keys() & commands.keys()):

@@ -96,7 +96,7 @@ ScorerName = Annotated[
 ]
 Tpr = Annotated[
     float | None,
-    typer.Option(help="Share of in-distribution images to accept. [default: the detector's, 0.95 at most]"),
+    typer.Option(help="Share of in-distribution images to accept. [default: the detector's, 0.95 if it can]"),
 ]
 PerClass = Annotated[bool, typer.Option("--per-class", help="One threshold for each predicted class.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. [default: a GPU if there is one]")]

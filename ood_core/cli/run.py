@@ -19,7 +19,7 @@ from ood_core.cli.options import STORE, Jobs, Only, Out, Overrides, Recipes, Run
 SECONDS_FOR_RANK_0 = 5.0
 """Seconds that other processes leave to the first one to report a mistake, before they do."""
 
-_application = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+_application = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
 def main() -> None:

@@ -30,6 +30,11 @@ def test_help_loads_nothing_heavy(tmp_path):
     assert "Train, extract, score and report" in done.stdout
 
 
+def test_help_names_the_defaults(ood, ood_run):
+    assert "[default: runs/RECIPE]" in ood("run", "--help")[1]
+    assert "[default: runs/RECIPE]" in ood_run("--help")[1]
+
+
 def test_a_run_ends_with_the_table_and_the_reports(tmp_path, ood_run):
     (tmp_path / "tiny.yaml").write_text(TINY)
     code, out, err = ood_run("tiny.yaml", "--out", "here")
