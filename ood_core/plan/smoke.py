@@ -30,6 +30,6 @@ def limit_epochs(plugin: Made) -> Made:
         value = getattr(plugin, field.name)
         if isinstance(value, Plugin):
             changed[field.name] = limit_epochs(value)
-        elif field.name in ("epochs", "warmup_epochs"):
+        elif field.name in ("epochs", "warmup_epochs") and isinstance(value, int | float):
             changed[field.name] = min(value, 1)
     return replace(plugin, **changed)  # type: ignore[type-var]
