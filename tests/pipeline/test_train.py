@@ -335,7 +335,7 @@ def test_of_a_task_that_hides_nothing_only_the_weights_are_filed(make_plan, tiny
 def test_weights_that_are_cut_up_leave_the_task_out(make_plan, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "sharded", property(lambda self: True, lambda self, value: None), raising=False)
     monkeypatch.setattr("ood_core.pipeline.training.engine._shard", lambda task: None)
-    monkeypatch.setattr(nn.Module, "set_requires_gradient_sync", lambda self, last: None, raising=False)
+    monkeypatch.setattr(torch.nn.Module, "set_requires_gradient_sync", lambda self, last: None, raising=False)
     plan, store = make_plan(tiny, *MASKED), Store(tmp_path / "store")
     run(plan, store)
     assert store.facts(plan.stages[0])["errors"] is False
