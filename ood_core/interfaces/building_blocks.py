@@ -11,6 +11,9 @@ from torch.nn import functional
 from ood_core.errors import OODError
 
 COLUMNS = 8  # maximum number of images in a row of a grid
+UNCOVERED_ROWS = "from top to bottom: hidden patches in grey; {} in their places; the whole images"
+"""Legend of `uncovered`, with a place for the predictions."""
+
 _TILE = 96  # pixels, about; smaller images are enlarged
 _MARGIN = 2  # pixels of white around each tile
 _SHOWN = 3  # names of a list that would be too long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -117,6 +118,9 @@ class Training(Plugin):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
+
+    picture_legends: ClassVar[Mapping[str, str]] = {}
+    """For each picture that `Task.pictures` returns, its rows in words, separated by semicolons, for the report."""
 
     @abstractmethod
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:

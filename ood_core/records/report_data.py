@@ -57,10 +57,11 @@ class ClassRow(ClassRowKey):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a stage, with its path relative to the report."""
+    """A picture of a stage, with its path relative to the report; the legend says what its rows are, or is ""."""
 
     title: str
     file: str
+    legend: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,6 +50,10 @@ class DiscreteVAETraining(TokenizerTraining):
     tokenizer: DiscreteVAE
     weight_decay: NonNegativeFloat = 1e-4
 
+    picture_legends: ClassVar[dict[str, str]] = {
+        "reconstructions": "from top to bottom: images; the decoder's pixels for their tokens"
+    }
+
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         crop = random_crop(image_size, self.tokenizer.crop_scale)
         return MultiView((Compose((crop, random_flip) if self.tokenizer.flip else (crop,)),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ood_core.data.selection import evaluation_view
 from ood_core.data.transforms import Compose, MultiView, Transform, random_color_jitter, random_crop, random_flip
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, PatchNetwork, TrainingData, Views
-from ood_core.interfaces.building_blocks import COLUMNS, mean_over_masks, uncovered
+from ood_core.interfaces.building_blocks import COLUMNS, UNCOVERED_ROWS, mean_over_masks, uncovered
 from ood_core.interfaces.plugin import NonNegativeFloat, PositiveInt
 from ood_core.interfaces.training import Batch, PretextTask, Task, Tokenizer, TokenMap, require_patches
 from ood_core.runtime import distributed
@@ -130,6 +130,10 @@ class MaskedImageModelling(PretextTask):
     crop_scale: Annotated[float, Gt(0), Le(1)] = 0.08
     flip: bool = True
     color_jitter: NonNegativeFloat = 0.4
+
+    picture_legends: ClassVar[dict[str, str]] = {
+        "reconstructions": UNCOVERED_ROWS.format("the tokenizer's pixels for the predicted tokens")
+    }
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         """Return the augmentation: one view, or a second one for a tokenizer that wants another size."""

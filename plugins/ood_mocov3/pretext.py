@@ -6,7 +6,7 @@ import math
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -157,6 +157,8 @@ class MoCoV3(PretextTask):
     color_jitter: NonNegativeFloat = 0.4
     blur: bool = True
     solarize: Annotated[float, Ge(0), Le(1)] = 0.2
+
+    picture_legends: ClassVar[dict[str, str]] = {"views": "from top to bottom: first view of each image; second view"}
 
     def check(self) -> None:
         refuse_single_images(self)

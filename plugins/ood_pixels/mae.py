@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt, Le, Lt
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views, require_patches
-from ood_core.interfaces.building_blocks import sines_and_cosines
+from ood_core.interfaces.building_blocks import UNCOVERED_ROWS, sines_and_cosines
 from ood_pixels.task import PixelTask, crop_and_flip, fixed_masks, random_mask
 
 _LEAST_VARIANCE = 1e-6
@@ -92,6 +92,12 @@ class MaskedAutoencoder(PretextTask):
     normalize_targets: bool = True
     crop_scale: Annotated[float, Gt(0), Le(1)] = 0.2
     flip: bool = True
+
+    picture_legends: ClassVar[dict[str, str]] = {
+        "reconstructions": UNCOVERED_ROWS.format(
+            "the predicted pixels (with normalize_targets at the true mean and variance of each patch)"
+        )
+    }
 
     def check(self) -> None:
         if self.decoder_width % self.decoder_heads or self.decoder_width % 4:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt, Le, Lt
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ood_core.errors import OODError
 from ood_core.interfaces import Network, PatchNetwork, PositiveInt, PretextTask, TrainingData, Views, require_patches
+from ood_core.interfaces.building_blocks import UNCOVERED_ROWS
 from ood_pixels.task import Grid, PixelTask, crop_and_flip, fixed_masks, random_mask
 
 
@@ -69,6 +70,8 @@ class SimMIM(PretextTask):
     mask_unit: PositiveInt = 32
     crop_scale: Annotated[float, Gt(0), Le(1)] = 0.67
     flip: bool = True
+
+    picture_legends: ClassVar[dict[str, str]] = {"reconstructions": UNCOVERED_ROWS.format("the predicted pixels")}
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         return crop_and_flip(image_size, self.crop_scale, self.flip)

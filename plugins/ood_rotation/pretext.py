@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt, Le
@@ -59,6 +59,10 @@ class Rotation(PretextTask):
     crop_scale: Annotated[float, Gt(0), Le(1)] = 0.77
     flip: bool = True
     color_jitter: NonNegativeFloat = 0.0
+
+    picture_legends: ClassVar[dict[str, str]] = {
+        "turns": "from top to bottom: images; turned to the left by a quarter; by two quarters; by three quarters"
+    }
 
     def views(self, image_size: int, grid: tuple[int, int] | None) -> Views:
         changes = [random_crop(image_size, self.crop_scale)]

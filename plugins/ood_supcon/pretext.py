@@ -100,6 +100,8 @@ class Contrastive(PretextTask):
     flip: bool = True
     color_jitter: NonNegativeFloat = 0.4
 
+    picture_legends: ClassVar[dict[str, str]] = {"views": "from top to bottom: first view of each image; second view"}
+
     def check(self) -> None:
         refuse_single_images(self)
 

@@ -124,17 +124,37 @@ SMALL = {
 """Options that suit images of 8 x 8 pixels, for pretext tasks whose defaults do not."""
 
 
-@pytest.mark.parametrize(("name", "cls"), PLUGINS.classes("pretext").items())
-def test_a_pretext_declares_whether_its_loss_reads_labels(name, cls):
+each_pretext = pytest.mark.parametrize(("name", "cls"), PLUGINS.classes("pretext").items())
+
+
+def task_and_batch(name, cls):
+    """Return a task of a pretext around a small network, and eight digits for it."""
     torch.manual_seed(0)
     pretext, network = cls(**required(cls) | SMALL.get(name, {})), build_network()
-    task = pretext.build(network, training_data()).train()
     images, labels = digits()
     views = pretext.views(8, network.grid)
     samples = zip(*(views(image) for image in images[:8]), strict=True)
     batch = Batch(tuple(to_unit(torch.stack(view)) for view in samples), labels[:8], to_unit(images[8:16]))
+    return pretext.build(network, training_data()), batch
+
+
+@each_pretext
+@torch.no_grad()
+def test_a_legend_names_every_row_of_the_pictures_of_a_pretext(name, cls):
+    task, batch = task_and_batch(name, cls)
+    pictures = task.eval().pictures(batch)
+    assert set(pictures) == set(cls.picture_legends)
+    for title, picture in pictures.items():
+        rows, columns = (side // 100 for side in picture.shape[1:])  # tiles of 8 x 8 pixels, 12 times, with a margin
+        assert (rows, columns) == (cls.picture_legends[title].count("; ") + 1, 8)
+
+
+@each_pretext
+def test_a_pretext_declares_whether_its_loss_reads_labels(name, cls):
+    task, batch = task_and_batch(name, cls)
+    task, labels = task.train(), batch.labels
     losses = []
-    for numbers in (labels[:8], labels[:8], (labels[:8] + torch.arange(8)) % 10):
+    for numbers in (labels, labels, (labels + torch.arange(8)) % 10):
         torch.manual_seed(0)
         losses.append(task(batch._replace(labels=numbers))["loss"].item())
     assert losses[0] == losses[1]

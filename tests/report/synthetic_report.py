@@ -134,7 +134,7 @@ class _Made:
 
     def picture(self, file):
         Image.fromarray(self.random.integers(0, 256, (96, 192, 3), np.uint8)).save(self.folder / file)
-        return Picture("reconstructions (train mim, seed 0)", file)
+        return Picture("reconstructions (train mim, seed 0)", file, "from top to bottom: images; their tokens")
 
     def strips(self, row):
         for end in ENDS:

@@ -8,7 +8,7 @@ import pytest
 from ood_core.errors import OODError
 from ood_core.report.content.combinations import combinations
 from ood_core.report.figures import training_curves
-from ood_core.report.formats import page
+from ood_core.report.formats import markdown, page
 
 PHONE = {"width": 360, "height": 800}
 
@@ -212,3 +212,10 @@ def test_the_page_of_a_big_ablation_is_below_five_megabytes(synthetic, tmp_path)
     text = page.render(findings, tmp_path)
     assert len(text.encode()) < 5_000_000
     assert text.count("Score densities, ") >= 64, "and shows most of it"
+
+
+def test_a_picture_has_a_legend_in_page_and_markdown(synthetic, tmp_path):
+    findings = synthetic(tmp_path)
+    legend = "reconstructions (train mim, seed 0): from top to bottom: images; their tokens"
+    assert f"<figcaption>{legend}</figcaption>" in page.render(findings, tmp_path)
+    assert f"\n{legend}\n" in markdown.render(findings)

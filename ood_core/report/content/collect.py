@@ -132,4 +132,6 @@ def _copy_pictures(results: Results, store: Store, folder: Path) -> Iterator[Pic
                 target.parent.mkdir(exist_ok=True)
                 with replacing(target) as temporary:
                     shutil.copyfile(store.file(record.stage, file), temporary)
-                yield Picture(f"{name} ({record.stage}, seed {record.stage.seed})", f"{PICTURES}/{target.name}")
+                title = f"{name} ({record.stage}, seed {record.stage.seed})"
+                legend = record.stage.task.picture_legends.get(name, "")
+                yield Picture(title, f"{PICTURES}/{target.name}", legend)

@@ -80,7 +80,6 @@ def render(report: ReportData, folder: Path) -> str:
     def embed(file: str) -> str:
         return _data_uri(folder / file)
 
-    pictures = [(picture.title, picture.file) for picture in report.pictures]
     options = [
         (name, json.dumps(of, indent=1, ensure_ascii=False, default=str)) for name, of in report.resolved.items()
     ]
@@ -98,7 +97,7 @@ def render(report: ReportData, folder: Path) -> str:
         maps=scatter.draw(report.maps),
         trainings=training_curves.draw(report.stages),
         training_count=training_curves.count(report.stages),
-        pictures=within_budget(pictures, lambda of: (of[0], embed(of[1])), lambda made: len(made[1]), PICTURES),
+        pictures=within_budget(report.pictures, lambda of: (of, embed(of.file)), lambda made: len(made[1]), PICTURES),
         kinds=_kinds(report.stages),
         stages=_stages(report.stages),
         options=within_budget(options, lambda of: of, lambda of: len(of[1]), OPTIONS),
