@@ -42,25 +42,34 @@ def test_variants_that_clash_are_told_by_their_run(tmp_path):
 def test_the_only_variant_of_a_run_is_called_as_the_run_is(tmp_path):
     merged = merge(runs(tmp_path, one=findings(variants=("a",)), two=findings(variants=("a",))), None)
     assert [of.variant for of in merged.rows] == ["one", "two"]
+    other = merge(runs(tmp_path, one=findings(variants=("a",)), two=findings(variants=("b",))), None)
+    assert [of.variant for of in other.rows] == ["one", "two"]
+
+
+def test_a_run_that_is_called_as_a_variant_of_another_one_stays_apart(tmp_path):
+    merged = merge(runs(tmp_path, a=findings(variants=("b",)), two=findings(variants=("a", "c"))), None)
+    assert [of.variant for of in merged.rows] == ["b", "a", "c"]
+    merged = merge(runs(tmp_path, a=findings(variants=("b",)), two=findings(variants=("a", "b"))), None)
+    assert [of.variant for of in merged.rows] == ["a: b", "a", "two: b"]
 
 
 def test_runs_are_compared_on_the_same_images(tmp_path):
     merged = merge(runs(tmp_path, one=findings(variants=("a",)), two=findings(variants=("b",))), None)
-    assert merged.baseline == Baseline(variant="a")
+    assert merged.baseline == Baseline(variant="one")
     _, line = summarise(merged.rows, merged.scores, merged.baseline)
-    assert line.comparison.against == "a"
+    assert line.comparison.against == "one"
 
 
 def test_runs_that_compared_scorers_are_compared_with_each_other(tmp_path):
     found = replace(findings(variants=("a",)), baseline=Baseline(scorer="energy"))
-    assert merge(runs(tmp_path, one=found, two=findings(variants=("b",))), None).baseline == Baseline(variant="a")
+    assert merge(runs(tmp_path, one=found, two=findings(variants=("b",))), None).baseline == Baseline(variant="one")
     assert merge(runs(tmp_path, one=found), None).baseline == Baseline(scorer="energy")
 
 
 def test_a_baseline_can_be_chosen_and_must_be_a_variant(tmp_path):
     of_two = runs(tmp_path, one=findings(), two=findings(variants=("c",)))
-    assert merge(of_two, "c").baseline == Baseline(variant="c")
-    with pytest.raises(OODError, match=r"--baseline d: no variant is called so\. There is: a, b, c"):
+    assert merge(of_two, "two").baseline == Baseline(variant="two")
+    with pytest.raises(OODError, match=r"--baseline d: no variant is called so\. There is: a, b, two"):
         merge(of_two, "d")
 
 
@@ -91,6 +100,7 @@ def test_galleries_keep_their_rows_and_files(tmp_path):
     for name, strip, picture in zip(("one", "two"), merged.gallery, merged.pictures, strict=True):
         assert (tmp_path / "out" / strip.images[0].file).read_text() == name
         assert (tmp_path / "out" / picture.file).read_text() == name
+        assert picture.title == f"{name}: mim"
 
 
 def test_the_tracebacks_of_failed_stages_are_copied_and_found(tmp_path):
@@ -117,7 +127,7 @@ def test_a_merged_report_can_be_merged_again(tmp_path):
     merged = merge(runs(tmp_path, one=findings(), two=findings(variants=("c",))), None)
     save(merged, tmp_path)
     again = merge([Run("three", tmp_path, load(tmp_path)), Run("four", tmp_path, findings(variants=("a",)))], None)
-    assert [of.variant for of in again.rows] == ["three: a", "b", "c", "four"]
+    assert [of.variant for of in again.rows] == ["three: a", "b", "two", "four"]
 
 
 def test_folders_are_named_as_shortly_as_tells_them_apart(tmp_path):

@@ -82,7 +82,7 @@ def copy_files(runs: Sequence[Run], folder: Path) -> None:
 
 
 def _new_names(run: Run, runs: Sequence[Run]) -> dict[str, str]:
-    """Return a new name for each variant; a name that clashes becomes that of the run if it is the only one there."""
+    """Return a new name for each variant: that of the run if it is the only one there, else the run before a clash."""
 
     def variants(of: Run) -> list[str]:
         rows = (row.variant for row in of.report.rows)
@@ -90,8 +90,9 @@ def _new_names(run: Run, runs: Sequence[Run]) -> dict[str, str]:
 
     others = {variant for other in runs if other is not run for variant in variants(other)}
     own = variants(run)
-    clashing = run.name if len(own) == 1 else None
-    return {name: (clashing or f"{run.name}: {name}") if name in others else name for name in own}
+    if len(own) == 1 and run.name not in others:
+        return {own[0]: run.name}
+    return {name: f"{run.name}: {name}" if name in others else name for name in own}
 
 
 def _rename(of: Run, names: dict[str, str]) -> ReportData:
@@ -129,7 +130,7 @@ def _rename(of: Run, names: dict[str, str]) -> ReportData:
             for failed in old.failures
         ),
         stages=tuple(replace(stage, variants=renamed(stage.variants)) for stage in old.stages),
-        pictures=moved(old.pictures),
+        pictures=tuple(replace(picture, title=f"{run}: {picture.title}") for picture in moved(old.pictures)),
         gallery=tuple(replace(row, images=moved(row.images)) for row in old.gallery),
         resolved={f"{run}: {name}": options for name, options in old.resolved.items()},
         published=tuple(table.renamed(names, run) for table in old.published),
