@@ -142,12 +142,17 @@ class GalleryRow:
 
 @dataclass(frozen=True)
 class EmbeddingPoints:
-    """The points of one image set on a map, float32 [N, 2], and the class of each, or ""."""
+    """The points of one image set on a map, float32 [N, 2], and the class of each, or "".
+
+    Attributes:
+        images: Number of images in the set, of which the points are some; 0 in reports that did not say.
+    """
 
     name: str
     is_id: bool = field(metadata={KEY: "inside"})
     points: NDArray[np.float32]
     labels: tuple[str, ...]
+    images: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ood_core.data.folders import SPLIT_NAMES, is_picture
 from ood_core.data.image_files import UNLABELLED, numbers_first, require_distinct
-from ood_core.errors import OODError, suggest
+from ood_core.errors import OODError, listed, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_files.pictures import encoding, file_images, located, reading_text
 
@@ -88,12 +88,12 @@ class Manifest(DatasetSource):
         }
         if (name := names[split]) is None:
             wanted = " or ".join(map(str, getattr(self, split)))
-            only = f"only {', '.join(sorted(set(values))[:5])}; the option '{split}' says what the split is called"
+            only = f"only {listed(sorted(set(values)))}; the option '{split}' says what the split is called"
             raise OODError(f"{self.path}: no row whose '{self.split_column}' is {wanted}, {only}")
         read = {one.casefold() for one in names.values() if one is not None}
         others = [value for value, one in zip(values, folded, strict=True) if one not in read]
-        listed = ", ".join(sorted(set(others))[:5])
-        note = f"{self.path}: {len(others)} rows are of neither split, their '{self.split_column}' is {listed}"
+        called = listed(sorted(set(others)))
+        note = f"{self.path}: {len(others)} rows are of neither split, their '{self.split_column}' is {called}"
         chosen = [index for index, one in enumerate(folded) if one == name.casefold()]
         return chosen, (note,) if others else ()
 

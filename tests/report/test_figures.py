@@ -191,7 +191,7 @@ def test_many_maps_have_fewer_points_each(monkeypatch):
     monkeypatch.setattr(scatter, "BYTES", 150_000)
     shown = scatter.draw([one] * 20)
     assert len(shown) == 20
-    assert {count for panel in shown for _, _, count in panel.key} == {98}
+    assert {counts[2:] for panel in shown for counts in panel.key} == {(98, 400)}
 
 
 def stage(kind="train", title="train mim", variants=("v",), stored=False, **facts):

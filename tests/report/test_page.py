@@ -7,7 +7,7 @@ import pytest
 
 from ood_core.errors import OODError
 from ood_core.report.content.combinations import combinations
-from ood_core.report.figures import training_curves
+from ood_core.report.figures import class_tables, scatter, training_curves
 from ood_core.report.formats import markdown, page
 
 PHONE = {"width": 360, "height": 800}
@@ -219,3 +219,31 @@ def test_a_picture_has_a_legend_in_page_and_markdown(synthetic, tmp_path):
     legend = "reconstructions (train mim, seed 0): from top to bottom: images; their tokens"
     assert f"<figcaption>{legend}</figcaption>" in page.render(findings, tmp_path)
     assert f"\n{legend}\n" in markdown.render(findings)
+
+
+def test_what_is_cut_says_so_with_the_file_that_has_all(synthetic, tmp_path, monkeypatch):
+    for owner, most in ((page, {"LINES": 3, "STAGES": 2}), (class_tables, {"LINES": 4, "COLUMNS": 1})):
+        for name, number in most.items():
+            monkeypatch.setattr(owner, name, number)
+    monkeypatch.setattr(scatter, "_MOST", 5)
+    findings = synthetic(tmp_path, sets=3, images=30)
+    text = re.sub(r"<.*?>", "", page.render(findings, tmp_path))
+    for words in (
+        "3 of 8 lines are shown; report.csv has the numbers of all.",
+        "12 of 18 pairs are shown, the most frequent; accepted.csv has all",
+        "4 of 9 OOD classes are shown, the hardest; classes.csv has all.",
+        "1 of 3 ID classes for which images are taken have a column; accepted.csv has all.",
+        "2 of 11 stages are shown; report.json has all.",
+        "5 images of 30",
+        "At most 8 images of an end;",
+    ):
+        assert words in text, words
+    text = markdown.render(findings)
+    assert "12 of 18 pairs are shown, the most frequent; accepted.csv has all.\n\n| variant" in text
+    assert "Below, 5 of 11 stages have a line each, those of training, extraction and fitting; report.json has" in text
+
+
+def test_what_is_whole_does_not_speak_of_a_part(synthetic, tmp_path):
+    findings = synthetic(tmp_path, scorers=1, sets=2, images=30)
+    for text in (page.render(findings, tmp_path), markdown.render(findings)):
+        assert not re.search(r"(lines|pairs|classes) are shown|have a column", text)

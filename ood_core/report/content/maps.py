@@ -51,8 +51,9 @@ def _maps(extractions: Sequence[Extraction], rows: Sequence[Row], store: Store) 
     sets = []
     for place, extraction in enumerate(extractions[1:]):
         embeddings, labels = _spread(extraction, POINTS, store)
+        name, images = str(extraction.base.images), len(extraction.base.images.opened)
         points = ((embeddings.astype(np.float64) - mean) @ components).astype(np.float32)
-        sets.append(EmbeddingPoints(str(extraction.base.images), place == 0, points, labels))
+        sets.append(EmbeddingPoints(name, place == 0, points, labels, images))
     variants = " / ".join(dict.fromkeys(row.variant for row in rows))
     yield EmbeddingMap(variants, rows[0].case, rows[0].seed, tuple(sets))
 

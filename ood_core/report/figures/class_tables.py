@@ -38,6 +38,7 @@ class ClassTable:
     id_classes: tuple[str, ...]
     lines: tuple[ClassLine, ...]
     left_out: int
+    columns_left_out: int
 
     @property
     def others(self) -> bool:
@@ -75,7 +76,7 @@ def _table(one: Combination, rows: Sequence[ClassRow], pairs: dict[ClassRowKey, 
         counts = {pair.id_class: pair.accepted for pair in of_class}
         in_columns = tuple(counts.get(name, 0) for name in columns)
         lines.append(ClassLine(row, in_columns, sum(counts.values()) - sum(in_columns)))
-    return ClassTable(one, columns, tuple(lines), len(rows) - len(shown))
+    return ClassTable(one, columns, tuple(lines), len(rows) - len(shown), len(taken) - len(columns))
 
 
 def _by_key(rows: Iterable[OfRow]) -> dict[ClassRowKey, list[OfRow]]:

@@ -23,12 +23,12 @@ _TAIL = 0.005  # share of all points on either side that may lie beyond the map
 
 @dataclass(frozen=True)
 class MapPanel:
-    """A map, its title among the others, and of each set its style, name and number of images."""
+    """A map, its title among the others, and of each set its style, name, and numbers of images, shown and there."""
 
     map: EmbeddingMap
     title: str
     drawing: Drawing
-    key: tuple[tuple[Style, str, int], ...]
+    key: tuple[tuple[Style, str, int, int], ...]
 
 
 def draw(maps: Sequence[EmbeddingMap]) -> list[MapPanel]:
@@ -54,7 +54,7 @@ def _panel(one: EmbeddingMap, most: int, several: bool) -> MapPanel:
         style = drawing.style(index - 1) if index else ID_STYLE
         places = np.unique(np.linspace(0, len(of.points) - 1, min(most, len(of.points))).astype(np.int64))
         drawing.dots(made, np.clip(of.points[places], (left, low), (right, high)), style, 3.2)
-        key.append((style, of.name, len(places)))
+        key.append((style, of.name, len(places), max(of.images, len(of.points))))
     labels = np.asarray(one.sets[0].labels)
     if 1 < len(classes := sorted(set(one.sets[0].labels))) <= _NAMED:
         for name in classes:

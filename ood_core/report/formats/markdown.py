@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 from ood_core.escapes import printable
 from ood_core.records.report_data import ReportData, StageRecord
 from ood_core.report.content import published
-from ood_core.report.content.confusions import Hardest, hardest, most_frequent
+from ood_core.report.content.confusions import HARDEST, Hardest, hardest, most_frequent
 from ood_core.report.content.costs import by_kind
 from ood_core.report.formats.columns import (
     Column,
@@ -54,9 +54,12 @@ def render(report: ReportData) -> str:
         tables=tables,
         published=[(of, _published(of)) for of in published.tables(report)],
         accepted=report.accepted and _table([*row, *pair_columns()], most_frequent(report.accepted)),
+        pairs=len(most_frequent(report.accepted)),
         hardest=found and _table([*of_set, number_column("of", "classes"), Column("hardest", names)], found),
         calibrated=calibrated and _table([*row, number_column("threshold", form="{:.6g}"), *accepted], calibrated),
         costs=_costs(report),
+        each=sum(stage.kind in EACH for stage in report.stages),
+        most_hardest=HARDEST,
         resolved=json.dumps(report.resolved, indent=1),
     )
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ood_core.errors import OODError
 from ood_core.escapes import printable_lines
 from ood_core.records.report_data import AcceptedPair, GalleryImage, GalleryRow, ReportData, StageRecord
-from ood_core.report.content import published
+from ood_core.report.content import gallery, published
 from ood_core.report.content.combinations import Combination, combinations, draw_combinations, within_budget
 from ood_core.report.content.confusions import most_frequent
 from ood_core.report.content.costs import by_kind
@@ -94,6 +94,7 @@ def render(report: ReportData, folder: Path) -> str:
         combinations=combinations(report.rows),
         panels=panels.draw(report),
         galleries=galleries(report, embed),
+        each=gallery.EACH,
         maps=scatter.draw(report.maps),
         trainings=training_curves.draw(report.stages),
         training_count=training_curves.count(report.stages),
@@ -118,11 +119,11 @@ def galleries(report: ReportData, embed: Callable[[str], str]) -> list[Gallery]:
         ends = [(title(row), [(image, embed(image.file)) for image in row.images]) for row in shown]
         return Gallery(one, ends)
 
-    def size(gallery: Gallery) -> int:
-        return sum(len(uri) for _, images in gallery.ends for _, uri in images)
+    def size(made: Gallery) -> int:
+        return sum(len(uri) for _, images in made.ends for _, uri in images)
 
     drawn = draw_combinations(combinations(report.rows), report.baseline, draw, size, GALLERY)
-    return [gallery for gallery in drawn if gallery.ends]
+    return [made for made in drawn if made.ends]
 
 
 def _data_uri(path: Path) -> str:
@@ -148,10 +149,9 @@ def _pairs(report: ReportData, pairs: Sequence[AcceptedPair]) -> Table:
     several = [name for name in ("variant", "case") if len({getattr(row, name) for row in report.rows}) > 1]
     shown = [*map(text_column, several), number_column("seed"), text_column("scorer")]
     shown += [text_column("ood_set", "OOD set"), *pair_columns()]
-    title = (
-        "OOD images that are accepted when 95 % of ID is, by their class and the ID class they are taken for; the most "
-        "frequent pairs, all of them in accepted.csv"
-    )
+    title = "OOD images that are accepted when 95 % of ID is, by their class and the ID class they are taken for"
+    if len(pairs) < len(report.accepted):
+        title += f"; {len(pairs)} of {len(report.accepted)} pairs are shown, the most frequent; accepted.csv has all"
     return Table(title, shown, pairs)
 
 
