@@ -1,5 +1,6 @@
 """What many tests share: the installed plugins, found once, and a recipe small enough to run in seconds."""
 
+import os
 import resource
 import runpy
 import shutil
@@ -67,6 +68,14 @@ def own_cache(tmp_path_factory):
     """Keep the user's cache out of the tests, and the tests out of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OOD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Leave files in the memory of the system, which a killed process does not take along: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

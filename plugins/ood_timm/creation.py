@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,8 @@ def import_timm() -> ModuleType:
 def check_name(name: str) -> None:
     """Raise OODError unless timm has this model, and weights of this tag if there is one."""
     timm = import_timm()
+    if "." not in name and timm.is_model(name):  # the lists take milliseconds
+        return
     # timm lists a tag only where it has weights for it
     known = {*timm.list_models(), *timm.list_pretrained()}
     if name not in known:
@@ -82,7 +85,24 @@ class ModelInfo:
         return TimmPatchNetwork(model, self.num_features, self.embedding, self.grid)
 
 
+_EXAMINED: dict[tuple[str, int, str], ModelInfo] = {}
+
+
 def model_info(name: str, image_size: int, options: Mapping[str, Any]) -> ModelInfo:
+    """Return the facts on a model; raise OODError if its options do not fit.
+
+    They are kept: a run builds the same model for its plan and for each of its stages.
+    """
+    try:
+        key = name, image_size, json.dumps(options, sort_keys=True)
+    except TypeError:  # no option of a recipe
+        return _examine(name, image_size, options)
+    if key not in _EXAMINED:
+        _EXAMINED[key] = _examine(name, image_size, options)
+    return _EXAMINED[key]
+
+
+def _examine(name: str, image_size: int, options: Mapping[str, Any]) -> ModelInfo:
     """Run the model once on the meta device, where nothing is computed; raise OODError if its options do not fit."""
     what = f"timm model '{name}'"
     for option in sorted(_SET_ELSEWHERE & options.keys()):
