@@ -57,11 +57,7 @@ def fit_detector(
     preprocessing, classes = options.preprocessing, len(train.classes)
     if held_out is None:
         train, held_out = split_holdout(train, options.holdout, options.seed)
-    if len(held_out) < least_images(options.tpr):
-        warn(
-            f"{len(held_out)} calibration images can vouch for a TPR of {highest_tpr(len(held_out)):g} at most, not "
-            f"{options.tpr:g}, which needs {least_images(options.tpr)}: hold out more, or give Detector a lower tpr"
-        )
+    _warn_of_few(len(held_out), options.tpr)
     images, names = _first_images(train, preprocessing)
     network = _network(module, images, train, names, options)
     has_logits, head = _has_logits(network, classes), _checked_head(network, images, classes)
@@ -95,6 +91,15 @@ def fit_detector(
     calibrations = [Calibration.of(found.scores[of.name], found.predicted) for of in uncalibrated.scorers]
     fitted = [replace(of, calibration=by) for of, by in zip(uncalibrated.scorers, calibrations, strict=True)]
     return replace(uncalibrated, scorers=tuple(fitted))
+
+
+def _warn_of_few(images: int, tpr: float) -> None:
+    """Warn if calibration images cannot vouch for the TPR."""
+    if images < least_images(tpr):
+        warn(
+            f"{images} calibration images can vouch for a TPR of {highest_tpr(images):g} at most, not {tpr:g}, "
+            f"which needs {least_images(tpr)}: hold out more, or give Detector a lower tpr"
+        )
 
 
 def split_holdout(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:

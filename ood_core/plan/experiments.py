@@ -114,9 +114,8 @@ def read_experiments(recipe: Recipe, reader: RecipeReader, pool: SourcePool) -> 
         "training": [task.described(data) for task in tasks],
         "scorers": [{"name": name} | describe(scorer) for _, name, scorer in scorers],
     }
-    fewest = min((case for case, _ in cases), key=CaseData.calibration_images)
-    first = [SMOKE_NOTE] if smoke else calibration_notes(fewest)
-    notes = (*first, *reading.notes, *data.selections.notes, *_notes(cases, scorers, view))
+    of_size = [SMOKE_NOTE] if smoke else calibration_notes([case for case, _ in cases])
+    notes = (*of_size, *reading.notes, *data.selections.notes, *_notes(cases, scorers, view))
     return [
         Experiment(
             recipe=recipe,

@@ -275,8 +275,9 @@ def gaps(sets: CaseData) -> list[str]:
     return notes
 
 
-def calibration_notes(sets: CaseData) -> Iterator[str]:
-    """Yield a note where the held-out ID images are too few to set a threshold at `TPR`, and a hold-out that is not."""
+def calibration_notes(cases: Sequence[CaseData]) -> Iterator[str]:
+    """Yield a note where the held-out ID images of a case are too few for `TPR`, with a hold-out that suffices."""
+    sets = min(cases, key=CaseData.calibration_images)
     images, least = sets.calibration_images(), least_images(TPR)
     if sets.holdout is None:
         yield "no ID images are held out, so there will be no detector; --set data.holdout=0.2 holds out a fifth"
