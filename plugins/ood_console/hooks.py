@@ -10,6 +10,7 @@ from rich.console import Console as Screen
 from rich.progress import TaskID
 
 from ood_console.bars import stage_bars
+from ood_console.forecast import Forecast
 from ood_console.table import Output, tables
 from ood_core.escapes import printable, to_markup
 from ood_core.hookspecs import hookimpl
@@ -39,10 +40,12 @@ class Console:
         self._numbers: dict[str, int] = {}
         """The place of each stage that has begun, or was stored, by key."""
         self._last_line = time.monotonic()
+        self._forecast = Forecast(())
 
     @hookimpl
     def ood_before_run(self, plan: Plan) -> None:
         self._numbers.clear()
+        self._forecast = Forecast(plan.stages)
         self._stages, self._seeds = len(plan.stages), len({row.seed for row in plan.rows})
         self._screen.print(f"[bold]{to_markup(plan.name)}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
         self._print_notes(plan.notes)  # before hours of training; those of the report follow at its end
@@ -52,13 +55,17 @@ class Console:
     @hookimpl
     def ood_before_stage(self, stage: Stage, stored: bool) -> None:
         self._numbers.setdefault(stage.key, len(self._numbers) + 1)
-        if not stored:
+        if stored:
+            self._forecast.discard(stage)
+        else:
             self._tasks[stage.key] = self._progress.add_task(self._title(stage), total=None, metrics="")
 
     @hookimpl
     def ood_on_progress(self, stage: Stage, done: int, total: int) -> None:
         if stage.key in self._tasks:
             self._progress.update(self._tasks[stage.key], completed=done, total=total)
+        if line := self._forecast.after_step(stage, done, total):
+            self._screen.print(line)
 
     @hookimpl
     def ood_after_epoch(self, stage: Stage, metrics: Mapping[str, float]) -> None:
@@ -71,6 +78,7 @@ class Console:
 
     @hookimpl
     def ood_after_stage(self, stage: Stage, facts: StageFacts) -> None:
+        self._forecast.discard(stage)
         if stage.key not in self._tasks:
             return
         self._progress.remove_task(self._tasks.pop(stage.key))
@@ -96,6 +104,7 @@ class Console:
     @hookimpl
     def ood_on_error(self, stage: Stage, error: BaseException) -> None:
         """Print a line; the command line prints the error when all others are done."""
+        self._forecast.discard(stage)
         if stage.key in self._tasks:
             self._progress.remove_task(self._tasks.pop(stage.key))
         if not isinstance(error, Exception):

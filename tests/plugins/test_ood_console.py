@@ -4,10 +4,12 @@ import io
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console as Screen
 
+from ood_console import forecast
 from ood_console.hooks import Console
 from ood_console.table import fit_width
 from ood_core import report
@@ -158,3 +160,74 @@ def test_the_metrics_give_way_to_the_bar_and_the_remaining_time(make_plan, tiny,
     assert line.startswith("1/40 train classif")
     assert re.search(r" {10,}7/1200 -:--:-- ", line)
     assert ("masked_accuracy" in line) == (width == 120)
+
+
+# ------------------------------------------------------------------------------------------------------ forecast
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until its `now` is set."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(forecast, "monotonic", lambda: clock.now)
+    return clock
+
+
+def after_steps(clock, made, stage, seconds, steps=25, before=0):
+    """Return the lines on steps of a stage, each of so many seconds, of 100 in all."""
+    console = Console()
+    console._screen = Screen(file=io.StringIO(), width=200)
+    console.ood_before_run(made)
+    for other in made.stages:
+        if other.kind == "train":
+            console.ood_before_stage(other, stored=False)
+    for step in range(before + 1, before + steps + 1):
+        console.ood_on_progress(stage, step, 100)
+        clock.now += seconds
+    return [line for line in console._screen.file.getvalue().splitlines() if "about" in line]
+
+
+TWO_TRAININGS = "training=[{use: classification, epochs: 2}, {use: classification, epochs: 6}]"
+
+
+@pytest.mark.parametrize(("seconds", "time"), [(3, "20 min"), (0.2, "80 s"), (60, "6.7 h")])
+def test_all_trainings_are_estimated_from_the_first_steps_of_one(make_plan, tiny, clock, seconds, time):
+    made = make_plan(tiny, TWO_TRAININGS)  # 100 steps are two epochs of eight
+    steps = 25 if seconds == 0.2 else 20
+    (line,) = after_steps(clock, made, made.stages[0], seconds, steps + 5)
+    assert line == f"about {time} for 2 trainings on this machine, by the first {steps} steps"
+
+
+def test_short_trainings_and_few_steps_are_not_estimated(make_plan, tiny, clock):
+    made = make_plan(tiny, TWO_TRAININGS)
+    assert after_steps(clock, made, made.stages[0], 0.01, 100) == []
+    assert after_steps(clock, made, made.stages[0], 3, 20) == []
+
+
+def test_the_steps_before_an_interruption_are_not_counted(make_plan, tiny, clock):
+    made = make_plan(tiny)
+    (line,) = after_steps(clock, made, made.stages[0], 3, before=70)
+    assert line == "about 5 min for the training on this machine, by the first 20 steps"
+
+
+def test_trainings_that_differ_are_named_in_the_estimate(make_plan, tiny, clock):
+    other = "{use: simmim, epochs: 2, mask_unit: 4}"
+    made = make_plan(tiny, f"training=[{other}, {{use: classification, epochs: 2}}]")
+    (line,) = after_steps(clock, made, made.stages[0], 3)
+    assert line.endswith("by the first 20 steps, if an image costs the same in each")
+    tiny.write_text(
+        tiny.read_text() + "vary: {one: {}, two: {backbone.options.depth: 2}, three: {data.image_size: 16}}\n"
+    )
+    made = make_plan(tiny)
+    (line,) = after_steps(clock, made, made.stages[0], 3)
+    assert line.endswith("by the first 20 steps; without 2 more of another backbone or image size")
+
+
+def test_stored_trainings_take_no_time(make_plan, tiny, clock):
+    made = make_plan(tiny, TWO_TRAININGS)
+    estimate = forecast.Forecast(made.stages)
+    estimate.discard(made.stages[1])
+    estimate.after_step(made.stages[0], 1, 100)
+    clock.now = 60.0
+    assert estimate.after_step(made.stages[0], 21, 100).startswith("about 5 min for the training on")
+    assert estimate.after_step(made.stages[0], 22, 100) == "", "once"
