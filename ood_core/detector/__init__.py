@@ -7,6 +7,7 @@
 | `detector` | `Detector`, the public class |
 | `state` | its options, and all that it has learned, `DetectorState`, as values |
 | `image_inputs` | paths, pictures, arrays, tensors, loaders to batches; decoded in threads, in constant memory |
+| `image_progress` | the bar of a pass over images |
 | `forward` | a batch through the network and all scorers: `ScoredBatch` |
 | `predictions` | scores to decisions: `DecisionRule`, `Predictions` |
 | `from_run` | the detector of a finished run |

@@ -104,7 +104,14 @@ class Detector(DetectorOptions):
         return made
 
     def fit(
-        self, backbone: Any, dataset: Any, scorers: Any, *, held_out: Any = None, classes: Sequence[str] | None = None
+        self,
+        backbone: Any,
+        dataset: Any,
+        scorers: Any,
+        *,
+        held_out: Any = None,
+        classes: Sequence[str] | None = None,
+        progress: bool | None = None,
     ) -> Self:
         """Fit scorers to a network's outputs for ID images, calibrate them on others, and return the detector.
 
@@ -118,6 +125,7 @@ class Detector(DetectorOptions):
             scorers: Names, mappings with options as in a recipe, or scorers; the first one decides.
             held_out: ID images to calibrate on, in any of those forms; default: a share of the others.
             classes: Names of the classes, in the order of the module's outputs.
+            progress: Whether to show a bar of each pass over the images; default: if standard error is a terminal.
 
         Warns:
             OODWarning: The module hardly recognises the held-out images, the central square leaves much of them out, or
@@ -129,7 +137,9 @@ class Detector(DetectorOptions):
         train = read_labelled(dataset, classes)
         calibrating = None if held_out is None else read_labelled(held_out, train.classes)
         named = from_module.named_scorers(scorers, plugins.find())
-        self._state = from_module.fit_detector(backbone, train, named, calibrating, self)
+        if calibrating is None:
+            train, calibrating = from_module.split_holdout(train, self.holdout, self.seed)
+        self._state = from_module.fit_detector(backbone, (train, calibrating), named, self, progress)
         return self
 
     def save(self, path: str | Path) -> None:

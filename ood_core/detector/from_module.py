@@ -17,8 +17,9 @@ from ood_core.detector import accuracy
 from ood_core.detector.forward import OutputSpec, compute_outputs, concatenate_outputs, score_images
 from ood_core.detector.from_run import REFERENCE_IMAGES, choose_examples, thumbnail
 from ood_core.detector.image_inputs import ImageRef, iter_batches
+from ood_core.detector.image_progress import image_progress
 from ood_core.detector.labelled_data import LabelledImages
-from ood_core.detector.predictions import concatenate
+from ood_core.detector.predictions import ScoredBatch, concatenate
 from ood_core.detector.state import (
     DetectorOptions,
     DetectorState,
@@ -48,15 +49,17 @@ COMPARED = 8  # images on which a module's embeddings and logits are found
 @torch_state.computing()
 def fit_detector(
     module: Any,
-    train: LabelledImages,
+    data: tuple[LabelledImages, LabelledImages],
     scorers: Sequence[tuple[str, Scorer]],
-    held_out: LabelledImages | None,
     options: DetectorOptions,
+    progress: bool | None = None,
 ) -> DetectorState:
-    """Fit scorers to the outputs of a module or backbone for ID images; calibrate them on others or a share of them."""
-    preprocessing, classes = options.preprocessing, len(train.classes)
-    if held_out is None:
-        train, held_out = split_holdout(train, options.holdout, options.seed)
+    """Fit scorers to the outputs of a module or backbone for ID images, and calibrate them on others.
+
+    `data` are both; `progress` is that of `Detector.fit`.
+    """
+    (train, held_out), preprocessing = data, options.preprocessing
+    classes = len(train.classes)
     _warn_of_few(len(held_out), options.tpr)
     images, names = _first_images(train, preprocessing)
     network = _network(module, images, train, names, options)
@@ -64,7 +67,7 @@ def fit_detector(
     _require_needs(scorers, network, head, train)
     probes = tuple(dict.fromkeys(probe for _, scorer in scorers for probe in scorer.probes()))
     spec = OutputSpec(classes, has_logits, head, probes)
-    read, held = (_read_outputs(network, part, preprocessing, spec) for part in (train, held_out))
+    read, held = (_read_outputs(network, part, preprocessing, spec, progress) for part in data)
     has_accuracy = has_logits and held_out.has_labels
     reference = (images[:REFERENCE_IMAGES] * 255).round().to(torch.uint8)
     uncalibrated = DetectorState(
@@ -85,9 +88,7 @@ def fit_detector(
         reference_embeddings=compute_outputs(network, reference)[0].embeddings,
         examples=_examples(train, read) if options.examples else None,
     )
-    # the scores of the held-out images are computed as for new images
-    batches = iter_batches(held_out.images, preprocessing, BATCH, device_of(network))
-    found = concatenate([score_images(uncalibrated, batch.images) for batch in batches])
+    found = _score_all(uncalibrated, held_out, progress)
     calibrations = [Calibration.of(found.scores[of.name], found.predicted) for of in uncalibrated.scorers]
     fitted = [replace(of, calibration=by) for of, by in zip(uncalibrated.scorers, calibrations, strict=True)]
     return replace(uncalibrated, scorers=tuple(fitted))
@@ -178,15 +179,29 @@ def _checked_head(network: Network, images: Tensor, classes: int) -> Head | None
     return head if is_explained(head, embeddings, logits) else None
 
 
-def _read_outputs(network: Network, data: LabelledImages, preprocessing: Preprocessing, spec: OutputSpec) -> Outputs:
+def _read_outputs(
+    network: Network, data: LabelledImages, preprocessing: Preprocessing, spec: OutputSpec, progress: bool | None
+) -> Outputs:
     parts = []
-    for batch in iter_batches(data.images, preprocessing, BATCH, device_of(network)):
-        batch.require_readable()
-        found = compute_outputs(network, batch.images, spec)[0]
-        read = {"embeddings": found.embeddings, "logits": found.logits, **found.layers}
-        require_finite("the module gives", read, batch.names)
-        parts.append(found)
+    with image_progress("computing outputs", len(data), progress) as advance:
+        for batch in iter_batches(data.images, preprocessing, BATCH, device_of(network)):
+            batch.require_readable()
+            found = compute_outputs(network, batch.images, spec)[0]
+            read = {"embeddings": found.embeddings, "logits": found.logits, **found.layers}
+            require_finite("the module gives", read, batch.names)
+            parts.append(found)
+            advance(len(batch.names))
     return replace(concatenate_outputs(parts), labels=torch.from_numpy(data.labels))
+
+
+def _score_all(state: DetectorState, held_out: LabelledImages, progress: bool | None) -> ScoredBatch:
+    """Return the scores of the held-out images, computed as for new images."""
+    parts = []
+    with image_progress("scoring", len(held_out), progress) as advance:
+        for batch in iter_batches(held_out.images, state.preprocessing, BATCH, state.device):
+            parts.append(score_images(state, batch.images))
+            advance(len(batch.names))
+    return concatenate(parts)
 
 
 def _checked_accuracy(network: Network, held: Outputs, held_out: LabelledImages, preprocessing: Preprocessing) -> float:

@@ -1,6 +1,8 @@
 """Detectors of modules of the user's own, without any recipe."""
 
 import inspect
+import io
+import sys
 import warnings
 from dataclasses import fields
 
@@ -378,6 +380,19 @@ def test_what_holds_no_images_is_told(classifier):
 def test_the_image_size_must_be_said(classifier, data):
     with pytest.raises(OODError, match=r"say which image_size the module wants"):
         Detector().fit(classifier, data, "energy")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "progress", "shown"),
+    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+)
+def test_passes_over_the_images_have_a_bar_on_a_terminal_or_if_asked(data, monkeypatch, terminal, progress, shown):
+    text = io.StringIO()
+    text.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", text)
+    Detector(image_size=8).fit(Classifier(), data, "energy", progress=progress)
+    for words in ("computing outputs", "100%", "scoring"):
+        assert (words in text.getvalue()) == shown, words
 
 
 def test_a_module_that_gives_maps_is_refused(data):
