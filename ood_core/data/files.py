@@ -1,4 +1,4 @@
-"""Reading of foreign files in one line each, digests of files, and listings of folders."""
+"""Reading of data files, whose errors are one line each; digests of files, and listings of folders."""
 
 from __future__ import annotations
 
