@@ -133,15 +133,16 @@ def copy_recipe(
     """Copy a shipped recipe into a file of your own, to change it."""
     from ood_core.errors import OODError
     from ood_core.recipe.read import shipped_text
+    from ood_core.store.files import replacing
 
     text = shipped_text(recipe)
     if target.suffix != ".yaml" or target.name.endswith(".lock.yaml"):
         raise OODError(f"{target}: must end in .yaml, and not in .lock.yaml; `ood show {recipe}` prints the recipe")
+    if target.exists():
+        raise OODError(f"{target}: exists already; name another file")
     try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise OODError(f"{target}: exists already; name another file") from None
+        with replacing(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OODError(f"{target}: cannot be written: {error.strerror}") from None
     echo(f"{target}: change it, and run it by `ood run {target}`")

@@ -10,7 +10,7 @@ import typer
 from ood_core.cli.echo import echo
 from ood_core.cli.options import STORE, PerClass, RunName, StoreFolder, Tpr
 from ood_core.cli.runs import run_folder
-from ood_core.runtime.run_files import DETECTOR
+from ood_core.runtime.run_files import DETECTOR, LOCK
 
 
 def command(
@@ -42,9 +42,9 @@ def command(
     from ood_core.store.store import Store
 
     folder, plugins = run_folder(run), find()
-    if not (folder / lock.FILE).is_file():
-        raise OODError(f"{folder}: is no run: it has no {lock.FILE}")
-    made = make_plan(lock.read(folder / lock.FILE).recipes, plugins)
+    if not (folder / LOCK).is_file():
+        raise OODError(f"{folder}: is no run: it has no {LOCK}")
+    made = make_plan(lock.read(folder / LOCK).recipes, plugins)
     state = build_detector(made, Store(store), NetworkChoice(variant, case, seed))
     state = replace(state, tpr=state.tpr if tpr is None else tpr, per_class=per_class)
     state = state if examples else replace(state, examples=None)

@@ -74,7 +74,8 @@ class _Outline:
         sets = {str(stage.images) for stage in extractions}
         names = _named(str(stage.images) for stage in extractions)
         branch.add(f"extract {len(sets)} sets: {to_markup(names)}  {self._state(extractions)}")
-        branch.add(f"fit {len(fits)} scorers: {to_markup(_named(stage.name for stage in fits))}  {self._state(fits)}")
+        scorers = f"fit {len(fits)} scorer{'s' * (len(fits) > 1)}: {to_markup(_named(stage.name for stage in fits))}"
+        branch.add(f"{scorers}  {self._state(fits)}")
         branch.add(f"score and measure: {len(rest)} stages  {self._state(rest)}")
 
     def _variants_of(self, stage: Stage) -> str:
@@ -109,7 +110,8 @@ class _Outline:
         to_do = self._to_do(self.stages)
         kinds = Counter(stage.kind for stage in to_do)
         what = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind]) or "nothing to do"
-        yield f"{len(self.plan.rows)} rows, {len(self.stages)} stages, {len(self.stages) - len(to_do)} stored; {what}"
+        rows = f"{len(self.plan.rows)} row{'s' * (len(self.plan.rows) != 1)}"
+        yield f"{rows}, {len(self.stages)} stages, {len(self.stages) - len(to_do)} stored; {what}"
         if not to_do:
             return
         unknown = [stage for stage in to_do if cost_key(stage) not in self.rates and stage.kind in ("train", "extract")]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from ood_core.cli.options import RUNS, STORE
-from ood_core.runtime.run_files import DETECTOR, DOCUMENT
+from ood_core.runtime.run_files import DETECTOR, DOCUMENT, LOCK
 
 
 def run_names() -> list[str]:
@@ -42,7 +42,7 @@ def run_folder(run: str) -> Path:
     Raises:
         OODError: There is none of this name.
     """
-    return _folder(run, "run", run_names)
+    return _folder(run, "run", run_names, (DOCUMENT, LOCK))
 
 
 def detector_folder(run: str) -> Path:
@@ -55,7 +55,7 @@ def detector_folder(run: str) -> Path:
     from ood_core.detector.manifest import FILE
     from ood_core.errors import OODError
 
-    found = folder_of(_folder(run, "detector", _names_with_detector))
+    found = folder_of(_folder(run, "detector", _names_with_detector, (FILE, DETECTOR, DOCUMENT)))
     if not (found / FILE).is_file():
         makes = f"`ood detector {run}` makes one" if (found / DOCUMENT).is_file() else "and no run is there either"
         raise OODError(f"{found}: has no detector; {makes}")
@@ -66,10 +66,14 @@ def _names_with_detector() -> Iterable[str]:
     return (name for name in run_names() if (RUNS / name / DETECTOR).is_dir())
 
 
-def _folder(run: str, what: str, known: Callable[[], Iterable[str]]) -> Path:
+def _folder(run: str, what: str, known: Callable[[], Iterable[str]], contents: Collection[str]) -> Path:
+    """Return a folder as named or below `RUNS`; the first with such contents: data may have its name."""
     from ood_core.errors import OODError, suggest
 
-    for folder in (Path(run), RUNS / run) if run else ():
-        if folder.is_dir():
+    folders = [folder for folder in ((Path(run), RUNS / run) if run else ()) if folder.is_dir()]
+    for folder in folders:
+        if any((folder / name).exists() for name in contents):
             return folder
+    if folders:
+        return folders[0]
     raise OODError(f"no {what} '{run}', neither a folder nor below {RUNS}/.{suggest(run, list(known()))}")

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, listed
 from ood_core.records.plan import Plan
 from ood_core.records.report_data import ReportData
 from ood_core.records.results import ResultRow, Results
-from ood_core.report.content.collect import FAILURES, collect
+from ood_core.report.content.collect import FAILURES, PICTURES, collect
+from ood_core.report.content.gallery import FOLDER as GALLERY
 from ood_core.report.content.published import tables
 from ood_core.report.content.summary_rows import summarise
 from ood_core.report.formats import csv_tables, latex, markdown, page, run_folder
+from ood_core.runtime.run_files import DOCUMENT, LOCK
 from ood_core.store.files import write_text, writing
 from ood_core.store.store import Store
 
@@ -30,10 +32,11 @@ def prepare(folder: Path) -> None:
     """Make the folder for the reports before the run, not after hours of it.
 
     Raises:
-        OODError: It cannot be made or written into.
+        OODError: It cannot be made or written into, or holds files of these names and no run.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _require_own(folder)
         for name in (*REPORTS, PUBLISHED, FAILURES, *run_folder.FILES):
             if (folder / name).is_dir():
                 raise OODError(f"--out {folder}: {name} is a folder there")
@@ -41,6 +44,14 @@ def prepare(folder: Path) -> None:
         (folder / ".probe").unlink()
     except OSError as error:
         raise OODError(f"--out {folder}: cannot be written into: {error.strerror}") from None
+
+
+def _require_own(folder: Path) -> None:
+    """Raise OODError if reports would replace files that no run has written; a killed one has left its pictures."""
+    if not any((folder / name).exists() for name in (DOCUMENT, LOCK, GALLERY, PICTURES)):
+        files = (*REPORTS, PUBLISHED, FAILURES, *run_folder.FILES)
+        if found := [name for name in files if (folder / name).is_file()]:
+            raise OODError(f"--out {folder}: has {listed(found)}, and holds no run; name another folder")
 
 
 def write(plan: Plan, results: Results, store: Store, folder: Path) -> ReportData:

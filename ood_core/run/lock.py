@@ -32,9 +32,9 @@ from ood_core.records.plan import Plan
 from ood_core.records.results import Results
 from ood_core.records.stages import ExtractStage, TrainStage
 from ood_core.runtime.machine import machine
+from ood_core.runtime.run_files import LOCK
 from ood_core.store.files import write_text
 
-FILE = "recipe.lock.yaml"
 FORMAT = 1
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+( [A-Za-z0-9_./+-]+)*")
@@ -118,8 +118,8 @@ def write(plan: Plan, recipes: Sequence[Recipe], results: Results, folder: Path)
         ],
         "measurements": _measurements(results),
     }
-    first = f"# `ood-run {FILE}` computes {plan.name} again, bit for bit, or says what differs.\n"
-    write_text(folder / FILE, first + yaml.dump(entries, Dumper=_Dumper, sort_keys=False, width=120))
+    first = f"# `ood-run {LOCK}` computes {plan.name} again, bit for bit, or says what differs.\n"
+    write_text(folder / LOCK, first + yaml.dump(entries, Dumper=_Dumper, sort_keys=False, width=120))
 
 
 def read(path: Path) -> Lock:

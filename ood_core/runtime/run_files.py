@@ -7,3 +7,6 @@ DOCUMENT = "report.json"
 
 DETECTOR = "detector"
 """Folder of the detector."""
+
+LOCK = "recipe.lock.yaml"
+"""Everything that a run was made of."""

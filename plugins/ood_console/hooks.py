@@ -32,13 +32,13 @@ class Console:
     """Progress goes to stderr, the table to stdout."""
 
     def __init__(self) -> None:
-        self._screen = Screen(stderr=True, highlight=False)
+        self._screen = Screen(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._progress = stage_bars(self._screen)
         self._tasks: dict[str, TaskID] = {}
         """The bar of each stage at work, by key."""
         self._stages, self._seeds = 0, 1
         self._numbers: dict[str, int] = {}
-        """The place of each stage that has begun, or was stored, by key."""
+        """The place of each stage of a shown kind that has begun, or was stored, by key."""
         self._last_line = time.monotonic()
         self._forecast = Forecast(())
 
@@ -46,7 +46,8 @@ class Console:
     def ood_before_run(self, plan: Plan) -> None:
         self._numbers.clear()
         self._forecast = Forecast(plan.stages)
-        self._stages, self._seeds = len(plan.stages), len({row.seed for row in plan.rows})
+        self._stages = sum(stage.kind in SHOWN for stage in plan.stages)
+        self._seeds = len({row.seed for row in plan.rows})
         self._screen.print(f"[bold]{to_markup(plan.name)}[/]: {len(plan.stages)} stages for {len(plan.rows)} rows")
         self._print_notes(plan.notes)  # before hours of training; those of the report follow at its end
         if self._screen.is_terminal:
@@ -54,7 +55,8 @@ class Console:
 
     @hookimpl
     def ood_before_stage(self, stage: Stage, stored: bool) -> None:
-        self._numbers.setdefault(stage.key, len(self._numbers) + 1)
+        if stage.kind in SHOWN:
+            self._numbers.setdefault(stage.key, len(self._numbers) + 1)
         if stored:
             self._forecast.discard(stage)
         else:
@@ -119,7 +121,8 @@ class Console:
     def _title(self, stage: Stage) -> str:
         seed = getattr(stage, "seed", None)
         name = f"{stage}, seed {seed}" if self._seeds > 1 and seed is not None else str(stage)
-        return printable(f"{self._numbers[stage.key]}/{self._stages} {name}")
+        number = f"{self._numbers[stage.key]}/{self._stages} " if stage.key in self._numbers else ""
+        return printable(number + name)
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

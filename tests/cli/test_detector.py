@@ -1,9 +1,12 @@
 """`ood detector`: that of one network of a run; and the detector that a run leaves by itself."""
 
 import json
+import shutil
+from pathlib import Path
 
 from PIL import Image
 
+from ood_core.cli import runs
 from ood_core.detector import Detector
 from ood_core.detector.predictions import summary_lines
 
@@ -79,6 +82,12 @@ def test_a_folder_that_is_no_run_is_told(ood, tmp_path):
     (tmp_path / "photos").mkdir()
     assert ood("detector", "photos")[2] == "photos: is no run: it has no recipe.lock.yaml\n"
     assert ood("score", "photos", "x.png")[2] == "photos: has no detector; and no run is there either\n"
+
+
+def test_a_run_is_found_beside_a_data_folder_of_its_name(ood, tiny_run, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    shutil.copytree(tiny_run.detector, tmp_path / "runs" / "tiny" / "detector")
+    assert runs.detector_folder("tiny") == Path("runs/tiny/detector")
 
 
 def test_a_run_that_is_not_there_is_told(ood):

@@ -53,10 +53,10 @@ def test_a_smoke_run_has_its_own_name_and_folder_and_its_lock_repeats_it(ood_run
         assert "tiny-smoke" in text
         assert SMOKE_NOTE in text
 
-    code, out, err = ood_run(folder / lock.FILE, "--plan")
+    code, out, err = ood_run(folder / lock.LOCK, "--plan")
     assert code == 0, err
     assert f"note: {SMOKE_NOTE}\n4 rows, 20 stages, 20 stored; nothing to do" in out
 
-    code, _, err = ood_run(folder / lock.FILE, "--smoke")
+    code, _, err = ood_run(folder / lock.LOCK, "--smoke")
     without = "a lock is run as it is, without --set, --only and --smoke; change its recipe instead"
-    assert (code, err) == (2, f"{lock.FILE}: {without}\n")
+    assert (code, err) == (2, f"{lock.LOCK}: {without}\n")

@@ -117,6 +117,14 @@ def test_a_folder_for_the_reports_that_holds_folders_is_refused(tmp_path):
         report.prepare(tmp_path)
 
 
+def test_files_that_no_run_has_written_are_not_replaced(tmp_path):
+    (tmp_path / "report.csv").write_text("mine")
+    with pytest.raises(OODError, match=r"has report\.csv, and holds no run; name another folder$"):
+        report.prepare(tmp_path)
+    (tmp_path / "gallery").mkdir()  # as a killed run leaves it
+    report.prepare(tmp_path)
+
+
 def test_variants_keep_their_order_and_get_a_column():
     lines = summarise([row(0.9, variant="b"), row(0.8, variant="a")])
     assert [line.variant for line in lines] == ["b", "a"]

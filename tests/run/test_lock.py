@@ -30,7 +30,7 @@ def locked(tiny, tmp_path):
     results = run(made, store)
     (tmp_path / "out").mkdir()
     lock.write(made, recipes, results, tmp_path / "out")
-    return lock.read(tmp_path / "out" / lock.FILE), made, results
+    return lock.read(tmp_path / "out" / lock.LOCK), made, results
 
 
 def keys(made):
@@ -203,7 +203,7 @@ def test_words_stay_words(word):
 def test_what_a_recipe_resolves_to_is_a_recipe_with_the_same_stages(name, tmp_path):
     recipes, made = planned(FOLDER / f"{name}.yaml")
     lock.write(made, recipes, Results((), (), 0.0), tmp_path)
-    again = make_plan(lock.read(tmp_path / lock.FILE).recipes, find())
+    again = make_plan(lock.read(tmp_path / lock.LOCK).recipes, find())
     assert keys(again) == keys(made)
     assert again.baseline == made.baseline
     assert again.coordinates == made.coordinates
@@ -215,7 +215,7 @@ def test_the_lock_of_a_paper_recipe_keeps_the_published_numbers(name, tmp_path):
         pytest.skip(f"{name} needs the CIFAR parquet files, which are not beside this repository")
     recipes, made = planned(FOLDER / "paper" / "small" / f"{name}.yaml", f"data.root={DATA}")
     lock.write(made, recipes, Results((), (), 0.0), tmp_path)
-    again = make_plan(lock.read(tmp_path / lock.FILE).recipes, find())
+    again = make_plan(lock.read(tmp_path / lock.LOCK).recipes, find())
     assert keys(again) == keys(made)
     assert again.published == made.published != ()
     assert again.baseline == made.baseline
