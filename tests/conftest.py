@@ -4,7 +4,9 @@ import os
 import resource
 import runpy
 import shutil
+import signal
 import sys
+import threading
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -129,6 +131,28 @@ def tiny_run(tmp_path_factory, plugins) -> TinyRun:
 def tiny_detector(tiny_run) -> Detector:
     """Its detector, loaded."""
     return Detector.load(tiny_run.detector)
+
+
+@pytest.fixture(scope="module")
+def serving(tiny_detector):
+    """`with serving(timeout=0.4) as address:` a service of that detector in this process, with these limits."""
+
+    @contextmanager
+    def listening(**limits):
+        from ood_serve.limits import Limits
+        from ood_serve.server import listen, make_server
+        from ood_serve.service import Service
+
+        server = make_server(Service(tiny_detector.state, Limits(**limits)))
+        with listen("127.0.0.1", 0) as opened:
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+            thread.start()
+            yield opened.getsockname()[:2]
+            server.handle_exit(signal.SIGINT, None)
+            thread.join(10)
+            assert not thread.is_alive()
+
+    return listening
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -2,32 +2,20 @@
 
 import io
 import json
-import signal
 import socket
-import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ood_serve.limits import Limits
-from ood_serve.server import listen, make_server
-from ood_serve.service import Service
-
 TRIALS = 300
 
 
 @pytest.fixture
-def address(tiny_detector):
-    """Where a service listens, in this process."""
-    server = make_server(Service(tiny_detector.state, Limits(timeout=0.4)))
-    with listen("127.0.0.1", 0) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield listening.getsockname()[:2]
-        server.handle_exit(signal.SIGINT, None)
-        thread.join(20)
-        assert not thread.is_alive()
+def address(serving):
+    """Where a service listens."""
+    with serving(timeout=0.4) as opened:
+        yield opened
 
 
 def picture():

@@ -94,16 +94,10 @@ def wait_for(condition):
 
 
 @pytest.fixture(scope="module")
-def impatient(tiny_detector):
+def impatient(serving):
     """Where a service listens, in this process, that waits 0.4 seconds for a request."""
-    server = make_server(Service(tiny_detector.state, Limits(timeout=0.4)))
-    with listen("127.0.0.1", 0) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield listening.getsockname()[:2]
-        server.handle_exit(signal.SIGINT, None)
-        thread.join(10)
-        assert not thread.is_alive()
+    with serving(timeout=0.4) as address:
+        yield address
 
 
 def silence(connection):
