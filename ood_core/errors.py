@@ -54,6 +54,11 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def one_line(error: BaseException | None) -> str:
+    """Return the message of an error without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def abridge(text: str, most: int = 500) -> str:
     """Return a text that a user wrote, or a message with it, without its middle if it is long."""
     return text if len(text) <= most else f"{text[: most // 2]} [...] {text[-most // 2 :]}"

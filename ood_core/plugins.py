@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import pluggy
 
 from ood_core import hookspecs
-from ood_core.errors import OODError, suggest
+from ood_core.errors import OODError, one_line, suggest
 from ood_core.runtime.observers import GuardedHook
 from ood_core.runtime.plugin_errors import RAISED, PluginError, described
 from ood_core.runtime.plugin_packages import (
@@ -203,7 +203,7 @@ def _load(group: str) -> tuple[pluggy.PluginManager, dict[str, Package]]:
                 hooks = (hook for hook, caller in vars(manager.hook).items() if caller.has_spec())
                 wrong = f"implements no hook there is: '{name}'.{suggest(name, hooks)}"
             else:
-                wrong = f"is not valid: {' '.join(str(error).split())}"
+                wrong = f"is not valid: {one_line(error)}"
             raise OODError(f"plugin {package} {wrong}") from None
     return manager, packages
 

@@ -12,7 +12,7 @@ from ood_core.escapes import to_markup
 from ood_core.recipe.build import recipe_text
 from ood_core.records.plan import Plan
 from ood_core.records.stages import KINDS, ExtractStage, FitStage, MeasureStage, ScoreStage, Stage, TrainStage
-from ood_core.store.cost_model import cost_key, image_count
+from ood_core.store.cost_model import cost_key, format_seconds, image_count
 from ood_core.store.store import Store
 
 NAMED = 6
@@ -100,11 +100,7 @@ class _Outline:
     def _duration(self, stages: Sequence[Stage]) -> str:
         """Return the time that stages take, without those of unknown cost."""
         seconds = sum(self.rates.get(cost_key(stage), 0.0) * image_count(stage) for stage in stages)
-        if seconds < 1:
-            return "a second"
-        if seconds < 100:
-            return f"{seconds:.0f} s"
-        return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return "a second" if seconds < 1 else format_seconds(seconds)
 
     def _summary(self, at_once: int) -> Iterator[str]:
         to_do = self._to_do(self.stages)

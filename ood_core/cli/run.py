@@ -34,7 +34,7 @@ def call(application: Callable[[], None]) -> None:
     from ood_core.runtime.plugin_errors import RAISED, named, plugin_of
 
     limit_spinning()
-    if logging.lastResort is not None:  # what prints warnings of the log where nobody has set it up
+    if logging.lastResort is not None:  # the handler of warnings where logging is not configured
         logging.lastResort.setFormatter(LineFormatter())
     try:
         application()

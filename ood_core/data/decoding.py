@@ -18,7 +18,7 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, one_line
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF", "QOI", "BLP", "CUR", "DCX", "DDS"),
@@ -83,7 +83,7 @@ def decode(source: BinaryIO | Path | bytes, where: str) -> PIL.Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error) or type(error).__name__
 
 
 def open_header(source: BinaryIO | Path) -> PIL.Image.Image:
@@ -139,7 +139,7 @@ def to_rgb(image: PIL.Image.Image) -> Tensor:
     if not all(image.size):
         raise OODError(f"the image is empty: {image.height} pixels high, {image.width} wide")
     try:
-        if image.format in _PROGRAMS:  # opened by somebody else; its pixels would be read here
+        if image.format in _PROGRAMS:  # opened by the caller; its pixels would be read here
             raise _RefusedError(_IS_A_PROGRAM)
         _require_depth(image)
         return _convert_to_rgb(image)

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ood_core.data import cache
-from ood_core.errors import OODError, abridge
+from ood_core.errors import OODError, abridge, one_line
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def reading(path: Path, objection: str = "cannot be read") -> Iterator[None]:
     except (OODError, MemoryError):
         raise
     except Exception as error:
-        reason = abridge(" ".join(str(error).split())) or type(error).__name__
+        reason = abridge(one_line(error)) or type(error).__name__
         raise OODError(f"{path}: {objection}: {reason}") from error
 
 

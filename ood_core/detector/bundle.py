@@ -50,7 +50,7 @@ from ood_core.detector.manifest import (
 from ood_core.detector.predictions import decision_rule
 from ood_core.detector.state import DetectorState, Examples, FittedScorer, Origin, Preprocessing, TrainedTask, head_of
 from ood_core.detector.wrapped_module import ModuleNetwork, parse_sources
-from ood_core.errors import OODError
+from ood_core.errors import OODError, one_line
 from ood_core.escapes import printable
 from ood_core.evaluation.calibration import Calibration
 from ood_core.interfaces import Backbone, Network, Plugin, PretextTask, Scorer
@@ -253,9 +253,7 @@ class _Reading:
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise OODError(
-                f"{self.folder}: the module is of another architecture: {' '.join(str(error).split())}"
-            ) from None
+            raise OODError(f"{self.folder}: the module is of another architecture: {one_line(error)}") from None
         network.use_sources(to_unit(images), parse_sources(entry))
         return network
 

@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from ood_core.data.folders import PassedOver, class_folders, is_dir, pictures_in, split_folders
 from ood_core.detector.image_inputs import IMAGE_KEYS, LABEL_KEYS, ImageRef, file_ref, image_refs, is_label, split_entry
-from ood_core.errors import OODError, listed, suggest, warn
+from ood_core.errors import OODError, listed, one_line, suggest, warn
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _as_array(labels: Any) -> NDArray[Any]:
     try:
         return np.asarray(labels, object if mixed else None)
     except (ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise OODError(f"labels cannot be read out of a {type(labels).__name__}: {reason}") from None
 
 

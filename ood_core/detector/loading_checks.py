@@ -22,7 +22,7 @@ from ood_core.detector.forward import score_images
 from ood_core.detector.manifest import CALIBRATION, EXAMPLES, FILE, WITNESS, Manifest
 from ood_core.detector.predictions import decision_rule
 from ood_core.detector.state import DetectorState
-from ood_core.errors import OODError
+from ood_core.errors import OODError, one_line
 from ood_core.interfaces import Outputs
 
 UNREADABLE = (
@@ -34,10 +34,9 @@ UNREADABLE = (
 BUILDS = 8
 """A network may be built without memory before it is built, more than once, and its layers replaced."""
 
-SPARE_VALUES, SPARE_TENSORS = (
-    10_000_000,
-    10_000,
-)  # that a network may have and does not save, such as tables of positions
+SPARE_VALUES, SPARE_TENSORS = 10_000_000, 10_000
+"""Numbers that a network may have beside those that it saves, such as tables of positions."""
+
 ROUNDING = 1e-6  # relative difference of a threshold
 
 
@@ -133,7 +132,7 @@ def require_scores(folder: Path, manifest: Manifest, state: DetectorState) -> No
 
 def describe_error(error: Exception) -> str:
     """Return the type and message of an error on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _require_thresholds(folder: Path, manifest: Manifest, state: DetectorState) -> None:

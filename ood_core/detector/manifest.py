@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ood_core.data.files import content_digest
 from ood_core.detector.state import Normalisation
-from ood_core.errors import OODError
+from ood_core.errors import OODError, one_line
 from ood_core.interfaces import EvaluationView, Plugin
 from ood_core.plugins import Plugins, installed_versions
 from ood_core.recipe.build import with_nested
@@ -126,7 +126,7 @@ def read_manifest(folder: Path, plugins: Plugins) -> Manifest:
     except OSError as error:
         raise OODError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

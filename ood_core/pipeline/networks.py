@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ood_core.errors import OODError, abridge, suggest
+from ood_core.errors import OODError, abridge, one_line, suggest
 from ood_core.interfaces import Backbone, Head, Network, PretextTask, Task
 from ood_core.interfaces.building_blocks import state_differences
 from ood_core.records.facts import TrainFacts
 from ood_core.records.stages import ExtractStage, TrainStage
 from ood_core.runtime import torch_state
-from ood_core.store.files import load_tensors, one_line
+from ood_core.store.files import load_tensors
 from ood_core.store.store import Store
 
 _LOG = logging.getLogger(__name__)

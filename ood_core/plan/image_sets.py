@@ -15,7 +15,7 @@ from annotated_types import Ge, Lt
 
 from ood_core.data.open_sources import SourcePool
 from ood_core.data.selection import Groups, Part, Selection
-from ood_core.errors import OODError, listed
+from ood_core.errors import OODError, format_image_count, listed
 from ood_core.evaluation import TPR
 from ood_core.evaluation.calibration import highest_tpr, least_images
 from ood_core.interfaces import DatasetSource, EvaluationView, NonNegativeInt, PositiveInt, Split
@@ -284,9 +284,9 @@ def calibration_notes(cases: Sequence[CaseData]) -> Iterator[str]:
     elif images < least:
         counts = np.bincount(torch.cat([sets.train.opened.labels, sets.holdout.opened.labels]).numpy())
         enough = (share / 100 for share in range(1, 51) if sum(round(of * share / 100) for of in counts) >= least)
-        held = "1 image" if images == 1 else f"{images} images"
         more = next((f"--set data.holdout={share:g} holds out enough" for share in enough), "it takes more ID images")
         yield (
-            f"{sets.holdout}: {held} can vouch for a TPR of {images}/{images + 1} at most, so the detector "
-            f"accepts {highest_tpr(images):.1%} of ID images by default; {TPR:.0%} needs {least} images: {more}"
+            f"{sets.holdout}: {format_image_count(images)} can vouch for a TPR of {images}/{images + 1} at most, "
+            f"so the detector accepts {highest_tpr(images):.1%} of ID images by default; "
+            f"{TPR:.0%} needs {least} images: {more}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 
-from ood_core.errors import OODError, listed
+from ood_core.errors import OODError, listed, one_line
 from ood_core.records.facts import MeasureFacts, Measurement, StageFacts
 from ood_core.records.plan import Row, RowKey
 from ood_core.records.stages import Stage
@@ -46,7 +46,7 @@ class Failure:
     def of(cls, stage: Stage, error: Exception) -> Failure:
         """Return the failure of a stage by an error."""
         if isinstance(error, OODError):
-            text = " ".join(str(error).split())
+            text = one_line(error)
             return cls(stage, text, error, full_traceback(error) if isinstance(error, PluginError) else "")
         return cls(stage, f"{stage}: {named(error)}", error, full_traceback(error))
 

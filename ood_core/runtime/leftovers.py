@@ -35,8 +35,11 @@ def temporary_path(path: Path) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files and folders of processes that are gone."""
     with suppress(OSError):
-        for path in list(folder.iterdir()):
-            if (named := _NAME.fullmatch(path.name)) and _is_left(path, *named.groups()):
+        with os.scandir(folder) as entries:  # names, not paths: each file of a folder of thousands is written so
+            found = [named for entry in entries if (named := _NAME.fullmatch(entry.name))]
+        for named in found:
+            path = folder / named[0]
+            if _is_left(path, *named.groups()):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 

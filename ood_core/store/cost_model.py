@@ -29,6 +29,13 @@ def image_count(stage: Stage) -> int:
     return image_count(stage.id_scores) + image_count(stage.ood_scores)
 
 
+def format_seconds(seconds: float) -> str:
+    """Return a time that is expected, in seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def _likeness(stage: Stage) -> dict[str, Any]:
     if isinstance(stage, TrainStage):
         task = {name: value for name, value in describe(stage.task).items() if name not in SCHEDULE}

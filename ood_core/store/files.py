@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ood_core.errors import FULL_DISK, OODError
+from ood_core.errors import FULL_DISK, OODError, one_line
 from ood_core.runtime.leftovers import remove_leftovers, temporary_path
 
 CHECKSUM = "checksum"
@@ -33,11 +33,6 @@ class DamagedError(OODError):
 
 class DiskFullError(OODError):
     """A disk that is full: whatever else would be written to it fails as well, so it ends a run."""
-
-
-def one_line(error: BaseException | None) -> str:
-    """Return the message of an error without its line breaks."""
-    return " ".join(str(error).split())
 
 
 def put_in_place(temporary: Path, target: Path) -> None:

@@ -31,12 +31,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, one_line
 from ood_core.records.facts import StageFacts, read_facts
 from ood_core.records.stages import Stage
 from ood_core.runtime import memory
 from ood_core.store.cost_model import cost_key, image_count
-from ood_core.store.files import DamagedError, file_checksum, one_line, put_in_place, reading, signed, verified, writing
+from ood_core.store.files import DamagedError, file_checksum, put_in_place, reading, signed, verified, writing
 
 _LOG = logging.getLogger(__name__)
 _warn_once = cache(_LOG.warning)

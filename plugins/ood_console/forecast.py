@@ -13,7 +13,7 @@ STEPS, SECONDS = 20, 5.0
 """Least number of steps to measure, and how long they take at least: the first ones fill caches and queues."""
 
 SHORT = 60.0
-"""Seconds of all trainings below which nobody plans their day by them."""
+"""Seconds of all trainings below which they are not estimated."""
 
 
 class Forecast:
@@ -43,7 +43,11 @@ class Forecast:
         return self._line(self._left[stage.key], seconds / steps * total, steps)
 
     def _line(self, measured: TrainStage, seconds: float, steps: int) -> str:
-        from ood_core.store.cost_model import cost_key, image_count  # above the plugins in the core's layers
+        from ood_core.store.cost_model import (  # above the plugins in the core's layers
+            cost_key,
+            format_seconds,
+            image_count,
+        )
 
         alike = [
             stage
@@ -57,10 +61,5 @@ class Forecast:
         others = len(self._left) - len(alike)
         without = f"; without {others} more of another backbone or image size" if others else ""
         count = "the training" if len(alike) == 1 else f"{len(alike)} trainings"
-        return f"about {_duration(expected)} for {count} on this machine, by the first {steps} steps{each}{without}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        about = f"about {format_seconds(expected)} for {count} on this machine"
+        return f"{about}, by the first {steps} steps{each}{without}"

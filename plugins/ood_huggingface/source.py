@@ -16,7 +16,7 @@ import PIL.Image
 from ood_core.data.decoding import decode
 from ood_core.data.files import file_digest
 from ood_core.data.image_files import UNLABELLED, numbers_first
-from ood_core.errors import OODError, suggest
+from ood_core.errors import OODError, one_line, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class HubDataset(DatasetSource):
         except (OODError, MemoryError):
             raise
         except Exception as error:  # of a broken file; the library reads many formats
-            reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+            reason = one_line(error).partition(". ")[0].rstrip(".")
             raise OODError(f"{self._called} cannot be read: {reason}") from error
         if isinstance(loaded, Dataset):
             return loaded

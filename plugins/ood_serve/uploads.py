@@ -15,7 +15,7 @@ from torch import Tensor
 from ood_core.data.decoding import open_header
 from ood_core.detector.image_inputs import decode_image, preprocess
 from ood_core.detector.state import Preprocessing
-from ood_core.errors import OODError
+from ood_core.errors import OODError, one_line
 from ood_serve.limits import BODY_RATE, BODY_SECONDS, Limits, RequestError
 
 MULTIPART = "multipart/form-data"
@@ -85,7 +85,7 @@ async def _parts(request: Request, limits: Limits) -> list[Upload]:
         reason = " ".join(error.message.split()).rstrip(".")
         raise RequestError(400, f"the multipart body is broken: {reason}", "no image") from None
     except (LookupError, ValueError) as error:  # a charset that no text has, of the form
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise RequestError(400, f"the multipart body is broken: {reason}", "no image") from None
     uploads = []
     for place, (field, part) in enumerate(form.multi_items()):

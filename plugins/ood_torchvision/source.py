@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ood_core.data.decoding import open_header
 from ood_core.data.files import digest_files
-from ood_core.errors import OODError, suggest
+from ood_core.errors import OODError, one_line, suggest
 from ood_core.interfaces import DatasetSource, ImageSet, Split
 from ood_core.runtime.torchvision_compat import prepare_torchvision
 
@@ -189,7 +189,7 @@ class TorchvisionDataset(DatasetSource):
         except MemoryError:
             raise
         except Exception as error:  # of a broken file; torchvision reads many formats
-            raise self._missing(" ".join(str(error).split()).partition(". ")[0].rstrip(".")) from error
+            raise self._missing(one_line(error).partition(". ")[0].rstrip(".")) from error
         return TorchvisionImages(self.dataset, found)
 
     def _constructor(self) -> type[Dataset[Any]]:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
-from ood_core.errors import OODError
+from ood_core.errors import OODError, one_line
 from ood_core.escapes import from_cell
 from ood_core.records.report_data import KEY, AcceptedPair, ClassRow, ReportData
 from ood_core.report.formats.csv_tables import of_records
@@ -86,7 +86,7 @@ def load(folder: Path) -> ReportData:
             raise ValueError(f"{len(report.scores)} pairs of scores for {len(report.rows)} rows")
         return report
     except (OSError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise OODError(
             f"{folder}: what the run filed is damaged ({type(error).__name__}: {reason}); run the recipe again"
         ) from error
